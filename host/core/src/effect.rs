@@ -1,0 +1,236 @@
+//! Lasting writes that an attempt asks for: held in memory, bounded, and applied in the transaction that
+//! stores the attempt's result.
+
+use bytes::Bytes;
+
+use crate::id::{KindId, TaskId};
+use crate::limit::{
+    CONTENT_TYPE_BYTES_MAX, DELAY_MS_MAX, EFFECT_BYTES_MAX, EFFECTS_MAX, INPUT_BYTES_MAX, KEY_BYTES_MAX,
+};
+use crate::policy::BudgetRequest;
+use crate::task::{Key, Payload};
+
+/// Bytes that an effect counts beside its payload.
+const EFFECT_BYTES_BASE: usize = 128;
+
+/// A child as a guest asks for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChildWish {
+    /// The plugin; `None` is the asking one.
+    pub plugin: Option<String>,
+    /// The kind; `None` is the plugin's only one.
+    pub kind: Option<String>,
+    /// What the child is given.
+    pub input: Payload,
+    /// Idempotency key.
+    pub key: Option<String>,
+    /// Not before this many milliseconds after the parent completes.
+    pub delay_ms: u64,
+}
+
+/// A child with what the host reserved for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Child {
+    /// Its id.
+    pub id: TaskId,
+    /// Which handler.
+    pub kind: KindId,
+    /// What it is given.
+    pub input: Payload,
+    /// Idempotency key with the hash of the body.
+    pub key: Option<Key>,
+    /// Not before this many milliseconds after the parent completes.
+    pub delay_ms: u64,
+}
+
+/// Why effects were not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The child is malformed.
+    #[error("{0}")]
+    Invalid(String),
+    /// A child's input is larger than this.
+    #[error("the input exceeds the limit of {0} bytes")]
+    InputTooLarge(u64),
+    /// The attempt would have more effects than this.
+    #[error("the attempt exceeds the limit of {0} effects")]
+    TooMany(u64),
+    /// The attempt's effects would be larger than this.
+    #[error("the attempt's effects exceed the limit of {0} bytes")]
+    TooLarge(u64),
+}
+
+/// Everything one attempt asked to be written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// Tasks to submit, in the order they were asked for.
+    pub children: Vec<Child>,
+    bytes: usize,
+}
+
+impl Effects {
+    /// How many effects there are.
+    pub fn len(&self) -> usize {
+        self.children.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.children.is_empty()
+    }
+
+    /// Whether these wishes would fit, each by itself and all together with what is here.
+    pub fn check(&self, wishes: &[ChildWish]) -> Result<(), Refused> {
+        if self.len() + wishes.len() > EFFECTS_MAX {
+            return Err(Refused::TooMany(EFFECTS_MAX as u64));
+        }
+        let mut bytes = self.bytes;
+        for wish in wishes {
+            wish.check()?;
+            bytes += wish.bytes();
+        }
+        if bytes > EFFECT_BYTES_MAX {
+            return Err(Refused::TooLarge(EFFECT_BYTES_MAX as u64));
+        }
+        Ok(())
+    }
+
+    /// Adds a wish that [`Effects::check`] let pass, with what the host reserved for it.
+    pub fn push(&mut self, wish: ChildWish, id: TaskId, kind: KindId) {
+        self.bytes += wish.bytes();
+        let key = wish.key.map(|text| {
+            let mut body = BodyHash::default();
+            body.add(kind, &wish.input, wish.delay_ms, &BudgetRequest::default());
+            Key { text, body: body.finish() }
+        });
+        self.children.push(Child { id, kind, input: wish.input, key, delay_ms: wish.delay_ms });
+    }
+}
+
+impl ChildWish {
+    fn bytes(&self) -> usize {
+        EFFECT_BYTES_BASE + self.input.bytes.len() + self.key.as_ref().map_or(0, String::len)
+    }
+
+    fn check(&self) -> Result<(), Refused> {
+        if self.input.bytes.len() as u64 > INPUT_BYTES_MAX {
+            return Err(Refused::InputTooLarge(INPUT_BYTES_MAX));
+        }
+        check_content_type(&self.input.content_type).map_err(Refused::Invalid)?;
+        if let Some(key) = &self.key {
+            check_key(key).map_err(Refused::Invalid)?;
+        }
+        if self.delay_ms > DELAY_MS_MAX {
+            return Err(Refused::Invalid(format!(
+                "a delay of {} ms exceeds the limit of {DELAY_MS_MAX}",
+                self.delay_ms
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Whether `text` can be a media type: visible ASCII, not empty, not too long.
+pub fn check_content_type(text: &str) -> Result<(), String> {
+    let visible = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if text.is_empty() || text.len() > CONTENT_TYPE_BYTES_MAX || !visible {
+        return Err(format!("a content type is 1 to {CONTENT_TYPE_BYTES_MAX} printable ASCII characters"));
+    }
+    Ok(())
+}
+
+/// Whether `text` can be an idempotency key: 1 to [`KEY_BYTES_MAX`] bytes without control characters.
+pub fn check_key(text: &str) -> Result<(), String> {
+    if text.is_empty() || text.len() > KEY_BYTES_MAX || text.chars().any(char::is_control) {
+        return Err(format!("an idempotency key is 1 to {KEY_BYTES_MAX} bytes without control characters"));
+    }
+    Ok(())
+}
+
+/// The hash of a submit's body, for its idempotency key: equal for equal handlers, payloads, delays and budgets.
+#[derive(Clone, Debug)]
+pub struct BodyHash(blake3::Hasher);
+
+impl Default for BodyHash {
+    fn default() -> BodyHash {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"keiko submit 1\0");
+        BodyHash(hasher)
+    }
+}
+
+impl BodyHash {
+    /// Adds one task.
+    pub fn add(&mut self, kind: KindId, input: &Payload, delay_ms: u64, budget: &BudgetRequest) {
+        let BudgetRequest { fuel, memory_bytes, wall_ms, attempts } = *budget;
+        let asked = [fuel, memory_bytes, wall_ms, attempts].map(|wish| wish.unwrap_or(0));
+        let lengths = [input.content_type.len() as u64, input.bytes.len() as u64];
+        for number in [kind.0 as u64, delay_ms].into_iter().chain(asked).chain(lengths) {
+            self.0.update(&number.to_le_bytes());
+        }
+        self.0.update(input.content_type.as_bytes());
+        self.0.update(&input.bytes);
+    }
+
+    /// The hash of everything that was added.
+    pub fn finish(&self) -> [u8; 32] {
+        *self.0.finalize().as_bytes()
+    }
+}
+
+/// An input for a wish of `len` bytes, for tests of limits.
+#[doc(hidden)]
+pub fn wish_of(len: usize) -> ChildWish {
+    ChildWish {
+        plugin: None,
+        kind: None,
+        input: Payload::json(Bytes::from(vec![b'1'; len])),
+        key: None,
+        delay_ms: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn effects_stop_at_their_number() {
+        let effects = Effects::default();
+        let wishes = vec![wish_of(1); EFFECTS_MAX];
+        assert_eq!(effects.check(&wishes), Ok(()));
+        let more = vec![wish_of(1); EFFECTS_MAX + 1];
+        assert_eq!(effects.check(&more), Err(Refused::TooMany(EFFECTS_MAX as u64)));
+    }
+
+    #[test]
+    fn effects_stop_at_their_bytes() {
+        let mut effects = Effects::default();
+        let room = EFFECT_BYTES_MAX - 4 * EFFECT_BYTES_BASE - 3 * INPUT_BYTES_MAX as usize;
+        for _ in 0..3 {
+            effects.push(wish_of(INPUT_BYTES_MAX as usize), TaskId(1), KindId(1));
+        }
+        assert_eq!(effects.check(&[wish_of(room)]), Ok(()));
+        let over = effects.check(&[wish_of(room + 1)]);
+        assert_eq!(over, Err(Refused::TooLarge(EFFECT_BYTES_MAX as u64)));
+    }
+
+    #[test]
+    fn a_child_is_checked_by_itself() {
+        let effects = Effects::default();
+        assert_eq!(effects.check(&[wish_of(INPUT_BYTES_MAX as usize)]), Ok(()));
+        let large = effects.check(&[wish_of(INPUT_BYTES_MAX as usize + 1)]);
+        assert_eq!(large, Err(Refused::InputTooLarge(INPUT_BYTES_MAX)));
+        let bad = |change: fn(&mut ChildWish)| {
+            let mut wish = wish_of(1);
+            change(&mut wish);
+            assert!(matches!(effects.check(&[wish]), Err(Refused::Invalid(_))));
+        };
+        bad(|wish| wish.key = Some(String::new()));
+        bad(|wish| wish.key = Some("k".repeat(KEY_BYTES_MAX + 1)));
+        bad(|wish| wish.key = Some("a\nb".to_owned()));
+        bad(|wish| wish.delay_ms = DELAY_MS_MAX + 1);
+        bad(|wish| wish.input.content_type = "text/plain\r\nx: y".to_owned());
+        bad(|wish| wish.input.content_type = "x".repeat(CONTENT_TYPE_BYTES_MAX + 1));
+    }
+}

@@ -1,0 +1,174 @@
+//! Identifiers: small integers inside, opaque text with a prefix outside.
+//!
+//! - A task id is 63 bits: milliseconds since 2024-01-01 shifted by [`TASK_ID_SEQUENCE_BITS`], plus a sequence,
+//!   so that ids of one host rise with time and ids of several hosts do so to within one block's age.
+//! - Outside, a task id is `task_` and 13 letters of Crockford's base 32.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Low bits of a task id that count within a millisecond.
+pub const TASK_ID_SEQUENCE_BITS: u32 = 20;
+
+/// 2024-01-01T00:00:00Z in milliseconds since 1970: where the clock in a task id starts.
+pub const TASK_ID_EPOCH_MS: i64 = 1_704_067_200_000;
+
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+const TASK_PREFIX: &str = "task_";
+const TASK_LETTERS: usize = 13;
+
+macro_rules! row_id {
+    ($($(#[$meta:meta])* $name:ident;)+) => {$(
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub i64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    )+};
+}
+
+row_id! {
+    /// A tenant's row.
+    TenantId;
+    /// A plugin's row.
+    PluginId;
+    /// A kind of one plugin.
+    KindId;
+    /// An immutable version of a plugin.
+    VersionId;
+    /// One incarnation of a host, which holds leases. Higher is later.
+    Holder;
+    /// Proof of the right to run a task: grows by one with every lease and every cancel of that task.
+    Token;
+}
+
+/// A task's id.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TaskId(pub i64);
+
+impl TaskId {
+    /// The smallest id that a task submitted at `now_ms` (since 1970) may have.
+    pub fn floor(now_ms: i64) -> TaskId {
+        TaskId((now_ms - TASK_ID_EPOCH_MS).max(0) << TASK_ID_SEQUENCE_BITS)
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut letters = [0u8; TASK_LETTERS];
+        let mut rest = self.0 as u64;
+        for letter in letters.iter_mut().rev() {
+            *letter = ALPHABET[(rest & 31) as usize];
+            rest >>= 5;
+        }
+        f.write_str(TASK_PREFIX)?;
+        f.write_str(std::str::from_utf8(&letters).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl fmt::Debug for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A text that is not the id of a task.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a task id: expected `task_` and 13 letters or digits")]
+pub struct NotATaskId;
+
+impl FromStr for TaskId {
+    type Err = NotATaskId;
+
+    fn from_str(text: &str) -> Result<Self, NotATaskId> {
+        let letters = text.strip_prefix(TASK_PREFIX).ok_or(NotATaskId)?;
+        if letters.len() != TASK_LETTERS {
+            return Err(NotATaskId);
+        }
+        let mut value: u128 = 0;
+        for letter in letters.bytes() {
+            let digit = ALPHABET.iter().position(|&known| known == letter).ok_or(NotATaskId)?;
+            value = value << 5 | digit as u128;
+        }
+        i64::try_from(value).map(TaskId).map_err(|_| NotATaskId)
+    }
+}
+
+/// SHA-256 of a component's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The first 12 hexadecimal digits, for tables and file names that a person reads.
+    pub fn short(&self) -> String {
+        self.hex()[..12].to_owned()
+    }
+
+    /// All 64 hexadecimal digits.
+    pub fn hex(&self) -> String {
+        let mut text = String::with_capacity(64);
+        for byte in self.0 {
+            text.push(char::from(HEX[usize::from(byte >> 4)]));
+            text.push(char::from(HEX[usize::from(byte & 15)]));
+        }
+        text
+    }
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", self.hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn task_ids_read_back_and_sort_as_text() {
+        let ids = [0, 1, 31, 32, TaskId::floor(1_800_000_000_000).0, i64::MAX].map(TaskId);
+        for pair in ids.windows(2) {
+            assert!(pair[0].to_string() < pair[1].to_string());
+        }
+        for id in ids {
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+    }
+
+    #[test]
+    fn other_texts_are_not_task_ids() {
+        for text in [
+            "",
+            "task_",
+            "task_0000000000000 ",
+            "task_00000000000000",
+            "task_000000000000",
+            "task_000000000000u",
+            "task_zzzzzzzzzzzzz",
+            "plugin_000000000000",
+            "task_00000000000é",
+        ] {
+            assert_eq!(text.parse::<TaskId>(), Err(NotATaskId), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_digest_is_written_as_oci_writes_it() {
+        let digest = Digest([0xab; 32]);
+        assert_eq!(digest.to_string(), format!("sha256:{}", "ab".repeat(32)));
+        assert_eq!(digest.short(), "abababababab");
+    }
+}

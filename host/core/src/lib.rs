@@ -1,0 +1,26 @@
+//! The words, rules and seams of Keiko.
+//!
+//! Everything here is data and functions from data to data, with the time passed in; the traits in [`port`]
+//! are what the other crates are to each other. Nothing here does I/O, spawns, or reads a clock.
+
+pub mod admission;
+pub mod catalog;
+pub mod code;
+pub mod crash;
+pub mod effect;
+pub mod id;
+pub mod limit;
+pub mod log;
+pub mod manifest;
+pub mod name;
+pub mod outcome;
+pub mod policy;
+pub mod port;
+pub mod retry;
+pub mod share;
+pub mod stop;
+pub mod task;
+
+pub use code::Code;
+pub use id::{Digest, Holder, KindId, PluginId, TaskId, TenantId, Token, VersionId};
+pub use name::{KindName, PluginName, TenantName, VersionName};

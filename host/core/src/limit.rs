@@ -1,0 +1,157 @@
+//! Every limit that is not a tenant's to change, and the shape in which a limit is told.
+//!
+//! Limits that a policy can lower or raise are fields of [`crate::policy::TenantPolicy`]; their defaults are
+//! in [`crate::policy`]. Each constant here has a test at the limit and one above.
+
+use std::fmt;
+
+/// One kibibyte and one mebibyte, in bytes.
+pub const KIB: u64 = 1 << 10;
+/// See [`KIB`].
+pub const MIB: u64 = 1 << 20;
+
+/// Largest task input, in bytes.
+pub const INPUT_BYTES_MAX: u64 = 2 * MIB;
+/// Largest task result, in bytes.
+pub const RESULT_BYTES_MAX: u64 = 2 * MIB;
+/// Longest media type of an input or a result, in bytes.
+pub const CONTENT_TYPE_BYTES_MAX: usize = 128;
+/// Longest idempotency key, in bytes.
+pub const KEY_BYTES_MAX: usize = 255;
+/// How long an idempotency key is remembered, in milliseconds.
+pub const KEY_AGE_MS: i64 = 24 * 60 * 60 * 1000;
+/// Longest failure message kept, in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 4 * KIB as usize;
+/// Longest delay of a submit, in milliseconds: 366 days.
+pub const DELAY_MS_MAX: u64 = 366 * 24 * 60 * 60 * 1000;
+
+/// WebAssembly stack of an attempt, in bytes.
+pub const WASM_STACK_BYTES: usize = 512 * KIB as usize;
+/// Native stack of an attempt's fiber, in bytes.
+pub const ASYNC_STACK_BYTES: usize = 2 * MIB as usize;
+/// Time between two epoch ticks, in milliseconds; a guest yields at each.
+pub const EPOCH_TICK_MS: u64 = 10;
+/// Bytes one host call may carry into or out of the host.
+pub const HOSTCALL_BYTES_MAX: usize = 4 * MIB as usize;
+/// Entries of an attempt's host resource table.
+pub const RESOURCES_MAX: usize = 1_024;
+/// Component handles of an attempt.
+pub const HANDLES_MAX: usize = 1_000;
+/// Random bytes one call may ask for.
+pub const RANDOM_BYTES_MAX: u64 = 64 * KIB;
+/// Table elements of an attempt, all tables together.
+pub const TABLE_ELEMENTS_MAX: usize = 100_000;
+/// Core instances of an attempt.
+pub const CORE_INSTANCES_MAX: u32 = 16;
+/// Linear memories of an attempt.
+pub const MEMORIES_MAX: u32 = 4;
+/// Tables of an attempt.
+pub const TABLES_MAX: u32 = 8;
+/// Frames of a guest backtrace.
+pub const BACKTRACE_FRAMES_MAX: usize = 20;
+/// Fuel that every host call costs.
+pub const HOSTCALL_FUEL_BASE: u64 = 400;
+/// Fuel that every byte of a host call costs.
+pub const HOSTCALL_FUEL_PER_BYTE: u64 = 1;
+
+/// Largest component, in bytes, unless a policy raises it.
+pub const COMPONENT_BYTES_MAX: u64 = 32 * MIB;
+/// Largest component a policy may allow, in bytes.
+pub const COMPONENT_BYTES_CEILING: u64 = 64 * MIB;
+/// Largest compiled artifact, in bytes.
+pub const ARTIFACT_BYTES_MAX: u64 = 96 * MIB;
+/// Address space of the compile child, in bytes.
+pub const COMPILE_ADDRESS_SPACE_BYTES: u64 = 1536 * MIB;
+/// CPU time of the compile child, in seconds.
+pub const COMPILE_CPU_SECONDS: u64 = 60;
+
+/// Guest log bytes kept with an attempt.
+pub const LOG_BYTES_MAX: usize = MIB as usize;
+/// Guest log bytes taken within one second.
+pub const LOG_BYTES_PER_SECOND: usize = 64 * KIB as usize;
+/// Longest log message, in bytes.
+pub const LOG_MESSAGE_BYTES_MAX: usize = 8 * KIB as usize;
+/// Fields of a log line.
+pub const LOG_FIELDS_MAX: usize = 16;
+/// Longest name of a log field, in bytes.
+pub const LOG_FIELD_NAME_BYTES_MAX: usize = 64;
+/// Longest value of a log field, in bytes.
+pub const LOG_FIELD_VALUE_BYTES_MAX: usize = KIB as usize;
+/// Longest progress message, in bytes.
+pub const PROGRESS_MESSAGE_BYTES_MAX: usize = KIB as usize;
+
+/// Effects of one attempt.
+pub const EFFECTS_MAX: usize = 1_000;
+/// Bytes of one attempt's effects together.
+pub const EFFECT_BYTES_MAX: usize = 8 * MIB as usize;
+
+/// Tasks of one bulk submit.
+pub const BULK_TASKS_MAX: usize = 10_000;
+/// Tasks that a host has leased and not started.
+pub const LOCAL_QUEUE_MAX: usize = 1_000;
+/// Attempts that run on one worker thread at once.
+pub const RUNNING_PER_WORKER_MAX: usize = 16;
+/// Attempts that run on one host at once.
+pub const RUNNING_PER_HOST_MAX: usize = 100;
+
+/// How long a lease lasts without a beat, in milliseconds.
+pub const LEASE_MS: i64 = 30_000;
+/// Time between two beats, in milliseconds.
+pub const BEAT_MS: u64 = 5_000;
+/// A host that could not beat for this long stops its own attempts, in milliseconds.
+pub const SELF_CANCEL_MS: u64 = 20_000;
+
+/// Who set a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SetBy {
+    /// The host's own constant or default.
+    Host,
+    /// The tenant's policy.
+    Tenant,
+    /// The kind's entry in the plugin's manifest.
+    Manifest,
+    /// The submit.
+    Task,
+}
+
+impl fmt::Display for SetBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SetBy::Host => "the host",
+            SetBy::Tenant => "the tenant's policy",
+            SetBy::Manifest => "the plugin's manifest",
+            SetBy::Task => "the task",
+        })
+    }
+}
+
+/// A limit that was met: what a person needs to see why.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LimitFact {
+    /// The limit's name with its unit, for example `memory_bytes`.
+    pub name: String,
+    /// The limit.
+    pub limit: u64,
+    /// What was asked for or reached, when it is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub asked: Option<u64>,
+    /// Who set the limit.
+    pub set_by: SetBy,
+}
+
+impl LimitFact {
+    /// A limit of the host's own.
+    pub fn of_host(name: &str, limit: u64, asked: Option<u64>) -> LimitFact {
+        LimitFact { name: name.to_owned(), limit, asked, set_by: SetBy::Host }
+    }
+}
+
+impl fmt::Display for LimitFact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(asked) = self.asked {
+            write!(f, "{asked} exceeds ")?;
+        }
+        write!(f, "the limit `{}` of {}, set by {}", self.name, self.limit, self.set_by)
+    }
+}

@@ -1,0 +1,203 @@
+//! What a plugin says of itself: `plugin.toml`, embedded in the component or given beside it.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limit::MIB;
+use crate::name::{KindName, PluginName, VersionName};
+use crate::policy::{BudgetRequest, Capability};
+
+/// Name of the custom section that carries a manifest in a component.
+pub const SECTION: &str = "keiko:manifest";
+/// Largest manifest, in bytes.
+pub const MANIFEST_BYTES_MAX: usize = 64 * 1024;
+/// Kinds of one plugin.
+pub const KINDS_MAX: usize = 100;
+/// Longest description, in bytes.
+pub const DESCRIPTION_BYTES_MAX: usize = 1_000;
+
+/// Why a text is not a manifest.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// It is larger than [`MANIFEST_BYTES_MAX`].
+    #[error("a manifest of {0} bytes exceeds the limit of {MANIFEST_BYTES_MAX}")]
+    TooLarge(usize),
+    /// It is not UTF-8.
+    #[error("the manifest is not UTF-8")]
+    NotText,
+    /// It is not TOML of the right shape.
+    #[error("the manifest does not parse: {0}")]
+    Parse(String),
+    /// It parses and makes no sense.
+    #[error("the manifest is not valid: {0}")]
+    Invalid(String),
+}
+
+/// A manifest that was checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The plugin itself.
+    pub plugin: PluginSection,
+    /// Its kinds; at least one.
+    #[serde(rename = "kind")]
+    pub kinds: Vec<KindSection>,
+}
+
+/// The `[plugin]` table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PluginSection {
+    /// Unique in the tenant.
+    pub name: PluginName,
+    /// Unique in the plugin; stands for the same bytes for ever.
+    pub version: VersionName,
+    /// One sentence.
+    #[serde(default)]
+    pub description: String,
+    /// Capabilities the plugin would use, by name.
+    #[serde(default)]
+    pub wants: Vec<String>,
+}
+
+/// One `[[kind]]` table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct KindSection {
+    /// Unique in the plugin.
+    pub name: KindName,
+    /// One sentence.
+    #[serde(default)]
+    pub description: String,
+    /// Units of fuel for an attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fuel: Option<u64>,
+    /// MiB of memory for an attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u64>,
+    /// Seconds of wall clock for an attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_s: Option<u64>,
+    /// Attempts of a task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u64>,
+}
+
+impl KindSection {
+    /// What the kind asks of the tenant's policy.
+    pub fn budget(&self) -> BudgetRequest {
+        BudgetRequest {
+            fuel: self.fuel,
+            memory_bytes: self.memory_mib.map(|mib| mib.saturating_mul(MIB)),
+            wall_ms: self.timeout_s.map(|seconds| seconds.saturating_mul(1000)),
+            attempts: self.attempts,
+        }
+    }
+}
+
+impl Manifest {
+    /// Reads and checks the TOML form.
+    pub fn parse(bytes: &[u8]) -> Result<Manifest, Error> {
+        if bytes.len() > MANIFEST_BYTES_MAX {
+            return Err(Error::TooLarge(bytes.len()));
+        }
+        let text = std::str::from_utf8(bytes).map_err(|_| Error::NotText)?;
+        let manifest: Manifest =
+            toml::from_str(text).map_err(|error| Error::Parse(error.to_string().trim().to_owned()))?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// The entry of a kind.
+    pub fn kind(&self, name: &KindName) -> Option<&KindSection> {
+        self.kinds.iter().find(|kind| kind.name == *name)
+    }
+
+    /// The capabilities the plugin would use.
+    pub fn wants(&self) -> Vec<Capability> {
+        self.plugin.wants.iter().filter_map(|name| name.parse().ok()).collect()
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let invalid = |text: String| Err(Error::Invalid(text));
+        if self.kinds.is_empty() || self.kinds.len() > KINDS_MAX {
+            return invalid(format!("a plugin has 1 to {KINDS_MAX} kinds, not {}", self.kinds.len()));
+        }
+        let mut seen = BTreeSet::new();
+        for kind in &self.kinds {
+            if !seen.insert(&kind.name) {
+                return invalid(format!("the kind `{}` stands twice", kind.name));
+            }
+            let numbers = [kind.fuel, kind.memory_mib, kind.timeout_s, kind.attempts];
+            if numbers.contains(&Some(0)) {
+                return invalid(format!("a limit of the kind `{}` is 0", kind.name));
+            }
+        }
+        for name in &self.plugin.wants {
+            name.parse::<Capability>()
+                .or_else(|error| invalid(error.to_string()).map(|()| Capability::Log))?;
+        }
+        let descriptions = self.kinds.iter().map(|kind| &kind.description);
+        for text in descriptions.chain([&self.plugin.description]) {
+            if text.len() > DESCRIPTION_BYTES_MAX || text.chars().any(char::is_control) {
+                return invalid(format!(
+                    "a description is at most {DESCRIPTION_BYTES_MAX} bytes without control characters"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+[plugin]
+name = "movie-facts"
+version = "0.1.0"
+description = "Facts of films."
+wants = ["log", "tasks"]
+
+[[kind]]
+name = "normalise"
+fuel = 5
+memory-mib = 2
+timeout-s = 3
+attempts = 4
+"#;
+
+    #[test]
+    fn a_manifest_reads_back() {
+        let manifest = Manifest::parse(GOOD.as_bytes()).unwrap();
+        assert_eq!(manifest.wants(), [Capability::Log, Capability::Tasks]);
+        let budget = manifest.kinds[0].budget();
+        assert_eq!(budget.memory_bytes, Some(2 * MIB));
+        assert_eq!(budget.wall_ms, Some(3_000));
+        let stored = serde_json::to_string(&manifest).unwrap();
+        assert_eq!(serde_json::from_str::<Manifest>(&stored).unwrap(), manifest);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let check = |from: &str, to: &str, expected: &str| {
+            let text = GOOD.replace(from, to);
+            assert_ne!(text, GOOD, "{from} is not in the sample");
+            let error = Manifest::parse(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        check("\"tasks\"", "\"cash\"", "`cash` is not a capability");
+        check("fuel = 5", "fule = 5", "fule");
+        check("fuel = 5", "fuel = 0", "a limit of the kind `normalise` is 0");
+        check("movie-facts", "../etc", "plugin name");
+        check("Facts of films.", "a\\nb", "control characters");
+        check("attempts = 4", "[[kind]]\nname = \"normalise\"", "stands twice");
+        let none = GOOD.split("[[kind]]").next().unwrap_or_default();
+        assert!(Manifest::parse(none.as_bytes()).is_err());
+        assert!(Manifest::parse(&vec![b'#'; MANIFEST_BYTES_MAX + 1]).is_err());
+        assert!(Manifest::parse(&vec![b' '; MANIFEST_BYTES_MAX]).is_err());
+        assert!(Manifest::parse(&[0xff]).is_err());
+    }
+}

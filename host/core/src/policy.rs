@@ -1,0 +1,225 @@
+//! What a tenant may do: its limits, its grants, and the budget handed to one attempt.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::limit::{self, MIB, SetBy};
+
+/// Something a plugin may ask of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Capability {
+    /// Write log lines. Always granted.
+    Log,
+    /// Facts of the attempt.
+    Attempt,
+    /// Settings the tenant granted.
+    Config,
+    /// Report progress.
+    Progress,
+    /// Submit children.
+    Tasks,
+}
+
+impl Capability {
+    /// Every capability of this version.
+    pub const ALL: &'static [Capability] =
+        &[Capability::Log, Capability::Attempt, Capability::Config, Capability::Progress, Capability::Tasks];
+
+    /// The name used in manifests, policies and denials.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Capability::Log => "log",
+            Capability::Attempt => "attempt",
+            Capability::Config => "config",
+            Capability::Progress => "progress",
+            Capability::Tasks => "tasks",
+        }
+    }
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A text that names no capability.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a capability; there are: log, attempt, config, progress, tasks")]
+pub struct UnknownCapability(pub String);
+
+impl FromStr for Capability {
+    type Err = UnknownCapability;
+
+    fn from_str(text: &str) -> Result<Self, UnknownCapability> {
+        Capability::ALL
+            .iter()
+            .copied()
+            .find(|capability| capability.as_str() == text)
+            .ok_or_else(|| UnknownCapability(text.to_owned()))
+    }
+}
+
+/// The capabilities a tenant's plugins may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grants(BTreeSet<Capability>);
+
+impl Grants {
+    /// Grants of exactly these, and the log.
+    pub fn new(capabilities: impl IntoIterator<Item = Capability>) -> Grants {
+        let mut set: BTreeSet<_> = capabilities.into_iter().collect();
+        set.insert(Capability::Log);
+        Grants(set)
+    }
+
+    /// Whether `capability` is granted.
+    pub fn allow(&self, capability: Capability) -> bool {
+        self.0.contains(&capability)
+    }
+
+    /// The granted capabilities in order.
+    pub fn iter(&self) -> impl Iterator<Item = Capability> + '_ {
+        self.0.iter().copied()
+    }
+}
+
+/// What stays inside the tenant is granted until a policy says otherwise; what reaches outside never is.
+impl Default for Grants {
+    fn default() -> Grants {
+        Grants::new(Capability::ALL.iter().copied())
+    }
+}
+
+/// A number and who set it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// The number, in the unit of the field it stands in.
+    pub value: u64,
+    /// Who set it.
+    pub set_by: SetBy,
+}
+
+/// What one attempt may spend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Units of fuel.
+    pub fuel: Limit,
+    /// Bytes of all linear memories together.
+    pub memory_bytes: Limit,
+    /// Milliseconds of wall clock.
+    pub wall_ms: Limit,
+    /// Host calls.
+    pub host_calls: Limit,
+    /// Attempts of the task in all.
+    pub attempts: Limit,
+}
+
+/// What a submit or a manifest asks for; `None` leaves it to whoever comes before: manifest, tenant, host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BudgetRequest {
+    /// Units of fuel.
+    pub fuel: Option<u64>,
+    /// Bytes of memory.
+    pub memory_bytes: Option<u64>,
+    /// Milliseconds of wall clock.
+    pub wall_ms: Option<u64>,
+    /// Attempts in all.
+    pub attempts: Option<u64>,
+}
+
+impl BudgetRequest {
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        *self == BudgetRequest::default()
+    }
+}
+
+/// The numbers of a budget, as a default or as a ceiling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BudgetNumbers {
+    /// Units of fuel.
+    pub fuel: u64,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// Milliseconds of wall clock.
+    pub wall_ms: u64,
+    /// Host calls.
+    pub host_calls: u64,
+    /// Attempts in all.
+    pub attempts: u64,
+}
+
+/// What an attempt gets when nobody asks for anything.
+pub const BUDGET_DEFAULT: BudgetNumbers = BudgetNumbers {
+    fuel: 1_000_000_000,
+    memory_bytes: 64 * MIB,
+    wall_ms: 30_000,
+    host_calls: 1_000_000,
+    attempts: 5,
+};
+
+/// What no policy can exceed.
+pub const BUDGET_CEILING: BudgetNumbers = BudgetNumbers {
+    fuel: 100_000_000_000,
+    memory_bytes: 1024 * MIB,
+    wall_ms: 3_600_000,
+    host_calls: 100_000_000,
+    attempts: 100,
+};
+
+/// Everything a tenant may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantPolicy {
+    /// What an attempt gets when neither the manifest nor the submit asks.
+    pub default: BudgetNumbers,
+    /// The most that a manifest or a submit may ask.
+    pub max: BudgetNumbers,
+    /// Tasks that are pending or running.
+    pub queue_max: u64,
+    /// Attempts of this tenant that run at once on one host.
+    pub running_max: usize,
+    /// Levels below a root.
+    pub depth_max: u32,
+    /// Children of one task.
+    pub fan_out_max: usize,
+    /// Largest component, in bytes.
+    pub component_bytes_max: u64,
+    /// Capabilities of the tenant's plugins.
+    pub grants: Grants,
+}
+
+impl Default for TenantPolicy {
+    fn default() -> TenantPolicy {
+        TenantPolicy {
+            default: BUDGET_DEFAULT,
+            max: BUDGET_CEILING,
+            queue_max: 100_000,
+            running_max: limit::RUNNING_PER_HOST_MAX,
+            depth_max: 8,
+            fan_out_max: 1_000,
+            component_bytes_max: limit::COMPONENT_BYTES_MAX,
+            grants: Grants::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_capability_reads_back_from_its_name() {
+        for &capability in Capability::ALL {
+            assert_eq!(capability.as_str().parse(), Ok(capability));
+        }
+        assert!("cash".parse::<Capability>().is_err());
+    }
+
+    #[test]
+    fn the_log_cannot_be_taken_away() {
+        let none = Grants::new([]);
+        assert!(none.allow(Capability::Log));
+        assert!(!none.allow(Capability::Tasks));
+    }
+}

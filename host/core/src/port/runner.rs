@@ -1,0 +1,140 @@
+//! What the runtime asks of the engine, and what a running guest asks of the runtime.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::code::Code;
+use crate::effect::ChildWish;
+use crate::id::{Digest, KindId, TaskId};
+use crate::limit::LimitFact;
+use crate::manifest::Manifest;
+use crate::name::{KindName, TenantName};
+use crate::outcome::AttemptReport;
+use crate::policy::{Budget, Grants};
+use crate::stop::Stop;
+use crate::task::{Lineage, Payload};
+
+/// What a guest may learn of its attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptFacts {
+    /// The tenant's name.
+    pub tenant: TenantName,
+    /// The task.
+    pub task: TaskId,
+    /// Its place in its tree.
+    pub lineage: Lineage,
+    /// From 1.
+    pub number: u32,
+    /// Attempts the task may have.
+    pub attempts_max: u32,
+    /// W3C `traceparent`.
+    pub trace: Option<String>,
+}
+
+/// One run, with everything it needs.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// What the guest may learn.
+    pub facts: AttemptFacts,
+    /// The component to run.
+    pub digest: Digest,
+    /// Which of its handlers.
+    pub kind: KindName,
+    /// What it is given.
+    pub input: Payload,
+    /// What it may spend.
+    pub budget: Budget,
+    /// What it may ask for.
+    pub grants: Arc<Grants>,
+    /// Settings the tenant granted to the plugin.
+    pub settings: Arc<BTreeMap<String, String>>,
+}
+
+/// A component that was checked, compiled, kept as an artifact, and instantiated once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compiled {
+    /// SHA-256 of the component.
+    pub digest: Digest,
+    /// Its size.
+    pub component_bytes: u64,
+    /// Size of the artifact.
+    pub artifact_bytes: u64,
+    /// The manifest embedded in it, when there is one.
+    pub manifest: Option<Manifest>,
+    /// What it imports, by the component's own names, in order.
+    pub imports: Vec<String>,
+}
+
+/// Why a component was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct InstallError {
+    /// `component_invalid`, `compile_limit`, `quota_exceeded`, `integrity` or `internal`.
+    pub code: Code,
+    /// Names the import, the section or the limit.
+    pub message: String,
+    /// The limit that was met, if one was.
+    pub limit: Option<LimitFact>,
+}
+
+/// Runs guests.
+#[async_trait]
+pub trait Runner: Send + Sync + 'static {
+    /// Checks and compiles a component; afterwards [`Runner::run`] finds it by its digest.
+    async fn compile(&self, bytes: Bytes, component_bytes_max: u64) -> Result<Compiled, InstallError>;
+
+    /// Loads a component that was compiled before, or compiles it again from its kept bytes.
+    async fn load(&self, digest: Digest) -> Result<(), InstallError>;
+
+    /// Runs one attempt to its end. Never fails and never panics: whatever happens is an outcome.
+    async fn run(&self, attempt: Attempt, port: Arc<dyn HostPort>, stop: Stop) -> AttemptReport;
+
+    /// Forgets components that are not in `live`, once their attempts have ended.
+    fn retain(&self, live: &[Digest]);
+}
+
+/// What the host reserved for a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserved {
+    /// Its id.
+    pub id: TaskId,
+    /// Which handler.
+    pub kind: KindId,
+}
+
+/// Why nothing was reserved.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReserveError {
+    /// No such plugin or kind.
+    #[error("{0}")]
+    NotFound(String),
+    /// The task has this many children and may have no more.
+    #[error("the task exceeds the limit of {0} children")]
+    FanOutExceeded(u64),
+    /// Children would be deeper than this.
+    #[error("children exceed the depth limit of {0}")]
+    DepthExceeded(u32),
+    /// The tenant has this many live tasks and may have no more.
+    #[error("the queue exceeds the limit of {0} tasks")]
+    QueueFull(u64),
+    /// Trying again may help.
+    #[error("the host cannot take children now")]
+    Unavailable,
+}
+
+/// What one running attempt may ask of the runtime. Made for the attempt; dropping it gives back whatever was
+/// reserved and not settled.
+#[async_trait]
+pub trait HostPort: Send + Sync + 'static {
+    /// Milliseconds since 1970, for log lines.
+    fn now_ms(&self) -> i64;
+
+    /// Takes a progress report; fraction and message were checked.
+    fn progress(&self, fraction: f64, message: String);
+
+    /// Reserves ids, handlers and room in the queue for children, all or none.
+    async fn reserve(&self, wishes: &[ChildWish]) -> Result<Vec<Reserved>, ReserveError>;
+}

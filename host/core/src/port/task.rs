@@ -1,0 +1,223 @@
+//! Where tasks are kept.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::code::Code;
+use crate::id::{Holder, TaskId, TenantId, Token};
+use crate::task::{
+    CancelAnswer, LeasedTask, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskCounts, TaskFilter,
+    TaskSummary, TaskView,
+};
+
+/// What kind of trouble a store has; decides the code and whether trying again can help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StoreErrorKind {
+    /// Another user of the database is in the way.
+    Busy,
+    /// It cannot be reached.
+    Down,
+    /// It has no room.
+    Full,
+    /// What is stored is not what was stored.
+    Integrity,
+    /// It refuses this very write, whatever else happens.
+    Refused,
+    /// Anything else: a fault of ours.
+    Internal,
+}
+
+/// A store could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct StoreError {
+    kind: StoreErrorKind,
+    message: String,
+    #[source]
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl StoreError {
+    /// An error of `kind`, said in `message`.
+    pub fn new(kind: StoreErrorKind, message: impl Into<String>) -> StoreError {
+        StoreError { kind, message: message.into(), source: None }
+    }
+
+    /// The same error, caused by `source`.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// What kind of trouble it is.
+    pub fn kind(&self) -> StoreErrorKind {
+        self.kind
+    }
+
+    /// The code a client gets.
+    pub fn code(&self) -> Code {
+        match self.kind {
+            StoreErrorKind::Busy => Code::StorageBusy,
+            StoreErrorKind::Down => Code::StorageDown,
+            StoreErrorKind::Full => Code::StorageFull,
+            StoreErrorKind::Integrity => Code::Integrity,
+            StoreErrorKind::Refused | StoreErrorKind::Internal => Code::Internal,
+        }
+    }
+}
+
+/// Task ids that belong to this host alone: `first`, `first + 1`, … `count` of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdBlock {
+    /// The first id.
+    pub first: TaskId,
+    /// How many.
+    pub count: u32,
+}
+
+/// What a beat found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beat {
+    /// The holder lives until then, in milliseconds since 1970.
+    Alive {
+        /// End of the lease.
+        until_ms: i64,
+    },
+    /// The holder was rescued: nothing it leased is its own any more.
+    Lost,
+}
+
+/// What a dispatcher asks for.
+#[derive(Clone, Debug)]
+pub struct LeaseRequest {
+    /// Who asks.
+    pub holder: Holder,
+    /// Tasks to lease at most.
+    pub room: usize,
+    /// The most of one tenant, where it is not `cap_default`.
+    pub caps: HashMap<TenantId, usize>,
+    /// The most of any other tenant.
+    pub cap_default: usize,
+    /// The tenant served last: see [`crate::share::shares`].
+    pub after: Option<TenantId>,
+    /// Now.
+    pub now_ms: i64,
+}
+
+/// What a dispatcher gets.
+#[derive(Clone, Debug, Default)]
+pub struct Lease {
+    /// Tasks that are this host's to run.
+    pub tasks: Vec<LeasedTask>,
+    /// The tenant served last.
+    pub after: Option<TenantId>,
+    /// When the next task that is not due yet comes due; looked up only when the room was not filled.
+    pub next_run_at_ms: Option<i64>,
+}
+
+/// Which holders to treat as dead.
+#[derive(Clone, Copy, Debug)]
+pub enum Dead {
+    /// All but this one: the caller knows that no other host can be alive.
+    AllBut(Holder),
+    /// Those whose lease has ended.
+    Expired,
+}
+
+/// What a rescue did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rescued {
+    /// Tasks given back to the queue.
+    pub returned: u64,
+    /// How many of them were charged a crash.
+    pub crashed: u64,
+    /// Tasks that ended as `quarantined`.
+    pub quarantined: Vec<TaskId>,
+}
+
+/// The writing side: the life of tasks.
+///
+/// Every method is one transaction, whole or not at all, and safe to drop while it runs: it then completes or
+/// fails by itself. Writes that end an attempt carry its token and change nothing when it is stale.
+#[async_trait]
+pub trait TaskStore: Send + Sync + 'static {
+    /// Registers a new incarnation of a host, whose lease lasts until `now_ms + lease_ms`.
+    async fn open_holder(&self, now_ms: i64, lease_ms: i64) -> Result<Holder, StoreError>;
+
+    /// Prolongs the holder's lease, and so that of every task it holds.
+    async fn beat(&self, holder: Holder, now_ms: i64, lease_ms: i64) -> Result<Beat, StoreError>;
+
+    /// Hands everything back that the holder still has, uncharged, and forgets it.
+    async fn close_holder(&self, holder: Holder, now_ms: i64) -> Result<u64, StoreError>;
+
+    /// Reserves `count` consecutive ids, none below [`TaskId::floor`] of `now_ms`.
+    async fn reserve_ids(&self, count: u32, now_ms: i64) -> Result<IdBlock, StoreError>;
+
+    /// Stores submits, each whole or refused; the answers are in their order.
+    async fn enqueue(&self, submits: Vec<Submit>, now_ms: i64) -> Result<Vec<Submitted>, StoreError>;
+
+    /// Leases due tasks, fairly across tenants, oldest `run_at` first within one.
+    async fn lease(&self, request: LeaseRequest) -> Result<Lease, StoreError>;
+
+    /// Writes the ends of attempts of one holder; the answers are in their order.
+    async fn settle(
+        &self,
+        holder: Holder,
+        settlements: Vec<Settlement>,
+        now_ms: i64,
+    ) -> Result<Vec<Settled>, StoreError>;
+
+    /// Returns the tasks of dead holders to the queue. `started` are those known to have been running, which
+    /// are charged a crash by [`crate::crash::verdict`].
+    async fn rescue(
+        &self,
+        dead: Dead,
+        started: Vec<(TaskId, Token)>,
+        now_ms: i64,
+    ) -> Result<Rescued, StoreError>;
+
+    /// Ends a task that has not ended; its token grows, so that a running attempt settles nothing.
+    async fn cancel(&self, tenant: TenantId, id: TaskId, now_ms: i64) -> Result<CancelAnswer, StoreError>;
+
+    /// Makes a failed or cancelled task pending again, unless the tenant has `queue_max` live tasks.
+    async fn retry(
+        &self,
+        tenant: TenantId,
+        id: TaskId,
+        queue_max: u64,
+        now_ms: i64,
+    ) -> Result<RetryAnswer, StoreError>;
+
+    /// Forgets up to `count_max` idempotency keys that have expired; returns how many.
+    async fn prune(&self, now_ms: i64, count_max: u32) -> Result<u64, StoreError>;
+}
+
+/// The reading side: what people and programs see of tasks. Always one tenant's.
+#[async_trait]
+pub trait Records: Send + Sync + 'static {
+    /// A task with its result and its attempts.
+    async fn task(&self, tenant: TenantId, id: TaskId) -> Result<Option<TaskView>, StoreError>;
+
+    /// Up to `limit` tasks, newest first.
+    async fn list(
+        &self,
+        tenant: TenantId,
+        filter: &TaskFilter,
+        limit: u32,
+    ) -> Result<Vec<TaskSummary>, StoreError>;
+
+    /// How many tasks there are in each state.
+    async fn counts(&self, tenant: TenantId) -> Result<TaskCounts, StoreError>;
+
+    /// Live tasks of every tenant that has any, as the quota counts them.
+    async fn live(&self) -> Result<HashMap<TenantId, u64>, StoreError>;
+
+    /// The kept logs of a task's attempts, as (attempt, encoded log), in order.
+    async fn logs(&self, tenant: TenantId, id: TaskId) -> Result<Vec<(u32, Bytes)>, StoreError>;
+
+    /// Whether the database answers.
+    async fn ping(&self) -> Result<(), StoreError>;
+}

@@ -1,0 +1,383 @@
+//! A task: what is submitted, what is leased, what is settled, and what a reader sees.
+
+use bytes::Bytes;
+
+use crate::effect::Effects;
+use crate::id::{Digest, KindId, TaskId, TenantId, Token, VersionId};
+use crate::name::{KindName, PluginName, VersionName};
+use crate::outcome::{Failure, Meter, Taint};
+use crate::policy::BudgetRequest;
+
+/// The media type of a payload that names none.
+pub const JSON: &str = "application/json";
+
+/// Bytes with the name of their format.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payload {
+    /// Media type; at most [`crate::limit::CONTENT_TYPE_BYTES_MAX`] bytes of printable ASCII.
+    pub content_type: String,
+    /// The bytes.
+    pub bytes: Bytes,
+}
+
+impl Payload {
+    /// A JSON payload of these bytes, which nobody checks here.
+    pub fn json(bytes: impl Into<Bytes>) -> Payload {
+        Payload { content_type: JSON.to_owned(), bytes: bytes.into() }
+    }
+}
+
+/// Where a task stands. The numbers are stored: never change one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TaskState {
+    /// Waits for a lease; a retry waits for its `run_at` too.
+    Pending = 0,
+    /// Leased to a host.
+    Running = 1,
+    /// Has its one result.
+    Completed = 2,
+    /// Has its one error.
+    Failed = 3,
+    /// Was cancelled before it ended by itself.
+    Cancelled = 4,
+}
+
+impl TaskState {
+    /// Every state.
+    pub const ALL: [TaskState; 5] = [
+        TaskState::Pending,
+        TaskState::Running,
+        TaskState::Completed,
+        TaskState::Failed,
+        TaskState::Cancelled,
+    ];
+
+    /// The name that programs match on.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            TaskState::Pending => "pending",
+            TaskState::Running => "running",
+            TaskState::Completed => "completed",
+            TaskState::Failed => "failed",
+            TaskState::Cancelled => "cancelled",
+        }
+    }
+
+    /// The state with this name.
+    pub fn named(text: &str) -> Option<TaskState> {
+        TaskState::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+
+    /// The state stored under this number.
+    pub fn numbered(number: i64) -> Option<TaskState> {
+        TaskState::ALL.into_iter().find(|state| *state as i64 == number)
+    }
+
+    /// Whether nothing follows this state by itself.
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, TaskState::Completed | TaskState::Failed | TaskState::Cancelled)
+    }
+}
+
+/// Where a task stands in its tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lineage {
+    /// The task that started the tree; the task itself when nothing submitted it.
+    pub root: TaskId,
+    /// The task that submitted it.
+    pub parent: Option<TaskId>,
+    /// Levels below the root.
+    pub depth: u32,
+}
+
+impl Lineage {
+    /// A task that nothing submitted.
+    pub fn root(id: TaskId) -> Lineage {
+        Lineage { root: id, parent: None, depth: 0 }
+    }
+}
+
+/// A task to be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewTask {
+    /// From the host's reserved ids.
+    pub id: TaskId,
+    /// Which handler runs it.
+    pub kind: KindId,
+    /// What it is given.
+    pub input: Payload,
+    /// When it was submitted, in milliseconds since 1970.
+    pub created_ms: i64,
+    /// Not before this time.
+    pub run_at_ms: i64,
+    /// What it asks of the tenant's policy.
+    pub budget: BudgetRequest,
+    /// Where it stands in its tree.
+    pub lineage: Lineage,
+    /// W3C `traceparent` of the submit.
+    pub trace: Option<String>,
+}
+
+/// An idempotency key with a hash of the body it came with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// 1 to [`crate::limit::KEY_BYTES_MAX`] bytes.
+    pub text: String,
+    /// BLAKE3 of everything that must be equal for the same key to mean the same submit.
+    pub body: [u8; 32],
+}
+
+/// Tasks of one tenant that are accepted together or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Submit {
+    /// Whose tasks.
+    pub tenant: TenantId,
+    /// One or more, with consecutive ids.
+    pub tasks: Vec<NewTask>,
+    /// Finds an earlier submit of the same body.
+    pub key: Option<Key>,
+    /// Refused when the tenant would have more live tasks than this.
+    pub queue_max: u64,
+}
+
+/// What a submit became.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Submitted {
+    /// The tasks are stored: their first id and how many there are.
+    Accepted {
+        /// The first id; the others follow without gaps.
+        first: TaskId,
+        /// How many tasks.
+        count: u32,
+        /// Whether an earlier submit with the same key had stored them.
+        duplicate: bool,
+    },
+    /// The key stands for another body.
+    Conflict,
+    /// The tenant has this many live tasks and may have no more.
+    QueueFull {
+        /// Live tasks of the tenant.
+        live: u64,
+    },
+}
+
+/// A task that this host may run now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeasedTask {
+    /// The task.
+    pub id: TaskId,
+    /// Whose.
+    pub tenant: TenantId,
+    /// Which handler.
+    pub kind: KindId,
+    /// Proof of the lease.
+    pub token: Token,
+    /// Attempts it has used up before this one.
+    pub attempts: u32,
+    /// How many of them ended by their deadline.
+    pub deadlines: u32,
+    /// Times it ran when its host died.
+    pub crashes: u32,
+    /// When it was submitted.
+    pub created_ms: i64,
+    /// What it is given.
+    pub input: Payload,
+    /// What it asks of the policy.
+    pub budget: BudgetRequest,
+    /// Where it stands in its tree.
+    pub lineage: Lineage,
+    /// W3C `traceparent` of the submit.
+    pub trace: Option<String>,
+}
+
+/// One run of a task, as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptRecord {
+    /// From 1.
+    pub number: u32,
+    /// When it began, in milliseconds since 1970.
+    pub started_ms: i64,
+    /// What it spent.
+    pub meter: Meter,
+    /// What it asked of the outside.
+    pub taint: Taint,
+    /// How many effects it asked for.
+    pub effects: u32,
+    /// The plugin version it ran; `None` when there was none to run.
+    pub version: Option<VersionId>,
+}
+
+/// What a task becomes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transition {
+    /// It has its result; its effects are applied.
+    Complete(Payload),
+    /// It has its error.
+    Fail(Failure),
+    /// It is tried again at this time; the attempt is kept with its error.
+    Retry {
+        /// Milliseconds since 1970.
+        run_at_ms: i64,
+        /// Why this attempt failed.
+        failure: Failure,
+    },
+    /// It goes back to the queue as if it had never been leased.
+    HandBack,
+}
+
+/// What the store is told about one attempt that ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    /// The task.
+    pub id: TaskId,
+    /// Whose.
+    pub tenant: TenantId,
+    /// The lease it ran under; a stale one changes nothing.
+    pub token: Token,
+    /// What it becomes.
+    pub transition: Transition,
+    /// The attempt; ignored by a hand-back.
+    pub attempt: AttemptRecord,
+    /// Written if and only if it completes.
+    pub effects: Effects,
+    /// The attempt's log, encoded by [`crate::log`]; empty when it wrote none.
+    pub log: Bytes,
+}
+
+/// What became of a settlement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It is stored.
+    Stored,
+    /// The lease was stale: nothing was written.
+    Stale,
+    /// A child's idempotency key stands for another body: nothing was written, the lease still holds.
+    Conflict,
+}
+
+/// What a cancel did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CancelAnswer {
+    /// It is cancelled now; whoever ran it has a stale token.
+    Cancelled,
+    /// It had ended before, in this state.
+    AlreadyTerminal(TaskState),
+    /// The tenant has no such task.
+    NotFound,
+}
+
+/// What a retry by hand did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryAnswer {
+    /// It is pending again, with all its attempts.
+    Retried,
+    /// Only failed and cancelled tasks can be retried; it is in this state.
+    NotRetryable(TaskState),
+    /// The tenant has as many live tasks as it may.
+    QueueFull {
+        /// Live tasks of the tenant.
+        live: u64,
+    },
+    /// The tenant has no such task.
+    NotFound,
+}
+
+/// A task as a list shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskSummary {
+    /// The task.
+    pub id: TaskId,
+    /// The plugin that handles it.
+    pub plugin: PluginName,
+    /// Which of its kinds.
+    pub kind: KindName,
+    /// Where it stands.
+    pub state: TaskState,
+    /// When it was submitted.
+    pub created_ms: i64,
+    /// Not before this time; for ended tasks, as it was last.
+    pub run_at_ms: i64,
+    /// When it ended.
+    pub finished_ms: Option<i64>,
+    /// Attempts used up so far.
+    pub attempts: u32,
+    /// Times it ran when its host died.
+    pub crashes: u32,
+    /// The code it failed with.
+    pub code: Option<String>,
+    /// Where it stands in its tree.
+    pub lineage: Lineage,
+}
+
+/// A finished attempt, as a reader sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptView {
+    /// What was kept of it.
+    pub record: AttemptRecord,
+    /// The version's name.
+    pub version: Option<VersionName>,
+    /// The component it ran.
+    pub digest: Option<Digest>,
+    /// Why it failed, if it did.
+    pub failure: Option<Failure>,
+}
+
+/// A task with everything that is kept of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskView {
+    /// What a list shows.
+    pub summary: TaskSummary,
+    /// Its last token.
+    pub token: Token,
+    /// Its one result, when it completed.
+    pub result: Option<Payload>,
+    /// Its one error, when it failed.
+    pub failure: Option<Failure>,
+    /// Its ended attempts, in order.
+    pub attempts: Vec<AttemptView>,
+}
+
+/// Which tasks to list, newest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TaskFilter {
+    /// Only those in this state.
+    pub state: Option<TaskState>,
+    /// Only those of this plugin.
+    pub plugin: Option<PluginName>,
+    /// Only those of this kind.
+    pub kind: Option<KindName>,
+    /// Only children of this task.
+    pub parent: Option<TaskId>,
+    /// Only those older than this one: where the page before ended.
+    pub before: Option<TaskId>,
+}
+
+/// Tasks of a tenant in each state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskCounts {
+    /// Waiting for a lease.
+    pub pending: u64,
+    /// Leased.
+    pub running: u64,
+    /// With a result.
+    pub completed: u64,
+    /// With an error.
+    pub failed: u64,
+    /// Cancelled.
+    pub cancelled: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_read_back_from_name_and_number() {
+        for state in TaskState::ALL {
+            assert_eq!(TaskState::named(state.as_str()), Some(state));
+            assert_eq!(TaskState::numbered(state as i64), Some(state));
+        }
+        assert_eq!(TaskState::numbered(5), None);
+        assert_eq!(TaskState::named("done"), None);
+    }
+}

@@ -1,0 +1,142 @@
+//! One attempt from a leased task to what the settler is told.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use keiko_core::admission::budget;
+use keiko_core::code::Code;
+use keiko_core::effect::Effects;
+use keiko_core::log::LogBuffer;
+use keiko_core::outcome::{AttemptReport, Failure, Meter, Outcome, Taint};
+use keiko_core::policy::Budget;
+use keiko_core::port::{Attempt, AttemptFacts, HostPort};
+use keiko_core::retry::{History, decide};
+use keiko_core::task::{AttemptRecord, Settlement, Transition};
+use parking_lot::Mutex;
+
+use crate::catalog::Handler;
+use crate::port::AttemptPort;
+use crate::running::Entry;
+use crate::settler::Ended;
+use crate::shared::{Job, Shared, TenantEntry};
+
+/// Runs the attempt of a job. `None` when its end is no longer this host's to tell.
+pub(crate) async fn run(shared: &Arc<Shared>, job: Job) -> Option<Ended> {
+    let started_ms = shared.clock.now_ms();
+    let entry = shared.running.insert(job.task.id, job.task.token);
+    let run = prepare(shared, &job, entry);
+    let (report, port, version, attempts_max) = match run {
+        Ok(run) => {
+            let slot = shared.journal.as_ref().map(|journal| journal.start(job.task.id, job.task.token));
+            let report = guarded(shared, &run).await;
+            if let (Some(journal), Some(Ok(slot))) = (&shared.journal, slot)
+                && let Err(error) = journal.end(slot)
+            {
+                tracing::warn!(error = %error, "the journal of running attempts cannot be written");
+            }
+            let attempts_max = run.attempt.facts.attempts_max;
+            (report, Some(run.port), Some(run.handler.loaded.plugin.current.id), attempts_max)
+        }
+        // Without a handler there is nothing to try again with: the attempts of the task do not matter.
+        Err(failure) => (unstarted(failure), None, None, 1),
+    };
+    shared.running.remove(job.task.id, job.task.token);
+    let number = job.task.attempts + 1;
+    let history = History { attempt: number, attempts_max, deadlines: job.task.deadlines };
+    let transition = decide(history, report.outcome, shared.clock.now_ms(), random())?;
+    let keeps_effects = matches!(transition, Transition::Complete(_));
+    let settlement = Settlement {
+        id: job.task.id,
+        tenant: job.task.tenant,
+        token: job.task.token,
+        transition,
+        attempt: AttemptRecord {
+            number,
+            started_ms,
+            meter: report.meter,
+            taint: report.taint,
+            effects: u32::try_from(report.effects.len()).unwrap_or(u32::MAX),
+            version,
+        },
+        effects: if keeps_effects { report.effects } else { Effects::default() },
+        log: report.log.encode(),
+    };
+    Some(Ended { holder: job.holder, settlement, port })
+}
+
+/// Everything one attempt needs, its generation pinned.
+struct Run {
+    attempt: Attempt,
+    port: Arc<AttemptPort>,
+    entry: Arc<Entry>,
+    handler: Handler,
+}
+
+fn prepare(shared: &Arc<Shared>, job: &Job, entry: Arc<Entry>) -> Result<Run, Failure> {
+    let task = &job.task;
+    let tenant = shared.tenant(task.tenant).ok_or_else(|| {
+        Failure::new(Code::NotFound, "the tenant of this task is not in the host's configuration")
+    })?;
+    let handler = shared.catalog.handler(task.kind)?;
+    let budget = budget(&tenant.policy, &handler.budget(), &task.budget);
+    let plugin = &handler.loaded.plugin;
+    let attempt = Attempt {
+        facts: facts(job, tenant, &budget),
+        digest: plugin.current.digest,
+        kind: handler.kind.clone(),
+        input: task.input.clone(),
+        budget,
+        grants: Arc::clone(&tenant.grants),
+        settings: tenant.settings.get(&plugin.name).cloned().unwrap_or_default(),
+    };
+    let port = Arc::new(AttemptPort {
+        shared: Arc::clone(shared),
+        entry: Arc::clone(&entry),
+        tenant: task.tenant,
+        policy: Arc::clone(tenant),
+        plugin: plugin.name.clone(),
+        lineage: task.lineage,
+        children: Mutex::new(0),
+    });
+    Ok(Run { attempt, port, entry, handler })
+}
+
+fn facts(job: &Job, tenant: &TenantEntry, budget: &Budget) -> AttemptFacts {
+    AttemptFacts {
+        tenant: tenant.name.clone(),
+        task: job.task.id,
+        lineage: job.task.lineage,
+        number: job.task.attempts + 1,
+        attempts_max: u32::try_from(budget.attempts.value).unwrap_or(u32::MAX),
+        trace: job.task.trace.clone(),
+    }
+}
+
+/// The runner promises never to panic; a worker with other tenants' attempts does not rely on it.
+async fn guarded(shared: &Shared, run: &Run) -> AttemptReport {
+    let port: Arc<dyn HostPort> = Arc::clone(&run.port) as Arc<dyn HostPort>;
+    let attempt = shared.runner.run(run.attempt.clone(), port, run.entry.stop.clone());
+    let caught = AssertUnwindSafe(attempt).catch_unwind().await;
+    caught.unwrap_or_else(|_| {
+        tracing::error!(task = %run.attempt.facts.task, "the engine panicked in an attempt");
+        unstarted(Failure::new(Code::Internal, "the host failed while it ran this attempt"))
+    })
+}
+
+fn unstarted(failure: Failure) -> AttemptReport {
+    AttemptReport {
+        outcome: Outcome::Failed(failure),
+        meter: Meter::default(),
+        taint: Taint::NONE,
+        effects: Effects::default(),
+        log: LogBuffer::default(),
+    }
+}
+
+/// Evenly drawn from 0 to 1, for jitter.
+fn random() -> f64 {
+    // Without randomness there is no jitter, and retries still work.
+    let bits = getrandom::u32().unwrap_or(u32::MAX / 2);
+    f64::from(bits) / f64::from(u32::MAX)
+}

@@ -1,0 +1,268 @@
+//! The plugins of every tenant as this host knows them, and how a task finds its handler.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use keiko_core::catalog::{Installed, NewVersion, Plugin, Removed};
+use keiko_core::code::Code;
+use keiko_core::manifest::Manifest;
+use keiko_core::outcome::Failure;
+use keiko_core::policy::{BudgetRequest, TenantPolicy};
+use keiko_core::port::{CatalogStore, Clock, Components, InstallError, Runner};
+use keiko_core::{Digest, KindId, KindName, PluginName, TenantId};
+
+use crate::request::Error;
+
+/// The plugins, replaced as a whole whenever one changes.
+pub(crate) struct Catalog {
+    store: Arc<dyn CatalogStore>,
+    components: Arc<dyn Components>,
+    runner: Arc<dyn Runner>,
+    clock: Arc<dyn Clock>,
+    now: ArcSwap<Snapshot>,
+    /// One refresh at a time, so that an older one never replaces a newer.
+    refreshing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Snapshot {
+    plugins: BTreeMap<(TenantId, PluginName), Arc<Loaded>>,
+    kinds: HashMap<KindId, (Arc<Loaded>, KindName)>,
+}
+
+/// A plugin's current version, and whether it can run here.
+pub(crate) struct Loaded {
+    pub(crate) plugin: Plugin,
+    problem: Option<InstallError>,
+}
+
+/// The handler of a kind.
+pub(crate) struct Handler {
+    pub(crate) loaded: Arc<Loaded>,
+    pub(crate) kind: KindName,
+}
+
+impl Handler {
+    /// What the kind's manifest entry asks of the policy.
+    pub(crate) fn budget(&self) -> BudgetRequest {
+        let entry = self.loaded.plugin.current.manifest.kind(&self.kind);
+        entry.map(|kind| kind.budget()).unwrap_or_default()
+    }
+}
+
+impl Catalog {
+    pub(crate) fn new(
+        store: Arc<dyn CatalogStore>,
+        components: Arc<dyn Components>,
+        runner: Arc<dyn Runner>,
+        clock: Arc<dyn Clock>,
+    ) -> Catalog {
+        Catalog {
+            store,
+            components,
+            runner,
+            clock,
+            now: ArcSwap::default(),
+            refreshing: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// Reads the plugins again and loads those that are new here. A plugin that does not load is kept with its
+    /// problem: its tasks fail with that, the others run.
+    pub(crate) async fn refresh(&self) -> Result<(), Error> {
+        let _one = self.refreshing.lock().await;
+        let before = self.now.load_full();
+        let mut next = Snapshot::default();
+        for plugin in self.store.plugins().await? {
+            let known = before.plugins.get(&(plugin.tenant, plugin.name.clone()));
+            let known = known.filter(|known| known.plugin == plugin && known.problem.is_none());
+            let loaded = match known {
+                Some(loaded) => Arc::clone(loaded),
+                None => Arc::new(self.load(plugin).await),
+            };
+            next.add(loaded);
+        }
+        let live: Vec<Digest> = next.plugins.values().map(|loaded| loaded.plugin.current.digest).collect();
+        self.now.store(Arc::new(next));
+        self.runner.retain(&live);
+        Ok(())
+    }
+
+    async fn load(&self, plugin: Plugin) -> Loaded {
+        let problem = self.runner.load(plugin.current.digest).await.err();
+        if let Some(error) = &problem {
+            tracing::error!(plugin = %plugin.name, error = %error, "a plugin does not load");
+        }
+        Loaded { plugin, problem }
+    }
+
+    /// Checks, compiles and stores a component, and makes it its plugin's current version.
+    pub(crate) async fn install(
+        &self,
+        tenant: TenantId,
+        policy: &TenantPolicy,
+        bytes: Bytes,
+        manifest: Option<Manifest>,
+    ) -> Result<(Plugin, bool), Error> {
+        let compiled = self.runner.compile(bytes.clone(), policy.component_bytes_max).await?;
+        let manifest = manifest.or(compiled.manifest).ok_or_else(|| {
+            Error::new(
+                Code::ComponentInvalid,
+                "the component carries no manifest (custom section `keiko:manifest`), and none was given beside it",
+            )
+        })?;
+        self.components.put(compiled.digest, bytes).await?;
+        let version = NewVersion {
+            tenant,
+            digest: compiled.digest,
+            component_bytes: compiled.component_bytes,
+            manifest: Arc::new(manifest),
+        };
+        let name = version.manifest.plugin.version.clone();
+        let answer = match self.store.install(version, self.clock.now_ms()).await? {
+            Installed::Current(plugin) => (plugin, true),
+            Installed::Unchanged(plugin) => (plugin, false),
+            Installed::VersionTaken { digest } => {
+                return Err(Error::new(
+                    Code::Conflict,
+                    format!(
+                        "version {name} stands for another component or manifest ({digest}); raise the version"
+                    ),
+                ));
+            }
+        };
+        self.refresh().await?;
+        tracing::info!(
+            plugin = %answer.0.name, plugin_version = %answer.0.current.name, changed = answer.1, "a plugin was installed"
+        );
+        Ok(answer)
+    }
+
+    /// Takes a plugin away.
+    pub(crate) async fn remove(&self, tenant: TenantId, name: &str) -> Result<(), Error> {
+        let name: PluginName = name.parse().map_err(|_| no_plugin(name))?;
+        match self.store.remove(tenant, &name).await? {
+            Removed::Removed => self.refresh().await,
+            Removed::NotFound => Err(no_plugin(name.as_str())),
+            Removed::Busy { live } => Err(Error::new(
+                Code::Conflict,
+                format!(
+                    "plugin {name} has {live} tasks that have not ended; cancel them or let them end first"
+                ),
+            )),
+        }
+    }
+
+    /// A tenant's plugins by name.
+    pub(crate) fn plugins(&self, tenant: TenantId) -> Vec<Plugin> {
+        let now = self.now.load();
+        let of_tenant = now.plugins.iter().filter(|((owner, _), _)| *owner == tenant);
+        of_tenant.map(|(_, loaded)| loaded.plugin.clone()).collect()
+    }
+
+    /// A tenant's plugin.
+    pub(crate) fn plugin(&self, tenant: TenantId, name: &str) -> Option<Plugin> {
+        let name: PluginName = name.parse().ok()?;
+        self.now.load().plugins.get(&(tenant, name)).map(|loaded| loaded.plugin.clone())
+    }
+
+    /// The handler that a submit means.
+    pub(crate) fn resolve(
+        &self,
+        tenant: TenantId,
+        plugin: Option<&str>,
+        kind: Option<&str>,
+    ) -> Result<(KindId, Handler), Error> {
+        let now = self.now.load();
+        let loaded = match (plugin, kind) {
+            (Some(name), _) => find(&now, tenant, name)?,
+            (None, Some(kind)) => only_with_kind(&now, tenant, kind)?,
+            (None, None) => {
+                return Err(Error::new(Code::InvalidInput, "a task names a plugin, a kind, or both"));
+            }
+        };
+        let kinds = &loaded.plugin.current.manifest.kinds;
+        let wanted = match kind {
+            Some(kind) => kinds.iter().find(|entry| entry.name.as_str() == kind),
+            None if kinds.len() == 1 => kinds.first(),
+            None => {
+                return Err(Error::new(
+                    Code::InvalidInput,
+                    format!(
+                        "plugin {} has several kinds; name one of: {}",
+                        loaded.plugin.name,
+                        names(&loaded)
+                    ),
+                ));
+            }
+        };
+        let row = wanted.and_then(|entry| loaded.plugin.kinds.get(&entry.name).map(|id| (*id, &entry.name)));
+        let Some((id, name)) = row else {
+            return Err(Error::new(
+                Code::NotFound,
+                format!("plugin {} has no such kind; it has: {}", loaded.plugin.name, names(&loaded)),
+            ));
+        };
+        let handler = Handler { loaded: Arc::clone(&loaded), kind: name.clone() };
+        Ok((id, handler))
+    }
+
+    /// The handler that a leased task runs on now, pinned until the caller drops it.
+    pub(crate) fn handler(&self, kind: KindId) -> Result<Handler, Failure> {
+        let now = self.now.load();
+        let gone = || Failure::new(Code::NotFound, "the plugin that handled this kind was removed");
+        let (loaded, kind) = now.kinds.get(&kind).ok_or_else(gone)?;
+        if let Some(problem) = &loaded.problem {
+            return Err(Failure::new(problem.code, format!("the plugin does not load: {problem}")));
+        }
+        if loaded.plugin.current.manifest.kind(kind).is_none() {
+            let version = &loaded.plugin.current.name;
+            let message = format!("version {version} of plugin {} has no kind {kind}", loaded.plugin.name);
+            return Err(Failure::new(Code::NotFound, message));
+        }
+        Ok(Handler { loaded: Arc::clone(loaded), kind: kind.clone() })
+    }
+}
+
+impl Snapshot {
+    fn add(&mut self, loaded: Arc<Loaded>) {
+        for (name, id) in &loaded.plugin.kinds {
+            self.kinds.insert(*id, (Arc::clone(&loaded), name.clone()));
+        }
+        self.plugins.insert((loaded.plugin.tenant, loaded.plugin.name.clone()), loaded);
+    }
+}
+
+fn find(now: &Snapshot, tenant: TenantId, name: &str) -> Result<Arc<Loaded>, Error> {
+    let parsed: PluginName = name.parse().map_err(|_| no_plugin(name))?;
+    now.plugins.get(&(tenant, parsed)).cloned().ok_or_else(|| no_plugin(name))
+}
+
+fn only_with_kind(now: &Snapshot, tenant: TenantId, kind: &str) -> Result<Arc<Loaded>, Error> {
+    let has = |loaded: &&Arc<Loaded>| {
+        let plugin = &loaded.plugin;
+        plugin.tenant == tenant
+            && plugin.current.manifest.kinds.iter().any(|entry| entry.name.as_str() == kind)
+    };
+    let mut found: Vec<&Arc<Loaded>> = now.plugins.values().filter(has).collect();
+    match (found.pop(), found.is_empty()) {
+        (Some(only), true) => Ok(Arc::clone(only)),
+        (Some(_), false) => {
+            Err(Error::new(Code::InvalidInput, "several plugins have this kind; name the plugin"))
+        }
+        (None, _) => Err(Error::new(Code::NotFound, "no plugin has this kind")),
+    }
+}
+
+fn names(loaded: &Loaded) -> String {
+    let names: Vec<&str> =
+        loaded.plugin.current.manifest.kinds.iter().map(|kind| kind.name.as_str()).collect();
+    names.join(", ")
+}
+
+fn no_plugin(name: &str) -> Error {
+    let shown: String = name.chars().filter(|letter| !letter.is_control()).take(80).collect();
+    Error::new(Code::NotFound, format!("there is no plugin `{shown}`"))
+}

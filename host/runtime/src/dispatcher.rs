@@ -1,0 +1,88 @@
+//! Leases tasks for the room this host has, fairly across tenants, and sleeps when there are none.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keiko_core::TenantId;
+use keiko_core::crash::runs_alone;
+use keiko_core::port::{Lease, LeaseRequest, StoreError};
+use tokio_util::sync::CancellationToken;
+
+use crate::shared::{Counters, Job, Shared};
+
+/// Rounds of a tenant's running tasks that are leased ahead, so that workers never wait for the store and a
+/// tenant that may run little does not fill the local queue.
+const ROUNDS_AHEAD: usize = 4;
+/// First and longest wait after the store failed.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// Leases until stopped.
+pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut after = None;
+    let mut backoff = BACKOFF.0;
+    while !stop.is_cancelled() {
+        let wake = shared.wake.notified();
+        let sleep = match lease(&shared, after).await {
+            Ok(lease) => {
+                backoff = BACKOFF.0;
+                after = lease.after.or(after);
+                let got = lease.tasks.len();
+                let next_run_at_ms = lease.next_run_at_ms;
+                take(&shared, lease);
+                if got > 0 {
+                    // There may be more: look again as soon as half of this is gone.
+                    let low = shared.queue.low(got / 2);
+                    tokio::select! { () = stop.cancelled() => {}, () = low => {}, () = wake => {} }
+                    continue;
+                }
+                let due = next_run_at_ms.map(|at| at.saturating_sub(shared.clock.now_ms()).max(1) as u64);
+                due.map_or(shared.options.poll, |ms| Duration::from_millis(ms).min(shared.options.poll))
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "no tasks could be leased");
+                backoff = (backoff * 2).min(BACKOFF.1);
+                backoff
+            }
+        };
+        tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(sleep) => {}, () = wake => {} }
+    }
+}
+
+async fn lease(shared: &Shared, after: Option<TenantId>) -> Result<Lease, StoreError> {
+    let (held, waiting) = shared.queue.look(|lanes| (lanes.held(), lanes.waiting()));
+    let room = shared.options.local_queue_max.saturating_sub(waiting);
+    let cap = |tenant: &TenantId| {
+        let policy_max = shared.tenant(*tenant).map_or(1, |entry| entry.policy.running_max);
+        let running_max = policy_max.min(shared.options.running_max);
+        (running_max * ROUNDS_AHEAD).saturating_sub(held.get(tenant).copied().unwrap_or(0))
+    };
+    let caps: HashMap<TenantId, usize> = shared.tenants.keys().map(|tenant| (*tenant, cap(tenant))).collect();
+    if room == 0 || (!caps.is_empty() && caps.values().all(|cap| *cap == 0)) {
+        return Ok(Lease::default());
+    }
+    let request = LeaseRequest {
+        holder: shared.holder(),
+        room,
+        caps,
+        // A tenant that left the configuration: its tasks fail one by one with a clear error.
+        cap_default: ROUNDS_AHEAD,
+        after,
+        now_ms: shared.clock.now_ms(),
+    };
+    shared.tasks.lease(request).await
+}
+
+fn take(shared: &Shared, lease: Lease) {
+    if lease.tasks.is_empty() {
+        return;
+    }
+    Counters::add(&shared.counters.leased, lease.tasks.len() as u64);
+    let holder = shared.holder();
+    let jobs = lease.tasks.into_iter().map(|task| {
+        let tenant = task.tenant;
+        let running_max = shared.tenant(tenant).map_or(1, |entry| entry.policy.running_max);
+        (tenant, running_max, runs_alone(task.crashes), Job { holder, task })
+    });
+    shared.queue.push(jobs);
+}

@@ -1,0 +1,311 @@
+//! The way to talk to a running host.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use keiko_core::admission::admit;
+use keiko_core::catalog::Plugin;
+use keiko_core::code::Code;
+use keiko_core::effect::{check_content_type, check_key};
+use keiko_core::limit::{BULK_TASKS_MAX, DELAY_MS_MAX, INPUT_BYTES_MAX, LimitFact, SetBy};
+use keiko_core::log::Kept;
+use keiko_core::manifest::Manifest;
+use keiko_core::policy::TenantPolicy;
+use keiko_core::stop::StopReason;
+use keiko_core::task::{
+    CancelAnswer, Key, Lineage, NewTask, RetryAnswer, Submit, Submitted, TaskCounts, TaskFilter, TaskState,
+    TaskSummary,
+};
+use keiko_core::{KindId, TaskId, TenantId, TenantName};
+
+use crate::options::Options;
+use crate::request::{Accepted, AttemptLog, Error, TaskDetail, TaskRequest};
+use crate::shared::{Figures, Shared, TenantEntry};
+
+/// A caller that waits looks again after this long though nobody told it: another host may have settled.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Talks to a runtime; cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) names: Arc<HashMap<TenantName, TenantId>>,
+}
+
+impl Handle {
+    /// The row of a configured tenant.
+    pub fn tenant(&self, name: &TenantName) -> Option<TenantId> {
+        self.names.get(name).copied()
+    }
+
+    /// What a tenant may do.
+    pub fn policy(&self, tenant: TenantId) -> Option<TenantPolicy> {
+        self.shared.tenant(tenant).map(|entry| entry.policy.clone())
+    }
+
+    /// The options this host runs with.
+    pub fn options(&self) -> &Options {
+        &self.shared.options
+    }
+
+    /// What this host has counted since it started.
+    pub fn figures(&self) -> Figures {
+        self.shared.figures()
+    }
+
+    /// Stores tasks, all or none; they are durable when this returns.
+    ///
+    /// Errors: `invalid_input`, `not_found`, `quota_exceeded`, `queue_full`, `conflict`, `storage_*`.
+    pub async fn submit(
+        &self,
+        tenant: TenantId,
+        tasks: Vec<TaskRequest>,
+        key: Option<String>,
+    ) -> Result<Accepted, Error> {
+        if !self.shared.accepting.load(Ordering::Acquire) {
+            return Err(Error::new(Code::StorageBusy, "the host is stopping and takes no tasks"));
+        }
+        let entry = self.entry(tenant)?;
+        let count = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
+        if tasks.is_empty() || tasks.len() > BULK_TASKS_MAX {
+            let fact = LimitFact::of_host("tasks", BULK_TASKS_MAX as u64, Some(tasks.len() as u64));
+            return Err(Error::at_limit(Code::InvalidInput, fact));
+        }
+        let mut handlers = Vec::with_capacity(tasks.len());
+        for (index, task) in tasks.iter().enumerate() {
+            handlers.push(self.check(tenant, entry, task).map_err(|error| at(index, tasks.len(), error))?);
+        }
+        let key = key.map(|text| self.key(text, &tasks, &handlers)).transpose()?;
+        let first = self.shared.ids.take(count).await?;
+        let now_ms = self.shared.clock.now_ms();
+        let ids = (first.0..).map(TaskId);
+        let tasks = ids.zip(tasks).zip(handlers).map(|((id, task), kind)| new_task(id, kind, task, now_ms));
+        let submit = Submit {
+            tenant,
+            tasks: tasks.collect(),
+            key,
+            queue_max: entry.policy.queue_max.saturating_sub(self.shared.gauge.promised(tenant)),
+        };
+        let answer = self.shared.tasks.enqueue(vec![submit], now_ms).await?.pop();
+        self.submitted(tenant, entry, u64::from(count), answer)
+    }
+
+    fn submitted(
+        &self,
+        tenant: TenantId,
+        entry: &TenantEntry,
+        asked: u64,
+        answer: Option<Submitted>,
+    ) -> Result<Accepted, Error> {
+        match answer {
+            Some(Submitted::Accepted { first, count, duplicate }) => {
+                if !duplicate {
+                    self.shared.gauge.change(tenant, i64::from(count));
+                    self.shared.wake.notify_one();
+                }
+                Ok(Accepted { first, count, duplicate })
+            }
+            Some(Submitted::Conflict) => {
+                Err(Error::new(Code::Conflict, "the idempotency key stands for another submit"))
+            }
+            Some(Submitted::QueueFull { live }) => Err(queue_full(entry, live + asked)),
+            None => Err(Error::new(Code::Internal, "the store did not answer a submit")),
+        }
+    }
+
+    fn check(&self, tenant: TenantId, entry: &TenantEntry, task: &TaskRequest) -> Result<KindId, Error> {
+        let invalid = |text: String| Error::new(Code::InvalidInput, text);
+        let bytes = task.input.bytes.len() as u64;
+        if bytes > INPUT_BYTES_MAX {
+            let fact = LimitFact::of_host("input_bytes", INPUT_BYTES_MAX, Some(bytes));
+            return Err(Error::at_limit(Code::InvalidInput, fact));
+        }
+        if task.delay_ms > DELAY_MS_MAX {
+            let fact = LimitFact::of_host("delay_ms", DELAY_MS_MAX, Some(task.delay_ms));
+            return Err(Error::at_limit(Code::InvalidInput, fact));
+        }
+        check_content_type(&task.input.content_type).map_err(invalid)?;
+        let (plugin, kind) = (task.plugin.as_deref(), task.kind.as_deref());
+        let (id, handler) = self.shared.catalog.resolve(tenant, plugin, kind)?;
+        admit(&entry.policy, &handler.budget(), &task.budget).map_err(|denied| Error {
+            limit: Some(denied.fact.clone()),
+            ..Error::new(denied.code, denied.to_string())
+        })?;
+        Ok(id)
+    }
+
+    fn key(&self, text: String, tasks: &[TaskRequest], kinds: &[KindId]) -> Result<Key, Error> {
+        check_key(&text).map_err(|text| Error::new(Code::InvalidInput, text))?;
+        let mut body = keiko_core::effect::BodyHash::default();
+        for (task, kind) in tasks.iter().zip(kinds) {
+            body.add(*kind, &task.input, task.delay_ms, &task.budget);
+        }
+        Ok(Key { text, body: body.finish() })
+    }
+
+    /// A task with everything that is kept of it.
+    pub async fn task(&self, tenant: TenantId, id: TaskId) -> Result<TaskDetail, Error> {
+        let view = self.shared.records.task(tenant, id).await?.ok_or_else(|| no_task(id))?;
+        let progress =
+            if view.summary.state == TaskState::Running { self.shared.running.progress(id) } else { None };
+        Ok(TaskDetail { view, progress })
+    }
+
+    /// A task as soon as it has ended, or as it is after `at_most`, or when the host stops.
+    pub async fn wait(&self, tenant: TenantId, id: TaskId, at_most: Duration) -> Result<TaskDetail, Error> {
+        let deadline = tokio::time::Instant::now() + at_most;
+        let waiter = self.shared.waiters.wait(id);
+        loop {
+            let changed = waiter.changed();
+            let detail = self.task(tenant, id).await?;
+            let stopping = !self.shared.accepting.load(Ordering::Acquire);
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            if detail.view.summary.state.is_terminal() || left.is_zero() || stopping {
+                return Ok(detail);
+            }
+            // Running out of time is a reason to look again, as being told is.
+            let _ = tokio::time::timeout(left.min(LOOK_AGAIN), changed).await;
+        }
+    }
+
+    /// Up to `limit` tasks, newest first.
+    pub async fn list(
+        &self,
+        tenant: TenantId,
+        filter: &TaskFilter,
+        limit: u32,
+    ) -> Result<Vec<TaskSummary>, Error> {
+        Ok(self.shared.records.list(tenant, filter, limit).await?)
+    }
+
+    /// How many tasks there are in each state.
+    pub async fn counts(&self, tenant: TenantId) -> Result<TaskCounts, Error> {
+        Ok(self.shared.records.counts(tenant).await?)
+    }
+
+    /// The logs of a task's ended attempts.
+    pub async fn logs(&self, tenant: TenantId, id: TaskId) -> Result<Vec<AttemptLog>, Error> {
+        self.task(tenant, id).await?;
+        let decode = |(attempt, bytes): (u32, Bytes)| {
+            let kept = Kept::decode(&bytes).map_err(|error| {
+                tracing::error!(task = %id, attempt, error = %error, "a stored log does not decode");
+                Error::new(Code::Integrity, format!("the log of attempt {attempt} does not decode"))
+            })?;
+            Ok(AttemptLog { attempt, kept })
+        };
+        self.shared.records.logs(tenant, id).await?.into_iter().map(decode).collect()
+    }
+
+    /// Ends a task that has not ended. The answer is final: a running attempt stops and stores nothing.
+    pub async fn cancel(&self, tenant: TenantId, id: TaskId) -> Result<TaskDetail, Error> {
+        match self.shared.tasks.cancel(tenant, id, self.shared.clock.now_ms()).await? {
+            CancelAnswer::Cancelled => {
+                self.shared.running.stop(id, StopReason::Cancelled);
+                self.shared.gauge.change(tenant, -1);
+                self.shared.waiters.tell([id]);
+                self.task(tenant, id).await
+            }
+            CancelAnswer::AlreadyTerminal(TaskState::Cancelled) => self.task(tenant, id).await,
+            CancelAnswer::AlreadyTerminal(state) => {
+                Err(Error::new(Code::Conflict, format!("the task had ended before, as {}", state.as_str())))
+            }
+            CancelAnswer::NotFound => Err(no_task(id)),
+        }
+    }
+
+    /// Makes a failed or cancelled task pending again.
+    pub async fn retry(&self, tenant: TenantId, id: TaskId) -> Result<TaskDetail, Error> {
+        let entry = self.entry(tenant)?;
+        let queue_max = entry.policy.queue_max.saturating_sub(self.shared.gauge.promised(tenant));
+        match self.shared.tasks.retry(tenant, id, queue_max, self.shared.clock.now_ms()).await? {
+            RetryAnswer::Retried => {
+                self.shared.gauge.change(tenant, 1);
+                self.shared.wake.notify_one();
+                self.task(tenant, id).await
+            }
+            RetryAnswer::NotRetryable(state) => Err(Error::new(
+                Code::Conflict,
+                format!("only failed and cancelled tasks can be retried; this one is {}", state.as_str()),
+            )),
+            RetryAnswer::QueueFull { live } => Err(queue_full(entry, live + 1)),
+            RetryAnswer::NotFound => Err(no_task(id)),
+        }
+    }
+
+    /// Installs a component and makes it current; says whether anything changed.
+    pub async fn install(
+        &self,
+        tenant: TenantId,
+        component: Bytes,
+        manifest: Option<Manifest>,
+    ) -> Result<(Plugin, bool), Error> {
+        let entry = self.entry(tenant)?;
+        self.shared.catalog.install(tenant, &entry.policy, component, manifest).await
+    }
+
+    /// A tenant's plugins by name.
+    pub fn plugins(&self, tenant: TenantId) -> Vec<Plugin> {
+        self.shared.catalog.plugins(tenant)
+    }
+
+    /// One of a tenant's plugins.
+    pub fn plugin(&self, tenant: TenantId, name: &str) -> Option<Plugin> {
+        self.shared.catalog.plugin(tenant, name)
+    }
+
+    /// Takes a plugin away that has no live tasks.
+    pub async fn remove_plugin(&self, tenant: TenantId, name: &str) -> Result<(), Error> {
+        self.shared.catalog.remove(tenant, name).await
+    }
+
+    /// Whether the host takes tasks and its database answers.
+    pub async fn ready(&self) -> Result<(), Error> {
+        if !self.shared.accepting.load(Ordering::Acquire) {
+            return Err(Error::new(Code::StorageBusy, "the host is stopping"));
+        }
+        Ok(self.shared.records.ping().await?)
+    }
+
+    fn entry(&self, tenant: TenantId) -> Result<&TenantEntry, Error> {
+        let entry = self.shared.tenant(tenant).map(Arc::as_ref);
+        entry.ok_or_else(|| Error::new(Code::NotFound, "there is no such tenant"))
+    }
+}
+
+fn new_task(id: TaskId, kind: KindId, task: TaskRequest, now_ms: i64) -> NewTask {
+    NewTask {
+        id,
+        kind,
+        input: task.input,
+        created_ms: now_ms,
+        run_at_ms: now_ms.saturating_add_unsigned(task.delay_ms),
+        budget: task.budget,
+        lineage: Lineage::root(id),
+        trace: task.trace,
+    }
+}
+
+fn queue_full(entry: &TenantEntry, asked: u64) -> Error {
+    let fact = LimitFact {
+        name: "queue".to_owned(),
+        limit: entry.policy.queue_max,
+        asked: Some(asked),
+        set_by: SetBy::Tenant,
+    };
+    Error::at_limit(Code::QueueFull, fact)
+}
+
+fn no_task(id: TaskId) -> Error {
+    Error::new(Code::NotFound, format!("there is no task {id}"))
+}
+
+/// Says which of many tasks an error belongs to.
+fn at(index: usize, count: usize, mut error: Error) -> Error {
+    if count > 1 {
+        error.message = format!("tasks[{index}]: {}", error.message);
+    }
+    error
+}

@@ -1,0 +1,31 @@
+//! The life of tasks on one host: lease, attempt, settle, heartbeat, rescue, drain.
+//!
+//! Data flows one way: [`Handle`] → store → dispatcher → local queue → workers → settler → store → waiters.
+//! Everything is reached through the seams of `keiko_core::port`; nothing here names a database or a sandbox.
+
+mod attempt;
+mod catalog;
+mod dispatcher;
+mod gauge;
+mod handle;
+mod heart;
+mod ids;
+mod journal;
+mod options;
+mod port;
+mod queue;
+mod request;
+mod rescuer;
+mod running;
+mod runtime;
+mod service;
+mod settler;
+mod shared;
+mod waiters;
+mod worker;
+
+pub use handle::Handle;
+pub use options::Options;
+pub use request::{Accepted, AttemptLog, Error, Progress, TaskDetail, TaskRequest, TenantOptions};
+pub use runtime::{DrainReport, Parts, Runtime};
+pub use shared::Figures;

@@ -1,0 +1,135 @@
+//! What the outside asks of a running host, and what it answers.
+
+use std::collections::BTreeMap;
+
+use keiko_core::TaskId;
+use keiko_core::code::Code;
+use keiko_core::limit::LimitFact;
+use keiko_core::log::Kept;
+use keiko_core::name::{PluginName, TenantName};
+use keiko_core::outcome::Failure;
+use keiko_core::policy::{BudgetRequest, TenantPolicy};
+use keiko_core::port::{InstallError, StoreError};
+use keiko_core::task::{Payload, TaskView};
+
+/// A tenant as the configuration declares it.
+#[derive(Clone, Debug)]
+pub struct TenantOptions {
+    /// Its name.
+    pub name: TenantName,
+    /// What it may do.
+    pub policy: TenantPolicy,
+    /// Settings granted to its plugins, by plugin.
+    pub settings: BTreeMap<PluginName, BTreeMap<String, String>>,
+}
+
+/// A task as a client asks for it.
+#[derive(Clone, Debug)]
+pub struct TaskRequest {
+    /// The plugin; `None` finds the one plugin that has the kind.
+    pub plugin: Option<String>,
+    /// The kind; `None` is the plugin's only one.
+    pub kind: Option<String>,
+    /// What it is given.
+    pub input: Payload,
+    /// What it asks of the policy.
+    pub budget: BudgetRequest,
+    /// Not before this many milliseconds from now.
+    pub delay_ms: u64,
+    /// W3C `traceparent`.
+    pub trace: Option<String>,
+}
+
+/// Stored tasks: their ids follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The first id.
+    pub first: TaskId,
+    /// How many tasks.
+    pub count: u32,
+    /// Whether an earlier submit with the same key had stored them.
+    pub duplicate: bool,
+}
+
+impl Accepted {
+    /// The ids in the order of the request.
+    pub fn ids(self) -> impl Iterator<Item = TaskId> {
+        (self.first.0..self.first.0 + i64::from(self.count)).map(TaskId)
+    }
+}
+
+/// How far a running task says it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Progress {
+    /// From 0 to 1.
+    pub fraction: f64,
+    /// In the plugin's words.
+    pub message: String,
+}
+
+/// A task, and its progress while it runs on this host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskDetail {
+    /// What is stored.
+    pub view: TaskView,
+    /// What it last reported.
+    pub progress: Option<Progress>,
+}
+
+/// The log of one attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptLog {
+    /// From 1.
+    pub attempt: u32,
+    /// Its lines.
+    pub kept: Kept,
+}
+
+/// The host could not do what it was asked; one shape for every reason.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// For programs.
+    pub code: Code,
+    /// For the client.
+    pub message: String,
+    /// The limit that was met, if one was.
+    pub limit: Option<LimitFact>,
+    /// Trying again may help after this many seconds.
+    pub retry_after_s: Option<u64>,
+}
+
+impl Error {
+    /// An error with nothing but its code and a message.
+    pub fn new(code: Code, message: impl Into<String>) -> Error {
+        let retry_after_s = matches!(code.http_status(), 429 | 503).then_some(1);
+        Error { code, message: message.into(), limit: None, retry_after_s }
+    }
+
+    /// A limit was met.
+    pub fn at_limit(code: Code, fact: LimitFact) -> Error {
+        let mut error = Error::new(code, fact.to_string());
+        error.limit = Some(fact);
+        error
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Error {
+        tracing::warn!(error = %error, error_kind = ?error.kind(), "the store failed a request");
+        // What is inside a database error is for the log, not for a client.
+        Error::new(error.code(), error.code().meaning().trim())
+    }
+}
+
+impl From<InstallError> for Error {
+    fn from(error: InstallError) -> Error {
+        Error { limit: error.limit, ..Error::new(error.code, error.message) }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Error {
+        Error { limit: failure.limit, ..Error::new(failure.code, failure.message) }
+    }
+}

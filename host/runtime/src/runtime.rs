@@ -1,0 +1,232 @@
+//! Starting and draining a host.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use keiko_core::code::Code;
+use keiko_core::port::{CatalogStore, Clock, Components, Dead, Records, Runner, TaskStore};
+use keiko_core::stop::StopReason;
+use keiko_core::task::{AttemptRecord, Settlement, Transition};
+use keiko_core::{TaskId, TenantId, TenantName, Token};
+use tokio::sync::{Notify, mpsc};
+
+use crate::catalog::Catalog;
+use crate::gauge::Gauge;
+use crate::handle::Handle;
+use crate::ids::Ids;
+use crate::journal::Journal;
+use crate::options::Options;
+use crate::queue::LocalQueue;
+use crate::request::{Error, TenantOptions};
+use crate::running::Running;
+use crate::service::Services;
+use crate::settler::{self, Ended};
+use crate::shared::{Counters, Job, Shared, TenantEntry};
+use crate::waiters::Waiters;
+use crate::{dispatcher, heart, rescuer, worker};
+
+/// How long a stop waits for attempts that were told to stop: a tick, and what a slow machine adds.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+/// How long a stop waits for the loops and the last settles.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// Ended attempts that wait for the settler; workers wait when it is full.
+const ENDED_MAX: usize = 2_000;
+
+/// What a runtime is built of.
+#[derive(Clone)]
+pub struct Parts {
+    /// Where tasks are written.
+    pub tasks: Arc<dyn TaskStore>,
+    /// Where tasks are read.
+    pub records: Arc<dyn Records>,
+    /// Where plugins are kept.
+    pub catalog: Arc<dyn CatalogStore>,
+    /// Where components are kept.
+    pub components: Arc<dyn Components>,
+    /// What runs guests.
+    pub runner: Arc<dyn Runner>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// What a drain did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DrainReport {
+    /// Attempts that ran when the drain began and ended by themselves.
+    pub finished: u64,
+    /// Tasks given back to the queue, none charged an attempt.
+    pub handed_back: u64,
+}
+
+/// A running host: owns its loops and its threads. [`Runtime::drain`] ends it; dropping it without leaves the
+/// leases to be rescued, as a crash would.
+pub struct Runtime {
+    shared: Arc<Shared>,
+    /// Leases tasks; stops first.
+    intake: Services,
+    /// Runs guests; stops when nothing runs.
+    workers: Services,
+    /// Settles and beats; stops last.
+    keeping: Services,
+}
+
+impl Runtime {
+    /// Recovers what an earlier host left, then leases and runs.
+    pub async fn start(
+        parts: Parts,
+        options: Options,
+        tenants: Vec<TenantOptions>,
+    ) -> Result<(Runtime, Handle), Error> {
+        let (entries, names) = tenant_rows(&parts, tenants).await?;
+        let lease_ms = options.lease.as_millis() as i64;
+        let now_ms = parts.clock.now_ms();
+        let holder = parts.tasks.open_holder(now_ms, lease_ms).await?;
+        let started = left_running(options.journal_dir.as_deref())?;
+        let rescued = match options.journal_dir {
+            // The journal's folder is this host's alone, and so is the database in it.
+            Some(_) => parts.tasks.rescue(Dead::AllBut(holder), started, now_ms).await?,
+            None => parts.tasks.rescue(Dead::Expired, started, now_ms).await?,
+        };
+        let journal = new_journal(&options)?;
+        let (ended, endings) = mpsc::channel(ENDED_MAX);
+        let Parts { tasks, records, catalog, components, runner, clock } = parts;
+        let shared = Arc::new(Shared {
+            ids: Ids::new(Arc::clone(&tasks), Arc::clone(&clock)),
+            catalog: Catalog::new(catalog, components, Arc::clone(&runner), Arc::clone(&clock)),
+            queue: LocalQueue::new(options.running_max),
+            tasks,
+            records,
+            runner,
+            clock,
+            options,
+            tenants: entries,
+            gauge: Gauge::default(),
+            running: Running::default(),
+            waiters: Waiters::default(),
+            journal,
+            ended,
+            wake: Notify::new(),
+            holder: AtomicI64::new(holder.0),
+            accepting: AtomicBool::new(true),
+            counters: Counters::default(),
+        });
+        shared.gauge.correct(&shared.records.live().await?);
+        shared.catalog.refresh().await?;
+        rescuer::note(&shared, &rescued);
+        let handle = Handle { shared: Arc::clone(&shared), names: Arc::new(names) };
+        Ok((Runtime::spawn(shared, endings), handle))
+    }
+
+    fn spawn(shared: Arc<Shared>, endings: mpsc::Receiver<Ended>) -> Runtime {
+        let mut keeping = Services::default();
+        let mut workers = Services::default();
+        let intake = Services::default();
+        keeping.spawn(settler::settle(Arc::clone(&shared), endings, keeping.stop_signal()));
+        let (heart, stop) = (Arc::clone(&shared), keeping.stop_signal());
+        keeping.thread("keiko-heart".to_owned(), move || heart::beat(heart, stop));
+        for number in 0..shared.options.workers {
+            let (worker, stop) = (Arc::clone(&shared), workers.stop_signal());
+            workers.thread(format!("keiko-guest-{number}"), move || worker::work(worker, stop));
+        }
+        intake.spawn(dispatcher::dispatch(Arc::clone(&shared), intake.stop_signal()));
+        intake.spawn(rescuer::rescue(Arc::clone(&shared), intake.stop_signal()));
+        Runtime { shared, intake, workers, keeping }
+    }
+
+    /// Takes no more tasks, lets what runs end until the drain time, hands the rest back, and stops.
+    /// A store that does not answer delays this by no more than its limits.
+    pub async fn drain(self) -> DrainReport {
+        let Runtime { shared, intake, workers, keeping } = self;
+        shared.accepting.store(false, Ordering::Release);
+        shared.waiters.tell_all();
+        intake.stop(STOP_LIMIT).await;
+        let running = shared.queue.look(|lanes| lanes.running()) as u64;
+        let mut handed_back = hand_back(&shared, shared.queue.clear());
+        let mut finished = running;
+        if tokio::time::timeout(shared.options.drain, shared.queue.idle()).await.is_err() {
+            let stopped = shared.running.stop_all(StopReason::Drained) as u64;
+            handed_back += stopped;
+            finished = finished.saturating_sub(stopped);
+            // An attempt that does not stop by then is left to the rescuer.
+            let _ = tokio::time::timeout(STOP_GRACE, shared.queue.idle()).await;
+        }
+        workers.stop(STOP_GRACE).await;
+        keeping.stop(STOP_LIMIT).await;
+        let closing = shared.tasks.close_holder(shared.holder(), shared.clock.now_ms());
+        match tokio::time::timeout(STOP_LIMIT, closing).await {
+            Ok(Ok(left)) => handed_back += left,
+            Ok(Err(error)) => tracing::warn!(error = %error, "leases could not be given back; they will end"),
+            Err(_) => tracing::warn!("leases could not be given back in time; they will end"),
+        }
+        Counters::add(&shared.counters.handed_back, handed_back);
+        tracing::info!(finished, handed_back, "the host has drained");
+        DrainReport { finished, handed_back }
+    }
+}
+
+type Entries = HashMap<TenantId, Arc<TenantEntry>>;
+type Names = HashMap<TenantName, TenantId>;
+
+async fn tenant_rows(parts: &Parts, tenants: Vec<TenantOptions>) -> Result<(Entries, Names), Error> {
+    let wanted: Vec<TenantName> = tenants.iter().map(|tenant| tenant.name.clone()).collect();
+    let rows = parts.catalog.ensure_tenants(&wanted).await?;
+    let names = rows.iter().map(|row| (row.name.clone(), row.id)).collect();
+    let entry = |tenant: TenantOptions| TenantEntry {
+        name: tenant.name,
+        grants: Arc::new(tenant.policy.grants.clone()),
+        policy: tenant.policy,
+        settings: tenant.settings.into_iter().map(|(name, map)| (name, Arc::new(map))).collect(),
+    };
+    let entries = rows.iter().zip(tenants).map(|(row, tenant)| (row.id, Arc::new(entry(tenant)))).collect();
+    Ok((entries, names))
+}
+
+fn left_running(folder: Option<&Path>) -> Result<Vec<(TaskId, Token)>, Error> {
+    folder.map_or(Ok(Vec::new()), |folder| {
+        Journal::read(folder).map_err(|error| journal_failed(folder, &error))
+    })
+}
+
+fn new_journal(options: &Options) -> Result<Option<Journal>, Error> {
+    let Some(folder) = &options.journal_dir else {
+        return Ok(None);
+    };
+    let journal = Journal::create(folder, options.running_max);
+    journal.map(Some).map_err(|error| journal_failed(folder, &error))
+}
+
+fn journal_failed(folder: &Path, error: &std::io::Error) -> Error {
+    Error::new(Code::Internal, format!("the journal of running attempts in {}: {error}", folder.display()))
+}
+
+/// Gives back what was leased and not started.
+fn hand_back(shared: &Shared, jobs: Vec<Job>) -> u64 {
+    let mut count = 0;
+    for job in jobs {
+        let settlement = Settlement {
+            id: job.task.id,
+            tenant: job.task.tenant,
+            token: job.task.token,
+            transition: Transition::HandBack,
+            attempt: AttemptRecord {
+                number: job.task.attempts,
+                started_ms: 0,
+                meter: Default::default(),
+                taint: Default::default(),
+                effects: 0,
+                version: None,
+            },
+            effects: Default::default(),
+            log: Default::default(),
+        };
+        let ended = Ended { holder: job.holder, settlement, port: None };
+        // A full channel means a stalled store: the rest goes back with the holder, or with its lease.
+        if shared.ended.try_send(ended).is_ok() {
+            count += 1;
+        }
+    }
+    count
+}

@@ -1,0 +1,91 @@
+//! Where this crate spawns: its loops as tasks, its guest workers and its heart as threads. Nothing else does.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Loops and threads that start together and are stopped together.
+#[derive(Debug, Default)]
+pub(crate) struct Services {
+    tracker: TaskTracker,
+    threads: Vec<oneshot::Receiver<()>>,
+    stop: CancellationToken,
+}
+
+impl Services {
+    /// What every loop watches; cancelled by [`Services::stop`].
+    pub(crate) fn stop_signal(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Runs a loop on the host's runtime.
+    #[allow(clippy::disallowed_methods, reason = "the one place of this crate that spawns tasks")]
+    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(self.tracker.track_future(future));
+    }
+
+    /// Runs a future on a thread of its own, with a runtime of its own that looks at timers after every poll:
+    /// a guest that computes yields every tick, and the default interval would let 61 ticks pass.
+    pub(crate) fn thread<F>(&mut self, name: String, make: impl FnOnce() -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let (done, ended) = oneshot::channel();
+        self.threads.push(ended);
+        let body = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .event_interval(1)
+                .build()
+                .expect("a runtime needs an epoll instance, without which no host can work");
+            runtime.block_on(tokio::task::LocalSet::new().run_until(make()));
+            // Nobody waits when the service was dropped instead of stopped.
+            let _ = done.send(());
+        };
+        std::thread::Builder::new().name(name).spawn(body).expect("a host needs its threads to start");
+    }
+
+    /// Asks everything to stop and waits for it, at most `limit`; says whether all of it ended.
+    pub(crate) async fn stop(self, limit: Duration) -> bool {
+        self.stop.cancel();
+        self.tracker.close();
+        let all = async {
+            self.tracker.wait().await;
+            for ended in self.threads {
+                // An error means that the thread ended without saying so: it panicked, and is gone all the same.
+                let _ = ended.await;
+            }
+        };
+        tokio::time::timeout(limit, all).await.is_ok()
+    }
+}
+
+/// Runs a future beside others on a worker's thread.
+#[allow(clippy::disallowed_methods, reason = "the one place of this crate that spawns tasks")]
+pub(crate) fn spawn_local(future: impl Future<Output = ()> + 'static) {
+    tokio::task::spawn_local(future);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn services_stop_and_say_whether_all_did() {
+        let mut services = Services::default();
+        let stop = services.stop_signal();
+        services.spawn({
+            let stop = stop.clone();
+            async move { stop.cancelled().await }
+        });
+        services.thread("test".to_owned(), move || async move { stop.cancelled().await });
+        assert!(services.stop(Duration::from_secs(10)).await);
+
+        let services = Services::default();
+        services.spawn(std::future::pending());
+        assert!(!services.stop(Duration::from_millis(1)).await);
+    }
+}

@@ -1,0 +1,145 @@
+//! Writes the ends of attempts, many in one transaction, and answers whoever waits after the commit.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keiko_core::Holder;
+use keiko_core::code::Code;
+use keiko_core::outcome::Failure;
+use keiko_core::port::{StoreError, StoreErrorKind};
+use keiko_core::task::{Settled, Settlement, Transition};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::port::AttemptPort;
+use crate::shared::{Counters, Shared};
+
+/// Ends of one transaction at most.
+const GROUP_MAX: usize = 500;
+/// First and longest wait after the store failed.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
+
+/// An attempt that ended.
+pub(crate) struct Ended {
+    /// The incarnation that leased it.
+    pub(crate) holder: Holder,
+    /// What the store is told.
+    pub(crate) settlement: Settlement,
+    /// Kept until the store has answered: it holds the room promised to children.
+    pub(crate) port: Option<Arc<AttemptPort>>,
+}
+
+/// Settles until the last sender is gone, or until stopped while the store fails.
+pub(crate) async fn settle(shared: Arc<Shared>, mut ended: mpsc::Receiver<Ended>, stop: CancellationToken) {
+    let mut group = Vec::with_capacity(GROUP_MAX);
+    loop {
+        tokio::select! {
+            biased;
+            got = ended.recv_many(&mut group, GROUP_MAX) => if got == 0 { break },
+            // Stopped, and nothing is left in the channel.
+            () = stop.cancelled() => break,
+        }
+        let mut by_holder: BTreeMap<Holder, Vec<Ended>> = BTreeMap::new();
+        for one in group.drain(..) {
+            by_holder.entry(one.holder).or_default().push(one);
+        }
+        for (holder, ended) in by_holder {
+            write(&shared, holder, ended, &stop).await;
+        }
+    }
+}
+
+/// Writes one host's group; a part that the database refuses is halved until the offender stands alone.
+async fn write(shared: &Shared, holder: Holder, group: Vec<Ended>, stop: &CancellationToken) {
+    let mut parts = vec![group];
+    let mut backoff = BACKOFF.0;
+    while let Some(mut part) = parts.pop() {
+        let settlements = part.iter().map(|ended| ended.settlement.clone()).collect();
+        match shared.tasks.settle(holder, settlements, shared.clock.now_ms()).await {
+            Ok(answers) => {
+                backoff = BACKOFF.0;
+                let conflicts = answer(shared, part, answers);
+                if !conflicts.is_empty() {
+                    parts.push(conflicts);
+                }
+            }
+            Err(error) if error.kind() == StoreErrorKind::Refused && part.len() > 1 => {
+                parts.push(part.split_off(part.len() / 2));
+                parts.push(part);
+            }
+            Err(error) if error.kind() == StoreErrorKind::Refused => {
+                parts.extend(refuse(part, &error));
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, items = part.len(), "ends of attempts could not be stored");
+                parts.push(part);
+                backoff = (backoff * 2).min(BACKOFF.1);
+                tokio::select! {
+                    () = tokio::time::sleep(backoff) => {}
+                    // The leases end, and the tasks are rescued: a stop does not wait for a database.
+                    () = stop.cancelled() => return,
+                }
+            }
+        }
+    }
+}
+
+/// The one end that the database refuses becomes a failure that it does not; `None` when it was one already.
+fn refuse(part: Vec<Ended>, error: &StoreError) -> Option<Vec<Ended>> {
+    tracing::error!(error = %error, "the database refuses the end of an attempt");
+    let mut part = part;
+    let mut failed = false;
+    for ended in &mut part {
+        failed |= matches!(ended.settlement.transition, Transition::Fail(_));
+        fail(&mut ended.settlement, Failure::new(Code::Internal, "the database refused this task's end"));
+    }
+    (!failed).then_some(part)
+}
+
+fn fail(settlement: &mut Settlement, failure: Failure) {
+    settlement.transition = Transition::Fail(failure);
+    settlement.effects = Default::default();
+}
+
+/// Tells everyone what was stored; returns the ends that conflict, as failures to be stored.
+fn answer(shared: &Shared, part: Vec<Ended>, answers: Vec<Settled>) -> Vec<Ended> {
+    let mut conflicts = Vec::new();
+    let mut terminal = Vec::new();
+    let (mut stored, mut stale, mut wake) = (0, 0, false);
+    for (mut ended, answer) in part.into_iter().zip(answers) {
+        let settlement = &mut ended.settlement;
+        match answer {
+            Settled::Stored => {
+                stored += 1;
+                let children = settlement.effects.children.len() as i64;
+                wake |= children > 0;
+                match &settlement.transition {
+                    Transition::Complete(_) | Transition::Fail(_) => {
+                        shared.gauge.change(settlement.tenant, children - 1);
+                        // The children are counted as live now: their promise is kept.
+                        drop(ended.port.take());
+                        terminal.push(settlement.id);
+                    }
+                    Transition::Retry { .. } | Transition::HandBack => wake = true,
+                }
+            }
+            Settled::Stale => {
+                stale += 1;
+                tracing::debug!(task = %settlement.id, "a stale lease changed nothing");
+            }
+            Settled::Conflict => {
+                let message = "a child's idempotency key stands for another submit";
+                fail(settlement, Failure::new(Code::Conflict, message));
+                conflicts.push(ended);
+            }
+        }
+    }
+    Counters::add(&shared.counters.settled, stored);
+    Counters::add(&shared.counters.stale, stale);
+    shared.waiters.tell(terminal);
+    if wake {
+        shared.wake.notify_one();
+    }
+    conflicts
+}

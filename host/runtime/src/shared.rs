@@ -1,0 +1,131 @@
+//! What the loops and the handle of one runtime share.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+
+use keiko_core::policy::{Grants, TenantPolicy};
+use keiko_core::port::{Clock, Records, Runner, TaskStore};
+use keiko_core::task::LeasedTask;
+use keiko_core::{Holder, PluginName, TenantId, TenantName};
+use tokio::sync::{Notify, mpsc};
+
+use crate::catalog::Catalog;
+use crate::gauge::Gauge;
+use crate::ids::Ids;
+use crate::journal::Journal;
+use crate::options::Options;
+use crate::queue::LocalQueue;
+use crate::running::Running;
+use crate::settler::Ended;
+use crate::waiters::Waiters;
+
+/// One runtime's state. Every field is made at start; what changes afterwards synchronizes itself.
+pub(crate) struct Shared {
+    pub(crate) tasks: Arc<dyn TaskStore>,
+    pub(crate) records: Arc<dyn Records>,
+    pub(crate) runner: Arc<dyn Runner>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) options: Options,
+    pub(crate) tenants: HashMap<TenantId, Arc<TenantEntry>>,
+    pub(crate) catalog: Catalog,
+    pub(crate) ids: Ids,
+    pub(crate) gauge: Gauge,
+    pub(crate) queue: LocalQueue<Job>,
+    pub(crate) running: Running,
+    pub(crate) waiters: Waiters,
+    pub(crate) journal: Option<Journal>,
+    /// Ended attempts on their way to the settler.
+    pub(crate) ended: mpsc::Sender<Ended>,
+    /// There may be something to lease.
+    pub(crate) wake: Notify,
+    /// This host's incarnation; written by the heart when a lease was lost, read by the dispatcher.
+    pub(crate) holder: AtomicI64,
+    /// Whether submits are taken: cleared by a drain.
+    pub(crate) accepting: AtomicBool,
+    pub(crate) counters: Counters,
+}
+
+impl Shared {
+    /// This host's incarnation now.
+    pub(crate) fn holder(&self) -> Holder {
+        Holder(self.holder.load(Ordering::Acquire))
+    }
+
+    /// A tenant of the configuration.
+    pub(crate) fn tenant(&self, id: TenantId) -> Option<&Arc<TenantEntry>> {
+        self.tenants.get(&id)
+    }
+}
+
+/// A tenant with everything its attempts need.
+#[derive(Debug)]
+pub(crate) struct TenantEntry {
+    pub(crate) name: TenantName,
+    pub(crate) policy: TenantPolicy,
+    pub(crate) grants: Arc<Grants>,
+    pub(crate) settings: BTreeMap<PluginName, Arc<BTreeMap<String, String>>>,
+}
+
+/// A leased task on its way to a worker.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) holder: Holder,
+    pub(crate) task: LeasedTask,
+}
+
+/// What this host has counted since it started.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) leased: AtomicU64,
+    pub(crate) settled: AtomicU64,
+    pub(crate) stale: AtomicU64,
+    pub(crate) handed_back: AtomicU64,
+    pub(crate) rescued: AtomicU64,
+    pub(crate) leases_lost: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+/// A look at a running host's counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Tasks leased.
+    pub leased: u64,
+    /// Attempts whose end was stored.
+    pub settled: u64,
+    /// Settles that a stale lease made void.
+    pub stale: u64,
+    /// Tasks given back unstarted or unfinished.
+    pub handed_back: u64,
+    /// Tasks of dead hosts returned to the queue.
+    pub rescued: u64,
+    /// Times this host lost its own lease.
+    pub leases_lost: u64,
+    /// Tasks leased and not started.
+    pub waiting: usize,
+    /// Attempts that run.
+    pub running: usize,
+}
+
+impl Shared {
+    /// The counters now.
+    pub(crate) fn figures(&self) -> Figures {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (waiting, running) = self.queue.look(|lanes| (lanes.waiting(), lanes.running()));
+        Figures {
+            leased: read(&self.counters.leased),
+            settled: read(&self.counters.settled),
+            stale: read(&self.counters.stale),
+            handed_back: read(&self.counters.handed_back),
+            rescued: read(&self.counters.rescued),
+            leases_lost: read(&self.counters.leases_lost),
+            waiting,
+            running,
+        }
+    }
+}
