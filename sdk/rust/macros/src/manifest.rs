@@ -1,0 +1,271 @@
+//! Reads `plugin.toml` while a plugin is compiled, so that its mistakes show up in the editor.
+//!
+//! The host has the last word: it parses the same bytes at install, with `host/core/src/manifest.rs`. What is refused
+//! here would be refused there; all mistakes are told at once. Names have 1 to 63 bytes and start with a letter or
+//! digit: a plugin's has `a-z 0-9 -`, a kind's also `_ .`, a version's also `+` and capitals.
+
+use std::fmt;
+
+use toml::{Table, Value};
+
+const MANIFEST_BYTES_MAX: usize = 64 * 1024;
+const KINDS_MAX: usize = 100;
+const NAME_BYTES_MAX: usize = 63;
+const DESCRIPTION_BYTES_MAX: usize = 1_000;
+const CAPABILITIES: [&str; 5] = ["attempt", "config", "log", "progress", "tasks"];
+const KIND_LIMITS: [&str; 4] = ["fuel", "memory-mib", "timeout-s", "attempts"];
+
+/// What the expansion needs of the manifest.
+#[derive(Debug)]
+pub(crate) struct Manifest {
+    pub(crate) description: String,
+    /// Names of the kinds, in the manifest's order.
+    pub(crate) kinds: Vec<String>,
+}
+
+/// Everything that is wrong with a manifest.
+#[derive(Debug, Default)]
+pub(crate) struct Mistakes(Vec<String>);
+
+impl Manifest {
+    pub(crate) fn parse(text: &str) -> Result<Self, Mistakes> {
+        let mut mistakes = Mistakes::default();
+        if text.len() > MANIFEST_BYTES_MAX {
+            mistakes.add(format!("its {} bytes exceed the limit of {MANIFEST_BYTES_MAX}", text.len()));
+        }
+        let manifest = match text.parse::<Table>() {
+            Ok(table) => mistakes.read(&table),
+            Err(error) => {
+                mistakes.add(error.to_string());
+                None
+            }
+        };
+        manifest.filter(|_| mistakes.0.is_empty()).ok_or(mistakes)
+    }
+}
+
+impl Mistakes {
+    fn add(&mut self, mistake: impl Into<String>) {
+        self.0.push(mistake.into());
+    }
+
+    fn read(&mut self, table: &Table) -> Option<Manifest> {
+        self.unknown(table, "the manifest", &["plugin", "kind"]);
+        let plugin = table.get("plugin").and_then(Value::as_table);
+        let kinds = table.get("kind").and_then(Value::as_array);
+        if plugin.is_none() {
+            self.add("there is no table [plugin]");
+        }
+        if kinds.is_none() {
+            self.add("there is no table [[kind]]");
+        }
+        let description = plugin.map(|plugin| self.plugin(plugin));
+        let kinds = kinds.map(|kinds| self.kinds(kinds));
+        Some(Manifest { description: description?, kinds: kinds? })
+    }
+
+    /// Returns the description.
+    fn plugin(&mut self, plugin: &Table) -> String {
+        self.unknown(plugin, "[plugin]", &["name", "version", "description", "wants"]);
+        self.name(plugin, "[plugin]", "name", is_in_plugin_name);
+        self.name(plugin, "[plugin]", "version", is_in_version_name);
+        match plugin.get("wants") {
+            None => {}
+            Some(Value::Array(wants)) => self.wants(wants),
+            Some(_) => self.add("`wants` is not a list"),
+        }
+        self.description(plugin, "[plugin]")
+    }
+
+    fn wants(&mut self, wants: &[Value]) {
+        for want in wants {
+            match want.as_str() {
+                Some(name) if CAPABILITIES.contains(&name) => {}
+                Some(name) => {
+                    let known = CAPABILITIES.join(", ");
+                    self.add(format!("`wants` names `{name}`; the capabilities are {known}"));
+                }
+                None => self.add("`wants` holds something that is no text"),
+            }
+        }
+    }
+
+    /// Returns the names.
+    fn kinds(&mut self, kinds: &[Value]) -> Vec<String> {
+        if !(1..=KINDS_MAX).contains(&kinds.len()) {
+            self.add(format!("a plugin has 1 to {KINDS_MAX} kinds, not {}", kinds.len()));
+        }
+        let mut names = Vec::new();
+        for kind in kinds {
+            let Some(kind) = kind.as_table() else {
+                self.add("`kind` holds something that is no table");
+                continue;
+            };
+            let name = self.name(kind, "[[kind]]", "name", is_in_kind_name);
+            let place = format!("the kind `{name}`");
+            if names.contains(&name) {
+                self.add(format!("{place} stands here twice"));
+            }
+            self.description(kind, &place);
+            self.limits(kind, &place);
+            names.push(name);
+        }
+        names
+    }
+
+    fn limits(&mut self, kind: &Table, place: &str) {
+        self.unknown(kind, place, &[&["name", "description"][..], &KIND_LIMITS].concat());
+        for field in KIND_LIMITS {
+            match kind.get(field) {
+                None => {}
+                Some(Value::Integer(number)) if *number > 0 => {}
+                Some(_) => self.add(format!("{place} has a `{field}` that is no whole number above 0")),
+            }
+        }
+    }
+
+    fn unknown(&mut self, table: &Table, place: &str, known: &[&str]) {
+        for name in table.keys().filter(|name| !known.contains(&name.as_str())) {
+            self.add(format!("{place} has an unknown field `{name}`; known are {}", known.join(", ")));
+        }
+    }
+
+    fn name(&mut self, table: &Table, place: &str, field: &str, is_allowed: fn(char) -> bool) -> String {
+        let Some(name) = table.get(field).and_then(Value::as_str) else {
+            self.add(format!("{place} needs a text `{field}`"));
+            return String::new();
+        };
+        let is_first = |c: char| c.is_ascii_alphanumeric() && is_allowed(c);
+        if name.len() > NAME_BYTES_MAX || !name.starts_with(is_first) || !name.chars().all(is_allowed) {
+            self.add(format!(
+                "{place} has the {field} `{name}`, which is too long or has characters it may not have"
+            ));
+        }
+        name.to_owned()
+    }
+
+    /// One line, or nothing.
+    fn description(&mut self, table: &Table, place: &str) -> String {
+        let is_line = |text: &&str| text.len() <= DESCRIPTION_BYTES_MAX && !text.contains(char::is_control);
+        let Some(description) = table.get("description") else { return String::new() };
+        match description.as_str().filter(is_line) {
+            Some(text) => text.to_owned(),
+            None => {
+                self.add(format!(
+                    "the description of {place} is no line of at most {DESCRIPTION_BYTES_MAX} bytes"
+                ));
+                String::new()
+            }
+        }
+    }
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
+
+fn is_in_plugin_name(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'
+}
+
+fn is_in_kind_name(c: char) -> bool {
+    is_in_plugin_name(c) || c == '_' || c == '.'
+}
+
+fn is_in_version_name(c: char) -> bool {
+    is_in_kind_name(c) || c.is_ascii_uppercase() || c == '+'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLUGIN: &str = "[plugin]\nname = \"films\"\nversion = \"0.1.0\"\ndescription = \"Films.\"\n";
+    const KIND: &str = "[[kind]]\nname = \"count\"\ndescription = \"Counts.\"\n";
+
+    fn check(text: &str, mistake: &str) {
+        let found = Manifest::parse(text).unwrap_err().to_string();
+        assert!(found.contains(mistake), "{text}\ngave: {found}\nnot: {mistake}");
+    }
+
+    /// A line after the tables `PLUGIN` and `KIND`; both are open to further fields at their end.
+    fn check_lines(plugin: &str, kind: &str, mistake: &str) {
+        check(&format!("{PLUGIN}{plugin}\n{KIND}{kind}"), mistake);
+    }
+
+    #[test]
+    fn a_manifest_gives_its_description_and_kinds() {
+        let all = "fuel = 1_000_000_000\nmemory-mib = 64\ntimeout-s = 30\nattempts = 5\n";
+        let second = "[[kind]]\nname = \"a.b_c-9\"\ndescription = \"More.\"\n";
+        let manifest = Manifest::parse(&format!("{PLUGIN}wants = [\"log\"]\n{KIND}{all}{second}")).unwrap();
+        assert_eq!(manifest.description, "Films.");
+        assert_eq!(manifest.kinds, ["count", "a.b_c-9"]);
+    }
+
+    #[test]
+    fn what_the_host_would_refuse_is_refused() {
+        check("", "there is no table [plugin]; there is no table [[kind]]");
+        check("plugin = [", "TOML parse error at line 1");
+        check(PLUGIN, "there is no table [[kind]]");
+        check(&format!("{PLUGIN}{KIND}[extra]"), "the manifest has an unknown field `extra`");
+        check(&format!("{PLUGIN}{KIND}{KIND}"), "the kind `count` stands here twice");
+        check_lines("author = \"me\"", "", "[plugin] has an unknown field `author`");
+        check_lines("wants = [\"disk\"]", "", "`wants` names `disk`; the capabilities are attempt, config");
+        check_lines("wants = \"log\"", "", "`wants` is not a list");
+        check_lines("", "timeout-ms = 5", "the kind `count` has an unknown field `timeout-ms`");
+        check_lines("", "fuel = 0", "a `fuel` that is no whole number above 0");
+        check_lines("", "attempts = \"5\"", "a `attempts` that is no whole number above 0");
+    }
+
+    #[test]
+    fn names_keep_to_their_letters_and_length() {
+        let is_right = |from: &str, to: &str| {
+            let text = format!("{PLUGIN}{KIND}");
+            assert!(text.contains(from));
+            Manifest::parse(&text.replace(from, to)).is_ok()
+        };
+        let longest = "a".repeat(63);
+        for name in ["a", "0", "movie-facts", &longest] {
+            assert!(is_right("films", name), "{name}");
+        }
+        let too_long = "a".repeat(64);
+        for name in ["", "-a", "Films", "a_b", "a.b", "a b", "é", &too_long] {
+            assert!(!is_right("films", name), "{name}");
+        }
+        assert!(is_right("\"count\"", "\"a_b.c-d\""));
+        assert!(!is_right("\"count\"", "\"_a\""));
+        assert!(is_right("0.1.0", "1.0.0-RC.1+x"));
+        assert!(!is_right("0.1.0", "1 0"));
+    }
+
+    #[test]
+    fn a_description_is_one_short_line_or_none() {
+        let parse =
+            |description: &str| Manifest::parse(&format!("{PLUGIN}{KIND}").replace("Films.", description));
+        assert!(parse(&"a".repeat(1_000)).is_ok());
+        assert!(parse(&"a".repeat(1_001)).is_err());
+        assert!(parse("a\\nb").is_err());
+        let without = format!("{PLUGIN}{KIND}").replace("description = \"Films.\"\n", "");
+        assert_eq!(Manifest::parse(&without).unwrap().description, "");
+    }
+
+    #[test]
+    fn kinds_and_bytes_have_their_limits() {
+        let kinds = |count: usize| {
+            let kinds: String =
+                (0..count).map(|number| format!("[[kind]]\nname = \"k{number}\"\n")).collect();
+            Manifest::parse(&format!("{PLUGIN}{kinds}"))
+        };
+        assert_eq!(kinds(100).unwrap().kinds.len(), 100);
+        assert!(kinds(101).is_err());
+        check(&format!("kind = []\n{PLUGIN}"), "a plugin has 1 to 100 kinds, not 0");
+        let padded = |bytes: usize| {
+            let text = format!("{PLUGIN}{KIND}#");
+            Manifest::parse(&(text.clone() + &"#".repeat(bytes - text.len())))
+        };
+        assert!(padded(65_536).is_ok());
+        assert!(padded(65_537).is_err());
+    }
+}

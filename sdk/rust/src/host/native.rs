@@ -1,0 +1,80 @@
+//! The stand-in where there is no host: enough for `cargo test` to run a plugin's logic.
+//!
+//! Lines go to standard error. Progress is held to the host's rules and forgotten. Nothing is invented: what only
+//! a host can know is `Unavailable`.
+
+use std::fmt::Display;
+
+use crate::log::Level;
+use crate::{attempt, config, progress, tasks};
+
+/// The host's limit on a progress message.
+const PROGRESS_MESSAGE_BYTES_MAX: usize = 1024;
+
+#[expect(clippy::print_stderr, reason = "where else would a test look for its lines")]
+pub(crate) fn log(level: Level, message: &str, fields: &[(&str, &dyn Display)]) {
+    eprintln!("{}", line(level, message, fields));
+}
+
+pub(crate) fn report(fraction: f64, message: &str) -> Result<(), progress::Error> {
+    if !(0.0..=1.0).contains(&fraction) {
+        return Err(progress::Error::FractionOutOfRange);
+    }
+    if message.len() > PROGRESS_MESSAGE_BYTES_MAX {
+        return Err(progress::Error::MessageTooLong(PROGRESS_MESSAGE_BYTES_MAX as u64));
+    }
+    Ok(())
+}
+
+pub(crate) fn facts() -> Result<attempt::Facts, attempt::Error> {
+    Err(attempt::Error::Unavailable)
+}
+
+pub(crate) fn remaining_ms() -> Result<u64, attempt::Error> {
+    Err(attempt::Error::Unavailable)
+}
+
+pub(crate) fn config(_key: &str) -> Result<Option<String>, config::Error> {
+    Err(config::Error::Unavailable)
+}
+
+pub(crate) fn config_all() -> Result<Vec<(String, String)>, config::Error> {
+    Err(config::Error::Unavailable)
+}
+
+pub(crate) fn submit(_child: tasks::Child) -> Result<String, tasks::Error> {
+    Err(tasks::Error::Unavailable)
+}
+
+pub(crate) fn submit_many(_children: Vec<tasks::Child>) -> Result<Vec<String>, tasks::Error> {
+    Err(tasks::Error::Unavailable)
+}
+
+fn line(level: Level, message: &str, fields: &[(&str, &dyn Display)]) -> String {
+    let mut line = format!("{level} {message}");
+    for (name, value) in fields {
+        line.push_str(&format!(" {name}={value}"));
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_shows_level_message_and_fields() {
+        let fields: &[(&str, &dyn Display)] = &[("films", &2), ("title", &"Léon")];
+        assert_eq!(line(Level::Warn, "slow", fields), "warn slow films=2 title=Léon");
+    }
+
+    #[test]
+    fn progress_is_held_to_the_hosts_rules() {
+        assert_eq!(report(0.0, ""), Ok(()));
+        assert_eq!(report(1.0, &"a".repeat(1024)), Ok(()));
+        for fraction in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
+            assert_eq!(report(fraction, ""), Err(progress::Error::FractionOutOfRange), "{fraction}");
+        }
+        assert_eq!(report(0.5, &"a".repeat(1025)), Err(progress::Error::MessageTooLong(1024)));
+    }
+}

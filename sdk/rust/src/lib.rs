@@ -1,0 +1,58 @@
+//! Write Keiko task plugins in Rust.
+//!
+//! A plugin is one function per kind of task, from typed JSON to typed JSON, and a `plugin.toml` beside `Cargo.toml`:
+//!
+//! ```
+//! use keiko_sdk::Failure;
+//! use serde::{Deserialize, Serialize};
+//!
+//! keiko_sdk::plugin! {
+//! #   manifest: "../../plugins/word-count/plugin.toml",
+//!     kinds: { "count" => count },
+//! }
+//!
+//! #[derive(Deserialize)]
+//! struct Text {
+//!     text: String,
+//! }
+//!
+//! #[derive(Serialize)]
+//! struct Count {
+//!     words: usize,
+//! }
+//!
+//! fn count(input: Text) -> Result<Count, Failure> {
+//!     Ok(Count { words: input.text.split_whitespace().count() })
+//! }
+//! # fn main() {}
+//! ```
+//!
+//! Built with `cargo build --release --target wasm32-wasip2` that is a component. A handler that wants the bytes
+//! as they came takes a [`Payload`] instead, and one that answers something other than JSON returns one.
+//!
+//! What a plugin asks of the host stands in the modules named after the capabilities: [`attempt`], [`config`],
+//! [`log`], [`progress`], [`tasks`]. A component imports only what its code reaches, and the manifest's `wants`
+//! names the same.
+//!
+//! On any target but WebAssembly there is no host. Then lines go to standard error, progress is checked and
+//! forgotten, and everything else answers `Unavailable`, so `cargo test` runs a plugin's logic as it is.
+
+pub mod attempt;
+pub mod config;
+pub mod log;
+pub mod progress;
+pub mod tasks;
+
+#[cfg(target_family = "wasm")]
+#[doc(hidden)]
+pub mod bindings;
+mod failure;
+mod handler;
+mod host;
+mod json_path;
+mod payload;
+
+pub use failure::Failure;
+pub use handler::{AsGiven, AsJson, Input, Output, TaskPlugin, handle, unknown_kind};
+pub use keiko_sdk_macros::plugin;
+pub use payload::Payload;

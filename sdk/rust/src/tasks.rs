@@ -1,0 +1,159 @@
+//! Submit further tasks from a running one. A run that submits is no longer pure. Capability `tasks`.
+//!
+//! Submitting is an effect: children appear in the transaction that stores this task's result, exactly once, and
+//! never when the attempt does not complete.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::{Failure, Payload, host};
+
+/// Submit one child; the answer is its task id, final unless its key finds an earlier task.
+pub fn submit(child: Child) -> Result<String, Error> {
+    host::submit(child)
+}
+
+/// Submit up to 1,000 children, all or none; the ids are in the order of the children.
+pub fn submit_many(children: Vec<Child>) -> Result<Vec<String>, Error> {
+    host::submit_many(children)
+}
+
+/// A task to submit: `Child::json(&input)?.kind("resize").delay(Duration::from_secs(60))`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Child {
+    /// The plugin that runs it; `None` means this plugin.
+    pub plugin: Option<String>,
+    /// One of that plugin's kinds; `None` means its only kind.
+    pub kind: Option<String>,
+    /// At most 2 MiB.
+    pub input: Payload,
+    /// Idempotency key, 1 to 255 bytes. While a task with the same key and the same body exists the child is that
+    /// task; with another body this attempt fails with `conflict` when it is stored.
+    pub key: Option<String>,
+    /// Not before this long after the submitting task completes; at most 366 days.
+    pub delay: Option<Duration>,
+}
+
+impl Child {
+    /// A task of this plugin's only kind, with any payload.
+    pub fn new(input: Payload) -> Self {
+        Self { plugin: None, kind: None, input, key: None, delay: None }
+    }
+
+    /// A task of this plugin's only kind, with JSON.
+    pub fn json(input: &impl Serialize) -> Result<Self, Failure> {
+        Payload::json(input).map(Self::new)
+    }
+
+    /// Let another plugin run it.
+    pub fn plugin(mut self, plugin: impl Into<String>) -> Self {
+        self.plugin = Some(plugin.into());
+        self
+    }
+
+    /// Which of the plugin's kinds it is.
+    pub fn kind(mut self, kind: impl Into<String>) -> Self {
+        self.kind = Some(kind.into());
+        self
+    }
+
+    /// Its idempotency key.
+    pub fn key(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// How long it waits after the submitting task completes.
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.delay = Some(delay);
+        self
+    }
+}
+
+/// Why children were not taken. Nothing was submitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// The tenant has no such plugin or kind; the text names what was looked for.
+    NotFound(String),
+    /// The child is malformed; the text says how.
+    InvalidInput(String),
+    /// The child's input is larger than this many bytes.
+    InputTooLarge(u64),
+    /// This task has submitted as many children as it may: this many.
+    FanOutExceeded(u64),
+    /// A child would be deeper below its root than this.
+    DepthExceeded(u32),
+    /// This attempt has asked for as many effects as it may: this many.
+    EffectsExceeded(u64),
+    /// This attempt's effects together would be larger than this many bytes.
+    EffectBytesExceeded(u64),
+    /// The tenant's queue holds as many tasks as it may: this many.
+    QueueFull(u64),
+    /// The tenant's policy does not grant `tasks`.
+    Denied,
+    /// Trying again may help.
+    Unavailable,
+    /// For a log; nothing to match on.
+    Other(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound(what) => write!(f, "child not taken: no {what}"),
+            Self::InvalidInput(how) => write!(f, "child not taken: {how}"),
+            Self::InputTooLarge(limit) => write!(f, "the child's input exceeds the limit of {limit} bytes"),
+            Self::FanOutExceeded(limit) => write!(f, "the task exceeds the limit of {limit} children"),
+            Self::DepthExceeded(limit) => write!(f, "the child exceeds the depth of {limit} below its root"),
+            Self::EffectsExceeded(limit) => write!(f, "the attempt exceeds the limit of {limit} effects"),
+            Self::EffectBytesExceeded(limit) => {
+                write!(f, "the attempt's effects exceed the limit of {limit} bytes")
+            }
+            Self::QueueFull(limit) => write!(f, "the queue is at its limit of {limit} tasks"),
+            Self::Denied => f.write_str("the policy does not grant `tasks`"),
+            Self::Unavailable => f.write_str("submitting is unavailable"),
+            Self::Other(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// What another attempt may not meet is retryable: a full queue, a host that cannot answer. The rest is permanent.
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::QueueFull(_) | Error::Unavailable | Error::Other(_) => {
+                Self::retryable(error.to_string(), None)
+            }
+            _ => Self::permanent(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        let retried = [Error::QueueFull(100_000), Error::Unavailable, Error::Other("odd".into())];
+        for error in retried {
+            assert!(matches!(error.clone().into(), Failure::Retryable { .. }), "{error}");
+        }
+        for error in [Error::Denied, Error::NotFound("plugin x".into()), Error::FanOutExceeded(1_000)] {
+            assert!(matches!(error.clone().into(), Failure::Permanent(_)), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_limit_carries_its_number() {
+        assert_eq!(
+            Error::InputTooLarge(2_097_152).to_string(),
+            "the child's input exceeds the limit of 2097152 bytes"
+        );
+    }
+}
