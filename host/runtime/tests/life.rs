@@ -1,0 +1,410 @@
+//! The life of tasks on one host, with a scripted runner: what completes, what is tried again, what a stop, a
+//! cancel, a lost lease and a failing store do.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::FutureExt;
+use keiko_core::code::Code;
+use keiko_core::effect::{ChildWish, Effects, wish_of};
+use keiko_core::outcome::{Failure, Outcome, RetryWish};
+use keiko_core::port::{Attempt, HostPort, ReserveError};
+use keiko_core::stop::Stop;
+use keiko_core::task::{Payload, TaskFilter, TaskState};
+use keiko_core::TaskId;
+use keiko_runtime::{Handle, TaskDetail};
+use support::{Bench, SOON, echo, fails, report, submit, task};
+use tokio::sync::Notify;
+
+/// A guest that says when it has started, and runs until it is stopped.
+fn endless(started: Arc<Notify>) -> impl Fn(Attempt, Arc<dyn HostPort>, Stop) -> Report + Send + Sync + 'static {
+    move |_, _, stop| {
+        let started = Arc::clone(&started);
+        async move {
+            started.notify_one();
+            report(Outcome::Stopped(stop.wait().await))
+        }
+        .boxed()
+    }
+}
+
+type Report = futures::future::BoxFuture<'static, keiko_core::outcome::AttemptReport>;
+
+async fn ended(handle: &Handle, tenant: keiko_core::TenantId, id: TaskId) -> TaskDetail {
+    let detail = handle.wait(tenant, id, SOON).await.expect("the task is there");
+    assert!(detail.view.summary.state.is_terminal(), "{:?}", detail.view);
+    detail
+}
+
+fn code(detail: &TaskDetail) -> Option<Code> {
+    detail.view.failure.as_ref().map(|failure| failure.code)
+}
+
+#[tokio::test]
+async fn a_caller_gets_the_result_and_not_a_promise_of_one() {
+    let bench = Bench::new().await;
+    let (runtime, handle, tenant) = bench.start(|attempt, _, _| async move { echo(&attempt) }.boxed()).await;
+    let id = submit(&handle, tenant, "[1]").await;
+    let detail = ended(&handle, tenant, id).await;
+    assert_eq!(detail.view.result, Some(Payload::json("[1]")));
+    assert_eq!(detail.view.attempts.len(), 1);
+    assert_eq!(handle.figures().settled, 1);
+    runtime.drain().await;
+}
+
+#[tokio::test]
+async fn many_tasks_all_end_once() {
+    let bench = Bench::new().await;
+    let ran = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&ran);
+    let (runtime, handle, tenant) = bench
+        .start(move |attempt, _, _| {
+            count.fetch_add(1, Ordering::Relaxed);
+            async move { echo(&attempt) }.boxed()
+        })
+        .await;
+    let accepted = handle.submit(tenant, vec![task("1"); 2_000], None).await.expect("accepted");
+    for id in accepted.ids() {
+        assert_eq!(ended(&handle, tenant, id).await.view.summary.state, TaskState::Completed);
+    }
+    assert_eq!(ran.load(Ordering::Relaxed), 2_000);
+    assert_eq!(handle.counts(tenant).await.expect("counts").completed, 2_000);
+    runtime.drain().await;
+}
+
+#[tokio::test]
+async fn what_may_succeed_later_is_tried_again_until_attempts_are_used_up() {
+    let bench = Bench::new().await;
+    let (runtime, handle, tenant) = bench
+        .start(|attempt, _, _| {
+            let mut failure = Failure::new(Code::PluginFailed, "not yet");
+            failure.retry = RetryWish::After(Some(0));
+            let good = attempt.input.bytes == "\"good\"" && attempt.facts.number == 2;
+            async move { if good { echo(&attempt) } else { fails(failure) } }.boxed()
+        })
+        .await;
+    let mut twice = task("\"bad\"");
+    twice.budget.attempts = Some(2);
+    let bad = handle.submit(tenant, vec![twice], None).await.expect("accepted").first;
+    let good = submit(&handle, tenant, "\"good\"").await;
+    let detail = ended(&handle, tenant, bad).await;
+    assert_eq!((code(&detail), detail.view.attempts.len()), (Some(Code::PluginFailed), 2));
+    let detail = ended(&handle, tenant, good).await;
+    assert_eq!((detail.view.summary.state, detail.view.attempts.len()), (TaskState::Completed, 2));
+    runtime.drain().await;
+}
+
+#[tokio::test]
+async fn a_drain_hands_back_what_runs_and_what_waits_and_burns_no_attempt() {
+    let bench = Bench::new().await;
+    let started = Arc::new(Notify::new());
+    let (runtime, handle, tenant) = bench.start(endless(Arc::clone(&started))).await;
+    let ids = handle.submit(tenant, vec![task("1"); 300], None).await.expect("accepted");
+    started.notified().await;
+    let report = runtime.drain().await;
+    assert_eq!(report.finished, 0);
+    assert!(report.handed_back > 0, "{report:?}");
+    let refused = handle.submit(tenant, vec![task("1")], None).await.expect_err("no tasks are taken");
+    assert_eq!(refused.code, Code::StorageBusy);
+    let (runtime, handle, tenant) = bench.start(|attempt, _, _| async move { echo(&attempt) }.boxed()).await;
+    for id in ids.ids() {
+        let detail = ended(&handle, tenant, id).await;
+        assert_eq!(detail.view.summary.state, TaskState::Completed);
+        assert_eq!((detail.view.summary.attempts, detail.view.summary.crashes), (1, 0));
+    }
+    runtime.drain().await;
+}
+
+#[tokio::test]
+async fn callers_are_not_left_waiting_by_a_stop() {
+    let bench = Bench::new().await;
+    let started = Arc::new(Notify::new());
+    let (runtime, handle, tenant) = bench.start(endless(Arc::clone(&started))).await;
+    let id = submit(&handle, tenant, "1").await;
+    let waiting = handle.wait(tenant, id, Duration::from_secs(3600));
+    let stop = async {
+        started.notified().await;
+        runtime.drain().await
+    };
+    let (detail, _) = tokio::time::timeout(SOON, async { tokio::join!(waiting, stop) }).await.expect("in time");
+    assert!(!detail.expect("the task is there").view.summary.state.is_terminal());
+}
+
+#[tokio::test]
+async fn a_cancel_stops_a_running_attempt_and_its_answer_is_final() {
+    let bench = Bench::new().await;
+    let started = Arc::new(Notify::new());
+    let (runtime, handle, tenant) = bench.start(endless(Arc::clone(&started))).await;
+    let id = submit(&handle, tenant, "1").await;
+    started.notified().await;
+    let detail = handle.cancel(tenant, id).await.expect("cancelled");
+    assert_eq!(detail.view.summary.state, TaskState::Cancelled);
+    let again = handle.cancel(tenant, id).await.expect("cancelling twice is no error");
+    assert_eq!(again.view.summary.state, TaskState::Cancelled);
+    let report = runtime.drain().await;
+    assert_eq!(report.handed_back, 0, "nothing of it is left");
+    assert_eq!(handle.task(tenant, id).await.expect("there").view.summary.state, TaskState::Cancelled);
+    let missing = handle.cancel(tenant, TaskId(1)).await.expect_err("not there");
+    assert_eq!(missing.code, Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_lost_lease_stops_attempts_and_the_task_runs_again() {
+    let bench = Bench::new().await;
+    let runs = Arc::new(AtomicU32::new(0));
+    let started = Arc::new(Notify::new());
+    let (count, first) = (Arc::clone(&runs), Arc::clone(&started));
+    let (runtime, handle, tenant) = bench
+        .start(move |attempt, port, stop| {
+            if count.fetch_add(1, Ordering::SeqCst) == 0 {
+                endless(Arc::clone(&first))(attempt, port, stop)
+            } else {
+                async move { echo(&attempt) }.boxed()
+            }
+        })
+        .await;
+    let id = submit(&handle, tenant, "1").await;
+    started.notified().await;
+    bench.store.lost.store(true, Ordering::SeqCst);
+    let detail = ended(&handle, tenant, id).await;
+    assert_eq!(detail.view.summary.state, TaskState::Completed);
+    assert_eq!(detail.view.summary.attempts, 1, "the lost attempt burnt none");
+    assert_eq!(handle.figures().leases_lost, 1);
+    runtime.drain().await;
+}
+
+#[tokio::test]
+async fn without_a_store_a_host_cancels_itself_and_comes_back() {
+    let bench = Bench::new().await;
+    let started = Arc::new(Notify::new());
+    let runs = Arc::new(AtomicU32::new(0));
+    let (count, first) = (Arc::clone(&runs), Arc::clone(&started));
+    let (runtime, handle, tenant) = bench
+        .start(move |attempt, port, stop| {
+            if count.fetch_add(1, Ordering::SeqCst) == 0 {
+                endless(Arc::clone(&first))(attempt, port, stop)
+            } else {
+                async move { echo(&attempt) }.boxed()
+            }
+        })
+        .await;
+    let id = submit(&handle, tenant, "1").await;
+    started.notified().await;
+    bench.store.down.store(true, Ordering::SeqCst);
+    let refused = handle.submit(tenant, vec![task("1"); 20_000 / 2], None).await.expect_err("no store");
+    assert_eq!(refused.code, Code::StorageDown);
+    let lost = async {
+        while handle.figures().leases_lost == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, lost).await.expect("the host cancels itself");
+    bench.store.down.store(false, Ordering::SeqCst);
+    assert_eq!(ended(&handle, tenant, id).await.view.summary.state, TaskState::Completed);
+    runtime.drain().await;
+}
+
+#[tokio::test]
+async fn a_stop_is_quick_while_the_store_fails() {
+    let bench = Bench::new().await;
+    let (runtime, handle, tenant) = bench.start(|attempt, _, _| async move { echo(&attempt) }.boxed()).await;
+    submit(&handle, tenant, "1").await;
+    bench.store.down.store(true, Ordering::SeqCst);
+    tokio::time::timeout(SOON, runtime.drain()).await.expect("a failing store stalls no stop");
+}
+
+#[tokio::test]
+async fn a_host_starts_and_stops_many_times() {
+    let bench = Bench::new().await;
+    for round in 0..10 {
+        let (runtime, handle, tenant) =
+            bench.start(|attempt, _, _| async move { echo(&attempt) }.boxed()).await;
+        if round % 2 == 0 {
+            let id = submit(&handle, tenant, "1").await;
+            ended(&handle, tenant, id).await;
+        }
+        runtime.drain().await;
+    }
+}
+
+#[tokio::test]
+async fn one_end_that_the_database_refuses_does_not_hold_up_the_others() {
+    let bench = Bench::new().await;
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let open = Arc::clone(&gate);
+    let (runtime, handle, tenant) = bench
+        .start(move |attempt, _, _| {
+            let open = Arc::clone(&open);
+            async move {
+                let _permit = open.acquire().await;
+                echo(&attempt)
+            }
+            .boxed()
+        })
+        .await;
+    let ids = handle.submit(tenant, vec![task("1"); 16], None).await.expect("accepted");
+    let poison = TaskId(ids.first.0 + 7);
+    bench.store.poison.store(poison.0, Ordering::SeqCst);
+    gate.add_permits(16);
+    for id in ids.ids() {
+        let detail = ended(&handle, tenant, id).await;
+        let expected = if id == poison { Some(Code::Internal) } else { None };
+        assert_eq!(code(&detail), expected);
+    }
+    runtime.drain().await;
+}
+
+#[tokio::test]
+async fn a_panic_of_the_engine_fails_the_attempt_and_not_the_worker() {
+    let bench = Bench::new().await;
+    let (runtime, handle, tenant) = bench
+        .start(|attempt, _, _| {
+            async move {
+                assert_ne!(attempt.input.bytes, "0", "this guest breaks the engine");
+                echo(&attempt)
+            }
+            .boxed()
+        })
+        .await;
+    let mut once = task("0");
+    once.budget.attempts = Some(1);
+    let bad = handle.submit(tenant, vec![once], None).await.expect("accepted").first;
+    assert_eq!(code(&ended(&handle, tenant, bad).await), Some(Code::Internal));
+    let good = submit(&handle, tenant, "1").await;
+    assert_eq!(ended(&handle, tenant, good).await.view.summary.state, TaskState::Completed);
+    runtime.drain().await;
+}
+
+/// Asks for these children and completes with their ids.
+fn parent(wishes: Vec<ChildWish>, attempt: Attempt, port: Arc<dyn HostPort>) -> Report {
+    async move {
+        if attempt.facts.lineage.parent.is_some() {
+            return echo(&attempt);
+        }
+        let mut effects = Effects::default();
+        match port.reserve(&wishes).await {
+            Ok(reserved) => {
+                for (wish, reserved) in wishes.into_iter().zip(reserved) {
+                    effects.push(wish, reserved.id, reserved.kind);
+                }
+            }
+            Err(error) => return fails(Failure::new(Code::PluginFailed, error.to_string())),
+        }
+        let mut report = echo(&attempt);
+        report.effects = effects;
+        report
+    }
+    .boxed()
+}
+
+fn child(key: Option<&str>, input: &str) -> ChildWish {
+    ChildWish {
+        kind: Some("b".to_owned()),
+        key: key.map(str::to_owned),
+        input: Payload::json(input.to_owned()),
+        ..wish_of(0)
+    }
+}
+
+#[tokio::test]
+async fn children_appear_with_their_parents_result_and_run() {
+    let bench = Bench::new().await;
+    let wishes = vec![child(None, "1"), child(None, "2")];
+    let (runtime, handle, tenant) =
+        bench.start(move |attempt, port, _| parent(wishes.clone(), attempt, port)).await;
+    let id = submit(&handle, tenant, "0").await;
+    ended(&handle, tenant, id).await;
+    let filter = TaskFilter { parent: Some(id), ..TaskFilter::default() };
+    let children = handle.list(tenant, &filter, 10).await.expect("a list");
+    assert_eq!(children.len(), 2);
+    for found in children {
+        assert_eq!((found.lineage.root, found.lineage.depth), (id, 1));
+        ended(&handle, tenant, found.id).await;
+    }
+    runtime.drain().await;
+}
+
+#[tokio::test]
+async fn a_childs_key_with_another_body_fails_the_attempt_that_completes_second() {
+    let bench = Bench::new().await;
+    let (runtime, handle, tenant) = bench
+        .start(move |attempt, port, _| {
+            let input = String::from_utf8_lossy(&attempt.input.bytes).into_owned();
+            parent(vec![child(Some("k"), &input)], attempt, port)
+        })
+        .await;
+    let first = submit(&handle, tenant, "1").await;
+    assert_eq!(ended(&handle, tenant, first).await.view.summary.state, TaskState::Completed);
+    let same = submit(&handle, tenant, "1").await;
+    assert_eq!(ended(&handle, tenant, same).await.view.summary.state, TaskState::Completed);
+    let other = submit(&handle, tenant, "2").await;
+    assert_eq!(code(&ended(&handle, tenant, other).await), Some(Code::Conflict));
+    let filter = TaskFilter { kind: Some("b".parse().expect("a name")), ..TaskFilter::default() };
+    assert_eq!(handle.list(tenant, &filter, 10).await.expect("a list").len(), 1);
+    runtime.drain().await;
+}
+
+#[tokio::test]
+async fn children_stop_at_fan_out_depth_and_queue() {
+    let mut bench = Bench::new().await;
+    bench.policy.fan_out_max = 3;
+    bench.policy.queue_max = 5;
+    bench.policy.depth_max = 1;
+    let answers = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let seen = Arc::clone(&answers);
+    let (runtime, handle, tenant) = bench
+        .start(move |attempt, port, _| {
+            let seen = Arc::clone(&seen);
+            async move {
+                for count in [4, 3, 1] {
+                    let answer = port.reserve(&vec![child(None, "1"); count]).await;
+                    seen.lock().push(answer.map(|reserved| reserved.len()));
+                }
+                echo(&attempt)
+            }
+            .boxed()
+        })
+        .await;
+    let id = submit(&handle, tenant, "1").await;
+    ended(&handle, tenant, id).await;
+    let fan_out = Err(ReserveError::FanOutExceeded(3));
+    assert_eq!(*answers.lock(), [fan_out.clone(), Ok(3), fan_out]);
+    let full = handle.submit(tenant, vec![task("1"); 6], None).await.expect_err("one above the limit");
+    assert_eq!(full.code, Code::QueueFull);
+    assert!(full.retry_after_s.is_some());
+    let limit = full.limit.expect("the limit is told");
+    assert_eq!((limit.limit, limit.asked), (5, Some(6)));
+    handle.submit(tenant, vec![task("1"); 5], None).await.expect("at the limit");
+    runtime.drain().await;
+}
+
+#[tokio::test]
+async fn only_a_task_that_ran_at_three_crashes_is_quarantined() {
+    let mut bench = Bench::new().await;
+    bench.options.running_max = 1;
+    bench.options.beat = Duration::from_secs(3600);
+    let mut ids = None;
+    for crash in 1..=3 {
+        let started = Arc::new(Notify::new());
+        let (runtime, handle, tenant) = bench.start(endless(Arc::clone(&started))).await;
+        if ids.is_none() {
+            ids = Some(handle.submit(tenant, vec![task("1"); 2], None).await.expect("accepted"));
+        }
+        started.notified().await;
+        // Forgotten, not drained: what a crash leaves is a lease, and a journal that nobody cleared.
+        std::mem::forget(runtime);
+        let first = ids.expect("submitted").first;
+        let view = handle.task(tenant, first).await.expect("there").view;
+        assert_eq!(view.summary.crashes, crash - 1);
+    }
+    let ids = ids.expect("submitted");
+    let (runtime, handle, tenant) = bench.start(|attempt, _, _| async move { echo(&attempt) }.boxed()).await;
+    let bad = ended(&handle, tenant, ids.first).await;
+    assert_eq!((bad.view.summary.state, code(&bad)), (TaskState::Failed, Some(Code::Quarantined)));
+    let good = ended(&handle, tenant, TaskId(ids.first.0 + 1)).await;
+    assert_eq!((good.view.summary.state, good.view.summary.crashes), (TaskState::Completed, 0));
+    runtime.drain().await;
+}

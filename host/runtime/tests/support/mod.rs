@@ -1,0 +1,275 @@
+//! A runtime over a real SQLite store, with a scripted runner instead of a sandbox and a store that can fail.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use keiko_core::effect::Effects;
+use keiko_core::log::LogBuffer;
+use keiko_core::manifest::Manifest;
+use keiko_core::outcome::{AttemptReport, Failure, Meter, Outcome, Taint};
+use keiko_core::policy::{BudgetRequest, TenantPolicy};
+use keiko_core::port::{
+    Attempt, Beat, Clock, Compiled, Dead, HostPort, IdBlock, InstallError, Lease, LeaseRequest, Rescued,
+    Runner, StoreError, StoreErrorKind, TaskStore,
+};
+use keiko_core::stop::Stop;
+use keiko_core::task::{CancelAnswer, Payload, RetryAnswer, Settled, Settlement, Submit, Submitted};
+use keiko_core::{Digest, Holder, TaskId, TenantId, Token};
+use keiko_runtime::{Handle, Options, Parts, Runtime, TaskRequest, TenantOptions};
+use keiko_store::sqlite::{SqliteOptions, SqliteStore};
+
+/// Longest wait of a test for something that must happen.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// What a scripted guest does.
+pub type Play = dyn Fn(Attempt, Arc<dyn HostPort>, Stop) -> BoxFuture<'static, AttemptReport> + Send + Sync;
+
+/// Runs a script instead of a component. A "component" is its manifest.
+pub struct Script(pub Arc<Play>);
+
+#[async_trait]
+impl Runner for Script {
+    async fn compile(&self, bytes: Bytes, _component_bytes_max: u64) -> Result<Compiled, InstallError> {
+        let mut digest = [0; 32];
+        let length = bytes.len().min(32);
+        digest[..length].copy_from_slice(&bytes[bytes.len() - length..]);
+        let manifest = Manifest::parse(&bytes).expect("scripts have good manifests");
+        Ok(Compiled {
+            digest: Digest(digest),
+            component_bytes: bytes.len() as u64,
+            artifact_bytes: 0,
+            manifest: Some(manifest),
+            imports: Vec::new(),
+        })
+    }
+
+    async fn load(&self, _digest: Digest) -> Result<(), InstallError> {
+        Ok(())
+    }
+
+    async fn run(&self, attempt: Attempt, port: Arc<dyn HostPort>, stop: Stop) -> AttemptReport {
+        (self.0)(attempt, port, stop).await
+    }
+
+    fn retain(&self, _live: &[Digest]) {}
+}
+
+/// A report with nothing but an outcome.
+pub fn report(outcome: Outcome) -> AttemptReport {
+    AttemptReport {
+        outcome,
+        meter: Meter::default(),
+        taint: Taint::NONE,
+        effects: Effects::default(),
+        log: LogBuffer::default(),
+    }
+}
+
+/// Ends at once with what it was given.
+pub fn echo(attempt: &Attempt) -> AttemptReport {
+    report(Outcome::Completed(attempt.input.clone()))
+}
+
+/// Fails at once.
+pub fn fails(failure: Failure) -> AttemptReport {
+    report(Outcome::Failed(failure))
+}
+
+/// The wall clock, moved by the test.
+#[derive(Default)]
+pub struct Shifted(pub AtomicI64);
+
+impl Clock for Shifted {
+    #[allow(clippy::disallowed_methods, reason = "this is a clock")]
+    fn now_ms(&self) -> i64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        now.as_millis() as i64 + self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A store in front of the real one that fails as it is told.
+pub struct Faulty {
+    pub store: SqliteStore,
+    /// Every write fails as if the database were gone.
+    pub down: AtomicBool,
+    /// Beats find the holder rescued.
+    pub lost: AtomicBool,
+    /// Groups with the end of this task are refused.
+    pub poison: AtomicI64,
+}
+
+impl Faulty {
+    fn up(&self) -> Result<(), StoreError> {
+        if self.down.load(Ordering::SeqCst) {
+            return Err(StoreError::new(StoreErrorKind::Down, "the test took the store away"));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl TaskStore for Faulty {
+    async fn open_holder(&self, now_ms: i64, lease_ms: i64) -> Result<Holder, StoreError> {
+        self.up()?;
+        self.store.open_holder(now_ms, lease_ms).await
+    }
+
+    async fn beat(&self, holder: Holder, now_ms: i64, lease_ms: i64) -> Result<Beat, StoreError> {
+        self.up()?;
+        if self.lost.swap(false, Ordering::SeqCst) {
+            self.store.close_holder(holder, now_ms).await?;
+        }
+        self.store.beat(holder, now_ms, lease_ms).await
+    }
+
+    async fn close_holder(&self, holder: Holder, now_ms: i64) -> Result<u64, StoreError> {
+        self.up()?;
+        self.store.close_holder(holder, now_ms).await
+    }
+
+    async fn reserve_ids(&self, count: u32, now_ms: i64) -> Result<IdBlock, StoreError> {
+        self.up()?;
+        self.store.reserve_ids(count, now_ms).await
+    }
+
+    async fn enqueue(&self, submits: Vec<Submit>, now_ms: i64) -> Result<Vec<Submitted>, StoreError> {
+        self.up()?;
+        self.store.enqueue(submits, now_ms).await
+    }
+
+    async fn lease(&self, request: LeaseRequest) -> Result<Lease, StoreError> {
+        self.up()?;
+        self.store.lease(request).await
+    }
+
+    async fn settle(
+        &self,
+        holder: Holder,
+        settlements: Vec<Settlement>,
+        now_ms: i64,
+    ) -> Result<Vec<Settled>, StoreError> {
+        self.up()?;
+        let poison = TaskId(self.poison.load(Ordering::SeqCst));
+        let completes = |end: &Settlement| matches!(end.transition, keiko_core::task::Transition::Complete(_));
+        if settlements.iter().any(|end| end.id == poison && completes(end)) {
+            return Err(StoreError::new(StoreErrorKind::Refused, "the test refuses this end"));
+        }
+        self.store.settle(holder, settlements, now_ms).await
+    }
+
+    async fn rescue(
+        &self,
+        dead: Dead,
+        started: Vec<(TaskId, Token)>,
+        now_ms: i64,
+    ) -> Result<Rescued, StoreError> {
+        self.up()?;
+        self.store.rescue(dead, started, now_ms).await
+    }
+
+    async fn cancel(&self, tenant: TenantId, id: TaskId, now_ms: i64) -> Result<CancelAnswer, StoreError> {
+        self.up()?;
+        self.store.cancel(tenant, id, now_ms).await
+    }
+
+    async fn retry(
+        &self,
+        tenant: TenantId,
+        id: TaskId,
+        queue_max: u64,
+        now_ms: i64,
+    ) -> Result<RetryAnswer, StoreError> {
+        self.up()?;
+        self.store.retry(tenant, id, queue_max, now_ms).await
+    }
+
+    async fn prune(&self, now_ms: i64, count_max: u32) -> Result<u64, StoreError> {
+        self.up()?;
+        self.store.prune(now_ms, count_max).await
+    }
+}
+
+/// A host with one tenant `default` and one plugin `script` with the kinds `a` and `b`.
+pub struct Bench {
+    pub folder: tempfile::TempDir,
+    pub store: Arc<Faulty>,
+    pub clock: Arc<Shifted>,
+    pub options: Options,
+    pub policy: TenantPolicy,
+}
+
+impl Bench {
+    pub async fn new() -> Bench {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = open(folder.path()).await;
+        let options = Options {
+            workers: 2,
+            drain: Duration::from_millis(200),
+            beat: Duration::from_millis(20),
+            lease: Duration::from_secs(2),
+            self_cancel: Duration::from_secs(1),
+            journal_dir: Some(folder.path().to_owned()),
+            ..Options::default()
+        };
+        let faulty = Faulty {
+            store,
+            down: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+            poison: AtomicI64::new(0),
+        };
+        let clock = Arc::new(Shifted::default());
+        Bench { folder, store: Arc::new(faulty), clock, options, policy: TenantPolicy::default() }
+    }
+
+    pub async fn start<F>(&self, play: F) -> (Runtime, Handle, TenantId)
+    where
+        F: Fn(Attempt, Arc<dyn HostPort>, Stop) -> BoxFuture<'static, AttemptReport> + Send + Sync + 'static,
+    {
+        let store = Arc::new(self.store.store.clone());
+        let parts = Parts {
+            tasks: self.store.clone(),
+            records: store.clone(),
+            catalog: store.clone(),
+            components: store,
+            runner: Arc::new(Script(Arc::new(play))),
+            clock: self.clock.clone(),
+        };
+        let name = "default".parse().expect("a name");
+        let tenant =
+            TenantOptions { name, policy: self.policy.clone(), settings: BTreeMap::new() };
+        let started = Runtime::start(parts, self.options.clone(), vec![tenant]).await;
+        let (runtime, handle) = started.expect("the runtime starts");
+        let tenant = handle.tenant(&"default".parse().expect("a name")).expect("a tenant");
+        let manifest = "[plugin]\nname = \"script\"\nversion = \"1\"\n[[kind]]\nname = \"a\"\n[[kind]]\nname = \"b\"\n";
+        handle.install(tenant, Bytes::from(manifest), None).await.expect("the script installs");
+        (runtime, handle, tenant)
+    }
+}
+
+async fn open(folder: &Path) -> SqliteStore {
+    let options = SqliteOptions { data_dir: folder.to_owned(), readers: 2 };
+    SqliteStore::open(options).await.expect("the store opens")
+}
+
+/// A task of kind `a`.
+pub fn task(input: &str) -> TaskRequest {
+    TaskRequest {
+        plugin: Some("script".to_owned()),
+        kind: Some("a".to_owned()),
+        input: Payload::json(Bytes::copy_from_slice(input.as_bytes())),
+        budget: BudgetRequest::default(),
+        delay_ms: 0,
+        trace: None,
+    }
+}
+
+/// Submits one task.
+pub async fn submit(handle: &Handle, tenant: TenantId, input: &str) -> TaskId {
+    handle.submit(tenant, vec![task(input)], None).await.expect("accepted").first
+}

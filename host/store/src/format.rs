@@ -1,0 +1,205 @@
+//! The stored JSON formats. Each has a sample of its first form in the tests, which must decode for ever.
+//!
+//! A field may be added when a reader of the old form can do without it; nothing is renamed or removed.
+
+use keiko_core::code::Code;
+use keiko_core::id::{Digest, VersionId};
+use keiko_core::limit::LimitFact;
+use keiko_core::outcome::{Failure, Frame, Meter, RetryWish, Taint};
+use keiko_core::policy::BudgetRequest;
+use keiko_core::task::{AttemptRecord, AttemptView};
+use serde::{Deserialize, Serialize};
+
+/// What is stored cannot be read: says what, never the content.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the stored {0} cannot be read")]
+pub(crate) struct Undecodable(pub(crate) &'static str);
+
+/// What a failure has beside its code and message.
+#[derive(Serialize, Deserialize)]
+struct Detail {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    limit: Option<LimitFact>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    backtrace: Vec<Frame>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retry_after: Option<RetryAfter>,
+}
+
+/// That the plugin wished for another attempt, and when.
+#[derive(Serialize, Deserialize)]
+struct RetryAfter {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ms: Option<u64>,
+}
+
+/// The detail of a failure; `None` when code and message say everything.
+pub(crate) fn encode_detail(failure: &Failure) -> Option<String> {
+    let retry_after = match failure.retry {
+        RetryWish::ByCode => None,
+        RetryWish::After(ms) => Some(RetryAfter { ms }),
+    };
+    if failure.limit.is_none() && failure.backtrace.is_empty() && retry_after.is_none() {
+        return None;
+    }
+    let detail =
+        Detail { limit: failure.limit.clone(), backtrace: failure.backtrace.clone(), retry_after };
+    Some(serde_json::to_string(&detail).expect("texts and numbers always encode"))
+}
+
+/// A failure of its three stored parts.
+pub(crate) fn decode_failure(
+    code: &str,
+    message: String,
+    detail: Option<&str>,
+) -> Result<Failure, Undecodable> {
+    let code: Code = code.parse().map_err(|_| Undecodable("failure code"))?;
+    let mut failure = Failure { code, message, limit: None, backtrace: Vec::new(), retry: RetryWish::ByCode };
+    if let Some(text) = detail {
+        let detail: Detail = serde_json::from_str(text).map_err(|_| Undecodable("failure detail"))?;
+        failure.limit = detail.limit;
+        failure.backtrace = detail.backtrace;
+        failure.retry = detail.retry_after.map_or(RetryWish::ByCode, |after| RetryWish::After(after.ms));
+    }
+    Ok(failure)
+}
+
+#[derive(Serialize, Deserialize)]
+struct Budget {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fuel: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    memory_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wall_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    attempts: Option<u64>,
+}
+
+/// A budget's wishes; `None` when there are none.
+pub(crate) fn encode_budget(budget: &BudgetRequest) -> Option<String> {
+    if budget.is_empty() {
+        return None;
+    }
+    let BudgetRequest { fuel, memory_bytes, wall_ms, attempts } = *budget;
+    let stored = Budget { fuel, memory_bytes, wall_ms, attempts };
+    Some(serde_json::to_string(&stored).expect("numbers always encode"))
+}
+
+/// Reads what [`encode_budget`] wrote.
+pub(crate) fn decode_budget(text: Option<&str>) -> Result<BudgetRequest, Undecodable> {
+    let Some(text) = text else { return Ok(BudgetRequest::default()) };
+    let Budget { fuel, memory_bytes, wall_ms, attempts } =
+        serde_json::from_str(text).map_err(|_| Undecodable("budget"))?;
+    Ok(BudgetRequest { fuel, memory_bytes, wall_ms, attempts })
+}
+
+/// An attempt as a statement hands it over: in this order, as a JSON array made by the database. Not stored.
+#[derive(Deserialize)]
+struct AttemptRow(
+    u32,
+    i64,
+    u64,
+    u64,
+    u64,
+    u64,
+    u32,
+    u32,
+    Option<i64>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+);
+
+/// Attempts from a JSON array of: number, started_ms, fuel_used, memory_bytes_peak, host_calls, elapsed_us,
+/// taint, effects, version, its name, its digest in hexadecimal, code, message, detail.
+pub(crate) fn decode_attempts(text: &str) -> Result<Vec<AttemptView>, Undecodable> {
+    let rows: Vec<AttemptRow> = serde_json::from_str(text).map_err(|_| Undecodable("attempts"))?;
+    rows.into_iter().map(attempt_view).collect()
+}
+
+fn attempt_view(row: AttemptRow) -> Result<AttemptView, Undecodable> {
+    let AttemptRow(number, started_ms, fuel_used, memory_bytes_peak, host_calls, elapsed_us, ..) = row;
+    let AttemptRow(.., taint, effects, version, name, digest, code, message, detail) = row;
+    let record = AttemptRecord {
+        number,
+        started_ms,
+        meter: Meter { fuel_used, memory_bytes_peak, host_calls, elapsed_us },
+        taint: Taint(taint),
+        effects,
+        version: version.map(VersionId),
+    };
+    let name = name.map(|name| name.parse().map_err(|_| Undecodable("version name"))).transpose()?;
+    let failure =
+        code.map(|code| decode_failure(&code, message.unwrap_or_default(), detail.as_deref())).transpose()?;
+    let digest = digest.map(|hex| digest_of_hex(&hex).ok_or(Undecodable("digest"))).transpose()?;
+    Ok(AttemptView { record, version: name, digest, failure })
+}
+
+fn digest_of_hex(hex: &str) -> Option<Digest> {
+    let mut bytes = [0u8; 32];
+    if hex.len() != 64 || !hex.is_ascii() {
+        return None;
+    }
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(Digest(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use keiko_core::manifest::Manifest;
+
+    use super::*;
+
+    #[test]
+    fn the_first_failure_format_still_decodes() {
+        let sample = r#"{"limit":{"name":"fuel","limit":5,"asked":6,"set_by":"tenant"},
+            "backtrace":[{"function":"run","file":"lib.rs","line":3},{"function":"f"}],"retry_after":{"ms":7}}"#;
+        let failure = decode_failure("trap", "it broke".to_owned(), Some(sample)).unwrap();
+        assert_eq!(failure.code, Code::Trap);
+        assert_eq!(failure.limit.as_ref().unwrap().asked, Some(6));
+        assert_eq!(failure.backtrace[0].line, Some(3));
+        assert_eq!(failure.retry, RetryWish::After(Some(7)));
+        let again = encode_detail(&failure).unwrap();
+        assert_eq!(decode_failure("trap", "it broke".to_owned(), Some(&again)), Ok(failure));
+        assert_eq!(decode_failure("trap", String::new(), None).unwrap().retry, RetryWish::ByCode);
+    }
+
+    #[test]
+    fn a_plain_failure_stores_no_detail() {
+        assert_eq!(encode_detail(&Failure::new(Code::Trap, "m")), None);
+        let mut failure = Failure::new(Code::PluginFailed, "m");
+        failure.retry = RetryWish::After(None);
+        assert_eq!(encode_detail(&failure).as_deref(), Some(r#"{"retry_after":{}}"#));
+    }
+
+    #[test]
+    fn the_first_budget_format_still_decodes() {
+        let budget = decode_budget(Some(r#"{"fuel":1,"memory_bytes":2,"wall_ms":3,"attempts":4}"#)).unwrap();
+        assert_eq!(budget.attempts, Some(4));
+        assert_eq!(decode_budget(encode_budget(&budget).as_deref()), Ok(budget));
+        assert_eq!(encode_budget(&BudgetRequest::default()), None);
+        assert_eq!(decode_budget(None), Ok(BudgetRequest::default()));
+        assert_eq!(decode_budget(Some("{")), Err(Undecodable("budget")));
+    }
+
+    #[test]
+    fn the_first_manifest_format_still_decodes() {
+        let sample = r#"{"plugin":{"name":"p","version":"1","description":"d","wants":["log"]},
+            "kind":[{"name":"k","description":"","fuel":1,"memory-mib":2,"timeout-s":3,"attempts":4}]}"#;
+        let manifest: Manifest = serde_json::from_str(sample).unwrap();
+        assert_eq!(manifest.kinds[0].attempts, Some(4));
+    }
+
+    #[test]
+    fn an_attempt_with_an_unknown_code_is_undecodable() {
+        let row = |code: &str| format!(r#"[[1,2,3,4,5,6,0,0,null,null,null,{code},"m",null]]"#);
+        assert_eq!(decode_attempts(&row("null")).unwrap()[0].failure, None);
+        assert_eq!(decode_attempts(&row(r#""trap""#)).unwrap()[0].failure, Some(Failure::new(Code::Trap, "m")));
+        assert_eq!(decode_attempts(&row(r#""oops""#)), Err(Undecodable("failure code")));
+    }
+}

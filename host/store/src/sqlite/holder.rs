@@ -1,0 +1,134 @@
+//! Holders of leases, task ids, and what becomes of tasks whose holder is gone.
+
+use std::collections::HashSet;
+
+use keiko_core::crash::{Verdict, verdict};
+use keiko_core::id::{Holder, TaskId, Token};
+use keiko_core::port::{Beat, Dead, IdBlock, Rescued, StoreError};
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::end;
+use super::error::store_error;
+use super::session::{Session, json};
+
+/// Takes `?3` numbers named `?1` that are above all earlier ones and not below `?2`; the last of them.
+const TAKE_NUMBERS: &str =
+    "UPDATE sequence SET last = max(last + 1, ?2) + ?3 - 1 WHERE name = ?1 RETURNING last";
+
+const RUNNING_OF_OTHERS: &str =
+    "SELECT id, token, crashes FROM task INDEXED BY task_running WHERE state = 1 AND holder <> ?1";
+
+const RUNNING_OF_EXPIRED: &str = "SELECT id, token, crashes FROM task INDEXED BY task_running
+    WHERE state = 1 AND holder NOT IN (SELECT id FROM holder WHERE until_ms > ?1)";
+
+/// Registers a holder. Its number starts from the clock, so that it is above every earlier one even when an
+/// older file was put back.
+pub(crate) async fn open(session: &mut Session, now_ms: i64, lease_ms: i64) -> Result<Holder, StoreError> {
+    let id = take_numbers(session, "holder", now_ms, 1).await?;
+    let query = "INSERT INTO holder (id, opened_ms, until_ms) VALUES (?1, ?2, ?3)";
+    session.run(sqlx::query(query).bind(id).bind(now_ms).bind(now_ms.saturating_add(lease_ms))).await?;
+    Ok(Holder(id))
+}
+
+/// Prolongs a holder's lease.
+pub(crate) async fn beat(
+    session: &mut Session,
+    holder: Holder,
+    now_ms: i64,
+    lease_ms: i64,
+) -> Result<Beat, StoreError> {
+    let until_ms = now_ms.saturating_add(lease_ms);
+    let query = "UPDATE holder SET until_ms = ?2 WHERE id = ?1 RETURNING id";
+    let rows = session.rows(sqlx::query(query).bind(holder.0).bind(until_ms)).await?;
+    Ok(if rows.is_empty() { Beat::Lost } else { Beat::Alive { until_ms } })
+}
+
+/// Forgets a holder; returns how many tasks it gave back.
+pub(crate) async fn close(session: &mut Session, holder: Holder) -> Result<u64, StoreError> {
+    let query = "UPDATE task INDEXED BY task_running SET state = 0, holder = NULL
+        WHERE state = 1 AND holder = ?1 RETURNING id;
+        DELETE FROM holder WHERE id = ?1";
+    let given_back = session.rows(sqlx::query(query).bind(holder.0)).await?;
+    Ok(given_back.len() as u64)
+}
+
+/// Reserves task ids.
+pub(crate) async fn reserve_ids(
+    session: &mut Session,
+    count: u32,
+    now_ms: i64,
+) -> Result<IdBlock, StoreError> {
+    let last = take_numbers(session, "task", TaskId::floor(now_ms).0, i64::from(count)).await?;
+    Ok(IdBlock { first: TaskId(last - i64::from(count) + 1), count })
+}
+
+async fn take_numbers(
+    session: &mut Session,
+    name: &'static str,
+    floor: i64,
+    count: i64,
+) -> Result<i64, StoreError> {
+    let rows = session.rows(sqlx::query(TAKE_NUMBERS).bind(name).bind(floor).bind(count)).await?;
+    let row = rows.first().ok_or_else(|| store_error(sqlx::Error::RowNotFound))?;
+    row.try_get(0).map_err(store_error)
+}
+
+/// Returns the tasks of dead holders. A holder without a row is dead, however that came about.
+pub(crate) async fn rescue(
+    session: &mut Session,
+    dead: Dead,
+    started: &[(TaskId, Token)],
+    now_ms: i64,
+) -> Result<Rescued, StoreError> {
+    let (select, forget, parameter) = match dead {
+        Dead::AllBut(holder) => (RUNNING_OF_OTHERS, "DELETE FROM holder WHERE id <> ?1", holder.0),
+        Dead::Expired => (RUNNING_OF_EXPIRED, "DELETE FROM holder WHERE until_ms <= ?1", now_ms),
+    };
+    let rows = session.rows(sqlx::query(select).bind(parameter)).await?;
+    let sorted = sort(&rows, started).map_err(store_error)?;
+    give_back(session, &sorted).await?;
+    end::quarantine(session, &sorted.quarantined, now_ms).await?;
+    session.run(sqlx::query(forget).bind(parameter)).await?;
+    Ok(Rescued {
+        returned: (sorted.unstarted.len() + sorted.crashed.len()) as u64,
+        crashed: sorted.crashed.len() as u64,
+        quarantined: sorted.quarantined,
+    })
+}
+
+/// The tasks of dead holders by what becomes of them.
+#[derive(Default)]
+struct Sorted {
+    unstarted: Vec<i64>,
+    crashed: Vec<i64>,
+    quarantined: Vec<TaskId>,
+}
+
+fn sort(rows: &[SqliteRow], started: &[(TaskId, Token)]) -> Result<Sorted, sqlx::Error> {
+    let started: HashSet<(TaskId, Token)> = started.iter().copied().collect();
+    let mut sorted = Sorted::default();
+    for row in rows {
+        let id: i64 = row.try_get(0)?;
+        let crashes: i64 = row.try_get(2)?;
+        if !started.contains(&(TaskId(id), Token(row.try_get(1)?))) {
+            sorted.unstarted.push(id);
+            continue;
+        }
+        match verdict(u32::try_from(crashes.saturating_add(1)).unwrap_or(u32::MAX)) {
+            Verdict::Return | Verdict::ReturnAlone => sorted.crashed.push(id),
+            Verdict::Quarantine => sorted.quarantined.push(TaskId(id)),
+        }
+    }
+    Ok(sorted)
+}
+
+async fn give_back(session: &mut Session, sorted: &Sorted) -> Result<(), StoreError> {
+    let query = "UPDATE task SET state = 0, holder = NULL WHERE id IN (SELECT value FROM json_each(?1));
+        UPDATE task SET state = 0, holder = NULL, crashes = crashes + 1
+        WHERE id IN (SELECT value FROM json_each(?2))";
+    if sorted.unstarted.is_empty() && sorted.crashed.is_empty() {
+        return Ok(());
+    }
+    session.run(sqlx::query(query).bind(json(&sorted.unstarted)).bind(json(&sorted.crashed))).await
+}

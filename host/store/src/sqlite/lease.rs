@@ -1,0 +1,323 @@
+//! Leasing: which tenants have due tasks, how the room is shared, and one update per distinct share.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use bytes::Bytes;
+use keiko_core::id::{KindId, TaskId, TenantId, Token};
+use keiko_core::port::{Lease, LeaseRequest, StoreError};
+use keiko_core::share::{Claim, shares};
+use keiko_core::task::{LeasedTask, Lineage, Payload};
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::error::store_error;
+use super::session::{Session, json};
+use super::end::fail_undecodable;
+use super::submit::read_type;
+use crate::format::decode_budget;
+
+/// Inputs that one lease loads from beside their rows, in bytes; the first always fits. What does not fit is left
+/// for the next lease.
+const LEASE_BYTES_MAX: u64 = 64 << 20;
+
+/// Tenants with due tasks, from the one behind `?1` on and round to it, at most `?3`; also whether the holder
+/// `?4` is registered. A walk from tenant to tenant: two looks into the index for each, however many tasks it has.
+/// SQLite runs both walks one after the other and no further than the limit; only fairness depends on it.
+pub(crate) const READY_TENANTS: &str = "
+    WITH RECURSIVE behind (tenant, run_at_ms) AS (
+        SELECT * FROM (SELECT tenant, run_at_ms FROM task INDEXED BY task_ready
+            WHERE state = 0 AND tenant > ?1 ORDER BY tenant, run_at_ms LIMIT 1)
+        UNION ALL
+        SELECT next.tenant, next.run_at_ms FROM behind JOIN task AS next ON next.id =
+            (SELECT id FROM task INDEXED BY task_ready
+                WHERE state = 0 AND tenant > behind.tenant ORDER BY tenant, run_at_ms LIMIT 1)
+    ), before (tenant, run_at_ms) AS (
+        SELECT * FROM (SELECT tenant, run_at_ms FROM task INDEXED BY task_ready
+            WHERE state = 0 AND tenant <= ?1 ORDER BY tenant, run_at_ms LIMIT 1)
+        UNION ALL
+        SELECT next.tenant, next.run_at_ms FROM before JOIN task AS next ON next.id =
+            (SELECT id FROM task INDEXED BY task_ready
+                WHERE state = 0 AND tenant > before.tenant AND tenant <= ?1 ORDER BY tenant, run_at_ms LIMIT 1)
+    )
+    SELECT tenant FROM (
+        SELECT tenant, run_at_ms FROM behind WHERE run_at_ms <= ?2
+        UNION ALL SELECT tenant, run_at_ms FROM before WHERE run_at_ms <= ?2)
+    WHERE EXISTS (SELECT 1 FROM holder WHERE id = ?4) LIMIT ?3";
+
+/// Leases up to `?3` due tasks of each tenant in `?1` for the holder `?4`.
+pub(crate) const LEASE_TASKS: &str = "
+    UPDATE task SET state = 1, token = token + 1, holder = ?4
+    WHERE id IN (
+        SELECT due.id FROM json_each(?1) AS tenants CROSS JOIN task AS due ON due.id IN (
+            SELECT id FROM task INDEXED BY task_ready
+            WHERE tenant = tenants.value AND state = 0 AND run_at_ms <= ?2
+            ORDER BY run_at_ms, id LIMIT ?3))
+    RETURNING id, tenant, kind, token, attempts, deadlines, crashes, created_ms, run_at_ms, root, parent, depth,
+        budget, trace, input_type, input_bytes, input";
+
+/// Due tasks of each tenant in `?1`, in that order, counted up to `?3`.
+pub(crate) const COUNT_DUE: &str = "
+    SELECT (SELECT count(*) FROM (SELECT 1 FROM task INDEXED BY task_ready
+        WHERE tenant = tenants.value AND state = 0 AND run_at_ms <= ?2 LIMIT ?3))
+    FROM json_each(?1) AS tenants ORDER BY tenants.key";
+
+/// When the first task that is not due at `?1` comes due: one look per tenant.
+pub(crate) const NEXT_RUN_AT: &str = "
+    WITH RECURSIVE waiting (tenant) AS (
+        SELECT * FROM (SELECT tenant FROM task INDEXED BY task_ready WHERE state = 0 ORDER BY tenant LIMIT 1)
+        UNION ALL
+        SELECT next.tenant FROM waiting JOIN task AS next ON next.id =
+            (SELECT id FROM task INDEXED BY task_ready
+                WHERE state = 0 AND tenant > waiting.tenant ORDER BY tenant LIMIT 1)
+    )
+    SELECT min((SELECT run_at_ms FROM task INDEXED BY task_ready
+        WHERE tenant = waiting.tenant AND state = 0 AND run_at_ms > ?1 ORDER BY run_at_ms LIMIT 1)) FROM waiting";
+
+/// Leases due tasks. A holder that is not registered gets nothing: its tasks could never be rescued.
+pub(crate) async fn lease(session: &mut Session, request: &LeaseRequest) -> Result<Lease, StoreError> {
+    let claims = claims(session, request).await?;
+    let first_shares = shares(&claims, request.room, request.after);
+    let mut rows = Vec::new();
+    take(session, request, claims, &mut rows).await?;
+    let (mut taken, mut undecodable) = decode(&rows);
+    take_turns(&mut taken, &first_shares);
+    let fitted = load_inputs(session, &mut taken, &mut undecodable).await?;
+    fail_undecodable(session, &undecodable, request.now_ms).await?;
+    let next_run_at_ms = match (fitted, taken.len() < request.room) {
+        // What did not fit is due, for the next lease.
+        (false, _) => Some(request.now_ms),
+        (true, true) => next_run_at(session, request.now_ms).await?,
+        (true, false) => None,
+    };
+    let after = first_shares.last().map(|&(tenant, _)| tenant).or(request.after);
+    Ok(Lease { tasks: taken.into_iter().map(|taken| taken.task).collect(), after, next_run_at_ms })
+}
+
+/// Leases in even shares; what tenants with less than their share leave goes to those who have more, which are
+/// counted only then.
+async fn take(
+    session: &mut Session,
+    request: &LeaseRequest,
+    mut claims: Vec<Claim>,
+    rows: &mut Vec<SqliteRow>,
+) -> Result<(), StoreError> {
+    take_shares(session, request, &mut claims, rows).await?;
+    let room = request.room - rows.len();
+    if room == 0 || claims.is_empty() {
+        return Ok(());
+    }
+    count_due(session, &mut claims, room, request.now_ms).await?;
+    take_shares(session, request, &mut claims, rows).await
+}
+
+/// Leases a share for each claim, and leaves the claims that got all of it and may have more.
+async fn take_shares(
+    session: &mut Session,
+    request: &LeaseRequest,
+    claims: &mut Vec<Claim>,
+    rows: &mut Vec<SqliteRow>,
+) -> Result<(), StoreError> {
+    let shares = shares(claims, request.room - rows.len(), request.after);
+    let mut missing: HashMap<TenantId, usize> = shares.into_iter().collect();
+    for claim in claims.iter_mut() {
+        claim.cap -= missing.get(&claim.tenant).copied().unwrap_or_default();
+    }
+    for (share, tenants) in by_share(&missing) {
+        let query = sqlx::query(LEASE_TASKS).bind(json(&tenants)).bind(request.now_ms).bind(share);
+        for row in session.rows(query.bind(request.holder.0)).await? {
+            let tenant = TenantId(row.try_get(1).map_err(store_error)?);
+            missing.entry(tenant).and_modify(|missing| *missing = missing.saturating_sub(1));
+            rows.push(row);
+        }
+    }
+    claims.retain(|claim| claim.cap > 0 && missing.get(&claim.tenant).is_none_or(|missing| *missing == 0));
+    Ok(())
+}
+
+/// Caps the claims at the due tasks there are, counting no further than the room.
+async fn count_due(
+    session: &mut Session,
+    claims: &mut [Claim],
+    room: usize,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    let tenants: Vec<i64> = claims.iter().map(|claim| claim.tenant.0).collect();
+    let query = sqlx::query(COUNT_DUE).bind(json(&tenants)).bind(now_ms).bind(room as i64);
+    let rows = session.rows(query).await?;
+    for (claim, row) in claims.iter_mut().zip(&rows) {
+        let due: i64 = row.try_get(0).map_err(store_error)?;
+        claim.cap = claim.cap.min(due.max(0) as usize);
+    }
+    Ok(())
+}
+
+/// Gives a lease back whose caller went away before it was told.
+pub(crate) async fn give_back(session: &mut Session, leases: &[(TaskId, Token)]) -> Result<(), StoreError> {
+    let pairs: Vec<(i64, i64)> = leases.iter().map(|(id, token)| (id.0, token.0)).collect();
+    let query = "UPDATE task NOT INDEXED SET state = 0, holder = NULL FROM json_each(?1) AS l
+        WHERE task.id = l.value ->> 0 AND token = l.value ->> 1 AND state = 1";
+    session.run(sqlx::query(query).bind(json(&pairs))).await
+}
+
+/// Tenants with due tasks in their order, as many as can matter.
+async fn claims(session: &mut Session, request: &LeaseRequest) -> Result<Vec<Claim>, StoreError> {
+    if request.room == 0 {
+        return Ok(Vec::new());
+    }
+    // One task each for the first `room` tenants fills the room; tenants that take nothing do not count.
+    let zero_caps = request.caps.values().filter(|&&cap| cap == 0).count();
+    let limit = if request.cap_default == 0 { i64::MAX } else { (request.room + zero_caps) as i64 };
+    let after = request.after.map_or(i64::MIN, |tenant| tenant.0);
+    let query = sqlx::query(READY_TENANTS).bind(after).bind(request.now_ms).bind(limit);
+    let rows = session.rows(query.bind(request.holder.0)).await?;
+    let mut tenants: Vec<i64> =
+        rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(store_error)?;
+    tenants.sort_unstable();
+    let claim = |tenant: i64| {
+        let tenant = TenantId(tenant);
+        Claim { tenant, cap: request.caps.get(&tenant).copied().unwrap_or(request.cap_default) }
+    };
+    Ok(tenants.into_iter().map(claim).collect())
+}
+
+/// Tenants that get equally much share a statement; sharing evenly makes few distinct shares.
+fn by_share(shares: &HashMap<TenantId, usize>) -> BTreeMap<i64, Vec<i64>> {
+    let mut tenants: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+    for (&tenant, &share) in shares {
+        tenants.entry(share as i64).or_default().push(tenant.0);
+    }
+    tenants
+}
+
+struct Taken {
+    task: LeasedTask,
+    run_at_ms: i64,
+    /// Size of the input that is still to be loaded.
+    input_bytes: Option<u64>,
+}
+
+/// The tasks, and the ids of those that cannot be read: one bad row must not stop the queue.
+fn decode(rows: &[SqliteRow]) -> (Vec<Taken>, Vec<TaskId>) {
+    let mut taken = Vec::with_capacity(rows.len());
+    let mut undecodable = Vec::new();
+    for row in rows {
+        match (decode_row(row), row.try_get(0)) {
+            (Some(task), _) => taken.push(task),
+            (None, Ok(id)) => undecodable.push(TaskId(id)),
+            (None, Err(_)) => {}
+        }
+    }
+    (taken, undecodable)
+}
+
+fn decode_row(row: &SqliteRow) -> Option<Taken> {
+    let budget: Option<&str> = row.try_get(12).ok()?;
+    let input_bytes: Option<i64> = row.try_get(15).ok()?;
+    let input: Option<&[u8]> = row.try_get(16).ok()?;
+    if input.is_none() == input_bytes.is_none() {
+        return None;
+    }
+    let task = LeasedTask {
+        id: TaskId(row.try_get(0).ok()?),
+        tenant: TenantId(row.try_get(1).ok()?),
+        kind: KindId(row.try_get(2).ok()?),
+        token: Token(row.try_get(3).ok()?),
+        attempts: row.try_get(4).ok()?,
+        deadlines: row.try_get(5).ok()?,
+        crashes: row.try_get(6).ok()?,
+        created_ms: row.try_get(7).ok()?,
+        input: Payload {
+            content_type: read_type(row.try_get(14).ok()?),
+            bytes: Bytes::copy_from_slice(input.unwrap_or_default()),
+        },
+        budget: decode_budget(budget).ok()?,
+        lineage: Lineage {
+            root: TaskId(row.try_get(9).ok()?),
+            parent: row.try_get::<Option<i64>, _>(10).ok()?.map(TaskId),
+            depth: row.try_get(11).ok()?,
+        },
+        trace: row.try_get(13).ok()?,
+    };
+    let input_bytes = input_bytes.map(|bytes| u64::try_from(bytes).ok());
+    let input_bytes = if input_bytes == Some(None) { return None } else { input_bytes.flatten() };
+    Some(Taken { task, run_at_ms: row.try_get(8).ok()?, input_bytes })
+}
+
+/// Puts the tasks in the order to run them: every tenant's oldest first, then every tenant's second.
+fn take_turns(taken: &mut [Taken], shares: &[(TenantId, usize)]) {
+    let place: HashMap<TenantId, usize> =
+        shares.iter().enumerate().map(|(place, &(tenant, _))| (tenant, place)).collect();
+    taken.sort_unstable_by_key(|taken| (taken.run_at_ms, taken.task.id));
+    let mut turns: HashMap<TenantId, usize> = HashMap::new();
+    let turns: HashMap<TaskId, usize> = taken
+        .iter()
+        .map(|taken| {
+            let turn = turns.entry(taken.task.tenant).or_default();
+            *turn += 1;
+            (taken.task.id, *turn)
+        })
+        .collect();
+    taken.sort_by_key(|taken| (turns.get(&taken.task.id).copied(), place.get(&taken.task.tenant).copied()));
+}
+
+/// Loads the inputs that are kept beside the rows, as many as fit, and gives the tasks of the others back.
+/// Returns whether all fitted.
+async fn load_inputs(
+    session: &mut Session,
+    taken: &mut Vec<Taken>,
+    undecodable: &mut Vec<TaskId>,
+) -> Result<bool, StoreError> {
+    let mut wanted: Vec<i64> = Vec::new();
+    let mut left: HashSet<TaskId> = HashSet::new();
+    let mut sum = 0;
+    for large in taken.iter().filter(|taken| taken.input_bytes.is_some()) {
+        sum += large.input_bytes.unwrap_or_default();
+        if wanted.is_empty() || sum <= LEASE_BYTES_MAX {
+            wanted.push(large.task.id.0);
+        } else {
+            left.insert(large.task.id);
+        }
+    }
+    if wanted.is_empty() {
+        return Ok(true);
+    }
+    let query = "SELECT task, bytes FROM task_input WHERE task IN (SELECT value FROM json_each(?1))";
+    let rows = session.rows(sqlx::query(query).bind(json(&wanted))).await?;
+    let mut inputs: HashMap<i64, Vec<u8>> =
+        rows.iter().filter_map(|row| Some((row.try_get(0).ok()?, row.try_get(1).ok()?))).collect();
+    let mut given_back = Vec::new();
+    taken.retain_mut(|taken| {
+        if left.contains(&taken.task.id) {
+            given_back.push((taken.task.id, taken.task.token));
+            return false;
+        }
+        let Some(size) = taken.input_bytes else { return true };
+        match inputs.remove(&taken.task.id.0).filter(|input| input.len() as u64 == size) {
+            Some(input) => taken.task.input.bytes = input.into(),
+            None => undecodable.push(taken.task.id),
+        }
+        !undecodable.contains(&taken.task.id)
+    });
+    if !given_back.is_empty() {
+        give_back(session, &given_back).await?;
+    }
+    Ok(given_back.is_empty())
+}
+
+async fn next_run_at(session: &mut Session, now_ms: i64) -> Result<Option<i64>, StoreError> {
+    let rows = session.rows(sqlx::query(NEXT_RUN_AT).bind(now_ms)).await?;
+    rows.first().map_or(Ok(None), |row| row.try_get(0)).map_err(store_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_shares_go_together() {
+        let shares = [(TenantId(1), 2), (TenantId(2), 3), (TenantId(3), 2)].into_iter().collect();
+        let mut grouped = by_share(&shares);
+        grouped.values_mut().for_each(|tenants| tenants.sort_unstable());
+        assert_eq!(grouped, BTreeMap::from([(2, vec![1, 3]), (3, vec![2])]));
+    }
+}

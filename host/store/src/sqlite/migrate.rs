@@ -1,0 +1,64 @@
+//! Brings a database file to the schema of this binary.
+//!
+//! Our own instead of sqlx's migrator, whose cargo feature brings hashing, file walking and macros for what is
+//! a loop here: the files are compiled in, each runs in one transaction with its row in `migration`, and a file
+//! that another binary has written further is refused.
+
+use sqlx::{Connection, Row, SqliteConnection};
+
+/// Migrations in order, by name; the number is the place, from 1.
+const MIGRATIONS: &[(&str, &str)] = &[("init", include_str!("../../../../migrations/sqlite/0001_init.sql"))];
+
+/// Why a database cannot be brought to this schema.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MigrateError {
+    /// Somebody else's migration stands where one of ours would.
+    #[error("the database has migration {number} `{name}`, which this binary does not know")]
+    Unknown { number: i64, name: String },
+    #[error("the database could not be brought to this binary's schema")]
+    Database(#[from] sqlx::Error),
+}
+
+/// Runs what is missing, or refuses.
+pub(crate) async fn migrate(connection: &mut SqliteConnection) -> Result<(), MigrateError> {
+    let create = "CREATE TABLE IF NOT EXISTS migration (
+        number INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, applied_ms INTEGER NOT NULL) STRICT";
+    sqlx::query(create).execute(&mut *connection).await?;
+    let rows = sqlx::query("SELECT number, name FROM migration ORDER BY number").fetch_all(&mut *connection).await?;
+    for row in &rows {
+        let (number, name): (i64, String) = (row.try_get(0)?, row.try_get(1)?);
+        let ours = usize::try_from(number - 1).ok().and_then(|place| MIGRATIONS.get(place));
+        if ours.is_none_or(|(ours, _)| *ours != name) {
+            return Err(MigrateError::Unknown { number, name });
+        }
+    }
+    for (place, (name, text)) in MIGRATIONS.iter().enumerate().skip(rows.len()) {
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+        sqlx::raw_sql(*text).execute(&mut *transaction).await?;
+        // A note for people, so the database's clock is good enough.
+        let insert = "INSERT INTO migration (number, name, applied_ms) VALUES (?1, ?2, unixepoch() * 1000)";
+        sqlx::query(insert).bind(place as i64 + 1).bind(*name).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        tracing::info!(migration = name, "migrated the database");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_is_compiled_in_under_its_number_and_name() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../migrations/sqlite");
+        let mut files: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        files.sort();
+        let numbered = MIGRATIONS.iter().enumerate();
+        let names: Vec<String> =
+            numbered.map(|(place, (name, _))| format!("{:04}_{name}.sql", place + 1)).collect();
+        assert_eq!(files, names);
+    }
+}

@@ -1,0 +1,297 @@
+//! The embedded store: two SQLite files and a lock in one folder, used by one process.
+//!
+//! - One connection writes, through the group commit of [`crate::transaction`]; several only read, and a
+//!   read never waits for a write. A commit is on the disk before it is answered (WAL, `synchronous = FULL`).
+//! - Every method of [`TaskStore`] and every writing one of [`CatalogStore`] is one transaction, which it may
+//!   share with others.
+//! - Times come in as parameters: the store reads no clock, except to note when a migration ran.
+
+mod catalog;
+mod child;
+mod component;
+mod count;
+mod end;
+pub(crate) mod error;
+mod holder;
+mod lease;
+mod migrate;
+mod open;
+#[cfg(test)]
+mod plan;
+mod records;
+pub(crate) mod session;
+mod settle;
+pub(crate) mod submit;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use keiko_core::catalog::{Installed, NewVersion, Plugin, Removed, Tenant};
+use keiko_core::id::{Digest, Holder, TaskId, TenantId, Token};
+use keiko_core::name::{PluginName, TenantName};
+use keiko_core::port::{
+    Beat, CatalogStore, Components, Dead, IdBlock, Lease, LeaseRequest, Records, Rescued, StoreError,
+    StoreErrorKind, TaskStore,
+};
+use keiko_core::task::{
+    CancelAnswer, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskCounts, TaskFilter, TaskSummary,
+    TaskView, Transition,
+};
+use sqlx::ConnectOptions;
+use sqlx::sqlite::SqlitePool;
+
+pub use self::open::OpenError;
+use self::open::{Lock, readers, writer_options};
+use self::session::Session;
+pub use crate::transaction::WriterCounts;
+use crate::transaction::{Counters, Entry, Priority, Writer};
+
+/// Where the files are and how they are read.
+#[derive(Clone, Debug)]
+pub struct SqliteOptions {
+    /// The folder; made when it is missing.
+    pub data_dir: PathBuf,
+    /// Connections that only read; at least one.
+    pub readers: u32,
+}
+
+/// A store in a folder. Clones share it; the folder's lock is held until the last one is gone or one is closed.
+#[derive(Clone)]
+pub struct SqliteStore(Arc<Inner>);
+
+struct Inner {
+    writer: Writer,
+    readers: SqlitePool,
+    components: SqlitePool,
+}
+
+impl SqliteStore {
+    /// Opens the store, bringing its files to this binary's schema. Needs a Tokio runtime that stays.
+    pub async fn open(options: SqliteOptions) -> Result<SqliteStore, OpenError> {
+        let lock = Lock::take(&options.data_dir)?;
+        let path = options.data_dir.join("keiko.db");
+        let mut connection = writer_options(&path).connect().await.map_err(OpenError::database(&path))?;
+        migrate::migrate(&mut connection).await.map_err(OpenError::migrate(&path))?;
+        let components = component::open(&options.data_dir.join("components.db")).await?;
+        let counters = Arc::new(Counters::default());
+        let session = Session::new(connection, Arc::clone(&counters.statements));
+        Ok(SqliteStore(Arc::new(Inner {
+            writer: Writer::start(session, counters, Box::new(lock)),
+            readers: readers(&path, options.readers),
+            components,
+        })))
+    }
+
+    /// Finishes what waits to be written, writes everything to the files, and frees the folder. Whatever is asked
+    /// afterwards answers `Down`.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        // Before the writer, whose last checkpoint then has the file for itself.
+        self.0.readers.close().await;
+        self.0.components.close().await;
+        self.0.writer.close().await
+    }
+
+    async fn write<I, T, W>(&self, priority: Priority, bytes: usize, input: I, work: W) -> Result<T, StoreError>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+        W: for<'s> Fn(&'s mut Session, &'s I) -> BoxFuture<'s, Result<T, StoreError>> + Send + 'static,
+    {
+        self.0.writer.write_or_undo(priority, bytes, input, work, |_| None).await
+    }
+
+    /// How much was written so far, and in how many transactions.
+    pub fn writer_counts(&self) -> WriterCounts {
+        self.0.writer.counts()
+    }
+}
+
+#[async_trait]
+impl TaskStore for SqliteStore {
+    async fn open_holder(&self, now_ms: i64, lease_ms: i64) -> Result<Holder, StoreError> {
+        self.write(Priority::Task, 0, (), move |session, ()| {
+            Box::pin(holder::open(session, now_ms, lease_ms))
+        })
+        .await
+    }
+
+    async fn beat(&self, holder: Holder, now_ms: i64, lease_ms: i64) -> Result<Beat, StoreError> {
+        self.write(Priority::Task, 0, (), move |session, ()| {
+            Box::pin(holder::beat(session, holder, now_ms, lease_ms))
+        })
+        .await
+    }
+
+    async fn close_holder(&self, holder: Holder, _now_ms: i64) -> Result<u64, StoreError> {
+        self.write(Priority::Task, 0, (), move |session, ()| Box::pin(holder::close(session, holder))).await
+    }
+
+    async fn reserve_ids(&self, count: u32, now_ms: i64) -> Result<IdBlock, StoreError> {
+        self.write(Priority::Task, 0, (), move |session, ()| {
+            Box::pin(holder::reserve_ids(session, count, now_ms))
+        })
+        .await
+    }
+
+    async fn enqueue(&self, submits: Vec<Submit>, now_ms: i64) -> Result<Vec<Submitted>, StoreError> {
+        self.0.writer.submit(submits, now_ms).await
+    }
+
+    async fn lease(&self, request: LeaseRequest) -> Result<Lease, StoreError> {
+        let writer = &self.0.writer;
+        let lease = writer.write_or_undo(
+            Priority::Task,
+            0,
+            request,
+            |session, request| Box::pin(lease::lease(session, request)),
+            undo_lease,
+        );
+        lease.await
+    }
+
+    async fn settle(
+        &self,
+        holder: Holder,
+        settlements: Vec<Settlement>,
+        now_ms: i64,
+    ) -> Result<Vec<Settled>, StoreError> {
+        let bytes = settlements.iter().map(payload_bytes).sum();
+        self.write(Priority::Task, bytes, settlements, move |session, settlements| {
+            Box::pin(settle::settle(session, holder, settlements, now_ms))
+        })
+        .await
+    }
+
+    async fn rescue(
+        &self,
+        dead: Dead,
+        started: Vec<(TaskId, Token)>,
+        now_ms: i64,
+    ) -> Result<Rescued, StoreError> {
+        self.write(Priority::Task, 0, started, move |session, started| {
+            Box::pin(holder::rescue(session, dead, started, now_ms))
+        })
+        .await
+    }
+
+    async fn cancel(&self, tenant: TenantId, id: TaskId, now_ms: i64) -> Result<CancelAnswer, StoreError> {
+        self.write(Priority::Task, 0, (), move |session, ()| Box::pin(end::cancel(session, tenant, id, now_ms)))
+            .await
+    }
+
+    async fn retry(
+        &self,
+        tenant: TenantId,
+        id: TaskId,
+        queue_max: u64,
+        now_ms: i64,
+    ) -> Result<RetryAnswer, StoreError> {
+        self.write(Priority::Task, 0, (), move |session, ()| {
+            Box::pin(end::retry(session, tenant, id, queue_max, now_ms))
+        })
+        .await
+    }
+
+    async fn prune(&self, now_ms: i64, count_max: u32) -> Result<u64, StoreError> {
+        self.write(Priority::Background, 0, (), move |session, ()| {
+            Box::pin(submit::prune_keys(session, now_ms, count_max))
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Records for SqliteStore {
+    async fn task(&self, tenant: TenantId, id: TaskId) -> Result<Option<TaskView>, StoreError> {
+        records::task(&self.0.readers, tenant, id).await
+    }
+
+    async fn list(
+        &self,
+        tenant: TenantId,
+        filter: &TaskFilter,
+        limit: u32,
+    ) -> Result<Vec<TaskSummary>, StoreError> {
+        records::list(&self.0.readers, tenant, filter, limit).await
+    }
+
+    async fn counts(&self, tenant: TenantId) -> Result<TaskCounts, StoreError> {
+        records::counts(&self.0.readers, tenant).await
+    }
+
+    async fn live(&self) -> Result<HashMap<TenantId, u64>, StoreError> {
+        records::live(&self.0.readers).await
+    }
+
+    async fn logs(&self, tenant: TenantId, id: TaskId) -> Result<Vec<(u32, Bytes)>, StoreError> {
+        records::logs(&self.0.readers, tenant, id).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        if !self.0.writer.is_open() {
+            return Err(StoreError::new(StoreErrorKind::Down, "the store is closed"));
+        }
+        records::ping(&self.0.readers).await
+    }
+}
+
+#[async_trait]
+impl CatalogStore for SqliteStore {
+    async fn ensure_tenants(&self, names: &[TenantName]) -> Result<Vec<Tenant>, StoreError> {
+        self.write(Priority::Background, 0, names.to_vec(), |session, names| {
+            Box::pin(catalog::ensure_tenants(session, names))
+        })
+        .await
+    }
+
+    async fn install(&self, version: NewVersion, now_ms: i64) -> Result<Installed, StoreError> {
+        self.write(Priority::Background, 0, version, move |session, version| {
+            Box::pin(catalog::install(session, version, now_ms))
+        })
+        .await
+    }
+
+    async fn remove(&self, tenant: TenantId, name: &PluginName) -> Result<Removed, StoreError> {
+        self.write(Priority::Background, 0, name.clone(), move |session, name| {
+            Box::pin(catalog::remove(session, tenant, name))
+        })
+        .await
+    }
+
+    async fn plugins(&self) -> Result<Vec<Plugin>, StoreError> {
+        catalog::plugins(&self.0.readers).await
+    }
+}
+
+#[async_trait]
+impl Components for SqliteStore {
+    async fn put(&self, digest: Digest, bytes: Bytes) -> Result<(), StoreError> {
+        component::put(&self.0.components, digest, bytes).await
+    }
+
+    async fn get(&self, digest: Digest) -> Result<Option<Bytes>, StoreError> {
+        component::get(&self.0.components, digest).await
+    }
+}
+
+/// What one settlement carries, roughly.
+fn payload_bytes(settlement: &Settlement) -> usize {
+    let result = match &settlement.transition {
+        Transition::Complete(result) => result.bytes.len(),
+        Transition::Fail(_) | Transition::Retry { .. } | Transition::HandBack => 0,
+    };
+    let children = settlement.effects.children.iter().map(|child| child.input.bytes.len());
+    result + settlement.log.len() + children.sum::<usize>()
+}
+
+/// Gives back a lease that nobody heard of, or its tasks would run for nobody until the holder is closed.
+fn undo_lease(lease: Lease) -> Option<Entry> {
+    let tasks: Vec<_> = lease.tasks.iter().map(|task| (task.id, task.token)).collect();
+    (!tasks.is_empty()).then(|| {
+        Entry::unheard(tasks, |session, tasks| Box::pin(lease::give_back(session, tasks)))
+    })
+}

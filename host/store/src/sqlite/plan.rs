@@ -1,0 +1,108 @@
+//! The plans of the statements that must stay fast whatever the history: what `EXPLAIN QUERY PLAN` says of them.
+
+use keiko_core::task::{TaskFilter, TaskState};
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{AssertSqlSafe, ConnectOptions, Row};
+
+use super::child::PARENTS;
+use super::lease::{COUNT_DUE, LEASE_TASKS, NEXT_RUN_AT, READY_TENANTS};
+use super::open::writer_options;
+use super::records::{COUNTS, TASK, list_text};
+use super::{migrate, settle};
+
+/// A database with so many tasks that the planner's guesses matter, and with statistics, as after an `ANALYZE`.
+async fn database(folder: &tempfile::TempDir) -> SqliteConnection {
+    let mut connection = writer_options(&folder.path().join("keiko.db")).connect().await.unwrap();
+    migrate::migrate(&mut connection).await.unwrap();
+    let series = |first: u32, last: u32| {
+        format!(
+            "(WITH RECURSIVE s (n) AS (SELECT {first} UNION ALL SELECT n + 1 FROM s WHERE n < {last}) SELECT n FROM s)"
+        )
+    };
+    let fill = format!(
+        "INSERT INTO tenant (id, name) SELECT n, 't' || n FROM {tenants};
+        INSERT INTO tenant_count (tenant) SELECT id FROM tenant;
+        INSERT INTO plugin (id, tenant, name, current) SELECT id, id, 'p', id FROM tenant;
+        INSERT INTO plugin_version (id, tenant, plugin, name, digest, component_bytes, manifest, installed_ms)
+            SELECT id, id, id, '1', zeroblob(32), 1, '{{}}', 0 FROM tenant;
+        INSERT INTO kind (id, tenant, plugin, name) SELECT id, id, id, 'k' FROM tenant;
+        INSERT INTO task (id, tenant, kind, state, holder, created_ms, run_at_ms, root, parent, input)
+            SELECT n, 1 + n % 20, 1 + n % 20, n % 100 = 0, iif(n % 100 = 0, 1, NULL), n, n, n,
+                iif(n % 7 = 0, n / 10, NULL), x'' FROM {live};
+        INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
+                finished_ms, root, parent, depth, result)
+            SELECT n, 1 + n % 20, 1 + n % 20, iif(n % 50 = 0, 3, 2), 1, 1, 0, 0, n, n, n, n,
+                iif(n % 7 = 0, n / 10, NULL), 0, x'' FROM {ended};
+        ANALYZE",
+        tenants = series(1, 20),
+        live = series(1, 5_000),
+        ended = series(10_001, 30_000),
+    );
+    sqlx::raw_sql(AssertSqlSafe(fill)).execute(&mut connection).await.unwrap();
+    connection
+}
+
+async fn plan(connection: &mut SqliteConnection, text: &str) -> Vec<String> {
+    let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {text}"));
+    let rows = sqlx::query(explain).fetch_all(connection).await.unwrap();
+    rows.iter().map(|row| row.get::<String, _>("detail")).collect()
+}
+
+/// Whether a step walks a whole table or index that grows with the tasks.
+fn walks(step: &str) -> bool {
+    let table = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next());
+    matches!(table, Some("task" | "finished" | "due" | "next" | "t" | "attempt" | "a" | "task_input" | "f"))
+}
+
+async fn check(connection: &mut SqliteConnection, text: &str, indexes: &[&str]) {
+    let plan = plan(connection, text).await;
+    for index in indexes {
+        assert!(plan.iter().any(|step| step.contains(index)), "{index} is not used in {plan:#?}");
+    }
+    assert!(!plan.iter().any(|step| walks(step)), "a table is walked in {plan:#?}");
+}
+
+#[tokio::test]
+async fn hot_statements_use_their_indexes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut connection = database(&folder).await;
+    for text in [LEASE_TASKS, COUNT_DUE] {
+        check(&mut connection, text, &["task_ready (tenant=? AND run_at_ms<?)"]).await;
+        let sorted = plan(&mut connection, text).await.iter().any(|step| step.contains("ORDER BY"));
+        assert!(text != LEASE_TASKS || !sorted, "the oldest tasks are found without sorting");
+    }
+    check(&mut connection, TASK, &["INTEGER PRIMARY KEY (rowid=?)"]).await;
+    check(&mut connection, COUNTS, &["COVERING INDEX task_ready (tenant=?)"]).await;
+    for text in settle::texts().into_iter().chain([PARENTS]) {
+        check(&mut connection, text, &["INTEGER PRIMARY KEY (rowid=?)"]).await;
+    }
+}
+
+#[tokio::test]
+async fn walks_from_tenant_to_tenant_look_into_the_index_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut connection = database(&folder).await;
+    for text in [READY_TENANTS, NEXT_RUN_AT] {
+        let plan = plan(&mut connection, text).await;
+        // The first look of `NEXT_RUN_AT` takes the first entry of the index, which is called a scan.
+        let scans: Vec<_> = plan.iter().filter(|step| walks(step)).collect();
+        assert!(scans.iter().all(|step| step.ends_with("task_ready")), "{plan:#?}");
+        assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{plan:#?}");
+    }
+}
+
+#[tokio::test]
+async fn lists_use_their_indexes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut connection = database(&folder).await;
+    let list = |state| list_text(&TaskFilter { state, ..TaskFilter::default() });
+    let ended = "finished_tenant (tenant=? AND rowid<?)";
+    check(&mut connection, &list(None), &["task_ready (tenant=?", "task_running (tenant=?", ended]).await;
+    check(&mut connection, &list(Some(TaskState::Completed)), &[ended]).await;
+    let incomplete = "finished_incomplete (tenant=? AND rowid<?)";
+    check(&mut connection, &list(Some(TaskState::Failed)), &[incomplete]).await;
+    let parent = Some(keiko_core::TaskId(1));
+    let children = list_text(&TaskFilter { parent, ..TaskFilter::default() });
+    let (live, ended) = ("task_parent (parent=? AND rowid<?)", "finished_parent (parent=? AND rowid<?)");
+    check(&mut connection, &children, &[live, ended]).await;
+}

@@ -1,0 +1,247 @@
+//! Reads: always one tenant's, always one statement, so that every answer is of one moment.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use keiko_core::id::{TaskId, TenantId, Token};
+use keiko_core::outcome::Failure;
+use keiko_core::port::StoreError;
+use keiko_core::task::{
+    AttemptView, Lineage, Payload, TaskCounts, TaskFilter, TaskState, TaskSummary, TaskView,
+};
+use sqlx::sqlite::{SqlitePool, SqliteRow};
+use sqlx::{AssertSqlSafe, Row};
+
+use super::catalog::read_name;
+use super::error::{store_error, undecodable};
+use super::submit::read_type;
+use crate::format::{Undecodable, decode_attempts, decode_failure};
+
+/// A task, live or ended, with its attempts as `format::decode_attempts` reads them: kept ones, and the one that
+/// ended it.
+pub(crate) const TASK: &str = "
+    WITH head AS (
+        SELECT id, tenant, kind, state, created_ms, run_at_ms, NULL AS finished_ms, attempts, crashes,
+            NULL AS code, root, parent, depth, token, NULL AS message, NULL AS detail, NULL AS result_type,
+            NULL AS result, NULL AS last
+        FROM task WHERE id = ?1 AND tenant = ?2
+        UNION ALL
+        SELECT f.id, f.tenant, f.kind, f.state, f.created_ms, f.run_at_ms, f.finished_ms, f.attempts, f.crashes,
+            f.code, f.root, f.parent, f.depth, f.token, f.message, f.detail, f.result_type, f.result,
+            iif(f.started_ms IS NULL, NULL, json_array(json_array(f.earlier + f.attempts, f.started_ms,
+                f.fuel_used, f.memory_bytes_peak, f.host_calls, f.elapsed_us, f.taint, f.effects, f.version,
+                v.name, nullif(hex(v.digest), ''), f.code, f.message, f.detail)))
+        FROM finished AS f LEFT JOIN plugin_version AS v ON v.id = f.version AND v.tenant = f.tenant
+        WHERE f.id = ?1 AND f.tenant = ?2)
+    SELECT h.id, p.name, k.name, h.state, h.created_ms, h.run_at_ms, h.finished_ms, h.attempts, h.crashes, h.code,
+        h.root, h.parent, h.depth, h.token, h.message, h.detail, h.result_type, h.result, h.last,
+        (SELECT json_group_array(json_array(a.number, a.started_ms, a.fuel_used, a.memory_bytes_peak,
+                a.host_calls, a.elapsed_us, a.taint, a.effects, a.version, v.name, nullif(hex(v.digest), ''), a.code,
+                a.message, a.detail) ORDER BY a.number)
+            FROM attempt AS a LEFT JOIN plugin_version AS v ON v.id = a.version AND v.tenant = a.tenant
+            WHERE a.task = h.id AND a.tenant = h.tenant) AS kept
+    FROM head AS h
+    JOIN kind AS k ON k.id = h.kind AND k.tenant = h.tenant
+    JOIN plugin AS p ON p.id = k.plugin AND p.tenant = h.tenant";
+
+/// Tasks in each state: pending ones are counted in their index, the others are kept counts.
+pub(crate) const COUNTS: &str = "
+    SELECT p.pending, c.live - p.pending, c.completed, c.failed, c.cancelled
+    FROM tenant_count AS c, (SELECT count(*) AS pending FROM task INDEXED BY task_ready
+        WHERE tenant = ?1 AND state = 0) AS p
+    WHERE c.tenant = ?1";
+
+/// A task with its result and its attempts.
+pub(crate) async fn task(
+    readers: &SqlitePool,
+    tenant: TenantId,
+    id: TaskId,
+) -> Result<Option<TaskView>, StoreError> {
+    let query = sqlx::query(TASK).bind(id.0).bind(tenant.0);
+    let row = query.fetch_optional(readers).await.map_err(store_error)?;
+    row.as_ref().map(view).transpose()
+}
+
+fn view(row: &SqliteRow) -> Result<TaskView, StoreError> {
+    let summary = summary(row)?;
+    let (message, detail): (Option<String>, Option<&str>) =
+        (row.try_get(14).map_err(store_error)?, row.try_get(15).map_err(store_error)?);
+    let failure = match &summary.code {
+        Some(code) => Some(
+            decode_failure(code, message.unwrap_or_default(), detail).map_err(undecodable)?,
+        ),
+        None => None,
+    };
+    let result: Option<Vec<u8>> = row.try_get(17).map_err(store_error)?;
+    let content_type = read_type(row.try_get(16).map_err(store_error)?);
+    let attempts = attempts(row)?;
+    check(&summary, result.is_some(), failure.as_ref()).map_err(undecodable)?;
+    Ok(TaskView {
+        token: Token(row.try_get(13).map_err(store_error)?),
+        result: result.map(|bytes| Payload { content_type, bytes: bytes.into() }),
+        summary,
+        failure,
+        attempts,
+    })
+}
+
+/// Exactly one result for completed, one error for failed, none for others.
+fn check(summary: &TaskSummary, result: bool, failure: Option<&Failure>) -> Result<(), Undecodable> {
+    let result_fits = result == (summary.state == TaskState::Completed);
+    let failure_fits = failure.is_some() == (summary.state == TaskState::Failed);
+    if result_fits && failure_fits { Ok(()) } else { Err(Undecodable("end of the task")) }
+}
+
+fn attempts(row: &SqliteRow) -> Result<Vec<AttemptView>, StoreError> {
+    let kept: Option<&str> = row.try_get(19).map_err(store_error)?;
+    let last: Option<&str> = row.try_get(18).map_err(store_error)?;
+    let mut attempts = Vec::new();
+    for text in [kept, last].into_iter().flatten() {
+        attempts.extend(decode_attempts(text).map_err(undecodable)?);
+    }
+    Ok(attempts)
+}
+
+fn summary(row: &SqliteRow) -> Result<TaskSummary, StoreError> {
+    let state: i64 = row.try_get(3).map_err(store_error)?;
+    let parent: Option<i64> = row.try_get(11).map_err(store_error)?;
+    Ok(TaskSummary {
+        id: TaskId(row.try_get(0).map_err(store_error)?),
+        plugin: read_name(row, 1, "plugin name")?,
+        kind: read_name(row, 2, "kind name")?,
+        state: TaskState::numbered(state).ok_or_else(|| undecodable(Undecodable("task state")))?,
+        created_ms: row.try_get(4).map_err(store_error)?,
+        run_at_ms: row.try_get(5).map_err(store_error)?,
+        finished_ms: row.try_get(6).map_err(store_error)?,
+        attempts: row.try_get(7).map_err(store_error)?,
+        crashes: row.try_get(8).map_err(store_error)?,
+        code: row.try_get(9).map_err(store_error)?,
+        lineage: Lineage {
+            root: TaskId(row.try_get(10).map_err(store_error)?),
+            parent: parent.map(TaskId),
+            depth: row.try_get(12).map_err(store_error)?,
+        },
+    })
+}
+
+/// Up to `limit` tasks, newest first.
+pub(crate) async fn list(
+    readers: &SqlitePool,
+    tenant: TenantId,
+    filter: &TaskFilter,
+    limit: u32,
+) -> Result<Vec<TaskSummary>, StoreError> {
+    let query = sqlx::query(AssertSqlSafe(list_text(filter)))
+        .bind(tenant.0)
+        .bind(filter.before.map_or(i64::MAX, |before| before.0))
+        .bind(limit)
+        .bind(filter.plugin.as_ref().map(|name| name.as_str()))
+        .bind(filter.kind.as_ref().map(|name| name.as_str()))
+        .bind(filter.parent.map(|parent| parent.0));
+    let rows = query.fetch_all(readers).await.map_err(store_error)?;
+    rows.iter().map(summary).collect()
+}
+
+/// The statement for a filter, made of fixed pieces only; values are always parameters: tenant, before, limit,
+/// plugin, kind, parent. Each branch finds a page of ids in the index that serves it; the rows are looked up for
+/// the page alone.
+pub(crate) fn list_text(filter: &TaskFilter) -> String {
+    let kinds = match (&filter.plugin, &filter.kind) {
+        (None, None) => "",
+        (Some(_), None) => " AND kind IN (SELECT k.id FROM kind AS k JOIN plugin AS p ON p.id = k.plugin
+            WHERE k.tenant = ?1 AND p.name = ?4)",
+        (None, Some(_)) => " AND kind IN (SELECT k.id FROM kind AS k WHERE k.tenant = ?1 AND k.name = ?5)",
+        (Some(_), Some(_)) => " AND kind IN (SELECT k.id FROM kind AS k JOIN plugin AS p ON p.id = k.plugin
+            WHERE k.tenant = ?1 AND p.name = ?4 AND k.name = ?5)",
+    };
+    let branches: Vec<String> = branches(filter)
+        .into_iter()
+        .map(|(ended, source, condition)| {
+            format!(
+                "SELECT * FROM (SELECT id, {ended} AS ended FROM {source} WHERE tenant = ?1 AND id < ?2
+                 AND {condition}{kinds} ORDER BY id DESC LIMIT ?3)"
+            )
+        })
+        .collect();
+    let columns = "t.id, p.name, k.name, t.state, t.created_ms, t.run_at_ms";
+    let lineage = "t.root, t.parent, t.depth";
+    let names = "JOIN kind AS k ON k.id = t.kind AND k.tenant = t.tenant
+        JOIN plugin AS p ON p.id = k.plugin AND p.tenant = t.tenant";
+    format!(
+        "WITH page AS MATERIALIZED (SELECT id, ended FROM ({}) ORDER BY id DESC LIMIT ?3)
+         SELECT {columns}, NULL, t.attempts, t.crashes, NULL, {lineage}
+         FROM page CROSS JOIN task AS t ON t.id = page.id AND page.ended = 0 {names}
+         UNION ALL
+         SELECT {columns}, t.finished_ms, t.attempts, t.crashes, t.code, {lineage}
+         FROM page CROSS JOIN finished AS t ON t.id = page.id AND page.ended = 1 {names}
+         ORDER BY 1 DESC",
+        branches.join(" UNION ALL ")
+    )
+}
+
+/// Where tasks of a filter's states are found: whether they ended, the table with its index, what holds for them.
+fn branches(filter: &TaskFilter) -> Vec<(u8, &'static str, &'static str)> {
+    const PENDING: (u8, &str, &str) = (0, "task INDEXED BY task_ready", "state = 0");
+    const RUNNING: (u8, &str, &str) = (0, "task INDEXED BY task_running", "state = 1");
+    const ENDED: &str = "finished INDEXED BY finished_tenant";
+    const INCOMPLETE: &str = "finished INDEXED BY finished_incomplete";
+    const LIVE_CHILD: &str = "task INDEXED BY task_parent";
+    const ENDED_CHILD: &str = "finished INDEXED BY finished_parent";
+    match (filter.parent.is_some(), filter.state) {
+        (false, None) => vec![PENDING, RUNNING, (1, ENDED, "true")],
+        (false, Some(TaskState::Pending)) => vec![PENDING],
+        (false, Some(TaskState::Running)) => vec![RUNNING],
+        (false, Some(TaskState::Completed)) => vec![(1, ENDED, "state = 2")],
+        (false, Some(TaskState::Failed)) => vec![(1, INCOMPLETE, "state <> 2 AND state = 3")],
+        (false, Some(TaskState::Cancelled)) => vec![(1, INCOMPLETE, "state <> 2 AND state = 4")],
+        (true, None) => vec![(0, LIVE_CHILD, "parent = ?6"), (1, ENDED_CHILD, "parent = ?6")],
+        (true, Some(TaskState::Pending)) => vec![(0, LIVE_CHILD, "parent = ?6 AND state = 0")],
+        (true, Some(TaskState::Running)) => vec![(0, LIVE_CHILD, "parent = ?6 AND state = 1")],
+        (true, Some(TaskState::Completed)) => vec![(1, ENDED_CHILD, "parent = ?6 AND state = 2")],
+        (true, Some(TaskState::Failed)) => vec![(1, ENDED_CHILD, "parent = ?6 AND state = 3")],
+        (true, Some(TaskState::Cancelled)) => vec![(1, ENDED_CHILD, "parent = ?6 AND state = 4")],
+    }
+}
+
+/// How many tasks there are in each state.
+pub(crate) async fn counts(readers: &SqlitePool, tenant: TenantId) -> Result<TaskCounts, StoreError> {
+    let row = sqlx::query(COUNTS).bind(tenant.0).fetch_optional(readers).await.map_err(store_error)?;
+    let Some(row) = row else { return Ok(TaskCounts::default()) };
+    let number = |column: usize| row.try_get::<i64, _>(column).map(|number| number.max(0) as u64);
+    let counts = || {
+        Ok(TaskCounts {
+            pending: number(0)?,
+            running: number(1)?,
+            completed: number(2)?,
+            failed: number(3)?,
+            cancelled: number(4)?,
+        })
+    };
+    counts().map_err(store_error)
+}
+
+/// Live tasks of every tenant that has any.
+pub(crate) async fn live(readers: &SqlitePool) -> Result<HashMap<TenantId, u64>, StoreError> {
+    let query = sqlx::query("SELECT tenant, live FROM tenant_count WHERE live > 0");
+    let rows = query.fetch_all(readers).await.map_err(store_error)?;
+    let pair = |row: &SqliteRow| Ok((TenantId(row.try_get(0)?), row.try_get::<i64, _>(1)?.max(0) as u64));
+    rows.iter().map(pair).collect::<Result<_, _>>().map_err(store_error)
+}
+
+/// The kept logs of a task's attempts.
+pub(crate) async fn logs(
+    readers: &SqlitePool,
+    tenant: TenantId,
+    id: TaskId,
+) -> Result<Vec<(u32, Bytes)>, StoreError> {
+    let query = "SELECT attempt, bytes FROM attempt_log WHERE task = ?1 AND tenant = ?2 ORDER BY attempt";
+    let rows = sqlx::query(query).bind(id.0).bind(tenant.0).fetch_all(readers).await.map_err(store_error)?;
+    let pair = |row: &SqliteRow| Ok((row.try_get(0)?, Bytes::from(row.try_get::<Vec<u8>, _>(1)?)));
+    rows.iter().map(pair).collect::<Result<_, _>>().map_err(store_error)
+}
+
+/// Whether the file answers.
+pub(crate) async fn ping(readers: &SqlitePool) -> Result<(), StoreError> {
+    let query = sqlx::query("SELECT last FROM sequence WHERE name = 'task'");
+    query.fetch_one(readers).await.map(drop).map_err(store_error)
+}

@@ -1,0 +1,284 @@
+//! Settling: the ends of attempts, all of a call in a handful of statements.
+//!
+//! Every end is written by a statement that joins the settlement with its task on id, tenant, token, holder and
+//! state, and returns what it wrote: what it does not return was stale. History first, then the live row.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use keiko_core::code::Code;
+use keiko_core::id::{Holder, TaskId};
+use keiko_core::outcome::Failure;
+use keiko_core::port::StoreError;
+use keiko_core::task::{AttemptRecord, Settled, Settlement, TaskState, Transition};
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::child;
+use super::count::{Change, Changes, Spent, Usage};
+use super::error::store_error;
+use super::session::{Binds, RowStatement, Session, json};
+use super::submit::stored_type;
+use crate::format::encode_detail;
+
+/// Columns of every settlement: the fence and the attempt. See [`bind_attempt`].
+const ATTEMPT_COLUMNS: usize = 12;
+
+static END: LazyLock<RowStatement> = LazyLock::new(|| {
+    RowStatement::new(
+        "WITH s (id, tenant, token, holder, started_ms, version, fuel_used, memory_bytes_peak, host_calls, elapsed_us,
+            taint, effects, state, finished_ms, code, message, detail, result_type, result) AS (VALUES)
+         INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
+            finished_ms, root, parent, depth, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
+            elapsed_us, taint, effects, code, message, detail, budget, trace, input_type, input_bytes,
+            result_type, input, result)
+         SELECT t.id, t.tenant, t.kind, s.state, t.token, t.attempts + 1, t.crashes, t.earlier, t.created_ms,
+            t.run_at_ms, s.finished_ms, t.root, t.parent, t.depth, s.started_ms, s.version, s.fuel_used,
+            s.memory_bytes_peak, s.host_calls, s.elapsed_us, s.taint, s.effects, s.code, s.message, s.detail,
+            iif(s.state = 2, NULL, t.budget), iif(s.state = 2, NULL, t.trace),
+            iif(s.state = 2, NULL, t.input_type), iif(s.state = 2, NULL, t.input_bytes),
+            s.result_type, iif(s.state = 2, NULL, t.input), s.result
+         FROM s CROSS JOIN task AS t NOT INDEXED
+            ON t.id = s.id AND t.tenant = s.tenant AND t.token = s.token AND t.holder = s.holder AND t.state = 1
+         RETURNING id, earlier + attempts",
+        ATTEMPT_COLUMNS + 7,
+    )
+});
+
+static KEEP_ATTEMPT: LazyLock<RowStatement> = LazyLock::new(|| {
+    RowStatement::new(
+        "WITH s (id, tenant, token, holder, started_ms, version, fuel_used, memory_bytes_peak, host_calls, elapsed_us,
+            taint, effects, code, message, detail) AS (VALUES)
+         INSERT INTO attempt (task, number, tenant, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
+            elapsed_us, taint, effects, code, message, detail)
+         SELECT t.id, t.earlier + t.attempts + 1, t.tenant, s.started_ms, s.version, s.fuel_used,
+            s.memory_bytes_peak, s.host_calls, s.elapsed_us, s.taint, s.effects, s.code, s.message, s.detail
+         FROM s CROSS JOIN task AS t NOT INDEXED
+            ON t.id = s.id AND t.tenant = s.tenant AND t.token = s.token AND t.holder = s.holder AND t.state = 1
+         RETURNING task, number",
+        ATTEMPT_COLUMNS + 3,
+    )
+});
+
+static INSERT_LOG: LazyLock<RowStatement> = LazyLock::new(|| {
+    RowStatement::new(
+        "INSERT INTO attempt_log (task, attempt, tenant, bytes)
+         SELECT * FROM (VALUES) WHERE column1 IS NOT NULL",
+        4,
+    )
+});
+
+/// Takes tasks that ended, `?1`, from the live ones, and the inputs of those that completed, `?2`.
+const DELETE_ENDED: &str = "DELETE FROM task WHERE id IN (SELECT value FROM json_each(?1));
+    DELETE FROM task_input WHERE task IN (SELECT value FROM json_each(?2))";
+
+/// Puts tasks back to pending with one more attempt: id, deadlines more, run_at.
+const RETRY: &str = "UPDATE task NOT INDEXED SET state = 0, holder = NULL, attempts = attempts + 1,
+        deadlines = deadlines + (r.value ->> 1), run_at_ms = r.value ->> 2
+    FROM json_each(?1) AS r WHERE task.id = r.value ->> 0";
+
+const HAND_BACK: &str = "UPDATE task NOT INDEXED SET state = 0, holder = NULL FROM json_each(?1) AS h
+    WHERE task.id = h.value ->> 0 AND tenant = h.value ->> 1 AND token = h.value ->> 2 AND holder = ?2 AND state = 1
+    RETURNING task.id";
+
+/// Writes the ends of attempts; the answers are in their order.
+pub(crate) async fn settle(
+    session: &mut Session,
+    holder: Holder,
+    settlements: &[Settlement],
+    now_ms: i64,
+) -> Result<Vec<Settled>, StoreError> {
+    let mut answers = vec![Settled::Stale; settlements.len()];
+    let mut rest: Vec<usize> = (0..settlements.len()).collect();
+    while !rest.is_empty() {
+        // A statement sees every task once, so a task that is settled twice takes two rounds, in order.
+        let mut places = HashMap::new();
+        let (round, later): (Vec<usize>, Vec<usize>) = rest
+            .into_iter()
+            .partition(|&at| *places.entry(settlements[at].id).or_insert(at) == at);
+        let round = round.into_iter().map(|at| &settlements[at]).collect();
+        for (id, settled) in settle_round(session, holder, round, now_ms).await? {
+            if let Some(&at) = places.get(&id) {
+                answers[at] = settled;
+            }
+        }
+        rest = later;
+    }
+    Ok(answers)
+}
+
+/// Settles tasks of which each is named once; tasks that are not in the answer were stale.
+async fn settle_round(
+    session: &mut Session,
+    holder: Holder,
+    round: Vec<&Settlement>,
+    now_ms: i64,
+) -> Result<HashMap<TaskId, Settled>, StoreError> {
+    let (mut ended, other): (Vec<_>, Vec<_>) = round
+        .into_iter()
+        .partition(|one| matches!(one.transition, Transition::Complete(_) | Transition::Fail(_)));
+    let (retried, handed_back): (Vec<_>, Vec<_>) =
+        other.into_iter().partition(|one| matches!(one.transition, Transition::Retry { .. }));
+    let mut changes = Changes::default();
+    let mut answers = child::apply(session, holder, &ended, now_ms, &mut changes).await?;
+    ended.retain(|one| !answers.contains_key(&one.id));
+
+    let mut stored = Vec::new();
+    let numbers = end(session, holder, &ended, now_ms).await?;
+    stored.extend(ended.iter().filter_map(|one| Some((*one, *numbers.get(&one.id)?))));
+    let numbers = retry(session, holder, &retried).await?;
+    stored.extend(retried.iter().filter_map(|one| Some((*one, *numbers.get(&one.id)?))));
+    keep_logs(session, &stored).await?;
+    count(session, &stored, changes, now_ms).await?;
+
+    answers.extend(stored.iter().map(|(one, _)| (one.id, Settled::Stored)));
+    for id in hand_back(session, holder, &handed_back).await? {
+        answers.insert(id, Settled::Stored);
+    }
+    Ok(answers)
+}
+
+/// Moves ended tasks away; the attempt's number of each that was not stale.
+async fn end(
+    session: &mut Session,
+    holder: Holder,
+    ended: &[&Settlement],
+    now_ms: i64,
+) -> Result<HashMap<TaskId, u32>, StoreError> {
+    let rows = session
+        .each(&END, ended, |one, binds| {
+            bind_attempt(one, holder, binds);
+            let (state, result, failure) = match &one.transition {
+                Transition::Complete(result) => (TaskState::Completed, Some(result), None),
+                Transition::Fail(failure) => (TaskState::Failed, None, Some(failure)),
+                Transition::Retry { .. } | Transition::HandBack => return,
+            };
+            binds.add(state as i64).add(now_ms);
+            bind_failure(failure, binds);
+            binds.add(result.and_then(stored_type)).add(result.map(|result| &result.bytes[..]));
+        })
+        .await?;
+    let numbers = read_numbers(&rows)?;
+    if numbers.is_empty() {
+        return Ok(numbers);
+    }
+    let stored: Vec<i64> = numbers.keys().map(|id| id.0).collect();
+    let completed = |one: &&&Settlement| {
+        matches!(one.transition, Transition::Complete(_)) && numbers.contains_key(&one.id)
+    };
+    let completed: Vec<i64> = ended.iter().filter(completed).map(|one| one.id.0).collect();
+    session.run(sqlx::query(DELETE_ENDED).bind(json(&stored)).bind(json(&completed))).await?;
+    Ok(numbers)
+}
+
+/// Puts tasks back for another attempt; the number of the one that ended of each that was not stale.
+async fn retry(
+    session: &mut Session,
+    holder: Holder,
+    retried: &[&Settlement],
+) -> Result<HashMap<TaskId, u32>, StoreError> {
+    let rows = session
+        .each(&KEEP_ATTEMPT, retried, |one, binds| {
+            bind_attempt(one, holder, binds);
+            let failure = match &one.transition {
+                Transition::Retry { failure, .. } => Some(failure),
+                _ => None,
+            };
+            bind_failure(failure, binds);
+        })
+        .await?;
+    let numbers = read_numbers(&rows)?;
+    let change = |one: &&Settlement| match &one.transition {
+        Transition::Retry { run_at_ms, failure } if numbers.contains_key(&one.id) => {
+            Some((one.id.0, i32::from(failure.code == Code::DeadlineExceeded), *run_at_ms))
+        }
+        _ => None,
+    };
+    let pending: Vec<(i64, i32, i64)> = retried.iter().filter_map(change).collect();
+    if !pending.is_empty() {
+        session.run(sqlx::query(RETRY).bind(json(&pending))).await?;
+    }
+    Ok(numbers)
+}
+
+async fn hand_back(
+    session: &mut Session,
+    holder: Holder,
+    handed_back: &[&Settlement],
+) -> Result<Vec<TaskId>, StoreError> {
+    if handed_back.is_empty() {
+        return Ok(Vec::new());
+    }
+    let tasks: Vec<_> = handed_back.iter().map(|one| (one.id.0, one.tenant.0, one.token.0)).collect();
+    let rows = session.rows(sqlx::query(HAND_BACK).bind(json(&tasks)).bind(holder.0)).await?;
+    rows.iter().map(|row| row.try_get(0).map(TaskId)).collect::<Result<_, _>>().map_err(store_error)
+}
+
+async fn keep_logs(session: &mut Session, stored: &[(&Settlement, u32)]) -> Result<(), StoreError> {
+    let logs: Vec<_> = stored.iter().filter(|(one, _)| !one.log.is_empty()).collect();
+    session
+        .each(&INSERT_LOG, &logs, |(one, number), binds| {
+            binds.add(one.id.0).add(*number).add(one.tenant.0).add(&one.log[..]);
+        })
+        .await?;
+    Ok(())
+}
+
+/// Counts what was stored, on top of what the children changed.
+async fn count(
+    session: &mut Session,
+    stored: &[(&Settlement, u32)],
+    mut changes: Changes,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    let mut usage = Usage::default();
+    for (one, _) in stored {
+        let completed = i64::from(matches!(one.transition, Transition::Complete(_)));
+        let failed = i64::from(matches!(one.transition, Transition::Fail(_)));
+        if completed + failed > 0 {
+            changes.add(one.tenant, Change { live: -1, completed, failed, cancelled: 0 });
+        }
+        let meter = &one.attempt.meter;
+        let spent = Spent {
+            attempts: 1,
+            completed,
+            failed,
+            fuel_used: stored_number(meter.fuel_used),
+            guest_us: stored_number(meter.elapsed_us),
+        };
+        usage.add(one.tenant, spent);
+    }
+    changes.store_with(&usage, now_ms, session).await
+}
+
+/// Binds the first [`ATTEMPT_COLUMNS`]. The number is not among them: the row knows it.
+fn bind_attempt(one: &Settlement, holder: Holder, binds: &mut Binds) {
+    let AttemptRecord { started_ms, meter, taint, effects, version, .. } = &one.attempt;
+    binds.add(one.id.0).add(one.tenant.0).add(one.token.0).add(holder.0);
+    binds.add(*started_ms).add(version.map(|version| version.0)).add(stored_number(meter.fuel_used));
+    binds.add(stored_number(meter.memory_bytes_peak)).add(stored_number(meter.host_calls));
+    binds.add(stored_number(meter.elapsed_us)).add(taint.0).add(*effects);
+}
+
+fn bind_failure(failure: Option<&Failure>, binds: &mut Binds) {
+    binds.add(failure.map(|failure| failure.code.as_str()));
+    binds.add(failure.map(|failure| failure.message.as_str()));
+    binds.add(failure.and_then(encode_detail));
+}
+
+/// A count as a column holds it: 63 bits, which no meter reaches.
+fn stored_number(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Pairs of task and attempt number.
+fn read_numbers(rows: &[SqliteRow]) -> Result<HashMap<TaskId, u32>, StoreError> {
+    let pair = |row: &SqliteRow| Ok((TaskId(row.try_get(0)?), row.try_get(1)?));
+    rows.iter().map(pair).collect::<Result<_, _>>().map_err(store_error)
+}
+
+/// The statements whose plans are checked.
+#[cfg(test)]
+pub(crate) fn texts() -> [&'static str; 4] {
+    [END.text(), KEEP_ATTEMPT.text(), RETRY, HAND_BACK]
+}

@@ -1,0 +1,376 @@
+//! Group commit: one loop owns the write connection, and whatever waits goes into one transaction.
+//!
+//! - A write that finds the loop idle runs at once; what comes during its commit waits and shares the next one.
+//!   So groups grow with the load, and no write waits for a timer.
+//! - Answers leave after the commit. A commit that fails fails every write of the group.
+//! - A write the database refuses takes nobody along: the group is rolled back and halved until the offender
+//!   stands alone. That is one rollback where it happens, instead of a savepoint (two more statements) for every
+//!   write where it does not.
+//! - Submits of a group become one: their rows go into the same statements.
+//! - Callers may go away at any time. A write that the loop has taken runs to its end; an answer that nobody
+//!   waits for any more can ask for something to be undone.
+//!
+//! Numbers: [`WAITING_MAX`] writes wait per priority, at most [`GROUP_WRITES_MAX`] writes or about
+//! [`GROUP_BYTES_MAX`] bytes share a transaction.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use keiko_core::port::{StoreError, StoreErrorKind};
+use keiko_core::task::{Submit, Submitted};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::sqlite::error::copy;
+use crate::sqlite::session::Session;
+use crate::sqlite::submit;
+
+/// Writes of one priority that wait for the loop; the next caller waits for room.
+pub(crate) const WAITING_MAX: usize = 4_096;
+/// Writes of one transaction.
+const GROUP_WRITES_MAX: usize = 1_000;
+/// Payload bytes of one transaction, above which no further write joins; the first one always fits.
+const GROUP_BYTES_MAX: usize = 16 << 20;
+
+/// Which writes go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Priority {
+    /// The life of tasks.
+    Task,
+    /// The catalog, pruning.
+    Background,
+}
+
+/// How much the writer has done since the store was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriterCounts {
+    /// Transactions committed.
+    pub transactions: u64,
+    /// Writes answered, each of which would have been a transaction of its own.
+    pub writes: u64,
+    /// Calls to the database, `BEGIN` and `COMMIT` included.
+    pub statements: u64,
+}
+
+/// Where the loop counts; read by [`Writer::counts`].
+#[derive(Default)]
+pub(crate) struct Counters {
+    transactions: AtomicU64,
+    writes: AtomicU64,
+    /// Written by the session.
+    pub(crate) statements: Arc<AtomicU64>,
+}
+
+/// The way to the loop; cheap to clone. When the last one is gone, the loop finishes what waits and ends.
+#[derive(Clone)]
+pub(crate) struct Writer {
+    task: mpsc::Sender<Entry>,
+    background: mpsc::Sender<Entry>,
+    closing: Arc<watch::Sender<bool>>,
+    ended: watch::Receiver<Option<Ended>>,
+    counters: Arc<Counters>,
+}
+
+/// How the loop ended, as every caller of [`Writer::close`] learns it.
+type Ended = Result<(), (StoreErrorKind, String)>;
+
+impl Writer {
+    /// Starts the loop. `held` is dropped when it has ended.
+    pub(crate) fn start(session: Session, counters: Arc<Counters>, held: Box<dyn Any + Send>) -> Writer {
+        let (task, task_waiting) = mpsc::channel(WAITING_MAX);
+        let (background, background_waiting) = mpsc::channel(WAITING_MAX);
+        let (closing, close) = watch::channel(false);
+        let (ended_sender, ended) = watch::channel(None);
+        let service = Service {
+            session,
+            task: task_waiting,
+            background: background_waiting,
+            counters: Arc::clone(&counters),
+        };
+        spawn(async move {
+            let outcome = service.run(close).await;
+            drop(held);
+            ended_sender.send_replace(Some(outcome.map_err(|error| (error.kind(), error.to_string()))));
+        });
+        Writer { task, background, closing: Arc::new(closing), ended, counters }
+    }
+
+    /// Runs `work` on `input` in a transaction with others; `undo` makes the write that takes back an answer which
+    /// nobody received.
+    pub(crate) async fn write_or_undo<I, T, W>(
+        &self,
+        priority: Priority,
+        bytes: usize,
+        input: I,
+        work: W,
+        undo: fn(T) -> Option<Entry>,
+    ) -> Result<T, StoreError>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+        W: for<'s> Fn(&'s mut Session, &'s I) -> BoxFuture<'s, Result<T, StoreError>> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let pending = Pending { input, work, undo, done: None, reply };
+        let queue = match priority {
+            Priority::Task => &self.task,
+            Priority::Background => &self.background,
+        };
+        queue.send(Entry { bytes, write: Write::Other(Box::new(pending)) }).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
+    }
+
+    /// Stores submits, together with those of other callers.
+    pub(crate) async fn submit(
+        &self,
+        submits: Vec<Submit>,
+        now_ms: i64,
+    ) -> Result<Vec<Submitted>, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let bytes = submits.iter().flat_map(|submit| &submit.tasks).map(|task| task.input.bytes.len()).sum();
+        let call = SubmitCall { submits, now_ms, done: Vec::new(), reply };
+        self.task.send(Entry { bytes, write: Write::Submit(call) }).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
+    }
+
+    /// Takes no more writes, finishes those that wait, and ends the loop.
+    pub(crate) async fn close(&self) -> Result<(), StoreError> {
+        self.closing.send_replace(true);
+        let mut watched = self.ended.clone();
+        let outcome = watched.wait_for(Option::is_some).await.map_err(|_| ended())?.clone();
+        outcome.unwrap_or(Ok(())).map_err(|(kind, message)| StoreError::new(kind, message))
+    }
+
+    /// Whether writes are still taken.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.task.is_closed()
+    }
+
+    pub(crate) fn counts(&self) -> WriterCounts {
+        WriterCounts {
+            transactions: self.counters.transactions.load(Ordering::Relaxed),
+            writes: self.counters.writes.load(Ordering::Relaxed),
+            statements: self.counters.statements.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// The loop and what it owns.
+struct Service {
+    session: Session,
+    task: mpsc::Receiver<Entry>,
+    background: mpsc::Receiver<Entry>,
+    counters: Arc<Counters>,
+}
+
+impl Service {
+    async fn run(mut self, mut close: watch::Receiver<bool>) -> Result<(), StoreError> {
+        while let Some(first) = self.next(&mut close).await {
+            let mut group = self.gather(first);
+            let mut undo = self.commit_or_halve(&mut group).await;
+            while !undo.is_empty() {
+                undo = self.commit_or_halve(&mut undo).await;
+            }
+        }
+        self.session.close().await
+    }
+
+    /// The next write; `None` when there will be none.
+    async fn next(&mut self, close: &mut watch::Receiver<bool>) -> Option<Entry> {
+        loop {
+            tokio::select! {
+                biased;
+                Some(entry) = self.task.recv() => return Some(entry),
+                Some(entry) = self.background.recv() => return Some(entry),
+                // An error means that every writer is gone; both queues then end by themselves.
+                Ok(_) = close.wait_for(|&closing| closing), if !self.task.is_closed() => {
+                    self.task.close();
+                    self.background.close();
+                }
+                else => return None,
+            }
+        }
+    }
+
+    /// Everything that waits behind `first`, as far as it fits.
+    fn gather(&mut self, first: Entry) -> Vec<Entry> {
+        let mut bytes = first.bytes;
+        let mut group = vec![first];
+        while group.len() < GROUP_WRITES_MAX && bytes < GROUP_BYTES_MAX {
+            let Ok(entry) = self.task.try_recv().or_else(|_| self.background.try_recv()) else { break };
+            bytes += entry.bytes;
+            group.push(entry);
+        }
+        group
+    }
+
+    /// Commits the group and answers it; returns the writes that take unheard answers back.
+    fn commit_or_halve<'a>(&'a mut self, group: &'a mut Vec<Entry>) -> BoxFuture<'a, Vec<Entry>> {
+        Box::pin(async move {
+            let outcome = self.commit(group).await;
+            let alone = group.len() == 1;
+            match outcome {
+                Err(error) if !alone && blames_one(&error) => {
+                    let mut later = group.split_off(group.len() / 2);
+                    let mut undo = self.commit_or_halve(group).await;
+                    undo.extend(self.commit_or_halve(&mut later).await);
+                    undo
+                }
+                outcome => {
+                    self.counters.writes.fetch_add(group.len() as u64, Ordering::Relaxed);
+                    let outcome = outcome.as_ref().map(|()| ());
+                    group.drain(..).filter_map(|entry| entry.answer(outcome)).collect()
+                }
+            }
+        })
+    }
+
+    async fn commit(&mut self, group: &mut [Entry]) -> Result<(), StoreError> {
+        let caught = AssertUnwindSafe(transaction(&mut self.session, group)).catch_unwind().await;
+        let outcome = caught.unwrap_or_else(|_| Err(internal("a write panicked")));
+        match &outcome {
+            Ok(()) => {
+                self.counters.transactions.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => {
+                tracing::debug!(error = %error, error_kind = ?error.kind(), items = group.len(), "rolled back");
+                // Fails when the database has rolled back by itself, which is as good.
+                let _ = self.session.run(sqlx::query("ROLLBACK")).await;
+            }
+        }
+        outcome
+    }
+}
+
+async fn transaction(session: &mut Session, group: &mut [Entry]) -> Result<(), StoreError> {
+    session.run(sqlx::query("BEGIN IMMEDIATE")).await?;
+    // First, so that a lease of the same group finds them.
+    submit_all(session, group).await?;
+    for entry in group.iter_mut() {
+        if let Write::Other(write) = &mut entry.write {
+            write.run(session).await?;
+        }
+    }
+    session.run(sqlx::query("COMMIT")).await
+}
+
+async fn submit_all(session: &mut Session, group: &mut [Entry]) -> Result<(), StoreError> {
+    let calls = group.iter_mut().filter_map(|entry| match &mut entry.write {
+        Write::Submit(call) => Some(call),
+        Write::Other(_) => None,
+    });
+    let mut calls: Vec<&mut SubmitCall> = calls.collect();
+    if calls.is_empty() {
+        return Ok(());
+    }
+    let submits: Vec<(&Submit, i64)> =
+        calls.iter().flat_map(|call| call.submits.iter().map(|submit| (submit, call.now_ms))).collect();
+    let mut answers = submit::enqueue(session, &submits).await?.into_iter();
+    for call in &mut calls {
+        call.done = answers.by_ref().take(call.submits.len()).collect();
+    }
+    Ok(())
+}
+
+/// Whether the trouble may be one write's own, so that the others succeed without it.
+fn blames_one(error: &StoreError) -> bool {
+    matches!(error.kind(), StoreErrorKind::Refused | StoreErrorKind::Internal)
+}
+
+/// One write that waits.
+pub(crate) struct Entry {
+    /// Size of its payloads.
+    bytes: usize,
+    write: Write,
+}
+
+enum Write {
+    Submit(SubmitCall),
+    Other(Box<dyn Operation>),
+}
+
+impl Entry {
+    /// A write whose answer nobody waits for.
+    pub(crate) fn unheard<I, W>(input: I, work: W) -> Entry
+    where
+        I: Send + Sync + 'static,
+        W: for<'s> Fn(&'s mut Session, &'s I) -> BoxFuture<'s, Result<(), StoreError>> + Send + 'static,
+    {
+        let pending = Pending { input, work, undo: |()| None, done: None, reply: oneshot::channel().0 };
+        Entry { bytes: 0, write: Write::Other(Box::new(pending)) }
+    }
+
+    /// Tells the caller; returns what takes an answer back that nobody received.
+    fn answer(self, outcome: Result<(), &StoreError>) -> Option<Entry> {
+        match self.write {
+            Write::Submit(call) => {
+                // Nobody waits: the tasks are stored all the same, as after a lost connection.
+                let _ = call.reply.send(outcome.map(|()| call.done).map_err(copy));
+                None
+            }
+            Write::Other(write) => write.answer(outcome),
+        }
+    }
+}
+
+struct SubmitCall {
+    submits: Vec<Submit>,
+    now_ms: i64,
+    done: Vec<Submitted>,
+    reply: oneshot::Sender<Result<Vec<Submitted>, StoreError>>,
+}
+
+/// A write of whatever kind.
+trait Operation: Send {
+    fn run<'s>(&'s mut self, session: &'s mut Session) -> BoxFuture<'s, Result<(), StoreError>>;
+    fn answer(self: Box<Self>, outcome: Result<(), &StoreError>) -> Option<Entry>;
+}
+
+struct Pending<I, W, T> {
+    input: I,
+    work: W,
+    undo: fn(T) -> Option<Entry>,
+    done: Option<T>,
+    reply: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<I, W, T> Operation for Pending<I, W, T>
+where
+    I: Send + Sync,
+    T: Send,
+    W: for<'s> Fn(&'s mut Session, &'s I) -> BoxFuture<'s, Result<T, StoreError>> + Send,
+{
+    fn run<'s>(&'s mut self, session: &'s mut Session) -> BoxFuture<'s, Result<(), StoreError>> {
+        let work = (self.work)(session, &self.input);
+        let done = &mut self.done;
+        Box::pin(async move {
+            *done = Some(work.await?);
+            Ok(())
+        })
+    }
+
+    fn answer(self: Box<Self>, outcome: Result<(), &StoreError>) -> Option<Entry> {
+        let Pending { undo, done, reply, .. } = *self;
+        let answer = outcome.map_err(copy).and_then(|()| done.ok_or_else(|| internal("a write did not run")));
+        match reply.send(answer) {
+            Err(Ok(unheard)) => undo(unheard),
+            Ok(()) | Err(Err(_)) => None,
+        }
+    }
+}
+
+fn ended() -> StoreError {
+    StoreError::new(StoreErrorKind::Down, "the store is closed")
+}
+
+fn internal(message: &str) -> StoreError {
+    StoreError::new(StoreErrorKind::Internal, message)
+}
+
+#[allow(clippy::disallowed_methods, reason = "the one place of this crate that spawns")]
+fn spawn(service: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(service);
+}

@@ -1,0 +1,144 @@
+//! Holders of leases, and the tasks of dead ones.
+
+use futures::future::join_all;
+use keiko_core::code::Code;
+use keiko_core::id::{Holder, TaskId, Token};
+use keiko_core::port::{Beat, Dead, Rescued};
+use keiko_core::task::{LeasedTask, Settled, TaskState};
+
+use crate::world::{LEASE_MS, NOW, World, complete, other_token};
+
+pub async fn holders_rise(world: &World) {
+    let mut last = Holder(0);
+    for now_ms in [NOW, NOW, NOW + 5, NOW - 1_000] {
+        let holder = world.tasks.open_holder(now_ms, LEASE_MS).await.unwrap();
+        assert!(holder > last, "whatever the clock does");
+        last = holder;
+        world.tasks.close_holder(holder, now_ms).await.unwrap();
+    }
+    let holders = join_all((0..20).map(|_| world.holder())).await;
+    let distinct: std::collections::BTreeSet<Holder> = holders.into_iter().collect();
+    assert_eq!(distinct.len(), 20);
+    assert!(distinct.first() > Some(&last));
+    // An older file put back would start from an older number, but not from an older clock.
+    assert!(last.0 >= NOW);
+}
+
+async fn beat(world: &World, holder: Holder, now_ms: i64) -> Beat {
+    world.tasks.beat(holder, now_ms, LEASE_MS).await.unwrap()
+}
+
+async fn rescue(world: &World, dead: Dead, started: &[(TaskId, Token)], now_ms: i64) -> Rescued {
+    world.tasks.rescue(dead, started.to_vec(), now_ms).await.unwrap()
+}
+
+pub async fn a_beat_prolongs_and_a_forgotten_holder_is_lost(world: &World) {
+    let holder = world.holder().await;
+    assert_eq!(beat(world, holder, NOW + 5).await, Beat::Alive { until_ms: NOW + 5 + LEASE_MS });
+    rescue(world, Dead::Expired, &[], NOW + LEASE_MS).await;
+    let late = NOW + 5 + LEASE_MS;
+    assert!(matches!(beat(world, holder, late).await, Beat::Alive { .. }), "expired, but nobody came");
+    rescue(world, Dead::Expired, &[], late + LEASE_MS).await;
+    assert_eq!(beat(world, holder, late).await, Beat::Lost);
+    assert_eq!(beat(world, Holder(1), NOW).await, Beat::Lost);
+    let closed = world.holder().await;
+    world.tasks.close_holder(closed, NOW).await.unwrap();
+    assert_eq!(beat(world, closed, NOW).await, Beat::Lost);
+}
+
+pub async fn a_closed_holder_leaves_its_tasks_uncharged(world: &World) {
+    let (holder, other) = (world.holder().await, world.holder().await);
+    world.submit_plain(&world.ada, 5).await;
+    let ours = world.lease(holder, 3).await;
+    let theirs = world.lease(other, 2).await;
+    assert_eq!(world.tasks.close_holder(holder, NOW).await.unwrap(), 3);
+    for task in &ours {
+        let view = world.view(&world.ada, task.id).await;
+        assert_eq!((view.summary.state, view.summary.crashes), (TaskState::Pending, 0));
+        assert_eq!(world.settle(holder, complete(task)).await, Settled::Stale);
+    }
+    assert_eq!(world.state(&world.ada, theirs[0].id).await, TaskState::Running);
+    assert_eq!(world.tasks.close_holder(holder, NOW).await.unwrap(), 0);
+}
+
+pub async fn only_expired_holders_are_rescued(world: &World) {
+    let early = world.tasks.open_holder(NOW, 10).await.unwrap();
+    let late = world.tasks.open_holder(NOW, 20).await.unwrap();
+    world.submit_plain(&world.ada, 2).await;
+    let ours = world.lease(early, 1).await.remove(0);
+    let theirs = world.lease(late, 1).await.remove(0);
+    assert_eq!(rescue(world, Dead::Expired, &[], NOW + 9).await, Rescued::default());
+    assert_eq!(rescue(world, Dead::Expired, &[], NOW + 10).await.returned, 1);
+    assert_eq!(world.state(&world.ada, ours.id).await, TaskState::Pending);
+    assert_eq!(world.state(&world.ada, theirs.id).await, TaskState::Running);
+    assert_eq!(beat(world, early, NOW + 10).await, Beat::Lost);
+    assert!(matches!(beat(world, late, NOW + 10).await, Beat::Alive { .. }));
+}
+
+pub async fn a_rescue_of_all_but_one_spares_that_one(world: &World) {
+    let (dead, alive) = (world.holder().await, world.holder().await);
+    world.submit_plain(&world.ada, 4).await;
+    world.lease(dead, 3).await;
+    let ours = world.lease(alive, 1).await.remove(0);
+    let rescued = rescue(world, Dead::AllBut(alive), &[], NOW).await;
+    assert_eq!(rescued, Rescued { returned: 3, crashed: 0, quarantined: Vec::new() });
+    assert_eq!(beat(world, dead, NOW).await, Beat::Lost, "whatever its lease said");
+    assert_eq!(world.settle(alive, complete(&ours)).await, Settled::Stored);
+}
+
+pub async fn only_started_tasks_are_charged_a_crash(world: &World) {
+    let dead = world.holder().await;
+    world.submit_plain(&world.ada, 3).await;
+    let tasks = world.lease(dead, 3).await;
+    // Known by an older token: it was another run that had started.
+    let started = [(tasks[0].id, tasks[0].token), (tasks[1].id, other_token(tasks[1].token))];
+    let alive = world.holder().await;
+    let rescued = rescue(world, Dead::AllBut(alive), &started, NOW).await;
+    assert_eq!(rescued, Rescued { returned: 3, crashed: 1, quarantined: Vec::new() });
+    let again = world.lease(alive, 3).await;
+    let crashes: Vec<u32> = again.iter().map(|task| task.crashes).collect();
+    assert_eq!(crashes, [1, 0, 0]);
+    assert!(again.iter().all(|task| task.attempts == 0));
+}
+
+/// Leases the only task and lets its host die while it runs.
+async fn crash(world: &World) -> (LeasedTask, Rescued) {
+    let dead = world.holder().await;
+    let task = world.lease(dead, 1).await.remove(0);
+    let alive = world.holder().await;
+    let rescued = rescue(world, Dead::AllBut(alive), &[(task.id, task.token)], NOW + 3).await;
+    world.tasks.close_holder(alive, NOW).await.unwrap();
+    (task, rescued)
+}
+
+pub async fn a_third_crash_quarantines(world: &World) {
+    let id = world.submit_plain(&world.ada, 1).await[0];
+    for crashes in 0..2 {
+        let (task, rescued) = crash(world).await;
+        assert_eq!((task.crashes, rescued.returned, rescued.crashed), (crashes, 1, 1));
+    }
+    let (task, rescued) = crash(world).await;
+    assert_eq!(task.crashes, 2);
+    assert_eq!(rescued, Rescued { returned: 0, crashed: 0, quarantined: vec![id] });
+    let view = world.view(&world.ada, id).await;
+    assert_eq!((view.summary.state, view.summary.crashes), (TaskState::Failed, 3));
+    assert_eq!((view.summary.finished_ms, view.token), (Some(NOW + 3), task.token));
+    assert_eq!(view.failure.map(|failure| failure.code), Some(Code::Quarantined));
+    assert!(view.attempts.is_empty(), "no attempt ended");
+    assert_eq!(world.live(&world.ada).await, 0);
+    let counts = world.records.counts(world.ada.tenant).await.unwrap();
+    assert_eq!((counts.failed, counts.running), (1, 0));
+}
+
+pub async fn a_rescued_task_is_settled_by_its_next_holder_only(world: &World) {
+    let dead = world.holder().await;
+    let first = world.running(&world.ada, dead).await;
+    let alive = world.holder().await;
+    rescue(world, Dead::AllBut(alive), &[], NOW).await;
+    assert_eq!(world.settle(dead, complete(&first)).await, Settled::Stale);
+    let second = world.lease(alive, 1).await.remove(0);
+    assert_eq!(second.id, first.id);
+    assert_eq!(world.settle(dead, complete(&first)).await, Settled::Stale);
+    assert_eq!(world.settle(alive, complete(&first)).await, Settled::Stale, "the token of the first lease");
+    assert_eq!(world.settle(alive, complete(&second)).await, Settled::Stored);
+}

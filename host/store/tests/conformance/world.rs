@@ -1,0 +1,245 @@
+//! An empty store with two tenants, and the few moves that every test makes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use keiko_core::catalog::{Installed, NewVersion, Plugin};
+use keiko_core::code::Code;
+use keiko_core::effect::{ChildWish, Effects};
+use keiko_core::id::{Digest, Holder, KindId, TaskId, TenantId, Token, VersionId};
+use keiko_core::manifest::Manifest;
+use keiko_core::name::TenantName;
+use keiko_core::outcome::{Failure, Meter, Taint};
+use keiko_core::policy::BudgetRequest;
+use keiko_core::port::{CatalogStore, Components, Lease, LeaseRequest, Records, TaskStore};
+use keiko_core::task::{
+    AttemptRecord, Key, LeasedTask, Lineage, NewTask, Payload, Settled, Settlement, Submit, Submitted,
+    TaskFilter, TaskState, TaskSummary, TaskView, Transition,
+};
+use keiko_store::sqlite::{SqliteOptions, SqliteStore};
+
+/// When every test begins.
+pub const NOW: i64 = 1_800_000_000_000;
+pub const LEASE_MS: i64 = 30_000;
+/// A quota that no test meets by accident.
+pub const ROOMY: u64 = 1_000_000;
+
+/// A store and what was put into it. The folder goes with it.
+pub struct World {
+    pub tasks: Arc<dyn TaskStore>,
+    pub records: Arc<dyn Records>,
+    pub catalog: Arc<dyn CatalogStore>,
+    pub components: Arc<dyn Components>,
+    pub ada: Customer,
+    pub bob: Customer,
+    _folder: Option<tempfile::TempDir>,
+}
+
+/// A tenant with a plugin of two kinds.
+#[derive(Clone, Debug)]
+pub struct Customer {
+    pub tenant: TenantId,
+    pub plugin: Plugin,
+    pub kind: KindId,
+    pub other_kind: KindId,
+}
+
+pub async fn sqlite() -> World {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteOptions { data_dir: folder.path().to_owned(), readers: 2 };
+    let store = Arc::new(SqliteStore::open(options).await.unwrap());
+    world(store, Some(folder)).await
+}
+
+async fn world<S>(store: Arc<S>, folder: Option<tempfile::TempDir>) -> World
+where
+    S: TaskStore + Records + CatalogStore + Components,
+{
+    let ada = customer(&*store, "ada").await;
+    let bob = customer(&*store, "bob").await;
+    World {
+        tasks: store.clone(),
+        records: store.clone(),
+        catalog: store.clone(),
+        components: store,
+        ada,
+        bob,
+        _folder: folder,
+    }
+}
+
+/// A tenant of this name with its plugin installed.
+pub async fn customer(catalog: &dyn CatalogStore, name: &str) -> Customer {
+    let name: TenantName = name.parse().unwrap();
+    let tenant = catalog.ensure_tenants(&[name]).await.unwrap().remove(0).id;
+    let Installed::Current(plugin) = catalog.install(version(tenant, "1", 1), NOW).await.unwrap() else {
+        panic!("a first install makes the version current")
+    };
+    let kind = plugin.kinds[&"run".parse().unwrap()];
+    let other_kind = plugin.kinds[&"walk".parse().unwrap()];
+    Customer { tenant, plugin, kind, other_kind }
+}
+
+/// A version of the plugin `p` with the kinds `run` and `walk`.
+pub fn version(tenant: TenantId, name: &str, digest: u8) -> NewVersion {
+    let text = format!(
+        "[plugin]\nname = \"p\"\nversion = \"{name}\"\n[[kind]]\nname = \"run\"\n[[kind]]\nname = \"walk\"\n"
+    );
+    let manifest = Arc::new(Manifest::parse(text.as_bytes()).unwrap());
+    NewVersion { tenant, digest: Digest([digest; 32]), component_bytes: 7, manifest }
+}
+
+impl World {
+    pub async fn holder(&self) -> Holder {
+        self.tasks.open_holder(NOW, LEASE_MS).await.unwrap()
+    }
+
+    /// So many plain tasks with ids of their own.
+    pub async fn new_tasks(&self, customer: &Customer, count: u32) -> Vec<NewTask> {
+        let first = self.tasks.reserve_ids(count, NOW).await.unwrap().first.0;
+        (first..first + i64::from(count)).map(|id| new_task(TaskId(id), customer.kind)).collect()
+    }
+
+    /// Submits tasks under a roomy quota; their ids.
+    pub async fn submit(&self, customer: &Customer, tasks: Vec<NewTask>) -> Vec<TaskId> {
+        let ids = tasks.iter().map(|task| task.id).collect();
+        let answer = self.try_submit(submit(customer, tasks)).await;
+        assert!(matches!(answer, Submitted::Accepted { duplicate: false, .. }), "{answer:?}");
+        ids
+    }
+
+    pub async fn try_submit(&self, submit: Submit) -> Submitted {
+        self.tasks.enqueue(vec![submit], NOW).await.unwrap().remove(0)
+    }
+
+    /// Submits plain tasks; their ids.
+    pub async fn submit_plain(&self, customer: &Customer, count: u32) -> Vec<TaskId> {
+        let tasks = self.new_tasks(customer, count).await;
+        self.submit(customer, tasks).await
+    }
+
+    pub async fn lease(&self, holder: Holder, room: usize) -> Vec<LeasedTask> {
+        self.lease_at(holder, room, NOW).await.tasks
+    }
+
+    pub async fn lease_at(&self, holder: Holder, room: usize, now_ms: i64) -> Lease {
+        self.tasks.lease(LeaseRequest { now_ms, ..request(holder, room) }).await.unwrap()
+    }
+
+    /// Submits one plain task and leases it.
+    pub async fn running(&self, customer: &Customer, holder: Holder) -> LeasedTask {
+        self.submit_plain(customer, 1).await;
+        self.lease(holder, 1).await.remove(0)
+    }
+
+    pub async fn settle(&self, holder: Holder, settlement: Settlement) -> Settled {
+        self.tasks.settle(holder, vec![settlement], NOW).await.unwrap().remove(0)
+    }
+
+    pub async fn view(&self, customer: &Customer, id: TaskId) -> TaskView {
+        self.records.task(customer.tenant, id).await.unwrap().expect("the task exists")
+    }
+
+    pub async fn state(&self, customer: &Customer, id: TaskId) -> TaskState {
+        self.view(customer, id).await.summary.state
+    }
+
+    pub async fn list(&self, customer: &Customer, filter: &TaskFilter) -> Vec<TaskSummary> {
+        self.records.list(customer.tenant, filter, 1_000).await.unwrap()
+    }
+
+    pub async fn live(&self, customer: &Customer) -> u64 {
+        self.records.live().await.unwrap().get(&customer.tenant).copied().unwrap_or_default()
+    }
+}
+
+pub fn request(holder: Holder, room: usize) -> LeaseRequest {
+    LeaseRequest { holder, room, caps: HashMap::new(), cap_default: usize::MAX, after: None, now_ms: NOW }
+}
+
+pub fn new_task(id: TaskId, kind: KindId) -> NewTask {
+    NewTask {
+        id,
+        kind,
+        input: Payload::json("{}"),
+        created_ms: NOW,
+        run_at_ms: NOW,
+        budget: BudgetRequest::default(),
+        lineage: Lineage::root(id),
+        trace: None,
+    }
+}
+
+pub fn submit(customer: &Customer, tasks: Vec<NewTask>) -> Submit {
+    Submit { tenant: customer.tenant, tasks, key: None, queue_max: ROOMY }
+}
+
+pub fn key(text: &str, body: u8) -> Option<Key> {
+    Some(Key { text: text.to_owned(), body: [body; 32] })
+}
+
+pub fn complete(task: &LeasedTask) -> Settlement {
+    settlement(task, Transition::Complete(Payload::json("\"done\"")))
+}
+
+pub fn fail(task: &LeasedTask, code: Code) -> Settlement {
+    settlement(task, Transition::Fail(Failure::new(code, "it failed")))
+}
+
+pub fn retry(task: &LeasedTask, code: Code, run_at_ms: i64) -> Settlement {
+    settlement(task, Transition::Retry { run_at_ms, failure: Failure::new(code, "it failed") })
+}
+
+pub fn hand_back(task: &LeasedTask) -> Settlement {
+    settlement(task, Transition::HandBack)
+}
+
+pub fn settlement(task: &LeasedTask, transition: Transition) -> Settlement {
+    Settlement {
+        id: task.id,
+        tenant: task.tenant,
+        token: task.token,
+        transition,
+        attempt: record(task, None),
+        effects: Effects::default(),
+        log: bytes::Bytes::new(),
+    }
+}
+
+pub fn record(task: &LeasedTask, version: Option<VersionId>) -> AttemptRecord {
+    AttemptRecord {
+        number: task.attempts + 1,
+        started_ms: NOW + 1,
+        meter: Meter { fuel_used: 5, memory_bytes_peak: 65_536, host_calls: 2, elapsed_us: 900 },
+        taint: Taint::RANDOM,
+        effects: 0,
+        version,
+    }
+}
+
+/// A child as the runtime makes one: what a guest wished for, and what was reserved for it.
+#[derive(Clone, Debug)]
+pub struct NewChild {
+    pub id: TaskId,
+    pub kind: KindId,
+    pub wish: ChildWish,
+}
+
+/// A child of the customer's first kind.
+pub fn child(customer: &Customer, id: TaskId, key: Option<&str>, input: &'static str) -> NewChild {
+    let (input, key) = (Payload::json(input), key.map(str::to_owned));
+    NewChild { id, kind: customer.kind, wish: ChildWish { plugin: None, kind: None, input, key, delay_ms: 0 } }
+}
+
+/// The settlement with these children.
+pub fn with_children(mut settlement: Settlement, children: Vec<NewChild>) -> Settlement {
+    for child in children {
+        settlement.effects.push(child.wish, child.id, child.kind);
+    }
+    settlement
+}
+
+/// A token that is not the task's.
+pub fn other_token(token: Token) -> Token {
+    Token(token.0 + 1)
+}
