@@ -1,0 +1,182 @@
+//! Compiled artifacts on disk.
+//!
+//! An artifact is machine code that this process will run, so it is believed only with a MAC under the cluster key over
+//! everything that must match: the format, the engine's settings, the component's digest, and the bytes. A file is read
+//! once, and what was verified is what is loaded. One that does not verify (altered, renamed, of another cluster, of
+//! other settings, cut short) is removed and counted, and the component is compiled again.
+//!
+//! File: `MAGIC`, 32 bytes of MAC, the artifact as wasmtime serializes it.
+
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use keiko_core::id::Digest;
+use keiko_core::limit::ARTIFACT_BYTES_MAX;
+use wasmtime::component::Component;
+
+use crate::key::ClusterKey;
+
+/// Format number 1.
+const MAGIC: &[u8; 16] = b"keiko artifact 1";
+/// Extension of a file that is being written.
+const DRAFT: &str = "new";
+const MAC_BYTES: usize = 32;
+const HEADER_BYTES: usize = MAGIC.len() + MAC_BYTES;
+
+/// The folder of artifacts of one engine.
+#[derive(Debug)]
+pub(crate) struct Artifacts {
+    dir: PathBuf,
+    key: ClusterKey,
+    /// Hash of everything that decides what code is generated.
+    settings: blake3::Hash,
+    refused: AtomicU64,
+    /// Makes names of drafts unique in this process.
+    drafts: AtomicU64,
+}
+
+/// Bytes of an artifact whose MAC was right, or that our own compile child has just made.
+#[derive(Debug)]
+pub(crate) struct Trusted(Vec<u8>);
+
+impl Trusted {
+    /// What the compile child, a program that the operator named, wrote on its own pipe.
+    pub(crate) fn from_child(bytes: Vec<u8>) -> Trusted {
+        Trusted(bytes)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Loads the component for `engine`; wasmtime refuses artifacts of other settings by itself once more.
+    pub(crate) fn load(&self, engine: &wasmtime::Engine) -> wasmtime::Result<Component> {
+        #[allow(unsafe_code, reason = "there is no other way to load machine code")]
+        // SAFETY: the bytes are what `precompile_component` wrote. A `Trusted` is made only of what came through
+        // the pipe of the compile child, or of a file whose MAC under the cluster key covers these very bytes, and
+        // hosts that have that key make MACs only of what came through such a pipe.
+        unsafe {
+            Component::deserialize(engine, self.bytes())
+        }
+    }
+}
+
+impl Artifacts {
+    /// Opens a folder, making it when it is missing, and removes drafts that a process left when it was killed.
+    pub(crate) fn open(dir: PathBuf, key: ClusterKey, engine: &wasmtime::Engine) -> io::Result<Artifacts> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        for entry in fs::read_dir(&dir)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == DRAFT) {
+                fs::remove_file(path)?;
+            }
+        }
+        let settings = settings_hash(engine);
+        Ok(Artifacts { dir, key, settings, refused: AtomicU64::new(0), drafts: AtomicU64::new(0) })
+    }
+
+    /// Files that were not believed since the start.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// The artifact of a component, unless there is none that can be believed.
+    pub(crate) fn read(&self, digest: Digest) -> io::Result<Option<Trusted>> {
+        let path = self.path(digest);
+        let file = match fs::File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut bytes = Vec::new();
+        file.take(HEADER_BYTES as u64 + ARTIFACT_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+        if let Some(trusted) = self.verify(digest, bytes) {
+            return Ok(Some(trusted));
+        }
+        self.refuse(digest);
+        Ok(None)
+    }
+
+    /// Removes and counts a file that cannot be used.
+    pub(crate) fn refuse(&self, digest: Digest) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(plugin_version = %digest, "an artifact was altered, foreign or stale and is compiled again");
+        if let Err(error) = fs::remove_file(self.path(digest)) {
+            tracing::warn!(error = %error, "an artifact could not be removed");
+        }
+    }
+
+    /// Keeps the artifact of a component: whole under its name, or not at all.
+    pub(crate) fn write(&self, digest: Digest, artifact: &Trusted) -> io::Result<()> {
+        let draft = self.drafts.fetch_add(1, Ordering::Relaxed);
+        let draft = self.dir.join(format!("{}-{}-{draft}.{DRAFT}", digest.short(), std::process::id()));
+        let written = self.write_draft(&draft, digest, artifact.bytes());
+        if written.is_err() {
+            // What could not be written is of no use; that it cannot be removed either adds nothing.
+            let _ = fs::remove_file(&draft);
+        }
+        written
+    }
+
+    fn write_draft(&self, draft: &PathBuf, digest: Digest, bytes: &[u8]) -> io::Result<()> {
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(draft)?;
+        file.write_all(MAGIC)?;
+        file.write_all(self.mac(digest, bytes).as_bytes())?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(draft, self.path(digest))?;
+        fs::File::open(&self.dir)?.sync_all()
+    }
+
+    fn verify(&self, digest: Digest, mut bytes: Vec<u8>) -> Option<Trusted> {
+        if bytes.len() < HEADER_BYTES || !bytes.starts_with(MAGIC) {
+            return None;
+        }
+        let mac: [u8; MAC_BYTES] = bytes[MAGIC.len()..HEADER_BYTES].try_into().ok()?;
+        // `blake3::Hash` compares in constant time.
+        if self.mac(digest, &bytes[HEADER_BYTES..]) != blake3::Hash::from_bytes(mac) {
+            return None;
+        }
+        bytes.drain(..HEADER_BYTES);
+        Some(Trusted(bytes))
+    }
+
+    fn mac(&self, digest: Digest, bytes: &[u8]) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new_keyed(self.key.bytes());
+        hasher.update(MAGIC);
+        hasher.update(self.settings.as_bytes());
+        hasher.update(&digest.0);
+        hasher.update(bytes);
+        hasher.finalize()
+    }
+
+    fn path(&self, digest: Digest) -> PathBuf {
+        self.dir.join(format!("{}-{}.cwasm", digest.hex(), &self.settings.to_hex()[..16]))
+    }
+}
+
+/// Hash of what wasmtime says decides compatibility: its version, the target and CPU features, and every setting of
+/// code generation.
+fn settings_hash(engine: &wasmtime::Engine) -> blake3::Hash {
+    struct Feed(blake3::Hasher);
+
+    impl Hasher for Feed {
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.update(bytes);
+        }
+
+        fn finish(&self) -> u64 {
+            let hash = self.0.finalize();
+            u64::from_le_bytes(*hash.as_bytes().first_chunk().unwrap_or(&[0; 8]))
+        }
+    }
+
+    let mut feed = Feed(blake3::Hasher::new());
+    engine.precompile_compatibility_hash().hash(&mut feed);
+    feed.0.finalize()
+}

@@ -1,0 +1,136 @@
+//! One attempt: a fresh store, one call under every limit of the budget, and a report of what came of it.
+//!
+//! A store is used once. Fuel bounds what the guest computes, epochs bound how long it computes in one go, and the
+//! driving future bounds how long it waits inside a host call, where no epoch reaches it. A run never fails and never
+//! panics: whatever happens is an outcome.
+
+use std::any::Any;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use keiko_core::code::Code;
+use keiko_core::effect::Effects;
+use keiko_core::limit::{HANDLES_MAX, HOSTCALL_BYTES_MAX};
+use keiko_core::log::LogBuffer;
+use keiko_core::outcome::{AttemptReport, Failure, Meter, Outcome, Taint};
+use keiko_core::policy::Budget;
+use keiko_core::port::{Attempt, HostPort};
+use keiko_core::stop::Stop;
+use wasmtime::{Store, StoreContextMut, UpdateDeadline};
+
+use crate::exceeded::Exceeded;
+use crate::export::{self, Ending, Returned};
+use crate::registry::Generation;
+use crate::state::State;
+
+/// Runs an attempt to its end. Must be called inside a tokio runtime that has time enabled.
+pub(crate) async fn run(
+    generation: &Generation,
+    attempt: Attempt,
+    port: Arc<dyn HostPort>,
+    stop: Stop,
+) -> AttemptReport {
+    let state = State::new(&attempt, port, stop.clone());
+    let (started, deadline) = (state.started(), state.deadline);
+    let mut store = match open(generation, state, &attempt.budget) {
+        Ok(store) => store,
+        Err(error) => return refused(Failure::new(Code::Internal, format!("{error:#}"))),
+    };
+    let call = export::run(&mut store, generation, &attempt.kind, attempt.input);
+    let ending = drive(call, &stop, deadline).await;
+    let report = catch_unwind(AssertUnwindSafe(|| close(store, ending, &attempt.budget, started)));
+    report.unwrap_or_else(|panic| {
+        tracing::error!(error = %text(&*panic), "the engine panicked at the end of an attempt");
+        refused(Failure::new(Code::Internal, "the host is at fault: it panicked at the end of the attempt"))
+    })
+}
+
+/// The report of an attempt that did not begin, or whose end is lost.
+pub(crate) fn refused(failure: Failure) -> AttemptReport {
+    AttemptReport {
+        outcome: Outcome::Failed(failure),
+        meter: Meter::default(),
+        taint: Taint::NONE,
+        effects: Effects::default(),
+        log: LogBuffer::default(),
+    }
+}
+
+/// A store with every limit set.
+pub(crate) fn open(generation: &Generation, state: State, budget: &Budget) -> wasmtime::Result<Store<State>> {
+    let mut store = Store::new(generation.pre.engine(), state);
+    store.limiter(|state| &mut state.limiter);
+    store.set_fuel(budget.fuel.value)?;
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(tick);
+    store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
+    store.set_max_component_handles(HANDLES_MAX);
+    Ok(store)
+}
+
+/// At every epoch tick: may the guest go on? If so, its neighbours on this thread come first.
+fn tick(store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
+    let state = store.data();
+    let used = state.gate.budget().fuel.value.saturating_sub(store.get_fuel()?);
+    state.check(used)?;
+    Ok(UpdateDeadline::Yield(1))
+}
+
+/// Polls a call until it returns, panics, is stopped, or its time is over. A call that is given up is dropped, and its
+/// store is never used for another.
+pub(crate) async fn drive<T>(
+    call: impl Future<Output = wasmtime::Result<T>>,
+    stop: &Stop,
+    deadline: Instant,
+) -> Ending<T> {
+    let mut call = pin!(call);
+    let mut stopped = stop.wait();
+    // A timer costs more than most calls: it is made only when a call waits.
+    let mut timer: Option<Pin<Box<tokio::time::Sleep>>> = None;
+    poll_fn(|context| {
+        match catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(context))) {
+            Ok(Poll::Ready(returned)) => return Poll::Ready(Ending::Returned(returned)),
+            Ok(Poll::Pending) => {}
+            Err(panic) => return Poll::Ready(Ending::Panicked(text(&*panic))),
+        }
+        if let Poll::Ready(reason) = Pin::new(&mut stopped).poll(context) {
+            return Poll::Ready(Ending::Exceeded(Exceeded::Stopped(reason)));
+        }
+        let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+        timer.as_mut().poll(context).map(|()| Ending::Exceeded(Exceeded::Deadline))
+    })
+    .await
+}
+
+fn close(store: Store<State>, ending: Ending<Returned>, budget: &Budget, started: Instant) -> AttemptReport {
+    let guest_fuel = budget.fuel.value.saturating_sub(store.get_fuel().unwrap_or(0));
+    let state = store.into_data();
+    let mut console = state.console.lock();
+    let (log, last_words) = console.finish(|| state.port.now_ms());
+    let guest_fuel = guest_fuel.saturating_add(console.printed_bytes());
+    drop(console);
+    let inside = state.gate.check(guest_fuel);
+    let outcome = export::outcome(ending, inside, budget, last_words);
+    let completed = matches!(outcome, Outcome::Completed(_));
+    AttemptReport {
+        meter: Meter {
+            fuel_used: state.gate.fuel_used(guest_fuel),
+            memory_bytes_peak: state.limiter.memory_bytes_peak(),
+            host_calls: state.gate.host_calls(),
+            elapsed_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        },
+        taint: state.gate.taint(),
+        effects: if completed { state.effects } else { Effects::default() },
+        outcome,
+        log,
+    }
+}
+
+fn text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}

@@ -1,0 +1,22 @@
+//! The one generated module: every interface of this host's world, with the types that imports and exports share.
+
+#![allow(missing_docs, reason = "generated from wit/, where every item is documented")]
+
+wasmtime::component::bindgen!({
+    path: "../../wit",
+    inline: "
+        package keiko:host;
+
+        world task-host {
+            include keiko:plugin/task-plugin-full@0.1.0;
+        }
+    ",
+    world: "keiko:host/task-host",
+    imports: {
+        // Only what waits is async: a host call that does not is cheaper without a future.
+        "keiko:tasks/tasks.submit": async | trappable,
+        "keiko:tasks/tasks.submit-many": async | trappable,
+        default: trappable,
+    },
+    exports: { default: async },
+});

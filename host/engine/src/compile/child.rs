@@ -1,0 +1,111 @@
+//! What runs in the compile child: limits first, then the component from stdin, then the artifact to stdout.
+//!
+//! Limits bind the whole process, threads of the compiler included. When the address space is used up the process
+//! aborts or reports it, when the CPU time is used up the kernel ends it; the parent tells them apart.
+
+use std::io::{self, Read, Write};
+use std::process::ExitCode;
+
+use keiko_core::limit::{COMPILE_ADDRESS_SPACE_BYTES, COMPILE_CPU_SECONDS, COMPONENT_BYTES_CEILING};
+use rustix::process::{Resource, Rlimit, nice, setrlimit};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{self, Purpose};
+
+/// How much the child steps back behind the guests that run beside it.
+const NICENESS: i32 = 10;
+
+/// What a compile child may use.
+#[derive(Clone, Copy, Debug)]
+pub struct ChildLimits {
+    /// Bytes of address space.
+    pub address_space_bytes: u64,
+    /// Seconds of CPU time, all threads together.
+    pub cpu_seconds: u64,
+}
+
+impl Default for ChildLimits {
+    fn default() -> ChildLimits {
+        ChildLimits { address_space_bytes: COMPILE_ADDRESS_SPACE_BYTES, cpu_seconds: COMPILE_CPU_SECONDS }
+    }
+}
+
+/// Why there is no artifact, as the child tells its parent.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Problem {
+    pub(super) kind: ProblemKind,
+    pub(super) message: String,
+}
+
+/// What kind of trouble it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ProblemKind {
+    /// The component is not valid, or uses what this host has switched off.
+    Invalid,
+    /// The address space is used up.
+    Memory,
+    /// The compiler's own bounds.
+    TooLarge,
+    /// A fault of ours.
+    Internal,
+}
+
+/// What the hidden subcommand of the host runs.
+pub fn compile_child() -> ExitCode {
+    compile_child_within(ChildLimits::default())
+}
+
+/// The same under other limits.
+pub fn compile_child_within(limits: ChildLimits) -> ExitCode {
+    match compile(limits) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            let text = serde_json::to_vec(&problem).unwrap_or_default();
+            // Nobody listens any more when this fails.
+            let _ = io::stderr().write_all(&text);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compile(limits: ChildLimits) -> Result<(), Problem> {
+    confine(limits).map_err(|error| internal(format!("the limits cannot be set: {error}")))?;
+    let mut component = Vec::new();
+    let mut stdin = io::stdin().lock().take(COMPONENT_BYTES_CEILING + 1);
+    stdin.read_to_end(&mut component).map_err(|error| internal(format!("no component: {error}")))?;
+    let engine = config::engine(Purpose::Compile).map_err(|error| internal(format!("{error:#}")))?;
+    let artifact = engine.precompile_component(&component).map_err(|error| problem(&error))?;
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(&artifact).and_then(|()| stdout.flush());
+    written.map_err(|error| internal(format!("the artifact cannot be handed over: {error}")))
+}
+
+fn confine(limits: ChildLimits) -> rustix::io::Result<()> {
+    let at_most = |number| Rlimit { current: Some(number), maximum: Some(number) };
+    setrlimit(Resource::Core, at_most(0))?;
+    // The soft limit ends the process with SIGXCPU, the hard one would be SIGKILL.
+    let cpu = Rlimit { current: Some(limits.cpu_seconds), maximum: Some(limits.cpu_seconds + 1) };
+    setrlimit(Resource::Cpu, cpu)?;
+    setrlimit(Resource::As, at_most(limits.address_space_bytes))?;
+    nice(NICENESS).map(drop)
+}
+
+/// Whatever the compiler refuses, it refuses because of the component; only limits are told apart, by the words that
+/// the operating system and Cranelift use for them.
+fn problem(error: &wasmtime::Error) -> Problem {
+    let message = format!("{error:#}");
+    let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    let kind = if says(&["Cannot allocate memory", "os error 12", "out of memory"]) {
+        ProblemKind::Memory
+    } else if says(&["mplementation limit", "too large"]) {
+        ProblemKind::TooLarge
+    } else {
+        ProblemKind::Invalid
+    };
+    Problem { kind, message: format!("the component does not compile: {message}") }
+}
+
+fn internal(message: String) -> Problem {
+    Problem { kind: ProblemKind::Internal, message }
+}

@@ -1,0 +1,7 @@
+//! Calls into a guest, and the one place that says how they ended.
+
+mod classify;
+mod task;
+
+pub(crate) use classify::{Ending, outcome, trial_failure};
+pub(crate) use task::{Returned, run, typecheck};

@@ -1,0 +1,80 @@
+//! The host's side of every interface a guest can import. Nothing here decides: each call is converted, passes the
+//! gate, and is converted back.
+
+mod attempt;
+mod config;
+mod log;
+mod progress;
+mod tasks;
+pub(crate) mod wasi;
+
+use wasmtime::component::{HasSelf, Linker};
+
+use crate::bindings::TaskHost;
+use crate::bindings::keiko::plugin::types;
+use crate::state::State;
+
+/// Every interface of this host, by package and interface, with the version it has.
+pub(crate) const INTERFACES: &[(&str, &str)] = &[
+    ("keiko:plugin/types", "0.1.0"),
+    ("keiko:log/log", "0.1.0"),
+    ("keiko:attempt/attempt", "0.1.0"),
+    ("keiko:config/config", "0.1.0"),
+    ("keiko:progress/progress", "0.1.0"),
+    ("keiko:tasks/tasks", "0.1.0"),
+    ("wasi:io/error", wasi::VERSION),
+    ("wasi:io/poll", wasi::VERSION),
+    ("wasi:io/streams", wasi::VERSION),
+    ("wasi:clocks/wall-clock", wasi::VERSION),
+    ("wasi:clocks/monotonic-clock", wasi::VERSION),
+    ("wasi:random/random", wasi::VERSION),
+    ("wasi:random/insecure", wasi::VERSION),
+    ("wasi:random/insecure-seed", wasi::VERSION),
+    ("wasi:cli/environment", wasi::VERSION),
+    ("wasi:cli/exit", wasi::VERSION),
+    ("wasi:cli/stdin", wasi::VERSION),
+    ("wasi:cli/stdout", wasi::VERSION),
+    ("wasi:cli/stderr", wasi::VERSION),
+    ("wasi:cli/terminal-input", wasi::VERSION),
+    ("wasi:cli/terminal-output", wasi::VERSION),
+    ("wasi:cli/terminal-stdin", wasi::VERSION),
+    ("wasi:cli/terminal-stdout", wasi::VERSION),
+    ("wasi:cli/terminal-stderr", wasi::VERSION),
+    ("wasi:filesystem/types", wasi::VERSION),
+    ("wasi:filesystem/preopens", wasi::VERSION),
+    ("wasi:sockets/network", wasi::VERSION),
+    ("wasi:sockets/instance-network", wasi::VERSION),
+    ("wasi:sockets/ip-name-lookup", wasi::VERSION),
+    ("wasi:sockets/tcp", wasi::VERSION),
+    ("wasi:sockets/tcp-create-socket", wasi::VERSION),
+    ("wasi:sockets/udp", wasi::VERSION),
+    ("wasi:sockets/udp-create-socket", wasi::VERSION),
+];
+
+/// The shapes that imports and exports share: no calls.
+impl types::Host for State {}
+
+/// Links all of them.
+pub(crate) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    TaskHost::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
+    wasi::add_to_linker(&mut linker)?;
+    Ok(linker)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Purpose};
+
+    #[test]
+    fn every_interface_that_is_listed_is_linked() {
+        let engine = config::engine(Purpose::Compile).unwrap();
+        for (interface, version) in INTERFACES {
+            let mut linker = linker(&engine).unwrap();
+            assert!(linker.instance("acme:bank/account@1.0.0").is_ok());
+            // What is there cannot be defined again.
+            assert!(linker.instance(&format!("{interface}@{version}")).is_err(), "{interface}@{version}");
+        }
+    }
+}

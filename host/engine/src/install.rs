@@ -1,0 +1,231 @@
+//! From the bytes of a component to a generation that runs: what it imports and exports, what it needs, and whether it
+//! starts at all.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use keiko_core::code::Code;
+use keiko_core::effect::ChildWish;
+use keiko_core::id::{Digest, TaskId};
+use keiko_core::limit::{LimitFact, MEMORIES_MAX, SetBy, TABLE_ELEMENTS_MAX, TABLES_MAX};
+use keiko_core::manifest::Manifest;
+use keiko_core::policy::{BUDGET_CEILING, BUDGET_DEFAULT, Budget, Grants, Limit};
+use keiko_core::port::{Attempt, AttemptFacts, HostPort, InstallError, ReserveError, Reserved};
+use keiko_core::stop::Stop;
+use keiko_core::task::{Lineage, Payload};
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{Component, Linker};
+
+use crate::attempt;
+use crate::bindings::TaskHostPre;
+use crate::compile::internal;
+use crate::export;
+use crate::import::INTERFACES;
+use crate::registry::Generation;
+use crate::scan::invalid;
+use crate::state::State;
+
+/// What a component exports to be a task plugin.
+const TASK: &str = "keiko:plugin/task@0.1.0";
+/// Wall clock of the trial instantiation, in milliseconds.
+const TRIAL_WALL_MS: u64 = 10_000;
+/// WebAssembly's page, in which memories are measured.
+const PAGE_BYTES: u64 = 65_536;
+
+/// Names of everything a component imports, in order.
+pub(crate) fn imports(component: &Component) -> Vec<String> {
+    let ty = component.component_type();
+    ty.imports(component.engine()).map(|(name, _)| name.to_owned()).collect()
+}
+
+/// Links a component, or says what this host does not have.
+pub(crate) fn link(
+    linker: &Linker<State>,
+    component: &Component,
+    digest: Digest,
+) -> Result<Generation, InstallError> {
+    check_exports(component)?;
+    for name in imports(component) {
+        check_import(&name)?;
+    }
+    let pre = linker
+        .instantiate_pre(component)
+        .map_err(|error| invalid(format!("the component does not link: {error:#}")))?;
+    let pre =
+        TaskHostPre::new(pre).map_err(|error| invalid(format!("the component does not link: {error:#}")))?;
+    Ok(Generation { digest, pre })
+}
+
+fn check_exports(component: &Component) -> Result<(), InstallError> {
+    let ty = component.component_type();
+    let engine = component.engine();
+    let exported = ty.get_export(engine, TASK).map(|export| export.ty);
+    let Some(ComponentItem::ComponentInstance(task)) = exported else {
+        let names: Vec<_> = ty.exports(engine).map(|(name, _)| format!("`{name}`")).collect();
+        let names = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+        return Err(invalid(format!("the component does not export `{TASK}`; it exports {names}")));
+    };
+    let run = task.get_export(engine, "run").map(|export| export.ty);
+    let Some(ComponentItem::ComponentFunc(run)) = run else {
+        return Err(invalid(format!("the export `{TASK}` has no function `run`")));
+    };
+    export::typecheck(&run, &ty)
+        .map_err(|error| invalid(format!("the function `run` of `{TASK}` has another type: {error:#}")))
+}
+
+/// Whether this host has an interface of that name and a compatible version.
+fn check_import(name: &str) -> Result<(), InstallError> {
+    let (interface, version) = name.split_once('@').unwrap_or((name, ""));
+    let known = INTERFACES.iter().find(|(known, _)| *known == interface);
+    if known.is_some_and(|(_, known)| track(known) == track(version)) {
+        return Ok(());
+    }
+    let package = interface.split('/').next().unwrap_or(interface);
+    let of_package: Vec<String> = INTERFACES
+        .iter()
+        .filter(|(known, _)| known.split('/').next() == Some(package))
+        .map(|(known, version)| format!("`{known}@{version}`"))
+        .collect();
+    let has = match known {
+        Some((known, version)) => format!("this host has `{known}@{version}`"),
+        None if of_package.is_empty() => format!("this host has no package `{package}`"),
+        None => format!("of that package this host has {}", of_package.join(", ")),
+    };
+    Err(invalid(format!("the component imports `{name}`, which this host does not have; {has}")))
+}
+
+/// The part of a version that decides compatibility: the major number, or the minor below 1.0.
+fn track(version: &str) -> &str {
+    let version = version.split(['-', '+']).next().unwrap_or(version);
+    let mut dots = version.match_indices('.').map(|(place, _)| place);
+    let end = if version.starts_with("0.") { dots.nth(1) } else { dots.next() };
+    end.map_or(version, |end| &version[..end])
+}
+
+/// Whether what a component needs to start is within what any attempt can have.
+pub(crate) fn check_resources(component: &Component) -> Result<(), InstallError> {
+    let Some(needs) = component.resources_required() else {
+        return Err(invalid("the component imports core modules, which no host gives"));
+    };
+    let within = |name: &str, limit: u64, asked: u64| {
+        if asked <= limit {
+            return Ok(());
+        }
+        let fact = LimitFact::of_host(name, limit, Some(asked));
+        Err(InstallError {
+            code: Code::QuotaExceeded,
+            message: format!("the component needs more than an attempt can have: {fact}"),
+            limit: Some(fact),
+        })
+    };
+    within("memories", u64::from(MEMORIES_MAX), u64::from(needs.num_memories))?;
+    within("tables", u64::from(TABLES_MAX), u64::from(needs.num_tables))?;
+    let memory = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(PAGE_BYTES);
+    within("memory_bytes", BUDGET_CEILING.memory_bytes, memory)?;
+    within("table_elements", TABLE_ELEMENTS_MAX as u64, needs.max_initial_table_size.unwrap_or(0))
+}
+
+/// The refusal of a component whose instances are larger than the pool's places.
+pub(crate) fn beyond_pool(error: String) -> InstallError {
+    InstallError {
+        code: Code::QuotaExceeded,
+        message: format!("the component needs more than an attempt can have: {error}"),
+        limit: None,
+    }
+}
+
+/// Instantiates a component once under the default limits, except that it gets the most memory that its manifest asks
+/// for. What does not start here would not start in any attempt.
+pub(crate) async fn try_out(
+    generation: &Generation,
+    manifest: Option<&Manifest>,
+) -> Result<(), InstallError> {
+    let attempt = trial(generation.digest, manifest)?;
+    let stop = Stop::default();
+    let state = State::new(&attempt, Arc::new(Nobody), stop.clone());
+    let deadline = state.deadline;
+    let mut store = attempt::open(generation, state, &attempt.budget)
+        .map_err(|error| internal(format!("no store: {error:#}")))?;
+    let ending = attempt::drive(generation.pre.instantiate_async(&mut store), &stop, deadline).await;
+    let Some(failure) = export::trial_failure(ending, &attempt.budget) else { return Ok(()) };
+    let code = match (failure.code, &failure.limit) {
+        (Code::Internal, _) => Code::Internal,
+        (_, Some(_)) => Code::QuotaExceeded,
+        (_, None) => Code::ComponentInvalid,
+    };
+    let message = format!("the component does not start: {}", failure.message);
+    Err(InstallError { code, message, limit: failure.limit })
+}
+
+fn trial(digest: Digest, manifest: Option<&Manifest>) -> Result<Attempt, InstallError> {
+    let asked = manifest.into_iter().flat_map(|manifest| &manifest.kinds);
+    let memory = asked.filter_map(|kind| kind.budget().memory_bytes).max().unwrap_or(0);
+    let memory = memory.clamp(BUDGET_DEFAULT.memory_bytes, BUDGET_CEILING.memory_bytes);
+    let of_host = |value| Limit { value, set_by: SetBy::Host };
+    let name = |error: keiko_core::name::InvalidName| internal(error.to_string());
+    Ok(Attempt {
+        facts: AttemptFacts {
+            tenant: "install".parse().map_err(name)?,
+            task: TaskId(0),
+            lineage: Lineage::root(TaskId(0)),
+            number: 1,
+            attempts_max: 1,
+            trace: None,
+        },
+        digest,
+        kind: "install".parse().map_err(name)?,
+        input: Payload::json("null"),
+        budget: Budget {
+            fuel: of_host(BUDGET_DEFAULT.fuel),
+            memory_bytes: of_host(memory),
+            wall_ms: of_host(TRIAL_WALL_MS),
+            host_calls: of_host(BUDGET_DEFAULT.host_calls),
+            attempts: of_host(1),
+        },
+        grants: Arc::new(Grants::new([])),
+        settings: Arc::default(),
+    })
+}
+
+/// The runtime of a trial: there is none.
+struct Nobody;
+
+#[async_trait]
+impl HostPort for Nobody {
+    fn now_ms(&self) -> i64 {
+        0
+    }
+
+    fn progress(&self, _: f64, _: String) {}
+
+    async fn reserve(&self, _: &[ChildWish]) -> Result<Vec<Reserved>, ReserveError> {
+        Err(ReserveError::Unavailable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_one_track_are_compatible() {
+        for (version, expected) in
+            [("0.1.0", "0.1"), ("0.2.12", "0.2"), ("0.3.0-rc-1", "0.3"), ("1.4.2", "1"), ("", ""), ("0", "0")]
+        {
+            assert_eq!(track(version), expected, "{version:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_import_is_named_with_what_the_host_has() {
+        let message = |name: &str| check_import(name).unwrap_err().message;
+        assert!(check_import("wasi:cli/stdout@0.2.0").is_ok());
+        assert!(check_import("keiko:log/log@0.1.0").is_ok());
+        assert!(message("keiko:log/log@0.2.0").ends_with("this host has `keiko:log/log@0.1.0`"));
+        assert!(
+            message("wasi:cli/run@0.2.0")
+                .contains("of that package this host has `wasi:cli/environment@0.2.12`")
+        );
+        assert!(message("acme:bank/account").ends_with("this host has no package `acme:bank`"));
+    }
+}

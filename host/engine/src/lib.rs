@@ -1,0 +1,275 @@
+//! The engine: WebAssembly components as task plugins, compiled apart, held to a budget, and classified once.
+//!
+//! [`Engine`] is the [`Runner`] of a host. What it promises:
+//! - A guest reaches nothing but what its world imports, and every such call passes one gate.
+//! - A guest ends inside its fuel, memory, stack, handles, host calls and wall clock, with the limit's own code.
+//! - A component is compiled only in a child process with limits of its own, and machine code is believed only with a
+//!   MAC under the cluster key.
+//! - [`Runner::run`] never fails and never panics.
+//!
+//! It does not retry, keep accounts over attempts, or know tenants. Threads: one for the epoch. Processes: one
+//! per compilation, a few at once. Compiling needs a tokio runtime with I/O and time, running one with time.
+
+mod artifact;
+mod attempt;
+mod bindings;
+mod compile;
+#[doc(hidden)]
+pub mod config;
+mod console;
+mod epoch;
+mod exceeded;
+mod export;
+mod flight;
+mod gate;
+mod import;
+mod install;
+mod key;
+mod limiter;
+mod registry;
+mod scan;
+mod state;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use keiko_core::code::Code;
+use keiko_core::id::Digest;
+use keiko_core::limit::{COMPONENT_BYTES_CEILING, COMPONENT_BYTES_MAX, LimitFact, SetBy};
+use keiko_core::outcome::{AttemptReport, Failure};
+use keiko_core::port::{Attempt, Compiled, Components, HostPort, InstallError, Runner};
+use keiko_core::stop::Stop;
+use sha2::{Digest as _, Sha256};
+use wasmtime::component::{Component, Linker};
+
+use crate::artifact::{Artifacts, Trusted};
+use crate::compile::{Compilers, internal};
+use crate::config::Purpose;
+use crate::flight::Flights;
+use crate::registry::Registry;
+use crate::scan::Scanned;
+use crate::state::State;
+
+pub use compile::{ChildLimits, Compiler, compile_child, compile_child_within};
+pub use key::{ClusterKey, KeyError};
+
+/// What an engine is made with.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Folder of compiled artifacts, writable by the host only; made when it is missing.
+    pub artifacts_dir: PathBuf,
+    /// What authenticates artifacts.
+    pub cluster_key: ClusterKey,
+    /// How to start the compile child.
+    pub compiler: Compiler,
+    /// Attempts that run at once; sizes the pool of instances.
+    pub running_max: usize,
+}
+
+/// What an engine has and did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineCounts {
+    /// Components that are loaded.
+    pub loaded: usize,
+    /// Artifacts that were altered, foreign or stale, since the start.
+    pub artifacts_refused: u64,
+}
+
+/// Compiles, loads and runs components. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    engine: wasmtime::Engine,
+    linker: Linker<State>,
+    components: Arc<dyn Components>,
+    artifacts: Artifacts,
+    compilers: Compilers,
+    registry: Registry,
+    /// One loading of a component at a time.
+    flights: Flights,
+}
+
+impl Engine {
+    /// An engine over the host's kept components.
+    pub fn new(options: EngineOptions, components: Arc<dyn Components>) -> Result<Engine, InstallError> {
+        let purpose = Purpose::Serve { running_max: options.running_max };
+        let engine = config::engine(purpose).map_err(|error| internal(format!("no engine: {error:#}")))?;
+        let linker = import::linker(&engine).map_err(|error| internal(format!("no linker: {error:#}")))?;
+        let artifacts = Artifacts::open(options.artifacts_dir, options.cluster_key, &engine)
+            .map_err(|error| internal(format!("the folder of artifacts cannot be used: {error}")))?;
+        epoch::start(&engine).map_err(|error| internal(format!("no epoch thread: {error}")))?;
+        Ok(Engine(Arc::new(Inner {
+            engine,
+            linker,
+            components,
+            artifacts,
+            compilers: Compilers::new(options.compiler),
+            registry: Registry::default(),
+            flights: Flights::default(),
+        })))
+    }
+
+    /// What it has and did.
+    pub fn counts(&self) -> EngineCounts {
+        EngineCounts { loaded: self.0.registry.len(), artifacts_refused: self.0.artifacts.refused() }
+    }
+
+    async fn compile_scanned(
+        &self,
+        bytes: Bytes,
+        digest: Digest,
+        scanned: Scanned,
+    ) -> Result<Compiled, InstallError> {
+        let _flight = self.0.flights.board(digest).await;
+        let (component, artifact_bytes) = match self.kept(digest).await? {
+            Some(kept) => kept,
+            None => self.make(bytes.clone(), digest).await?,
+        };
+        install::check_resources(&component)?;
+        let generation = install::link(&self.0.linker, &component, digest)?;
+        install::try_out(&generation, scanned.manifest.as_ref()).await?;
+        self.0.registry.insert(generation);
+        Ok(Compiled {
+            digest,
+            component_bytes: bytes.len() as u64,
+            artifact_bytes,
+            manifest: scanned.manifest,
+            imports: install::imports(&component),
+        })
+    }
+
+    /// The component of an artifact that is on disk and believed, with the artifact's size.
+    async fn kept(&self, digest: Digest) -> Result<Option<(Component, u64)>, InstallError> {
+        let inner = self.0.clone();
+        apart(move || {
+            let artifact = inner.artifacts.read(digest).unwrap_or_else(|error| {
+                tracing::warn!(error = %error, "an artifact could not be read");
+                None
+            });
+            let Some(artifact) = artifact else { return Ok(None) };
+            match artifact.load(&inner.engine) {
+                Ok(component) => Ok(Some((component, artifact.bytes().len() as u64))),
+                Err(error) => {
+                    // Ours by its MAC and still not loadable: made by another build under the same settings.
+                    tracing::warn!(error = %format!("{error:#}"), "an artifact does not load");
+                    inner.artifacts.refuse(digest);
+                    Ok(None)
+                }
+            }
+        })
+        .await?
+    }
+
+    /// Compiles a component in the child and keeps the artifact.
+    async fn make(&self, bytes: Bytes, digest: Digest) -> Result<(Component, u64), InstallError> {
+        let artifact = self.0.compilers.compile(bytes).await?;
+        let inner = self.0.clone();
+        apart(move || inner.keep(digest, &artifact)).await?
+    }
+}
+
+impl Inner {
+    fn keep(&self, digest: Digest, artifact: &Trusted) -> Result<(Component, u64), InstallError> {
+        let component = artifact.load(&self.engine).map_err(|error| {
+            let error = format!("{error:#}");
+            // What the pool cannot hold is a matter of the component; what else does not load is ours.
+            if error.contains("pooling allocator") {
+                return install::beyond_pool(error);
+            }
+            internal(format!("the compiler is of another build than the host: {error}"))
+        })?;
+        if let Err(error) = self.artifacts.write(digest, artifact) {
+            // Running does not depend on it; the next start compiles again.
+            tracing::warn!(error = %error, "an artifact could not be kept");
+        }
+        Ok((component, artifact.bytes().len() as u64))
+    }
+}
+
+#[async_trait]
+impl Runner for Engine {
+    async fn compile(&self, bytes: Bytes, component_bytes_max: u64) -> Result<Compiled, InstallError> {
+        check_size(bytes.len() as u64, component_bytes_max)?;
+        let scanned = bytes.clone();
+        let (digest, scanned) =
+            apart(move || scan::scan(&scanned).map(|found| (digest(&scanned), found))).await??;
+        self.compile_scanned(bytes, digest, scanned).await
+    }
+
+    async fn load(&self, digest: Digest) -> Result<(), InstallError> {
+        let _flight = self.0.flights.board(digest).await;
+        if self.0.registry.get(digest).is_some() {
+            return Ok(());
+        }
+        let component = match self.kept(digest).await? {
+            Some((component, _)) => component,
+            None => {
+                let bytes = self.bytes(digest).await?;
+                self.make(bytes, digest).await?.0
+            }
+        };
+        self.0.registry.insert(install::link(&self.0.linker, &component, digest)?);
+        Ok(())
+    }
+
+    async fn run(&self, attempt: Attempt, port: Arc<dyn HostPort>, stop: Stop) -> AttemptReport {
+        let Some(generation) = self.0.registry.get(attempt.digest) else {
+            let message = format!("the component {} is not loaded on this host", attempt.digest);
+            return attempt::refused(Failure::new(Code::Internal, message));
+        };
+        attempt::run(&generation, attempt, port, stop).await
+    }
+
+    fn retain(&self, live: &[Digest]) {
+        self.0.registry.retain(live);
+    }
+}
+
+impl Engine {
+    /// The kept bytes of a component, which must be the bytes that were kept.
+    async fn bytes(&self, wanted: Digest) -> Result<Bytes, InstallError> {
+        let kept = self.0.components.get(wanted).await;
+        let kept = kept.map_err(|error| InstallError {
+            code: error.code(),
+            message: format!("the component {wanted} cannot be read"),
+            limit: None,
+        })?;
+        let integrity = |message| InstallError { code: Code::Integrity, message, limit: None };
+        let bytes = kept.ok_or_else(|| integrity(format!("the component {wanted} is not kept")))?;
+        let hashed = bytes.clone();
+        if apart(move || digest(&hashed)).await? != wanted {
+            return Err(integrity(format!("the bytes kept as {wanted} are others")));
+        }
+        Ok(bytes)
+    }
+}
+
+fn check_size(bytes: u64, bytes_max: u64) -> Result<(), InstallError> {
+    let limit = bytes_max.min(COMPONENT_BYTES_CEILING);
+    if bytes <= limit {
+        return Ok(());
+    }
+    let by_host = limit == COMPONENT_BYTES_MAX || limit == COMPONENT_BYTES_CEILING;
+    let set_by = if by_host { SetBy::Host } else { SetBy::Tenant };
+    let fact = LimitFact { name: "component_bytes".to_owned(), limit, asked: Some(bytes), set_by };
+    Err(InstallError {
+        code: Code::QuotaExceeded,
+        message: format!("the component is too large: {fact}"),
+        limit: Some(fact),
+    })
+}
+
+fn digest(bytes: &[u8]) -> Digest {
+    Digest(Sha256::digest(bytes).into())
+}
+
+/// Does what takes long, or waits for a disk, on a thread where it holds up nobody.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, InstallError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        tracing::error!(error = %error, "an installation panicked");
+        internal("the host is at fault: an installation panicked")
+    })
+}

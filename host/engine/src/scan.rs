@@ -1,0 +1,277 @@
+//! What is checked of an upload before anything compiles it: a single pass over its sections that decodes no bodies and
+//! allocates next to nothing.
+//!
+//! It says clearly what an upload is when it is no component, keeps floods of declarations away from the
+//! compiler, and finds the embedded manifest. Whether the component is valid is the compile child's to say, under the
+//! child's own limits.
+
+use keiko_core::code::Code;
+use keiko_core::limit::LimitFact;
+use keiko_core::manifest::{self, Manifest};
+use keiko_core::port::InstallError;
+use wasmparser::{Encoding, Parser, Payload};
+
+/// Core modules of a component. Composed components of real toolchains have fewer than 20.
+pub(crate) const MODULES_MAX: u64 = 128;
+/// Components inside a component, at any depth.
+pub(crate) const COMPONENTS_MAX: u64 = 256;
+/// How deep components are nested in each other.
+pub(crate) const DEPTH_MAX: u64 = 8;
+/// Sections in all; a component writes one for every change of kind.
+pub(crate) const SECTIONS_MAX: u64 = 20_000;
+/// Types in all, of core modules and components. The largest seen is a Python component with about 3,000.
+pub(crate) const TYPES_MAX: u64 = 50_000;
+/// Imports in all.
+pub(crate) const IMPORTS_MAX: u64 = 20_000;
+/// Exports in all; a language's runtime may export every function of its library.
+pub(crate) const EXPORTS_MAX: u64 = 200_000;
+/// Functions in all. StarlingMonkey has about 25,000, a Python component about 40,000.
+pub(crate) const FUNCTIONS_MAX: u64 = 400_000;
+/// Bytes of one function's body. The largest of an interpreter is below 400,000.
+pub(crate) const FUNCTION_BYTES_MAX: u64 = 2 << 20;
+/// Globals, tables, memories, element and data segments, tags, instances, aliases and canonical functions together.
+pub(crate) const ITEMS_MAX: u64 = 400_000;
+
+/// What a scan finds.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Scanned {
+    /// The embedded manifest, when there is one.
+    pub(crate) manifest: Option<Manifest>,
+}
+
+/// Checks `bytes`, of which a tenant may have `bytes_max`.
+pub(crate) fn scan(bytes: &[u8]) -> Result<Scanned, InstallError> {
+    recognise(bytes)?;
+    let mut counts = Counts::default();
+    let mut section: Option<&[u8]> = None;
+    for payload in Parser::new(0).parse_all(bytes) {
+        let payload = payload.map_err(|error| malformed(&error, bytes.len()))?;
+        counts.add(&payload)?;
+        if let Payload::CustomSection(custom) = payload
+            && custom.name() == manifest::SECTION
+        {
+            if section.is_some_and(|first| first != custom.data()) {
+                let name = manifest::SECTION;
+                return Err(invalid(format!("the component carries two different `{name}` sections")));
+            }
+            section = Some(custom.data());
+        }
+    }
+    let manifest = section.map(Manifest::parse).transpose();
+    let manifest = manifest.map_err(|error| invalid(format!("section `{}`: {error}", manifest::SECTION)))?;
+    Ok(Scanned { manifest })
+}
+
+/// What the first bytes say; whatever is no component is named.
+fn recognise(bytes: &[u8]) -> Result<(), InstallError> {
+    if Parser::is_component(bytes) {
+        return Ok(());
+    }
+    let what = if bytes.is_empty() {
+        "the upload is empty"
+    } else if Parser::is_core_wasm(bytes) {
+        "this is a core WebAssembly module, not a component: build for wasm32-wasip2, or wrap it with \
+         `wasm-tools component new`"
+    } else if bytes.starts_with(b"\x7fELF") {
+        "this is a compiled artifact or native program, not a component: upload the .wasm file itself"
+    } else if bytes.starts_with(b"\0asm") {
+        "this is WebAssembly of an unknown version, or its first 8 bytes are cut off"
+    } else if b"\0asm".starts_with(bytes) {
+        "the component is truncated within its first 8 bytes"
+    } else if std::str::from_utf8(&bytes[..bytes.len().min(64)])
+        .is_ok_and(|text| text.starts_with(['(', ';']))
+    {
+        "this is the text format, not a binary component: convert it with `wasm-tools parse`"
+    } else {
+        "this is not WebAssembly: a component begins with the bytes 00 61 73 6d 0d 00 01 00"
+    };
+    Err(invalid(what))
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    depth: u64,
+    modules: u64,
+    components: u64,
+    sections: u64,
+    types: u64,
+    imports: u64,
+    exports: u64,
+    functions: u64,
+    items: u64,
+}
+
+impl Counts {
+    fn add(&mut self, payload: &Payload<'_>) -> Result<(), InstallError> {
+        use Payload as P;
+        bump(&mut self.sections, 1, "sections", SECTIONS_MAX)?;
+        let items = |count: u32| u64::from(count);
+        match payload {
+            P::Version { encoding, .. } => {
+                bump(&mut self.depth, 1, "nesting", DEPTH_MAX)?;
+                match encoding {
+                    Encoding::Module => bump(&mut self.modules, 1, "core_modules", MODULES_MAX),
+                    Encoding::Component => bump(&mut self.components, 1, "components", COMPONENTS_MAX),
+                }
+            }
+            P::End(_) => {
+                self.depth = self.depth.saturating_sub(1);
+                Ok(())
+            }
+            P::CodeSectionEntry(body) => {
+                // Bodies are no sections: there may be as many as there are functions.
+                self.sections -= 1;
+                let bytes = body.range().len() as u64;
+                bump(&mut 0, bytes, "function_bytes", FUNCTION_BYTES_MAX)
+            }
+            P::TypeSection(reader) => self.types(reader.count()),
+            P::CoreTypeSection(reader) => self.types(reader.count()),
+            P::ComponentTypeSection(reader) => self.types(reader.count()),
+            P::ImportSection(reader) => self.imports(reader.count()),
+            P::ComponentImportSection(reader) => self.imports(reader.count()),
+            P::ExportSection(reader) => self.exports(reader.count()),
+            P::ComponentExportSection(reader) => self.exports(reader.count()),
+            P::FunctionSection(reader) => {
+                bump(&mut self.functions, items(reader.count()), "functions", FUNCTIONS_MAX)
+            }
+            P::TableSection(reader) => self.items(reader.count()),
+            P::MemorySection(reader) => self.items(reader.count()),
+            P::TagSection(reader) => self.items(reader.count()),
+            P::GlobalSection(reader) => self.items(reader.count()),
+            P::ElementSection(reader) => self.items(reader.count()),
+            P::DataSection(reader) => self.items(reader.count()),
+            P::InstanceSection(reader) => self.items(reader.count()),
+            P::ComponentInstanceSection(reader) => self.items(reader.count()),
+            P::ComponentAliasSection(reader) => self.items(reader.count()),
+            P::ComponentCanonicalSection(reader) => self.items(reader.count()),
+            _ => Ok(()),
+        }
+    }
+
+    fn types(&mut self, count: u32) -> Result<(), InstallError> {
+        bump(&mut self.types, u64::from(count), "types", TYPES_MAX)
+    }
+
+    fn imports(&mut self, count: u32) -> Result<(), InstallError> {
+        bump(&mut self.imports, u64::from(count), "imports", IMPORTS_MAX)
+    }
+
+    fn exports(&mut self, count: u32) -> Result<(), InstallError> {
+        bump(&mut self.exports, u64::from(count), "exports", EXPORTS_MAX)
+    }
+
+    fn items(&mut self, count: u32) -> Result<(), InstallError> {
+        bump(&mut self.items, u64::from(count), "items", ITEMS_MAX)
+    }
+}
+
+fn bump(count: &mut u64, more: u64, name: &str, limit: u64) -> Result<(), InstallError> {
+    *count += more;
+    if *count > limit {
+        let fact = LimitFact::of_host(&format!("component_{name}"), limit, Some(*count));
+        return Err(InstallError {
+            code: Code::CompileLimit,
+            message: format!("the component goes over a limit: {fact}"),
+            limit: Some(fact),
+        });
+    }
+    Ok(())
+}
+
+fn malformed(error: &wasmparser::BinaryReaderError, len: usize) -> InstallError {
+    let message = error.message();
+    if message.starts_with("unexpected end") || message.contains("out of bounds") {
+        return invalid(format!("the component is truncated: {message} at byte {} of {len}", error.offset()));
+    }
+    invalid(format!("the component is malformed: {message} at byte {}", error.offset()))
+}
+
+/// A refusal that names no limit.
+pub(crate) fn invalid(message: impl Into<String>) -> InstallError {
+    InstallError { code: Code::ComponentInvalid, message: message.into(), limit: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MANIFEST: &str = "[plugin]\nname = \"p\"\nversion = \"1\"\n[[kind]]\nname = \"k\"\n";
+
+    fn section(text: &str) -> String {
+        format!(
+            "(@custom \"{}\" \"{}\")",
+            manifest::SECTION,
+            text.escape_default().to_string().replace("\\'", "'")
+        )
+    }
+
+    fn component(body: &str) -> Vec<u8> {
+        wat::parse_str(format!("(component {body})")).unwrap()
+    }
+
+    #[track_caller]
+    fn refused(bytes: &[u8], code: Code, expected: &str) {
+        let error = scan(bytes).unwrap_err();
+        assert!(error.message.contains(expected), "{error}");
+        assert_eq!(error.code, code);
+    }
+
+    #[test]
+    fn a_manifest_is_found_in_the_component_and_in_its_modules() {
+        let text = section(&MANIFEST.replace('\n', "\\0a"));
+        let text = text.replace("\\\\0a", "\\0a").replace("\\\\\\\"", "\\\"");
+        assert_eq!(scan(&component("")).unwrap(), Scanned::default());
+        for body in [text.clone(), format!("(core module {text})"), format!("{text} (core module {text})")] {
+            let manifest = scan(&component(&body)).unwrap().manifest.unwrap();
+            assert_eq!(manifest.plugin.name.as_str(), "p");
+        }
+        let other = text.replace("\\\"p\\\"", "\\\"q\\\"");
+        let two = component(&format!("{text} (core module {other})"));
+        refused(&two, Code::ComponentInvalid, "two different `keiko:manifest` sections");
+        refused(&component(&section("nonsense")), Code::ComponentInvalid, "section `keiko:manifest`");
+    }
+
+    #[test]
+    fn what_is_no_component_is_named() {
+        use Code::ComponentInvalid as Invalid;
+        refused(b"", Invalid, "empty");
+        refused(&wat::parse_str("(module)").unwrap(), Invalid, "core WebAssembly module");
+        refused(b"\x7fELF\x02\x01\x01", Invalid, "compiled artifact");
+        refused(b"(component)", Invalid, "text format");
+        refused(b"#!/bin/sh", Invalid, "not WebAssembly");
+        refused(b"\0asm\x63\0\0\0", Invalid, "unknown version");
+        refused(b"\0as", Invalid, "truncated");
+        let whole = component("(core module (func (export \"a long name\")))");
+        for len in [9, 15, whole.len() - 1] {
+            refused(&whole[..len], Invalid, "truncated");
+        }
+    }
+
+    #[test]
+    fn floods_stop_at_their_limits() {
+        let nested = |depth: u64| {
+            let depth = depth as usize - 1;
+            component(&format!("{}{}", "(component ".repeat(depth), ")".repeat(depth)))
+        };
+        assert!(scan(&nested(DEPTH_MAX)).is_ok());
+        refused(&nested(DEPTH_MAX + 1), Code::CompileLimit, "component_nesting");
+
+        let modules = |count: u64| component(&"(core module)".repeat(count as usize));
+        assert!(scan(&modules(MODULES_MAX)).is_ok());
+        refused(&modules(MODULES_MAX + 1), Code::CompileLimit, "component_core_modules");
+
+        let types = |count: u64| component(&"(type (list u8))".repeat(count as usize));
+        assert!(scan(&types(TYPES_MAX)).is_ok());
+        refused(&types(TYPES_MAX + 1), Code::CompileLimit, "component_types");
+
+        let functions = |count: u64| component(&format!("(core module {})", "(func)".repeat(count as usize)));
+        assert!(scan(&functions(FUNCTIONS_MAX)).is_ok());
+        refused(&functions(FUNCTIONS_MAX + 1), Code::CompileLimit, "component_functions");
+
+        // Two bytes beside the instructions: the empty list of locals and the end.
+        let body =
+            |bytes: u64| component(&format!("(core module (func {}))", "nop ".repeat(bytes as usize - 2)));
+        assert!(scan(&body(FUNCTION_BYTES_MAX)).is_ok());
+        refused(&body(FUNCTION_BYTES_MAX + 1), Code::CompileLimit, "component_function_bytes");
+    }
+}

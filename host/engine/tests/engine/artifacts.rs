@@ -1,0 +1,153 @@
+//! Artifacts: kept, believed only with the right MAC, and made again otherwise.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use keiko_core::Code;
+use keiko_core::Digest;
+use keiko_core::limit::COMPONENT_BYTES_MAX;
+use keiko_core::port::{Components, Runner};
+use keiko_engine::Engine;
+
+use crate::guest::guest;
+use crate::host::{Kept, Run, block_on, completed, engine, key};
+
+struct Folder {
+    dir: tempfile::TempDir,
+    components: Arc<Kept>,
+    digest: Digest,
+}
+
+/// A folder with the artifact of one component, whose bytes are kept.
+fn folder() -> Folder {
+    let dir = tempfile::tempdir().unwrap();
+    let components = Arc::<Kept>::default();
+    let engine = engine(dir.path(), key('a'), components.clone(), &[]);
+    let bytes = Bytes::from(guest("(call $done)").bytes());
+    let digest = block_on(async {
+        let compiled = engine.compile(bytes.clone(), COMPONENT_BYTES_MAX).await.unwrap();
+        components.put(compiled.digest, bytes).await.unwrap();
+        compiled.digest
+    });
+    Folder { dir, components, digest }
+}
+
+impl Folder {
+    fn engine(&self, digit: char) -> Engine {
+        engine(self.dir.path(), key(digit), self.components.clone(), &[])
+    }
+
+    fn artifact(&self) -> PathBuf {
+        let mut files = files(self.dir.path());
+        assert_eq!(files.len(), 1, "{files:?}");
+        files.remove(0)
+    }
+
+    /// Loads and runs with a new engine, and returns how many artifacts it refused.
+    fn refused(&self, digit: char) -> u64 {
+        let engine = self.engine(digit);
+        let run = Run::of(guest("(call $done)"));
+        block_on(async {
+            engine.load(self.digest).await.unwrap();
+            let report = engine.run(run.attempt(self.digest), run.port.clone(), run.stop.clone()).await;
+            assert_eq!(completed(&report), "null");
+        });
+        engine.counts().artifacts_refused
+    }
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn an_artifact_is_loaded_and_not_made_again() {
+    let folder = folder();
+    let before = fs::metadata(folder.artifact()).unwrap().modified().unwrap();
+    assert_eq!(folder.refused('a'), 0);
+    assert_eq!(fs::metadata(folder.artifact()).unwrap().modified().unwrap(), before);
+}
+
+#[test]
+fn an_artifact_that_cannot_be_believed_is_made_again() {
+    let folder = folder();
+    let good = fs::read(folder.artifact()).unwrap();
+    let check = |what: &str, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = good.clone();
+        change(&mut bytes);
+        fs::write(folder.artifact(), bytes).unwrap();
+        assert_eq!(folder.refused('a'), 1, "{what}");
+        assert_eq!(fs::read(folder.artifact()).unwrap()[..16], good[..16], "{what}");
+        assert_eq!(folder.refused('a'), 0, "{what}: what was made again is good");
+    };
+    check("altered at its end", &|bytes| *bytes.last_mut().unwrap() ^= 1);
+    check("altered in its MAC", &|bytes| bytes[20] ^= 1);
+    check("altered in its format", &|bytes| bytes[15] = b'2');
+    check("cut in half", &|bytes| bytes.truncate(bytes.len() / 2));
+    check("cut in its header", &|bytes| bytes.truncate(47));
+    check("empty", &Vec::clear);
+    check("grown", &|bytes| bytes.push(0));
+}
+
+#[test]
+fn an_artifact_of_another_cluster_is_made_again() {
+    let folder = folder();
+    assert_eq!(folder.refused('b'), 1);
+    assert_eq!(folder.refused('b'), 0);
+    assert_eq!(folder.refused('a'), 1);
+}
+
+#[test]
+fn an_artifact_under_the_name_of_another_is_made_again() {
+    let folder = folder();
+    let other = Bytes::from(guest("(call $digit (i32.const 7))").bytes());
+    let engine = folder.engine('a');
+    let name = folder.artifact();
+    let compiled = block_on(engine.compile(other, COMPONENT_BYTES_MAX)).unwrap();
+    let of_other = files(folder.dir.path()).into_iter().find(|file| *file != name).unwrap();
+    assert!(of_other.to_string_lossy().contains(&compiled.digest.hex()));
+    fs::rename(of_other, name).unwrap();
+    assert_eq!(folder.refused('a'), 1);
+}
+
+#[test]
+fn a_component_that_is_not_kept_cannot_be_loaded() {
+    let folder = folder();
+    let unknown = Digest([1; 32]);
+    let load = |digest| block_on(folder.engine('b').load(digest)).unwrap_err().code;
+    assert_eq!(load(unknown), Code::Integrity);
+    block_on(folder.components.put(unknown, Bytes::from_static(b"other bytes"))).unwrap();
+    assert_eq!(load(unknown), Code::Integrity);
+}
+
+#[test]
+fn an_engine_forgets_what_it_is_told_to() {
+    let folder = folder();
+    let engine = folder.engine('a');
+    let run = Run::of(guest("(call $done)"));
+    let ran = |engine: &Engine| {
+        block_on(engine.run(run.attempt(folder.digest), run.port.clone(), run.stop.clone())).outcome
+    };
+    block_on(engine.load(folder.digest)).unwrap();
+    engine.retain(&[folder.digest]);
+    assert_eq!(engine.counts().loaded, 1);
+    assert!(matches!(ran(&engine), keiko_core::outcome::Outcome::Completed(_)));
+    engine.retain(&[]);
+    assert_eq!(engine.counts().loaded, 0);
+    assert!(matches!(ran(&engine), keiko_core::outcome::Outcome::Failed(_)));
+    block_on(engine.load(folder.digest)).unwrap();
+    assert_eq!(engine.counts().loaded, 1);
+}
+
+#[test]
+fn a_folder_can_be_written_by_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = folder();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o077;
+    assert_eq!(mode(&folder.artifact()), 0);
+    let fresh = folder.dir.path().join("fresh");
+    engine(&fresh, key('a'), Arc::default(), &[]);
+    assert_eq!(mode(&fresh), 0);
+}

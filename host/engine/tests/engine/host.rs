@@ -1,0 +1,249 @@
+//! An engine to test with, a runtime that guests talk to, and the one function that runs a guest.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use keiko_core::effect::ChildWish;
+use keiko_core::limit::{COMPONENT_BYTES_MAX, SetBy};
+use keiko_core::outcome::{AttemptReport, Failure, Outcome};
+use keiko_core::policy::{BUDGET_DEFAULT, Budget, Grants, Limit};
+use keiko_core::port::{
+    Attempt, AttemptFacts, Compiled, Components, HostPort, InstallError, ReserveError, Reserved, Runner,
+    StoreError,
+};
+use keiko_core::stop::Stop;
+use keiko_core::task::{Lineage, Payload};
+use keiko_core::{Code, Digest, KindId, TaskId};
+use keiko_engine::{ClusterKey, Compiler, Engine, EngineOptions};
+
+use crate::guest::Guest;
+
+/// Components in memory.
+#[derive(Default)]
+pub struct Kept(Mutex<HashMap<Digest, Bytes>>);
+
+#[async_trait]
+impl Components for Kept {
+    async fn put(&self, digest: Digest, bytes: Bytes) -> Result<(), StoreError> {
+        self.0.lock().unwrap().insert(digest, bytes);
+        Ok(())
+    }
+
+    async fn get(&self, digest: Digest) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.0.lock().unwrap().get(&digest).cloned())
+    }
+}
+
+pub fn key(digit: char) -> ClusterKey {
+    ClusterKey::from_hex(&digit.to_string().repeat(64)).unwrap()
+}
+
+pub fn compiler(arguments: &[&str]) -> Compiler {
+    Compiler {
+        program: PathBuf::from(env!("CARGO_BIN_EXE_keiko-compile")),
+        arguments: arguments.iter().map(OsString::from).collect(),
+    }
+}
+
+pub fn engine(dir: &Path, cluster_key: ClusterKey, components: Arc<Kept>, arguments: &[&str]) -> Engine {
+    let options = EngineOptions {
+        artifacts_dir: dir.to_owned(),
+        cluster_key,
+        compiler: compiler(arguments),
+        running_max: 16,
+    };
+    Engine::new(options, components).unwrap()
+}
+
+/// The engine that most tests share, with the folder of its artifacts.
+pub fn shared() -> &'static Engine {
+    static SHARED: OnceLock<(Engine, tempfile::TempDir)> = OnceLock::new();
+    &SHARED
+        .get_or_init(|| {
+            let dir = tempfile::tempdir().unwrap();
+            (engine(dir.path(), key('5'), Arc::default(), &[]), dir)
+        })
+        .0
+}
+
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+/// What the guests of a test talk to.
+#[derive(Default)]
+pub struct Port {
+    pub progress: Mutex<Vec<(f64, String)>>,
+    pub refuse: Mutex<Option<ReserveError>>,
+    pub never_answers: bool,
+    pub panics: bool,
+    pub reserving: tokio::sync::Notify,
+}
+
+pub const NOW_MS: i64 = 1_700_000_000_123;
+
+#[async_trait]
+impl HostPort for Port {
+    fn now_ms(&self) -> i64 {
+        NOW_MS
+    }
+
+    fn progress(&self, fraction: f64, message: String) {
+        assert!(!self.panics, "a host function that panics");
+        self.progress.lock().unwrap().push((fraction, message));
+    }
+
+    async fn reserve(&self, wishes: &[ChildWish]) -> Result<Vec<Reserved>, ReserveError> {
+        self.reserving.notify_one();
+        if self.never_answers {
+            std::future::pending::<()>().await;
+        }
+        if let Some(error) = self.refuse.lock().unwrap().clone() {
+            return Err(error);
+        }
+        Ok((1..=wishes.len() as i64).map(|n| Reserved { id: TaskId(n), kind: KindId(7) }).collect())
+    }
+}
+
+/// One run to be made.
+pub struct Run {
+    pub guest: Guest,
+    pub input: Bytes,
+    pub budget: Budget,
+    pub grants: Grants,
+    pub settings: BTreeMap<String, String>,
+    pub port: Arc<Port>,
+    pub stop: Stop,
+}
+
+pub fn budget() -> Budget {
+    let limit = |value| Limit { value, set_by: SetBy::Tenant };
+    Budget {
+        fuel: limit(BUDGET_DEFAULT.fuel),
+        memory_bytes: limit(BUDGET_DEFAULT.memory_bytes),
+        wall_ms: limit(BUDGET_DEFAULT.wall_ms),
+        host_calls: limit(BUDGET_DEFAULT.host_calls),
+        attempts: limit(1),
+    }
+}
+
+impl Run {
+    pub fn of(guest: Guest) -> Run {
+        Run {
+            guest,
+            input: Bytes::from_static(b"null"),
+            budget: budget(),
+            grants: Grants::default(),
+            settings: BTreeMap::new(),
+            port: Arc::default(),
+            stop: Stop::default(),
+        }
+    }
+
+    pub fn fuel(mut self, fuel: u64) -> Run {
+        self.budget.fuel.value = fuel;
+        self
+    }
+
+    pub fn memory(mut self, bytes: u64) -> Run {
+        self.budget.memory_bytes.value = bytes;
+        self
+    }
+
+    pub fn wall_ms(mut self, wall_ms: u64) -> Run {
+        self.budget.wall_ms.value = wall_ms;
+        self
+    }
+
+    pub fn host_calls(mut self, calls: u64) -> Run {
+        self.budget.host_calls.value = calls;
+        self
+    }
+
+    pub fn grants(mut self, grants: Grants) -> Run {
+        self.grants = grants;
+        self
+    }
+
+    pub fn input(mut self, input: impl Into<Bytes>) -> Run {
+        self.input = input.into();
+        self
+    }
+
+    pub fn port(mut self, port: Port) -> Run {
+        self.port = Arc::new(port);
+        self
+    }
+
+    pub fn attempt(&self, digest: Digest) -> Attempt {
+        Attempt {
+            facts: AttemptFacts {
+                tenant: "acme".parse().unwrap(),
+                task: TaskId(3),
+                lineage: Lineage { root: TaskId(1), parent: Some(TaskId(2)), depth: 2 },
+                number: 4,
+                attempts_max: 5,
+                trace: Some("00-trace".to_owned()),
+            },
+            digest,
+            kind: "kind".parse().unwrap(),
+            input: Payload::json(self.input.clone()),
+            budget: self.budget,
+            grants: Arc::new(self.grants.clone()),
+            settings: Arc::new(self.settings.clone()),
+        }
+    }
+
+    /// Runs it on the shared engine, alone on its thread.
+    pub fn report(&self) -> AttemptReport {
+        block_on(self.report_async())
+    }
+
+    pub async fn report_async(&self) -> AttemptReport {
+        let compiled = install(&self.guest).await.unwrap();
+        shared().run(self.attempt(compiled.digest), self.port.clone(), self.stop.clone()).await
+    }
+
+    #[track_caller]
+    pub fn result(&self) -> String {
+        completed(&self.report())
+    }
+
+    #[track_caller]
+    pub fn failure(&self) -> Failure {
+        failed(self.report())
+    }
+
+    /// The code of its failure, with the name of the limit and the limit.
+    #[track_caller]
+    pub fn limit(&self) -> (Code, String, u64) {
+        let failure = self.failure();
+        let limit = failure.limit.unwrap_or_else(|| panic!("no limit: {}", failure.message));
+        (failure.code, limit.name, limit.limit)
+    }
+}
+
+/// Installs a guest on the shared engine; equal guests are compiled once.
+pub async fn install(guest: &Guest) -> Result<Compiled, InstallError> {
+    shared().compile(guest.bytes().into(), COMPONENT_BYTES_MAX).await
+}
+
+#[track_caller]
+pub fn completed(report: &AttemptReport) -> String {
+    match &report.outcome {
+        Outcome::Completed(payload) => String::from_utf8_lossy(&payload.bytes).into_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+pub fn failed(report: AttemptReport) -> Failure {
+    match report.outcome {
+        Outcome::Failed(failure) => failure,
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,0 +1,17 @@
+//! The engine with guests as text: limits at their edge and one above, classification, grants, taint, artifacts.
+//!
+//! One binary, because each one links wasmtime.
+
+#![allow(clippy::unwrap_used, reason = "what cannot go on in a test fails it")]
+
+mod guest;
+mod host;
+
+mod artifacts;
+mod calls;
+mod ends;
+mod install;
+mod limits;
+mod mutants;
+mod purity;
+mod time;
