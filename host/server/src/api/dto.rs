@@ -1,0 +1,561 @@
+//! The shapes of `docs/http-api.md`: what a request's JSON becomes, and what an answer's JSON is made of.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use keiko_core::catalog::Plugin;
+use keiko_core::limit::{BULK_TASKS_MAX, LimitFact, MIB};
+use keiko_core::log::{Level, Line, Source};
+use keiko_core::outcome::{Failure, Frame};
+use keiko_core::policy::{BudgetRequest, TenantPolicy};
+use keiko_core::task::{AttemptView, Payload, TaskCounts, TaskSummary};
+use keiko_core::{Code, TaskId};
+use keiko_runtime::{AttemptLog, TaskDetail, TaskRequest};
+use serde::de::{SeqAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use super::json::{self, depth};
+use super::limit::JSON_DEPTH_MAX;
+use super::problem::Problem;
+
+/// The media type of bytes that name none.
+const BYTES: &str = "application/octet-stream";
+
+/// A task as a client writes it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a task, which is an object")]
+struct TaskBody<'a> {
+    plugin: Option<String>,
+    kind: Option<String>,
+    #[serde(borrow)]
+    input: Option<&'a RawValue>,
+    input_base64: Option<String>,
+    content_type: Option<String>,
+    fuel: Option<u64>,
+    memory_mib: Option<u64>,
+    timeout_s: Option<u64>,
+    attempts: Option<u64>,
+    delay_ms: Option<u64>,
+}
+
+/// Only tells one task from many.
+#[derive(Deserialize)]
+#[serde(expecting = "a task or `tasks`, which is an object")]
+struct Probe<'a> {
+    #[serde(borrow, default)]
+    tasks: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Many<'a> {
+    #[serde(borrow)]
+    tasks: Parts<'a>,
+}
+
+/// The tasks of a bulk submit, unread, and no more of them than may be.
+struct Parts<'a>(Vec<&'a RawValue>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Parts<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Parts<'a>, D::Error> {
+        struct Bounded;
+
+        impl<'de> Visitor<'de> for Bounded {
+            type Value = Parts<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a list of 1 to {BULK_TASKS_MAX} tasks")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Parts<'de>, A::Error> {
+                let mut parts = Vec::new();
+                while let Some(part) = seq.next_element()? {
+                    parts.push(part);
+                    if parts.len() > BULK_TASKS_MAX {
+                        return Err(serde::de::Error::invalid_length(parts.len(), &self));
+                    }
+                }
+                Ok(Parts(parts))
+            }
+        }
+
+        deserializer.deserialize_seq(Bounded)
+    }
+}
+
+/// What a submit asks for.
+#[derive(Debug)]
+pub(super) struct SubmitRequest {
+    /// At least one task.
+    pub(super) tasks: Vec<TaskRequest>,
+    /// Whether it was written as many, which decides the shape of the answer.
+    pub(super) many: bool,
+}
+
+/// Reads a JSON submit.
+pub(super) fn submit(body: &Bytes, trace: Option<&str>) -> Result<SubmitRequest, Problem> {
+    let probe: Probe<'_> = json::parse(body)?;
+    if probe.tasks.is_none() {
+        let task: TaskBody<'_> = json::parse(body)?;
+        let tasks = vec![task.request(body, trace)?];
+        return Ok(SubmitRequest { tasks, many: false });
+    }
+    let many: Many<'_> = json::parse(body)?;
+    let read = |(at, part): (usize, &RawValue)| {
+        let path = format!("tasks[{at}]");
+        let task: TaskBody<'_> = json::parse_part(body, part, &path)?;
+        task.request(body, trace).map_err(|problem| within(&path, problem))
+    };
+    let tasks: Vec<_> = many.tasks.0.iter().copied().enumerate().map(read).collect::<Result<_, _>>()?;
+    if tasks.is_empty() {
+        return Err(Problem::invalid(format!("tasks: expected 1 to {BULK_TASKS_MAX} tasks, found none")));
+    }
+    Ok(SubmitRequest { tasks, many: true })
+}
+
+/// Reads a submit that is one task a line.
+pub(super) fn submit_lines(body: &Bytes, trace: Option<&str>) -> Result<SubmitRequest, Problem> {
+    let mut tasks = Vec::new();
+    for (at, line) in body.split(|byte| *byte == b'\n').enumerate() {
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        if tasks.len() == BULK_TASKS_MAX {
+            let fact = LimitFact::of_host("tasks", BULK_TASKS_MAX as u64, None);
+            return Err(Problem::at_limit(Code::InvalidInput, fact));
+        }
+        let path = format!("line {}", at + 1);
+        let task: TaskBody<'_> = json::parse(line).map_err(|problem| within(&path, problem))?;
+        tasks.push(task.request(body, trace).map_err(|problem| within(&path, problem))?);
+    }
+    if tasks.is_empty() {
+        return Err(Problem::invalid(format!(
+            "expected 1 to {BULK_TASKS_MAX} lines with a task, found none"
+        )));
+    }
+    Ok(SubmitRequest { tasks, many: true })
+}
+
+fn within(path: &str, problem: Problem) -> Problem {
+    Problem { message: format!("{path}: {}", problem.message), ..problem }
+}
+
+impl TaskBody<'_> {
+    fn request(self, body: &Bytes, trace: Option<&str>) -> Result<TaskRequest, Problem> {
+        let input = match (self.input, self.input_base64) {
+            (Some(_), Some(_)) => {
+                return Err(Problem::invalid("`input` and `input_base64` exclude each other"));
+            }
+            (None, None) if self.content_type.is_none() => Payload::json("null"),
+            // The very bytes that were sent, which are a part of the body's.
+            (Some(raw), None) if self.content_type.is_none() => {
+                Payload::json(body.slice_ref(raw.get().as_bytes()))
+            }
+            (_, None) => {
+                return Err(Problem::invalid(
+                    "`content_type` goes with `input_base64`; `input` is always JSON",
+                ));
+            }
+            (None, Some(text)) => {
+                let bytes = BASE64.decode(text.as_bytes());
+                let bytes = bytes.map_err(|error| Problem::invalid(format!("input_base64: {error}")))?;
+                Payload {
+                    content_type: self.content_type.unwrap_or_else(|| BYTES.to_owned()),
+                    bytes: bytes.into(),
+                }
+            }
+        };
+        Ok(TaskRequest {
+            plugin: self.plugin,
+            kind: self.kind,
+            input,
+            budget: BudgetRequest {
+                fuel: self.fuel,
+                memory_bytes: self.memory_mib.map(|mib| mib.saturating_mul(MIB)),
+                wall_ms: self.timeout_s.map(|seconds| seconds.saturating_mul(1_000)),
+                attempts: self.attempts,
+            },
+            delay_ms: self.delay_ms.unwrap_or(0),
+            trace: trace.map(str::to_owned),
+        })
+    }
+}
+
+/// A time as answers have it: RFC 3339 in UTC with milliseconds.
+pub(crate) fn time(ms: i64) -> String {
+    match jiff::Timestamp::from_millisecond(ms) {
+        Ok(time) => format!("{time:.3}"),
+        // No clock of a host says this; a broken row might.
+        Err(_) => ms.to_string(),
+    }
+}
+
+/// Bytes as JSON when they are, otherwise as base64.
+enum Value<'a> {
+    Json(&'a RawValue),
+    Base64(String),
+}
+
+fn value(payload: &Payload) -> Value<'_> {
+    let named = payload.content_type.split(';').next().unwrap_or_default().trim();
+    let is_json = named.eq_ignore_ascii_case("application/json");
+    // A plugin may call anything JSON. Only what is, and what readers can bear, is put into the answer as it is.
+    let raw: Option<&RawValue> = if is_json && depth(&payload.bytes) <= JSON_DEPTH_MAX {
+        serde_json::from_slice(&payload.bytes).ok()
+    } else {
+        None
+    };
+    raw.map_or_else(|| Value::Base64(BASE64.encode(&payload.bytes)), Value::Json)
+}
+
+#[derive(Serialize)]
+struct FailureJson<'a> {
+    code: &'a str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<&'a LimitFact>,
+    #[serde(skip_serializing_if = "<[Frame]>::is_empty")]
+    backtrace: &'a [Frame],
+}
+
+impl<'a> From<&'a Failure> for FailureJson<'a> {
+    fn from(failure: &'a Failure) -> FailureJson<'a> {
+        FailureJson {
+            code: failure.code.as_str(),
+            message: &failure.message,
+            limit: failure.limit.as_ref(),
+            backtrace: &failure.backtrace,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ProgressJson<'a> {
+    fraction: f64,
+    message: &'a str,
+}
+
+#[derive(Serialize)]
+struct AttemptJson<'a> {
+    number: u32,
+    started_at: String,
+    duration_us: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<String>,
+    fuel_used: u64,
+    memory_bytes_peak: u64,
+    host_calls: u64,
+    pure: bool,
+    tainted_by: Vec<&'static str>,
+    effects: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<FailureJson<'a>>,
+}
+
+impl<'a> From<&'a AttemptView> for AttemptJson<'a> {
+    fn from(view: &'a AttemptView) -> AttemptJson<'a> {
+        let record = &view.record;
+        AttemptJson {
+            number: record.number,
+            started_at: time(record.started_ms),
+            duration_us: record.meter.elapsed_us,
+            version: view.version.as_ref().map(|version| version.as_str()),
+            digest: view.digest.map(|digest| digest.to_string()),
+            fuel_used: record.meter.fuel_used,
+            memory_bytes_peak: record.meter.memory_bytes_peak,
+            host_calls: record.meter.host_calls,
+            pure: view.failure.is_none() && record.taint.is_none() && record.effects == 0,
+            tainted_by: record.taint.names(),
+            effects: record.effects,
+            error: view.failure.as_ref().map(FailureJson::from),
+        }
+    }
+}
+
+/// What a task and its summary share.
+#[derive(Serialize)]
+struct Head<'a> {
+    id: String,
+    plugin: &'a str,
+    kind: &'a str,
+    state: &'static str,
+    created_at: String,
+    run_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finished_at: Option<String>,
+    root: String,
+    parent: Option<String>,
+    depth: u32,
+    crashes: u32,
+}
+
+impl<'a> From<&'a TaskSummary> for Head<'a> {
+    fn from(summary: &'a TaskSummary) -> Head<'a> {
+        Head {
+            id: summary.id.to_string(),
+            plugin: summary.plugin.as_str(),
+            kind: summary.kind.as_str(),
+            state: summary.state.as_str(),
+            created_at: time(summary.created_ms),
+            run_at: time(summary.run_at_ms),
+            finished_at: summary.finished_ms.map(time),
+            root: summary.lineage.root.to_string(),
+            parent: summary.lineage.parent.map(|parent| parent.to_string()),
+            depth: summary.lineage.depth,
+            crashes: summary.crashes,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct TaskJson<'a> {
+    #[serde(flatten)]
+    head: Head<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<ProgressJson<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<FailureJson<'a>>,
+    attempts: Vec<AttemptJson<'a>>,
+}
+
+/// A result goes beside the other fields by hand: a raw value cannot pass through a flattened one.
+#[derive(Serialize)]
+struct ResultJson<'a> {
+    content_type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result_base64: Option<String>,
+}
+
+/// The JSON of a task.
+pub(super) fn task(detail: &TaskDetail) -> Vec<u8> {
+    let view = &detail.view;
+    let progress = detail.progress.as_ref();
+    let mut text = to_vec(&TaskJson {
+        head: Head::from(&view.summary),
+        progress: progress
+            .map(|progress| ProgressJson { fraction: progress.fraction, message: &progress.message }),
+        error: view.failure.as_ref().map(FailureJson::from),
+        attempts: view.attempts.iter().map(AttemptJson::from).collect(),
+    });
+    if let Some(payload) = &view.result {
+        let (result, result_base64) = match value(payload) {
+            Value::Json(raw) => (Some(raw), None),
+            Value::Base64(encoded) => (None, Some(encoded)),
+        };
+        let part = to_vec(&ResultJson { content_type: &payload.content_type, result, result_base64 });
+        text.pop();
+        text.push(b',');
+        text.extend_from_slice(&part[1..]);
+    }
+    text
+}
+
+#[derive(Serialize)]
+struct SummaryJson<'a> {
+    #[serde(flatten)]
+    head: Head<'a>,
+    attempts: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct PageJson<'a> {
+    tasks: Vec<SummaryJson<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// The JSON of a page of at most `limit` tasks. One more than that says that there is another page.
+pub(super) fn page(tasks: &[TaskSummary], limit: u32) -> Vec<u8> {
+    let shown = &tasks[..tasks.len().min(limit as usize)];
+    let next = if tasks.len() > shown.len() { shown.last().map(|last| last.id.to_string()) } else { None };
+    to_vec(&PageJson { tasks: shown.iter().map(SummaryJson::from).collect(), next })
+}
+
+impl<'a> From<&'a TaskSummary> for SummaryJson<'a> {
+    fn from(summary: &'a TaskSummary) -> SummaryJson<'a> {
+        SummaryJson { head: Head::from(summary), attempts: summary.attempts, code: summary.code.as_deref() }
+    }
+}
+
+/// The JSON of the ids of many tasks.
+pub(super) fn ids(ids: impl Iterator<Item = TaskId>) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Ids {
+        tasks: Vec<String>,
+    }
+    to_vec(&Ids { tasks: ids.map(|id| id.to_string()).collect() })
+}
+
+/// The JSON of how many tasks there are.
+pub(super) fn counts(counts: &TaskCounts) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Counts {
+        pending: u64,
+        running: u64,
+        completed: u64,
+        failed: u64,
+        cancelled: u64,
+    }
+    let TaskCounts { pending, running, completed, failed, cancelled } = *counts;
+    to_vec(&Counts { pending, running, completed, failed, cancelled })
+}
+
+#[derive(Serialize)]
+struct LogsJson<'a> {
+    attempts: Vec<AttemptLogJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct AttemptLogJson<'a> {
+    attempt: u32,
+    dropped: u64,
+    lines: Vec<LineJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct LineJson<'a> {
+    at: String,
+    level: Level,
+    source: Source,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Fields::is_empty")]
+    fields: Fields<'a>,
+}
+
+/// Named values as an object; of two with one name the later stays.
+struct Fields<'a>(&'a [(String, String)]);
+
+impl Fields<'_> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for Fields<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (at, (name, value)) in self.0.iter().enumerate() {
+            if self.0[at + 1..].iter().all(|(later, _)| later != name) {
+                map.serialize_entry(name, value)?;
+            }
+        }
+        map.end()
+    }
+}
+
+impl<'a> From<&'a Line> for LineJson<'a> {
+    fn from(line: &'a Line) -> LineJson<'a> {
+        LineJson {
+            at: time(line.at_ms),
+            level: line.level,
+            source: line.source,
+            message: &line.message,
+            fields: Fields(&line.fields),
+        }
+    }
+}
+
+/// The JSON of a task's logs.
+pub(super) fn logs(logs: &[AttemptLog]) -> Vec<u8> {
+    to_vec(&LogsJson { attempts: logs.iter().map(AttemptLogJson::from).collect() })
+}
+
+impl<'a> From<&'a AttemptLog> for AttemptLogJson<'a> {
+    fn from(log: &'a AttemptLog) -> AttemptLogJson<'a> {
+        let lines = log.kept.lines.iter().map(LineJson::from).collect();
+        AttemptLogJson { attempt: log.attempt, dropped: log.kept.dropped, lines }
+    }
+}
+
+#[derive(Serialize)]
+struct PluginJson<'a> {
+    name: &'a str,
+    version: &'a str,
+    digest: String,
+    component_bytes: u64,
+    installed_at: String,
+    description: &'a str,
+    kinds: Vec<KindJson<'a>>,
+    wants: &'a [String],
+    denied: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct KindJson<'a> {
+    name: &'a str,
+    description: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fuel: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_mib: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: Option<u64>,
+}
+
+fn plugin_json<'a>(plugin: &'a Plugin, policy: &TenantPolicy) -> PluginJson<'a> {
+    let manifest = &plugin.current.manifest;
+    let kind = |kind: &'a keiko_core::manifest::KindSection| KindJson {
+        name: kind.name.as_str(),
+        description: &kind.description,
+        fuel: kind.fuel,
+        memory_mib: kind.memory_mib,
+        timeout_s: kind.timeout_s,
+        attempts: kind.attempts,
+    };
+    let denied = manifest.wants().into_iter().filter(|capability| !policy.grants.allow(*capability));
+    PluginJson {
+        name: plugin.name.as_str(),
+        version: plugin.current.name.as_str(),
+        digest: plugin.current.digest.to_string(),
+        component_bytes: plugin.current.component_bytes,
+        installed_at: time(plugin.current.installed_ms),
+        description: &manifest.plugin.description,
+        kinds: manifest.kinds.iter().map(kind).collect(),
+        wants: &manifest.plugin.wants,
+        denied: denied.map(|capability| capability.as_str()).collect(),
+    }
+}
+
+/// The JSON of a plugin.
+pub(super) fn plugin(plugin: &Plugin, policy: &TenantPolicy) -> Vec<u8> {
+    to_vec(&plugin_json(plugin, policy))
+}
+
+/// The JSON of a tenant's plugins.
+pub(super) fn plugins(plugins: &[Plugin], policy: &TenantPolicy) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Plugins<'a> {
+        plugins: Vec<PluginJson<'a>>,
+    }
+    to_vec(&Plugins { plugins: plugins.iter().map(|plugin| plugin_json(plugin, policy)).collect() })
+}
+
+/// What a host says of itself.
+#[derive(Serialize)]
+pub(super) struct HostJson<'a> {
+    pub(super) version: &'static str,
+    pub(super) tenant: &'a str,
+    pub(super) workers: usize,
+    pub(super) queue_max: u64,
+}
+
+/// The JSON of any of these shapes.
+pub(super) fn to_vec<T: Serialize>(value: &T) -> Vec<u8> {
+    // None of the shapes has a key that is not a text, and none of their parts refuses.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! Routes of plugins, and what a host says of itself.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
+use keiko_core::Code;
+use keiko_core::catalog::Plugin;
+use keiko_core::limit::{LimitFact, SetBy};
+use keiko_core::manifest::Manifest;
+use keiko_core::policy::TenantPolicy;
+
+use super::caller::{Caller, Segment};
+use super::problem::Problem;
+use super::{Api, body, dto, json_answer, query};
+
+/// The media type of a component.
+const WASM: &str = "application/wasm";
+
+pub(super) async fn install(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let manifest = manifest(query::read::<query::Install>(&uri)?)?;
+    body::expect_media_type(&headers, &[WASM])?;
+    let policy = policy(&api, caller)?;
+    let bytes_max = policy.component_bytes_max;
+    let too_large = |asked| {
+        let fact =
+            LimitFact { name: "component_bytes".to_owned(), limit: bytes_max, asked, set_by: SetBy::Tenant };
+        Problem::at_limit(Code::QuotaExceeded, fact).with_status(StatusCode::PAYLOAD_TOO_LARGE)
+    };
+    let component = body::read(body, &headers, bytes_max, caller.until, too_large).await?;
+    let (plugin, changed) = api.handle.install(caller.tenant, component, manifest).await?;
+    let status = if changed { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(json_answer(status, dto::plugin(&plugin, &policy)))
+}
+
+fn manifest(query: query::Install) -> Result<Option<Manifest>, Problem> {
+    let Some(text) = query.manifest else { return Ok(None) };
+    let decoded = URL_SAFE_NO_PAD.decode(&text).or_else(|_| URL_SAFE.decode(&text));
+    let bytes = decoded.map_err(|error| Problem::invalid(format!("manifest: not base64url: {error}")))?;
+    let manifest = Manifest::parse(&bytes);
+    manifest.map(Some).map_err(|error| Problem::invalid(format!("manifest: {error}")))
+}
+
+pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller, uri: Uri) -> Result<Response, Problem> {
+    query::read::<query::Nothing>(&uri)?;
+    let plugins = api.handle.plugins(caller.tenant);
+    Ok(json_answer(StatusCode::OK, dto::plugins(&plugins, &policy(&api, caller)?)))
+}
+
+pub(super) async fn get(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    name: Segment,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    query::read::<query::Nothing>(&uri)?;
+    let plugin = find(&api, caller, &name)?;
+    Ok(json_answer(StatusCode::OK, dto::plugin(&plugin, &policy(&api, caller)?)))
+}
+
+pub(super) async fn component(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    name: Segment,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    query::read::<query::Nothing>(&uri)?;
+    let version = find(&api, caller, &name)?.current;
+    let bytes = api.components.get(version.digest).await.map_err(keiko_runtime::Error::from)?;
+    let missing = || Problem::new(Code::Integrity, "the component's bytes are not there any more");
+    let tag = HeaderValue::from_str(&format!("\"{}\"", version.digest));
+    let mut answer = ([(header::CONTENT_TYPE, WASM)], bytes.ok_or_else(missing)?).into_response();
+    if let Ok(tag) = tag {
+        answer.headers_mut().insert(header::ETAG, tag);
+    }
+    Ok(answer)
+}
+
+pub(super) async fn remove(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    name: Segment,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    query::read::<query::Nothing>(&uri)?;
+    api.handle.remove_plugin(caller.tenant, &name.0).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+pub(super) async fn host(State(api): State<Arc<Api>>, caller: Caller, uri: Uri) -> Result<Response, Problem> {
+    query::read::<query::Nothing>(&uri)?;
+    let text = dto::to_vec(&dto::HostJson {
+        version: env!("CARGO_PKG_VERSION"),
+        tenant: api.tenants.get(&caller.tenant).map(keiko_core::TenantName::as_str).unwrap_or_default(),
+        workers: api.handle.options().workers,
+        queue_max: policy(&api, caller)?.queue_max,
+    });
+    Ok(json_answer(StatusCode::OK, text))
+}
+
+fn find(api: &Api, caller: Caller, name: &Segment) -> Result<Plugin, Problem> {
+    let plugin = api.handle.plugin(caller.tenant, &name.0);
+    plugin.ok_or_else(|| Problem::new(Code::NotFound, "there is no such plugin"))
+}
+
+fn policy(api: &Api, caller: Caller) -> Result<TenantPolicy, Problem> {
+    let policy = api.handle.policy(caller.tenant);
+    policy.ok_or_else(|| Problem::new(Code::NotFound, "there is no such tenant"))
+}

@@ -1,0 +1,148 @@
+//! What stands behind the `?`, strictly: unknown names are refused.
+
+use std::time::Duration;
+
+use axum::extract::Query;
+use axum::http::Uri;
+use keiko_core::Code;
+use keiko_core::limit::LimitFact;
+use keiko_core::task::{TaskFilter, TaskState};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::limit::{PAGE_DEFAULT, PAGE_MAX, WAIT_S_MAX};
+use super::problem::Problem;
+
+/// A route that takes nothing.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nothing {}
+
+/// A route that can wait for a task's end.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wait {
+    wait: Option<u64>,
+}
+
+/// An install.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Install {
+    /// `plugin.toml` as base64url.
+    pub(super) manifest: Option<String>,
+}
+
+/// A list of tasks.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct List {
+    state: Option<String>,
+    plugin: Option<String>,
+    kind: Option<String>,
+    parent: Option<String>,
+    before: Option<String>,
+    limit: Option<u32>,
+}
+
+/// Reads the query of a request.
+pub(super) fn read<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
+    let query = Query::<T>::try_from_uri(uri);
+    query.map(|Query(value)| value).map_err(|rejection| {
+        let text = rejection.body_text();
+        let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
+        Problem::invalid(format!("the query does not parse: {text}"))
+    })
+}
+
+impl Wait {
+    /// How long to wait; `None` when the request does not ask for it.
+    pub(super) fn duration(&self) -> Result<Option<Duration>, Problem> {
+        match self.wait {
+            Some(seconds) if seconds > WAIT_S_MAX => {
+                let fact = LimitFact::of_host("wait_s", WAIT_S_MAX, Some(seconds));
+                Err(Problem::at_limit(Code::InvalidInput, fact))
+            }
+            other => Ok(other.map(Duration::from_secs)),
+        }
+    }
+}
+
+impl List {
+    /// What to list, and how many at most.
+    pub(super) fn filter(self) -> Result<(TaskFilter, u32), Problem> {
+        let limit = self.limit.unwrap_or(PAGE_DEFAULT);
+        if !(1..=PAGE_MAX).contains(&limit) {
+            let fact = LimitFact::of_host("limit", u64::from(PAGE_MAX), Some(u64::from(limit)));
+            return Err(Problem::at_limit(Code::InvalidInput, fact));
+        }
+        let state = self.state.map(|text| {
+            let unknown =
+                || format!("state: `{text}` is none of pending, running, completed, failed, cancelled");
+            TaskState::named(&text).ok_or_else(|| Problem::invalid(unknown()))
+        });
+        let filter = TaskFilter {
+            state: state.transpose()?,
+            plugin: parse("plugin", self.plugin)?,
+            kind: parse("kind", self.kind)?,
+            parent: parse("parent", self.parent)?,
+            before: parse("before", self.before)?,
+        };
+        Ok((filter, limit))
+    }
+}
+
+fn parse<T: std::str::FromStr>(name: &str, text: Option<String>) -> Result<Option<T>, Problem>
+where
+    T::Err: std::fmt::Display,
+{
+    let parsed = text.map(|text| text.parse().map_err(|error| Problem::invalid(format!("{name}: {error}"))));
+    parsed.transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keiko_core::TaskId;
+
+    fn list(query: &str) -> Result<(TaskFilter, u32), Problem> {
+        read::<List>(&format!("/v1/tasks{query}").parse().unwrap())?.filter()
+    }
+
+    #[test]
+    fn a_filter_is_read_whole() {
+        let id = TaskId(77);
+        let (filter, limit) =
+            list(&format!("?state=failed&plugin=p&kind=k.x&parent={id}&before={id}&limit=1000")).unwrap();
+        assert_eq!((filter.state, limit), (Some(TaskState::Failed), PAGE_MAX));
+        assert_eq!((filter.parent, filter.before), (Some(id), Some(id)));
+        assert_eq!(list("").unwrap(), (TaskFilter::default(), PAGE_DEFAULT));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_by_name() {
+        let check = |query: &str, expected: &str| {
+            let problem = list(query).unwrap_err();
+            assert!(problem.message.contains(expected), "{query}: {}", problem.message);
+        };
+        check("?stat=failed", "stat");
+        check("?state=done", "`done` is none of pending");
+        check("?state=", "`` is none of");
+        check("?plugin=../x", "plugin: a plugin name is");
+        check("?before=task_", "before: not a task id");
+        check("?limit=0", "limit");
+        check("?limit=1001", "1001 exceeds the limit `limit` of 1000");
+        check("?limit=ten", "limit");
+        check("?limit=1&limit=2", "limit");
+    }
+
+    #[test]
+    fn a_wait_stops_at_its_limit() {
+        let wait = |text: &str| read::<Wait>(&format!("/v1/tasks{text}").parse().unwrap())?.duration();
+        assert_eq!(wait("?wait=60"), Ok(Some(Duration::from_secs(60))));
+        assert_eq!(wait("?wait=0"), Ok(Some(Duration::ZERO)));
+        assert_eq!(wait(""), Ok(None));
+        assert_eq!(wait("?wait=61").unwrap_err().limit.unwrap().limit, 60);
+        assert!(wait("?wait=-1").is_err());
+    }
+}

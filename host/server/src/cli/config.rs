@@ -1,0 +1,96 @@
+//! `keiko config`, and the flags that it shares with `keiko serve`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use super::exit::Failure;
+use super::print;
+use crate::config::{Config, Effective, Flags, Layers, LogFormat};
+
+/// The file that is read when none is named and there is one.
+const FILE: &str = "keiko.toml";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    settings: Settings,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the command line can say about a host.
+#[derive(Debug, clap::Args)]
+pub(super) struct Settings {
+    /// Configuration file [default: keiko.toml in this folder, if there is one]
+    #[arg(long, env = "KEIKO_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder of everything the host keeps [default: data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// Address to listen on; port 0 picks one [default: 127.0.0.1:7700]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// Threads that run plugins [default: one for each processor]
+    #[arg(long, value_name = "N")]
+    workers: Option<u64>,
+    /// What to log, such as `warn` or `info,keiko_runtime=debug` [default: info]
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+    /// Form of the log [default: text]
+    #[arg(long, value_name = "FORM")]
+    log_format: Option<LogFormat>,
+}
+
+impl Settings {
+    /// The configuration of all layers.
+    pub(super) fn config(&self) -> Result<Config, Failure> {
+        let file = self.config.clone().or_else(|| Path::new(FILE).is_file().then(|| PathBuf::from(FILE)));
+        let format = self.log_format.map(|format| match format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        });
+        let values = [
+            ("host.data_dir", "--data-dir", self.data_dir.clone()),
+            ("host.listen", "--listen", self.listen.clone()),
+            ("host.workers", "--workers", self.workers.map(|workers| workers.to_string())),
+            ("host.log", "--log", self.log.clone()),
+            ("host.log_format", "--log-format", format.map(str::to_owned)),
+        ];
+        let given =
+            |(path, flag, value): (&'static str, &'static str, Option<String>)| Some((path, flag, value?));
+        let flags = Flags { values: values.into_iter().filter_map(given).collect() };
+        // A variable that is not text is none of ours.
+        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        let environment = std::env::vars_os().filter_map(text).collect();
+        let config = Config::from_layers(Layers { file, environment, flags });
+        config.map_err(|error| Failure::Usage(error.to_string()))
+    }
+}
+
+pub(super) fn config(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let config = arguments.settings.config()?;
+    if arguments.json {
+        let entry = |entry: &Effective| {
+            let hidden = entry.value.is_null();
+            json!({"path": entry.path, "value": entry.value, "hidden": hidden, "origin": entry.origin.to_string()})
+        };
+        let entries: Vec<Value> = config.effective.iter().map(entry).collect();
+        print::out(&json!({ "settings": entries }).to_string());
+    } else {
+        let row = |entry: &Effective| {
+            let value = match &entry.value {
+                Value::Null => "(hidden)".to_owned(),
+                Value::String(text) => text.clone(),
+                value => value.to_string(),
+            };
+            vec![entry.path.clone(), value, entry.origin.to_string()]
+        };
+        print::table(&["setting", "value", "from"], config.effective.iter().map(row).collect());
+    }
+    Ok(ExitCode::SUCCESS)
+}

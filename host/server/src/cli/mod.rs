@@ -1,0 +1,92 @@
+//! The command line. Each command is a module; what they share is here, in [`client`], [`print`] and [`exit`].
+
+mod client;
+mod config;
+mod exit;
+mod input;
+mod plugin;
+mod print;
+mod report;
+mod run;
+mod serve;
+mod submit;
+mod task;
+mod token;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use exit::Failure;
+
+/// A host for agent tasks whose logic is WebAssembly.
+#[derive(Debug, Parser)]
+#[command(name = "keiko", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(after_help = "\
+Start here:
+  keiko serve                                   a host in this folder, on 127.0.0.1:7700
+  keiko plugin install my-plugin.wasm           give it a plugin
+  keiko task submit --plugin my-plugin --input '{\"a\":1}' --wait 10
+  keiko run my-plugin.wasm --input '{\"a\":1}'    try a plugin without a host
+
+Exit status: 0 done, 1 the task or plugin failed, 2 the command line or the configuration is wrong,
+3 the host refused, 4 the host is unreachable or at fault, 5 a limit stopped the run, 6 time was up.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a host until it is told to stop (Ctrl-C or SIGTERM)
+    Serve(serve::Arguments),
+    /// Run one attempt of a plugin here and now, without a host
+    Run(run::Arguments),
+    /// Install, list, show and remove plugins of a host
+    #[command(subcommand)]
+    Plugin(plugin::Command),
+    /// Submit tasks to a host, and see what became of them
+    #[command(subcommand)]
+    Task(task::Command),
+    /// Show every setting a host would run with, and where it comes from
+    Config(config::Arguments),
+    /// Make tokens for tenants
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Compile one component: how a host starts itself
+    #[command(name = "compile-child", hide = true)]
+    CompileChild,
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    match Arguments::parse().command {
+        // Before anything else: the child has limits of its own on memory and time.
+        Command::CompileChild => keiko_engine::compile_child(),
+        Command::Serve(arguments) => end(serve::serve(arguments)),
+        Command::Run(arguments) => end(run::run(arguments)),
+        Command::Plugin(command) => end(plugin::plugin(command)),
+        Command::Task(command) => end(task::task(command)),
+        Command::Config(arguments) => end(config::config(&arguments)),
+        Command::Token(command) => end(token::token(command)),
+    }
+}
+
+fn end(result: Result<ExitCode, Failure>) -> ExitCode {
+    result.unwrap_or_else(|failure| {
+        print::note(&format!("keiko: {failure}"));
+        ExitCode::from(failure.status())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,239 @@
+//! `keiko task submit`.
+
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use keiko_core::limit::BULK_TASKS_MAX;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::client::{self, Call, Client};
+use super::exit::Failure;
+use super::task::{Task, of_state, outcome, wait_one};
+use super::{input, print};
+
+/// Bytes of one request with many tasks; the host takes a little more.
+const REQUEST_BYTES_MAX: usize = 60 << 20;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keiko task submit --plugin movie-facts --kind normalise --input film.json --wait 30
+  keiko task submit --file tasks.ndjson                         a task on each line, as the HTTP API takes it
+  keiko task submit --plugin movie-facts --kind normalise --file films.ndjson      an input on each line")]
+pub(super) struct Submit {
+    /// The plugin; may be left out when only one has the kind
+    #[arg(long)]
+    plugin: Option<String>,
+    /// The kind; may be left out when the plugin has only one
+    #[arg(long)]
+    kind: Option<String>,
+    /// JSON, the name of a file, or - for stdin [default: null]
+    #[arg(long, value_name = "FILE|-|JSON", allow_hyphen_values = true)]
+    input: Option<String>,
+    /// Media type of the input, which is then taken as bytes
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<String>,
+    /// Idempotency key: a second submit with it finds the first one's task
+    #[arg(long)]
+    key: Option<String>,
+    /// Wait up to this many seconds for the end, and print the result
+    #[arg(long, value_name = "SECONDS")]
+    wait: Option<u64>,
+    /// Many tasks: a file with one on each line, or - for stdin
+    #[arg(long, value_name = "NDJSON", conflicts_with_all = ["input", "content_type", "wait"])]
+    file: Option<PathBuf>,
+    /// Fuel for each attempt
+    #[arg(long, value_name = "N")]
+    fuel: Option<u64>,
+    /// Memory for each attempt, in MiB
+    #[arg(long, value_name = "MIB")]
+    memory: Option<u64>,
+    /// Time for each attempt, in seconds
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+    /// Attempts at most
+    #[arg(long, value_name = "N")]
+    attempts: Option<u64>,
+    /// Start no earlier than in this many milliseconds
+    #[arg(long, value_name = "MS")]
+    delay: Option<u64>,
+    #[command(flatten)]
+    host: client::HostArguments,
+}
+
+/// A task as the host takes it.
+#[derive(Serialize)]
+struct TaskBody<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plugin: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input_base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fuel: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_mib: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delay_ms: Option<u64>,
+}
+
+pub(super) fn submit(arguments: &Submit) -> Result<ExitCode, Failure> {
+    let client = arguments.host.client()?;
+    match &arguments.file {
+        Some(file) => many(arguments, &client, file),
+        None => one(arguments, &client),
+    }
+}
+
+impl Submit {
+    fn body(&self) -> TaskBody<'_> {
+        TaskBody {
+            plugin: self.plugin.as_deref(),
+            kind: self.kind.as_deref(),
+            input: None,
+            input_base64: None,
+            content_type: None,
+            fuel: self.fuel,
+            memory_mib: self.memory,
+            timeout_s: self.timeout,
+            attempts: self.attempts,
+            delay_ms: self.delay,
+        }
+    }
+
+    /// Whether a line of a file is only an input, and everything else is said here.
+    fn describes_tasks(&self) -> bool {
+        let numbers = [self.fuel, self.memory, self.timeout, self.attempts, self.delay];
+        self.plugin.is_some() || self.kind.is_some() || numbers.iter().any(Option::is_some)
+    }
+}
+
+fn one(arguments: &Submit, client: &Client) -> Result<ExitCode, Failure> {
+    let payload = input::read(arguments.input.as_deref(), arguments.content_type.as_deref())?;
+    let raw: Option<&RawValue> = match &arguments.content_type {
+        None => serde_json::from_slice(&payload.bytes).ok(),
+        Some(_) => None,
+    };
+    let is_bytes = raw.is_none();
+    let body = TaskBody {
+        input: raw,
+        input_base64: is_bytes.then(|| STANDARD.encode(&payload.bytes)),
+        content_type: is_bytes.then_some(payload.content_type.as_str()),
+        ..arguments.body()
+    };
+    let body = serde_json::to_vec(&body).map_err(|error| Failure::Usage(error.to_string()))?;
+    let until = arguments.wait.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let first_wait = arguments.wait.map(|seconds| seconds.min(60));
+    let path = first_wait.map_or_else(|| "/v1/tasks".to_owned(), |wait| format!("/v1/tasks?wait={wait}"));
+    let mut call = Call::post(&path).body("application/json", &body).and_wait(first_wait.unwrap_or(0));
+    if let Some(key) = &arguments.key {
+        call = call.header("idempotency-key", key);
+    }
+    let mut answer = client.send(call)?;
+    let mut task: Task = answer.read()?;
+    if arguments.wait.is_some() && of_state(&task.state) == super::exit::TIME {
+        (answer, _) = wait_one(client, &task.id, until)?;
+        task = answer.read()?;
+    }
+    if arguments.host.json {
+        answer.print();
+    } else if arguments.wait.is_some() {
+        outcome(&task)?;
+    } else {
+        print::out(&print::clean(&task.id));
+    }
+    Ok(ExitCode::from(if arguments.wait.is_some() { of_state(&task.state) } else { 0 }))
+}
+
+/// Sends the lines in as few requests as the limits allow. What was sent before a refusal stays submitted.
+fn many(arguments: &Submit, client: &Client, file: &Path) -> Result<ExitCode, Failure> {
+    let unreadable =
+        |error: std::io::Error| Failure::Usage(format!("{} cannot be read: {error}", file.display()));
+    let reader: Box<dyn BufRead> = if file == Path::new("-") {
+        Box::new(std::io::stdin().lock())
+    } else {
+        Box::new(std::io::BufReader::new(std::fs::File::open(file).map_err(unreadable)?))
+    };
+    let mut batches = Batches { arguments, client, body: Vec::new(), tasks: 0, sent: 0 };
+    for (at, line) in reader.lines().enumerate() {
+        let line = line.map_err(unreadable)?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let task = if arguments.describes_tasks() {
+            let raw: &RawValue = serde_json::from_str(&line)
+                .map_err(|error| Failure::Usage(format!("line {}: not JSON: {error}", at + 1)))?;
+            let body = TaskBody { input: Some(raw), ..arguments.body() };
+            serde_json::to_string(&body).map_err(|error| Failure::Usage(error.to_string()))?
+        } else {
+            line
+        };
+        batches.push(&task)?;
+    }
+    batches.send()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Batches<'a> {
+    arguments: &'a Submit,
+    client: &'a Client,
+    body: Vec<u8>,
+    tasks: usize,
+    sent: usize,
+}
+
+impl Batches<'_> {
+    fn push(&mut self, task: &str) -> Result<(), Failure> {
+        if self.tasks == BULK_TASKS_MAX || self.body.len() + task.len() + 1 > REQUEST_BYTES_MAX {
+            self.send()?;
+        }
+        self.body.extend_from_slice(task.as_bytes());
+        self.body.push(b'\n');
+        self.tasks += 1;
+        Ok(())
+    }
+
+    fn send(&mut self) -> Result<(), Failure> {
+        if self.tasks == 0 {
+            return Ok(());
+        }
+        self.sent += 1;
+        // Each request needs a key of its own; the same file makes the same requests.
+        let key = self.arguments.key.as_ref().map(|key| match self.sent {
+            1 => key.clone(),
+            number => format!("{key}.{number}"),
+        });
+        let mut call = Call::post("/v1/tasks").body("application/x-ndjson", &self.body).upload();
+        if let Some(key) = &key {
+            call = call.header("idempotency-key", key);
+        }
+        let answer = self.client.send(call)?;
+        if self.arguments.host.json {
+            answer.print();
+        } else {
+            #[derive(serde::Deserialize)]
+            struct Ids {
+                tasks: Vec<String>,
+            }
+            let Ids { tasks } = answer.read()?;
+            tasks.iter().for_each(|id| print::out(&print::clean(id)));
+        }
+        self.body.clear();
+        self.tasks = 0;
+        Ok(())
+    }
+}

@@ -1,0 +1,437 @@
+//! `keiko task`.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::client::{self, Answer, Call, Client, segment};
+use super::exit::{self, Failure};
+use super::print;
+use super::submit::{self, Submit};
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Submit one task, or many of a file
+    Submit(Box<Submit>),
+    /// Show a task
+    Get {
+        /// Its id
+        id: String,
+        #[command(flatten)]
+        host: client::HostArguments,
+    },
+    /// List tasks, newest first
+    List(List),
+    /// Wait until tasks have ended; 1 when one of them failed or was cancelled
+    Wait {
+        /// Their ids
+        #[arg(required = true)]
+        ids: Vec<String>,
+        /// Give up after this many seconds, with exit status 6
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<u64>,
+        #[command(flatten)]
+        host: client::HostArguments,
+    },
+    /// Cancel tasks that have not ended
+    Cancel {
+        /// Their ids
+        #[arg(required = true)]
+        ids: Vec<String>,
+        #[command(flatten)]
+        host: client::HostArguments,
+    },
+    /// Run failed or cancelled tasks again
+    Retry {
+        /// Their ids
+        #[arg(required = true)]
+        ids: Vec<String>,
+        #[command(flatten)]
+        host: client::HostArguments,
+    },
+    /// Show what a task's attempts logged
+    Logs {
+        /// Its id
+        id: String,
+        #[command(flatten)]
+        host: client::HostArguments,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct List {
+    /// Only those in this state
+    #[arg(long, value_parser = ["pending", "running", "completed", "failed", "cancelled"])]
+    state: Option<String>,
+    /// Only those of this plugin
+    #[arg(long)]
+    plugin: Option<String>,
+    /// Only those of this kind
+    #[arg(long)]
+    kind: Option<String>,
+    /// Only children of this task
+    #[arg(long, value_name = "ID")]
+    parent: Option<String>,
+    /// Only those older than this one: how the next page is asked for
+    #[arg(long, value_name = "ID")]
+    before: Option<String>,
+    /// At most this many
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: Option<u32>,
+    #[command(flatten)]
+    host: client::HostArguments,
+}
+
+/// A task, as the host tells of it.
+#[derive(Debug, Deserialize)]
+pub(super) struct Task {
+    pub(super) id: String,
+    plugin: String,
+    kind: String,
+    pub(super) state: String,
+    created_at: String,
+    finished_at: Option<String>,
+    parent: Option<String>,
+    progress: Option<Progress>,
+    content_type: Option<String>,
+    result: Option<Box<RawValue>>,
+    result_base64: Option<String>,
+    error: Option<Error>,
+    attempts: Vec<Attempt>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Progress {
+    fraction: f64,
+    message: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Error {
+    code: String,
+    message: String,
+    #[serde(default)]
+    backtrace: Vec<keiko_core::outcome::Frame>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Attempt {
+    number: u32,
+    duration_us: u64,
+    version: Option<String>,
+    fuel_used: u64,
+    memory_bytes_peak: u64,
+    host_calls: u64,
+    pure: bool,
+    error: Option<Error>,
+}
+
+#[derive(Deserialize)]
+struct Page {
+    tasks: Vec<Summary>,
+    next: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Summary {
+    id: String,
+    plugin: String,
+    kind: String,
+    state: String,
+    created_at: String,
+    attempts: u32,
+    code: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Logs {
+    attempts: Vec<AttemptLog>,
+}
+
+#[derive(Deserialize)]
+struct AttemptLog {
+    attempt: u32,
+    dropped: u64,
+    lines: Vec<Line>,
+}
+
+#[derive(Deserialize)]
+struct Line {
+    at: String,
+    level: String,
+    source: String,
+    message: String,
+    #[serde(default)]
+    fields: std::collections::BTreeMap<String, String>,
+}
+
+pub(super) fn task(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Submit(arguments) => submit::submit(&arguments),
+        Command::Get { id, host } => {
+            let answer = host.client()?.send(Call::get(&path(&id, "")))?;
+            if host.json {
+                answer.print()
+            } else {
+                show(&answer.read()?)
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::List(arguments) => list(&arguments),
+        Command::Wait { ids, timeout, host } => wait(&ids, timeout, &host),
+        Command::Cancel { ids, host } => each(&ids, "/cancel", &host),
+        Command::Retry { ids, host } => each(&ids, "/retry", &host),
+        Command::Logs { id, host } => logs(&id, &host),
+    }
+}
+
+fn path(id: &str, rest: &str) -> String {
+    format!("/v1/tasks/{}{rest}", segment(id))
+}
+
+fn list(arguments: &List) -> Result<ExitCode, Failure> {
+    let limit = arguments.limit.map(|limit| limit.to_string());
+    let filters = [
+        ("state", &arguments.state),
+        ("plugin", &arguments.plugin),
+        ("kind", &arguments.kind),
+        ("parent", &arguments.parent),
+        ("before", &arguments.before),
+        ("limit", &limit),
+    ];
+    let given =
+        filters.iter().filter_map(|(name, value)| Some(format!("{name}={}", segment(value.as_ref()?))));
+    let query: Vec<String> = given.collect();
+    let path =
+        if query.is_empty() { "/v1/tasks".to_owned() } else { format!("/v1/tasks?{}", query.join("&")) };
+    let answer = arguments.host.client()?.send(Call::get(&path))?;
+    if arguments.host.json {
+        answer.print();
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Page { tasks, next } = answer.read()?;
+    let row = |task: Summary| {
+        let code = task.code.unwrap_or_default();
+        vec![task.id, task.plugin, task.kind, task.state, task.attempts.to_string(), task.created_at, code]
+    };
+    let rows = tasks.into_iter().map(row).collect();
+    print::table(&["id", "plugin", "kind", "state", "attempts", "created", "code"], rows);
+    if let Some(next) = next {
+        print::note(&format!("there are more: --before {}", print::clean(&next)));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks for each task in turn; the first refusal ends it.
+fn each(ids: &[String], rest: &str, host: &client::HostArguments) -> Result<ExitCode, Failure> {
+    let client = host.client()?;
+    for id in ids {
+        let answer = client.send(Call::post(&path(id, rest)))?;
+        line(&answer, host)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn line(answer: &Answer, host: &client::HostArguments) -> Result<(), Failure> {
+    if host.json {
+        answer.print();
+    } else {
+        let task: Task = answer.read()?;
+        let code = task.error.map(|error| error.code).unwrap_or_default();
+        print::out(print::clean(&format!("{} {} {code}", task.id, task.state)).trim_end());
+    }
+    Ok(())
+}
+
+fn wait(ids: &[String], timeout: Option<u64>, host: &client::HostArguments) -> Result<ExitCode, Failure> {
+    let client = host.client()?;
+    let until = timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let mut status = 0;
+    for id in ids {
+        let (answer, state) = wait_one(&client, id, until)?;
+        line(&answer, host)?;
+        status = worse(status, of_state(&state));
+    }
+    Ok(ExitCode::from(status))
+}
+
+/// A task as it is when it has ended, or when the time is up.
+pub(super) fn wait_one(
+    client: &Client,
+    id: &str,
+    until: Option<Instant>,
+) -> Result<(Answer, String), Failure> {
+    #[derive(Deserialize)]
+    struct State {
+        state: String,
+    }
+    loop {
+        let left = until.map_or(60, |until| {
+            let left = until.saturating_duration_since(Instant::now());
+            // Rounded up, so that the last second is waited for and not asked away.
+            left.as_millis().div_ceil(1_000).min(60) as u64
+        });
+        let began = Instant::now();
+        let answer = client.send(Call::get(&path(id, &format!("?wait={left}"))).and_wait(left))?;
+        let State { state } = answer.read()?;
+        let ended = !matches!(state.as_str(), "pending" | "running");
+        if ended || until.is_some_and(|until| Instant::now() >= until) {
+            return Ok((answer, state));
+        }
+        // A host that stops answers early; asking again at once would only be in its way.
+        if began.elapsed() < Duration::from_secs(left.min(1)) {
+            pause();
+        }
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the command line has no runtime, and nothing else to wait for")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(500));
+}
+
+/// The exit status of having waited for a task that is now in `state`.
+pub(super) fn of_state(state: &str) -> u8 {
+    match state {
+        "completed" => 0,
+        "failed" | "cancelled" => exit::FAILED,
+        _ => exit::TIME,
+    }
+}
+
+/// Of two exit statuses the one to end with: not having ended tells less than having failed.
+fn worse(a: u8, b: u8) -> u8 {
+    if a == exit::FAILED || b == exit::FAILED { exit::FAILED } else { a.max(b) }
+}
+
+/// Prints what a waited-for task came to: its result on stdout, the rest on stderr.
+pub(super) fn outcome(task: &Task) -> Result<(), Failure> {
+    let spent = task.attempts.last().map(meter).unwrap_or_default();
+    match (&task.result, &task.result_base64) {
+        (Some(raw), _) => {
+            print::result(raw.get().as_bytes());
+            print::bytes(b"\n");
+        }
+        (None, Some(text)) => {
+            let bytes = STANDARD.decode(text);
+            let bytes = bytes
+                .map_err(|error| Failure::Host(format!("the host's answer is not understood: {error}")))?;
+            print::result(&bytes);
+        }
+        (None, None) => {}
+    }
+    print::note(&format!("{} {}{spent}", print::clean(&task.id), print::clean(&task.state)));
+    if let Some(error) = &task.error {
+        print::note(&format!("{}: {}", print::clean(&error.code), print::clean_lines(&error.message)));
+        error.backtrace.iter().for_each(|frame| print::note(&frame_line(frame)));
+    }
+    Ok(())
+}
+
+fn meter(attempt: &Attempt) -> String {
+    format!(
+        ", attempt {}: {}, {} fuel, {} memory, {} host calls{}",
+        attempt.number,
+        print::span(attempt.duration_us),
+        print::thousands(attempt.fuel_used),
+        print::size(attempt.memory_bytes_peak),
+        attempt.host_calls,
+        if attempt.pure { ", pure" } else { "" }
+    )
+}
+
+/// A frame of a guest's backtrace.
+pub(super) fn frame_line(frame: &keiko_core::outcome::Frame) -> String {
+    let place = frame.file.as_ref().map(|file| {
+        let line = frame.line.map(|line| format!(":{line}")).unwrap_or_default();
+        format!(" ({}{line})", print::clean(file))
+    });
+    format!("  at {}{}", print::clean(&frame.function), place.unwrap_or_default())
+}
+
+fn show(task: &Task) {
+    let line = |name: &str, value: &str| print::out(&format!("{name:<10} {}", print::clean(value)));
+    line("id", &task.id);
+    line("plugin", &task.plugin);
+    line("kind", &task.kind);
+    line("state", &task.state);
+    line("created", &task.created_at);
+    if let Some(finished) = &task.finished_at {
+        line("finished", finished);
+    }
+    if let Some(parent) = &task.parent {
+        line("parent", parent);
+    }
+    if let Some(Progress { fraction, message }) = &task.progress {
+        line("progress", &format!("{:.0} % {message}", fraction * 100.0));
+    }
+    if let Some(error) = &task.error {
+        line("error", &format!("{}: {}", error.code, error.message));
+        error.backtrace.iter().for_each(|frame| print::out(&frame_line(frame)));
+    }
+    match (&task.result, &task.content_type) {
+        (Some(raw), _) => line("result", raw.get()),
+        (None, Some(content_type)) => {
+            line("result", &format!("{content_type}; `keiko task get --json` has it"))
+        }
+        (None, None) => {}
+    }
+    let row = |attempt: &Attempt| {
+        vec![
+            attempt.number.to_string(),
+            attempt.version.clone().unwrap_or_default(),
+            print::span(attempt.duration_us),
+            print::thousands(attempt.fuel_used),
+            print::size(attempt.memory_bytes_peak),
+            attempt.host_calls.to_string(),
+            if attempt.pure { "yes" } else { "no" }.to_owned(),
+            attempt.error.as_ref().map(|error| error.code.clone()).unwrap_or_default(),
+        ]
+    };
+    if !task.attempts.is_empty() {
+        print::out("");
+        let head = ["attempt", "version", "time", "fuel", "memory", "host calls", "pure", "code"];
+        print::table(&head, task.attempts.iter().map(row).collect());
+    }
+}
+
+fn logs(id: &str, host: &client::HostArguments) -> Result<ExitCode, Failure> {
+    let answer = host.client()?.send(Call::get(&path(id, "/logs")))?;
+    if host.json {
+        answer.print();
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Logs { attempts } = answer.read()?;
+    for AttemptLog { attempt, dropped, lines } in attempts {
+        for line in lines {
+            let Line { at, level, source, message, fields } = line;
+            let fields: String = fields.iter().map(|(name, value)| format!(" {name}={value}")).collect();
+            print::out(&print::clean(&format!("{at} #{attempt} {level:<5} {source} {message}{fields}")));
+        }
+        if dropped > 0 {
+            print::note(&format!("attempt {attempt}: {dropped} more lines exceeded the log's limits"));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_outweighs_what_has_not_ended() {
+        let check = |states: &[&str], expected| {
+            let status = states.iter().fold(0, |status, state| worse(status, of_state(state)));
+            assert_eq!(status, expected, "{states:?}");
+        };
+        check(&["completed", "completed"], 0);
+        check(&["completed", "running"], exit::TIME);
+        check(&["failed", "running"], exit::FAILED);
+        check(&["pending", "cancelled"], exit::FAILED);
+    }
+}

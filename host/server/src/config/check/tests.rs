@@ -1,0 +1,176 @@
+//! A table of configurations and what is said about them.
+
+use std::path::Path;
+
+use super::super::written::read_text;
+use super::super::{Flags, Layers};
+use super::*;
+use crate::token::Token;
+
+fn read(text: &str) -> Result<Config, ConfigError> {
+    let written = read_text(Path::new("keiko.toml"), text).map_err(|mistakes| ConfigError { mistakes })?;
+    check(written)
+}
+
+fn origin_of<'a>(config: &'a Config, path: &str) -> &'a Origin {
+    &config.effective.iter().find(|entry| entry.path == path).unwrap().origin
+}
+
+const HASH: &str = "blake3:0000000000000000000000000000000000000000000000000000000000000000";
+
+#[test]
+fn without_anything_there_is_one_open_tenant_on_loopback() {
+    let config = Config::defaults();
+    assert!(config.is_open() && config.listen.ip().is_loopback());
+    assert_eq!(config.tenants[0].options.name.as_str(), "default");
+    assert_eq!(config.tenants[0].options.policy, TenantPolicy::default());
+    assert!(config.effective.iter().all(|entry| entry.origin == Origin::Default));
+}
+
+#[test]
+fn each_mistake_is_named_with_its_place() {
+    let check = |text: &str, expected: &str| {
+        let error = read(text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}\ngave\n{error}\nnot\n{expected}");
+    };
+    let tenant = |rest: &str| {
+        format!("[tenants.acme]\ntokens = [{{ id = \"00000000aa\", hash = \"{HASH}\" }}]\n{rest}")
+    };
+    check("[host]\nlisten = 5", "host.listen (keiko.toml:2): expected a text in quotes, found integer");
+    check("[host]\nlisten = \"here\"", "`here` is not an address with a port");
+    check("[host]\nworkers = 0", "host.workers (keiko.toml:2): 0 is not a number from 1 to 1024");
+    check("[host]\nworkers = -1", "`-1` is not a number from 0");
+    check("[host]\nworkers = \"2\"", "host.workers (keiko.toml:2): expected a whole number, found string");
+    check(
+        "[host]\nwrokers = 2",
+        "host.wrokers (keiko.toml:2): there is no such setting; did you mean `workers`?",
+    );
+    check("[hots]\nworkers = 2", "hots (keiko.toml:1): there is no such setting; did you mean `host`?");
+    check("[host]\nlog = \"a=b=c\"", "host.log (keiko.toml:2): `a=b=c` is not a filter");
+    check("[host]\nlog_format = \"xml\"", "`xml` is not text or json");
+    check(
+        "[host]\nlisten = \"0.0.0.0:1\"",
+        "host.listen (keiko.toml:2): 0.0.0.0:1 can be reached from other machines",
+    );
+    check("[host\n", "(keiko.toml:1): ");
+    check("[host]\nworkers = 1\nworkers = 2", "duplicate key");
+    check("[api]\nrequests_max = 0", "api.requests_max (keiko.toml:2)");
+    check("tenants = 1", "tenants (keiko.toml:1): expected a table");
+    check("[tenants.a]\n[tenants.b]\n", "tenants.a.tokens");
+    check(
+        &tenant("grants = [\"takss\"]"),
+        "tenants.acme.grants[0] (keiko.toml:3): `takss` is not a capability",
+    );
+    check(&tenant("grants = [\"takss\"]"), "did you mean `tasks`?");
+    check(&tenant("[tenants.acme.limits]\nfule = 1"), "tenants.acme.limits.fule (keiko.toml:4)");
+    check(&tenant("[tenants.acme.limits]\nfuel = 9\nfuel_max = 8"), "9 exceeds `fuel_max`, which is 8");
+    check(&tenant("[tenants.acme.limits]\nmemory_mib_max = 1025"), "1025 is not a number from 1 to 1024");
+    check(&tenant("[tenants.acme.limits]\ncomponent_mib_max = 65"), "65 is not a number from 1 to 64");
+    check(&tenant("[tenants.acme.plugins.\"A B\".settings]\nx = \"y\""), "a plugin name is 1 to 63");
+    check(
+        &tenant("[tenants.acme.plugins.a.settings]\nx = 1"),
+        "tenants.acme.plugins.a.settings.x (keiko.toml:4)",
+    );
+    check(&tenant("[tenants.acme.plugins.a]\nsetting = 1"), "did you mean `settings`?");
+    check("[tenants.ACME]\ntokens = []", "a tenant name is 1 to 63");
+    check(
+        "[tenants.a]\ntokens = [{ id = \"00000000aa\" }]",
+        "tenants.a.tokens[0].hash (keiko.toml:2): is missing",
+    );
+    check(
+        "[tenants.a]\ntokens = [{ hash = \"blake3:0\" }]",
+        "tenants.a.tokens[0].id (keiko.toml:2): is missing",
+    );
+    check("[tenants.a]\ntokens = [{ hash = \"blake3:0\" }]", "tenants.a.tokens[0].hash");
+    check(&tenant("").replace(" }]", ", expires = \"soon\" }]"), "`soon` is not a time");
+    check(
+        &format!("{}{}", tenant(""), tenant("").replace("acme", "b")),
+        "the token id `00000000aa` stands twice",
+    );
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let text = "[host]\nworkers = 0\nlisten = \"x\"\ncolor = 1\n[tenants.A]\n[tenants.b.limits]\nfuel = 0\n";
+    let error = read(text).unwrap_err();
+    let paths: Vec<&str> = error.mistakes.iter().map(|mistake| mistake.path.as_str()).collect();
+    for path in [
+        "host.workers",
+        "host.listen",
+        "host.color",
+        "tenants.A",
+        "tenants.b.limits.fuel",
+        "tenants.b.tokens",
+    ] {
+        assert!(paths.contains(&path), "{path} is not in {paths:?}");
+    }
+    assert!(error.to_string().starts_with("the configuration has 7 mistakes:\n"), "{error}");
+}
+
+#[test]
+fn later_layers_win_and_are_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keiko.toml");
+    std::fs::write(&file, "[host]\nworkers = 3\nreaders = 5\nrunning_max = 7\ndata_dir = \"there\"\n")
+        .unwrap();
+    let environment = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let config = Config::from_layers(Layers {
+        file: Some(file.clone()),
+        environment: vec![
+            environment("KEIKO_HOST__READERS", "6"),
+            environment("KEIKO_HOST__RUNNING_MAX", "8"),
+            environment("KEIKO_API__HEADER_S", "4"),
+            environment("KEIKO_LOG", "debug"),
+            environment("KEIKO_TOKEN", "not ours"),
+            environment("PATH", "/bin"),
+        ],
+        flags: Flags { values: vec![("host.running_max", "--running-max", "9".to_owned())] },
+    })
+    .unwrap();
+    assert_eq!((config.workers, config.readers, config.running_max), (3, 6, 9));
+    assert_eq!((config.log.as_str(), config.api.header.as_secs()), ("debug", 4));
+    assert_eq!(config.data_dir, folder.path().join("there"));
+    assert_eq!(*origin_of(&config, "host.workers"), Origin::File { path: file, line: 2 });
+    assert_eq!(*origin_of(&config, "host.readers"), Origin::Environment("KEIKO_HOST__READERS".to_owned()));
+    assert_eq!(*origin_of(&config, "host.running_max"), Origin::Flag("--running-max"));
+    assert_eq!(*origin_of(&config, "host.listen"), Origin::Default);
+}
+
+#[test]
+fn an_unknown_environment_variable_of_ours_is_a_mistake() {
+    let check = |name: &str, value: &str, expected: &str| {
+        let environment = vec![(name.to_owned(), value.to_owned())];
+        let error = Config::from_layers(Layers { environment, ..Layers::default() }).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    };
+    check(
+        "KEIKO_HOST__WORKER",
+        "2",
+        "host.worker (KEIKO_HOST__WORKER): there is no such setting; did you mean `host.workers`?",
+    );
+    check("KEIKO_HOST__WORKERS", "two", "host.workers (KEIKO_HOST__WORKERS): `two` is not a whole number");
+}
+
+#[test]
+fn a_tenant_is_read_whole() {
+    let token = Token::new([1; 5], [2; 32]);
+    let text = format!(
+        "[host]\nlisten = \"0.0.0.0:7700\"\n[tenants.acme]\ntokens = [{}]\ngrants = [\"attempt\"]\n\
+         [tenants.acme.limits]\nfuel_max = 1000\nmemory_mib = 8\nqueue_max = 5\ncomponent_mib_max = 64\n\
+         [tenants.acme.plugins.movie-facts.settings]\nbase = \"https://films\"\n",
+        token.line(None)
+    );
+    let config = read(&text).unwrap();
+    let tenant = &config.tenants[0];
+    let policy = &tenant.options.policy;
+    assert!(!config.is_open());
+    assert_eq!((policy.default.fuel, policy.max.fuel), (1_000, 1_000));
+    assert_eq!((policy.default.memory_bytes, policy.queue_max), (8 * MIB, 5));
+    assert_eq!(policy.component_bytes_max, 64 * MIB);
+    assert!(policy.grants.allow(Capability::Attempt) && !policy.grants.allow(Capability::Tasks));
+    let plugin: PluginName = "movie-facts".parse().unwrap();
+    assert_eq!(tenant.options.settings[&plugin]["base"], "https://films");
+    let shown = serde_json::to_string(&config.effective.iter().map(|entry| &entry.value).collect::<Vec<_>>())
+        .unwrap();
+    assert!(!shown.contains("films"), "a setting may be a secret: {shown}");
+}

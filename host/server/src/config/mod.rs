@@ -1,0 +1,157 @@
+//! What an operator sets: `keiko.toml`, the environment, flags, and the defaults below them.
+//!
+//! Two types: [`written::Written`] is what was written, with where each value stands; [`Config`] is what a
+//! host runs with. Everything that is wrong is reported at once, each mistake with its path and its place.
+//! Order, later wins: defaults, file, environment, flags. Tenants come from the file alone.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use keiko_runtime::TenantOptions;
+
+use crate::token::TokenEntry;
+
+mod check;
+mod origin;
+mod suggest;
+mod written;
+
+pub use origin::Origin;
+pub use written::{Flags, Layers};
+
+/// Everything a host runs with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Address that HTTP listens on.
+    pub listen: SocketAddr,
+    /// Folder of everything the host keeps.
+    pub data_dir: PathBuf,
+    /// Threads that run guests.
+    pub workers: usize,
+    /// Attempts on this host at once.
+    pub running_max: usize,
+    /// Database connections that read.
+    pub readers: u32,
+    /// How long a drain waits for running attempts.
+    pub drain: Duration,
+    /// Filter of the host's own log.
+    pub log: String,
+    /// Form of the host's own log.
+    pub log_format: LogFormat,
+    /// Limits of the HTTP side.
+    pub api: ApiLimits,
+    /// The tenants; never empty.
+    pub tenants: Vec<TenantConfig>,
+    /// Every value above with where it came from, in the order of the documentation.
+    pub effective: Vec<Effective>,
+}
+
+impl Config {
+    /// The configuration without a file, an environment or flags.
+    pub fn defaults() -> Config {
+        // The defaults are constants of ours; a test reads them.
+        Config::from_layers(Layers::default())
+            .unwrap_or_else(|error| unreachable!("the defaults are wrong: {error}"))
+    }
+
+    /// Reads and checks a file, without an environment or flags.
+    pub fn from_file(path: &Path) -> Result<Config, ConfigError> {
+        Config::from_layers(Layers { file: Some(path.to_owned()), ..Layers::default() })
+    }
+
+    /// Reads and checks every layer.
+    pub fn from_layers(layers: Layers) -> Result<Config, ConfigError> {
+        check::check(layers.read()?)
+    }
+
+    /// Whether requests need no token: no tenant has one.
+    pub fn is_open(&self) -> bool {
+        self.tenants.iter().all(|tenant| tenant.tokens.is_empty())
+    }
+}
+
+/// A tenant: what the runtime is told of it, and who may speak for it.
+#[derive(Clone, Debug)]
+pub struct TenantConfig {
+    /// Its name, policy and settings.
+    pub options: TenantOptions,
+    /// Its tokens.
+    pub tokens: Vec<TokenEntry>,
+}
+
+/// Form of the host's own log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Limits of the HTTP side that an operator can change. The others are constants of [`crate::api::limit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ApiLimits {
+    /// Open connections.
+    pub connections_max: usize,
+    /// Requests that are being answered at once; long polls and uploads count apart.
+    pub requests_max: usize,
+    /// Long polls at once.
+    pub waits_max: usize,
+    /// Uploads, and bodies over the JSON limit, at once.
+    pub uploads_max: usize,
+    /// A request is answered within this time; a long poll within this and what it asked to wait.
+    pub request: Duration,
+    /// An upload is answered within this time, compiling included.
+    pub upload: Duration,
+    /// A request's head arrives within this time, and an idle connection is closed after it.
+    pub header: Duration,
+}
+
+/// One value a host runs with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Effective {
+    /// Its path, as in `keiko.toml`.
+    pub path: String,
+    /// The value; `null` for one that is not shown.
+    pub value: serde_json::Value,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// The path of the value, as in `keiko.toml`; empty when the file itself is wrong.
+    pub path: String,
+    /// Where it stands.
+    pub origin: Origin,
+    /// What is wrong with it.
+    pub text: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.path.is_empty() {
+            write!(f, "{} ", self.path)?;
+        }
+        write!(f, "({}): {}", self.origin, self.text)
+    }
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// At least one mistake.
+    pub mistakes: Vec<Mistake>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.mistakes.len();
+        let noun = if count == 1 { "mistake" } else { "mistakes" };
+        write!(f, "the configuration has {count} {noun}:")?;
+        self.mistakes.iter().try_for_each(|mistake| write!(f, "\n  {mistake}"))
+    }
+}

@@ -1,0 +1,435 @@
+//! A configuration as it was written: every value with its place, unknown names refused, nothing interpreted.
+//!
+//! The file is walked by hand, not through `serde`: its errors stop at the first mistake and know no line.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeArray, DeTable, DeValue};
+
+use super::origin::Origin;
+use super::suggest::nearest;
+use super::{ConfigError, Mistake};
+
+/// Largest file, in bytes.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// The scalar values outside tenants: their paths and what they are.
+pub(super) const SCALARS: &[(&str, Kind)] = &[
+    ("host.listen", Kind::Text),
+    ("host.data_dir", Kind::Text),
+    ("host.workers", Kind::Number),
+    ("host.running_max", Kind::Number),
+    ("host.readers", Kind::Number),
+    ("host.drain_s", Kind::Number),
+    ("host.log", Kind::Text),
+    ("host.log_format", Kind::Text),
+    ("api.connections_max", Kind::Number),
+    ("api.requests_max", Kind::Number),
+    ("api.waits_max", Kind::Number),
+    ("api.uploads_max", Kind::Number),
+    ("api.request_s", Kind::Number),
+    ("api.upload_s", Kind::Number),
+    ("api.header_s", Kind::Number),
+];
+
+/// The limits of a tenant.
+pub(super) const LIMITS: &[&str] = &[
+    "fuel",
+    "fuel_max",
+    "memory_mib",
+    "memory_mib_max",
+    "timeout_s",
+    "timeout_s_max",
+    "attempts",
+    "attempts_max",
+    "queue_max",
+    "running_max",
+    "depth_max",
+    "fan_out_max",
+    "component_mib_max",
+];
+
+/// What a scalar is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text,
+    Number,
+}
+
+/// A value that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Scalar {
+    Text(String),
+    Number(u64),
+}
+
+/// A value and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Set<T> {
+    pub(super) value: T,
+    pub(super) origin: Origin,
+}
+
+/// Everything that was written.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Written {
+    pub(super) scalars: BTreeMap<&'static str, Set<Scalar>>,
+    pub(super) tenants: BTreeMap<String, TenantWritten>,
+    /// Mistakes that were found on the way; the check adds its own.
+    pub(super) mistakes: Vec<Mistake>,
+}
+
+/// A `[tenants.NAME]` table.
+#[derive(Clone, Debug)]
+pub(super) struct TenantWritten {
+    pub(super) origin: Origin,
+    pub(super) tokens: Vec<TokenWritten>,
+    pub(super) limits: BTreeMap<&'static str, Set<u64>>,
+    pub(super) grants: Option<Set<Vec<Set<String>>>>,
+    pub(super) settings: BTreeMap<String, (Origin, BTreeMap<String, Set<String>>)>,
+}
+
+/// An entry of `tokens`.
+#[derive(Clone, Debug)]
+pub(super) struct TokenWritten {
+    pub(super) origin: Origin,
+    pub(super) id: Option<Set<String>>,
+    pub(super) hash: Option<Set<String>>,
+    pub(super) name: Option<Set<String>>,
+    pub(super) expires: Option<Set<String>>,
+}
+
+/// What the command line said.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// Values by path, with the flag's name: `("host.listen", "--listen", "127.0.0.1:0")`.
+    pub values: Vec<(&'static str, &'static str, String)>,
+}
+
+/// Where a configuration is read from.
+#[derive(Clone, Debug, Default)]
+pub struct Layers {
+    /// `keiko.toml`.
+    pub file: Option<PathBuf>,
+    /// Environment variables; those that do not start with `KEIKO_` are ignored.
+    pub environment: Vec<(String, String)>,
+    /// The command line.
+    pub flags: Flags,
+}
+
+impl Layers {
+    /// Reads the layers, later ones over earlier ones.
+    pub(super) fn read(self) -> Result<Written, ConfigError> {
+        let mut written = match &self.file {
+            Some(path) => read_file(path).map_err(|mistakes| ConfigError { mistakes })?,
+            None => Written::default(),
+        };
+        written.take_environment(&self.environment);
+        for (path, flag, text) in self.flags.values {
+            written.take(path, text, Origin::Flag(flag));
+        }
+        Ok(written)
+    }
+}
+
+impl Written {
+    /// `KEIKO_HOST__WORKERS` is `host.workers`; `KEIKO_LOG` is short for `KEIKO_HOST__LOG`, which wins.
+    fn take_environment(&mut self, environment: &[(String, String)]) {
+        let sections = ["KEIKO_HOST__", "KEIKO_API__"];
+        let short = environment.iter().find(|(name, _)| name == "KEIKO_LOG");
+        if let Some((name, text)) = short {
+            self.take("host.log", text.clone(), Origin::Environment(name.clone()));
+        }
+        for (name, text) in environment {
+            if !sections.iter().any(|section| name.starts_with(section)) {
+                continue;
+            }
+            let path = name.trim_start_matches("KEIKO_").to_ascii_lowercase().replacen("__", ".", 1);
+            self.take(&path, text.clone(), Origin::Environment(name.clone()));
+        }
+    }
+
+    fn take(&mut self, path: &str, text: String, origin: Origin) {
+        let Some((path, kind)) = SCALARS.iter().copied().find(|(known, _)| *known == path) else {
+            let known: Vec<&str> = SCALARS.iter().map(|(known, _)| *known).collect();
+            return self.mistakes.push(unknown(path.to_owned(), origin, path, &known));
+        };
+        let value = match kind {
+            Kind::Text => Scalar::Text(text),
+            Kind::Number => match text.parse() {
+                Ok(number) => Scalar::Number(number),
+                Err(_) => {
+                    let text = format!("`{text}` is not a whole number");
+                    return self.mistakes.push(Mistake { path: path.to_owned(), origin, text });
+                }
+            },
+        };
+        self.scalars.insert(path, Set { value, origin });
+    }
+}
+
+fn unknown(path: String, origin: Origin, name: &str, known: &[&str]) -> Mistake {
+    let text = match nearest(name, known) {
+        Some(near) => format!("there is no such setting; did you mean `{near}`?"),
+        None => format!("there is no such setting; there are: {}", known.join(", ")),
+    };
+    Mistake { path, origin, text }
+}
+
+/// Reads `keiko.toml`. What does not parse ends here; what parses is walked to its end.
+fn read_file(path: &Path) -> Result<Written, Vec<Mistake>> {
+    let whole = |text: String| {
+        let origin = Origin::File { path: path.to_owned(), line: 1 };
+        vec![Mistake { path: String::new(), origin, text }]
+    };
+    let size = std::fs::metadata(path).map_err(|error| whole(format!("cannot be read: {error}")))?.len();
+    if size > FILE_BYTES_MAX {
+        return Err(whole(format!("a file of {size} bytes exceeds the limit of {FILE_BYTES_MAX}")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| whole(format!("cannot be read: {error}")))?;
+    read_text(path, &text)
+}
+
+pub(super) fn read_text(path: &Path, text: &str) -> Result<Written, Vec<Mistake>> {
+    let file = File { path, text, mistakes: RefCell::default() };
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        let mistake = |error: &toml::de::Error| Mistake {
+            path: String::new(),
+            origin: file.origin(error.span().map_or(0, |span| span.start)),
+            text: error.message().to_owned(),
+        };
+        return Err(errors.iter().map(mistake).collect());
+    }
+    let root =
+        Table { file: &file, path: String::new(), entries: table.get_ref(), known: RefCell::default() };
+    let mut written = Written::default();
+    for section in ["host", "api"] {
+        if let Some(table) = root.table(section) {
+            for (path, kind) in SCALARS {
+                if let Some(key) = path.strip_prefix(section).and_then(|rest| rest.strip_prefix('.')) {
+                    let value = match kind {
+                        Kind::Text => table.text(key).map(|set| set.map(Scalar::Text)),
+                        Kind::Number => table.number(key).map(|set| set.map(Scalar::Number)),
+                    };
+                    written.scalars.extend(value.map(|set| (*path, set)));
+                }
+            }
+            table.finish();
+        }
+    }
+    if let Some(tenants) = root.table("tenants") {
+        for (name, table) in tenants.tables() {
+            written.tenants.insert(name, tenant(&table));
+        }
+    }
+    root.finish();
+    resolve_data_dir(path, &mut written);
+    written.mistakes = file.mistakes.into_inner();
+    Ok(written)
+}
+
+/// A data folder written in a file is relative to the file, wherever the host is started.
+fn resolve_data_dir(path: &Path, written: &mut Written) {
+    if let Some(Set { value: Scalar::Text(text), .. }) = written.scalars.get_mut("host.data_dir") {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        if !text.is_empty() {
+            *text = folder.join(&*text).to_string_lossy().into_owned();
+        }
+    }
+}
+
+fn tenant(table: &Table<'_>) -> TenantWritten {
+    let mut limits = BTreeMap::new();
+    if let Some(table) = table.table("limits") {
+        for name in LIMITS {
+            limits.extend(table.number(name).map(|set| (*name, set)));
+        }
+        table.finish();
+    }
+    let mut settings = BTreeMap::new();
+    if let Some(plugins) = table.table("plugins") {
+        for (name, plugin) in plugins.tables() {
+            let values = plugin.table("settings").map(|settings| settings.texts()).unwrap_or_default();
+            settings.insert(name, (plugin.origin_of_first(), values));
+            plugin.finish();
+        }
+    }
+    let token = |token: Table<'_>| {
+        let entry = TokenWritten {
+            origin: token.origin_of_first(),
+            id: token.text("id"),
+            hash: token.text("hash"),
+            name: token.text("name"),
+            expires: token.text("expires"),
+        };
+        token.finish();
+        entry
+    };
+    let written = TenantWritten {
+        origin: table.origin_of_first(),
+        tokens: table.list_of_tables("tokens").into_iter().map(token).collect(),
+        limits,
+        grants: table.list_of_texts("grants"),
+        settings,
+    };
+    table.finish();
+    written
+}
+
+impl<T> Set<T> {
+    fn map<U>(self, change: impl FnOnce(T) -> U) -> Set<U> {
+        Set { value: change(self.value), origin: self.origin }
+    }
+}
+
+/// The file that is read, and what is wrong with it so far.
+struct File<'a> {
+    path: &'a Path,
+    text: &'a str,
+    mistakes: RefCell<Vec<Mistake>>,
+}
+
+impl File<'_> {
+    fn origin(&self, offset: usize) -> Origin {
+        let before = &self.text.as_bytes()[..offset.min(self.text.len())];
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        Origin::File { path: self.path.to_owned(), line }
+    }
+}
+
+/// A table that is read key by key; [`Table::finish`] reports the keys that nobody asked for.
+struct Table<'a> {
+    file: &'a File<'a>,
+    path: String,
+    entries: &'a DeTable<'a>,
+    known: RefCell<Vec<&'static str>>,
+}
+
+impl<'a> Table<'a> {
+    fn get(&self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
+        self.known.borrow_mut().push(key);
+        self.entries.get(key)
+    }
+
+    fn child(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    fn mistake(&self, path: String, value: &Spanned<DeValue<'_>>, text: String) {
+        let origin = self.file.origin(value.span().start);
+        self.file.mistakes.borrow_mut().push(Mistake { path, origin, text });
+    }
+
+    fn expected(&self, path: String, value: &Spanned<DeValue<'_>>, what: &str) {
+        self.mistake(path, value, format!("expected {what}, found {}", value.get_ref().type_str()));
+    }
+
+    fn text(&self, key: &'static str) -> Option<Set<String>> {
+        let value = self.get(key)?;
+        self.as_text(self.child(key), value)
+    }
+
+    fn as_text(&self, path: String, value: &Spanned<DeValue<'_>>) -> Option<Set<String>> {
+        let Some(text) = value.get_ref().as_str() else {
+            self.expected(path, value, "a text in quotes");
+            return None;
+        };
+        Some(Set { value: text.to_owned(), origin: self.file.origin(value.span().start) })
+    }
+
+    fn number(&self, key: &'static str) -> Option<Set<u64>> {
+        let value = self.get(key)?;
+        let Some(integer) = value.get_ref().as_integer() else {
+            self.expected(self.child(key), value, "a whole number");
+            return None;
+        };
+        match u64::from_str_radix(integer.as_str(), integer.radix()) {
+            Ok(number) => Some(Set { value: number, origin: self.file.origin(value.span().start) }),
+            Err(_) => {
+                self.mistake(
+                    self.child(key),
+                    value,
+                    format!("`{}` is not a number from 0 to 2^64", integer.as_str()),
+                );
+                None
+            }
+        }
+    }
+
+    fn table(&self, key: &'static str) -> Option<Table<'a>> {
+        let value = self.get(key)?;
+        self.as_table(self.child(key), value)
+    }
+
+    fn as_table(&self, path: String, value: &'a Spanned<DeValue<'a>>) -> Option<Table<'a>> {
+        let Some(entries) = value.get_ref().as_table() else {
+            self.expected(path, value, "a table");
+            return None;
+        };
+        Some(Table { file: self.file, path, entries, known: RefCell::default() })
+    }
+
+    /// Every entry as a table, whatever its name.
+    fn tables(&self) -> Vec<(String, Table<'a>)> {
+        let table = |(name, value): (&'a Spanned<std::borrow::Cow<'a, str>>, &'a Spanned<DeValue<'a>>)| {
+            let name = name.get_ref().to_string();
+            Some((name.clone(), self.as_table(self.child(&name), value)?))
+        };
+        self.entries.iter().filter_map(table).collect()
+    }
+
+    /// Every entry as a text, whatever its name.
+    fn texts(&self) -> BTreeMap<String, Set<String>> {
+        let text = |(name, value): (&'a Spanned<std::borrow::Cow<'a, str>>, &'a Spanned<DeValue<'a>>)| {
+            let name = name.get_ref().to_string();
+            Some((name.clone(), self.as_text(self.child(&name), value)?))
+        };
+        self.entries.iter().filter_map(text).collect()
+    }
+
+    fn list(&self, key: &'static str) -> Option<(&'a Spanned<DeValue<'a>>, &'a DeArray<'a>)> {
+        let value = self.get(key)?;
+        match value.get_ref().as_array() {
+            Some(list) => Some((value, list)),
+            None => {
+                self.expected(self.child(key), value, "a list");
+                None
+            }
+        }
+    }
+
+    fn list_of_texts(&self, key: &'static str) -> Option<Set<Vec<Set<String>>>> {
+        let (value, list) = self.list(key)?;
+        let texts = list.iter().enumerate();
+        let texts = texts.filter_map(|(at, entry)| self.as_text(format!("{}[{at}]", self.child(key)), entry));
+        Some(Set { value: texts.collect(), origin: self.file.origin(value.span().start) })
+    }
+
+    fn list_of_tables(&self, key: &'static str) -> Vec<Table<'a>> {
+        let Some((_, list)) = self.list(key) else { return Vec::new() };
+        let tables = list.iter().enumerate();
+        tables.filter_map(|(at, entry)| self.as_table(format!("{}[{at}]", self.child(key)), entry)).collect()
+    }
+
+    /// Where the first of its entries stands: a table written with a header has no place of its own.
+    fn origin_of_first(&self) -> Origin {
+        let first = self.entries.iter().map(|(name, _)| name.span().start).min();
+        self.file.origin(first.unwrap_or(0))
+    }
+
+    fn finish(&self) {
+        let known = self.known.borrow();
+        for (name, value) in self.entries {
+            let text = name.get_ref().as_ref();
+            if !known.contains(&text) {
+                let origin = self.file.origin(name.span().start.min(value.span().start));
+                let mistake = unknown(self.child(text), origin, text, &known);
+                self.file.mistakes.borrow_mut().push(mistake);
+            }
+        }
+    }
+}

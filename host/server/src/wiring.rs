@@ -1,0 +1,312 @@
+//! Puts store, engine, runtime and HTTP together: the one place that makes a [`Host`], spawns, and reads the
+//! system's clock.
+//!
+//! Order of a start: data folder, port, key, store, engine, runtime, HTTP. A drain goes the other way: the runtime
+//! first, while HTTP still answers (`/readyz` with 503); then HTTP; then the store.
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use keiko_core::port::{Clock, Components, InstallError};
+use keiko_engine::{ClusterKey, Compiler, Engine, EngineOptions, KeyError};
+use keiko_runtime::{DrainReport, Handle, Options, Parts, Runtime};
+use keiko_store::sqlite::{OpenError, SqliteOptions, SqliteStore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::{Api, Listening, serve};
+use crate::auth::Auth;
+use crate::config::Config;
+
+/// The argument that makes the program compile one component and nothing else.
+pub const COMPILE_CHILD: &str = "compile-child";
+/// How long open connections may take to end when everything else has.
+const HTTP_STOP_TIME: Duration = Duration::from_secs(5);
+/// The folder in the data folder for the journal of running attempts.
+const JOURNAL: &str = "journal";
+/// The file in the data folder that names the address of the host that runs there.
+pub const ADDRESS_FILE: &str = "keiko.address";
+
+/// Why a host did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data folder cannot be used.
+    #[error("the data folder {} cannot be used: {error}", path.display())]
+    DataDir {
+        /// The folder, or the file in it.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// Whoever reaches the address could do everything.
+    #[error("refusing to listen on {0}: other machines can reach it, and no tenant has a token")]
+    Exposed(SocketAddr),
+    /// The key of the artifacts cannot be read.
+    #[error("the cluster key in the data folder: {0}")]
+    Key(KeyError),
+    /// The database cannot be opened.
+    #[error("{0}")]
+    Store(OpenError),
+    /// The engine cannot be made.
+    #[error("the engine: {0}")]
+    Engine(InstallError),
+    /// The runtime cannot start.
+    #[error("the runtime: {0}")]
+    Runtime(keiko_runtime::Error),
+    /// The compile child's program is not known, or is this process itself in that role.
+    #[error("no program for compiling: {0}")]
+    Compiler(String),
+}
+
+/// How a host is made. Everything has a default.
+#[derive(Clone, Debug)]
+pub struct HostBuilder {
+    config: Config,
+    http: bool,
+    compiler: Option<Compiler>,
+}
+
+impl HostBuilder {
+    /// Keeps everything in this folder, which is made when it is missing.
+    #[must_use]
+    pub fn data_dir(mut self, data_dir: impl Into<PathBuf>) -> HostBuilder {
+        self.config.data_dir = data_dir.into();
+        self
+    }
+
+    /// Serves HTTP on this address; port 0 picks one.
+    #[must_use]
+    pub fn listen(mut self, address: SocketAddr) -> HostBuilder {
+        self.config.listen = address;
+        self.http = true;
+        self
+    }
+
+    /// Serves no HTTP: the host is reached through [`Host::handle`] alone.
+    #[must_use]
+    pub fn without_http(mut self) -> HostBuilder {
+        self.http = false;
+        self
+    }
+
+    /// Runs with this configuration. Goes before [`HostBuilder::data_dir`] and [`HostBuilder::listen`], which
+    /// change parts of it.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> HostBuilder {
+        self.config = config;
+        self
+    }
+
+    /// Compiles components with this program, which must call [`keiko_engine::compile_child`] when it is started
+    /// with these arguments. Without this, it is the running program with the argument [`COMPILE_CHILD`].
+    #[must_use]
+    pub fn compiler(mut self, program: impl Into<PathBuf>, arguments: Vec<OsString>) -> HostBuilder {
+        self.compiler = Some(Compiler { program: program.into(), arguments });
+        self
+    }
+
+    /// Starts the host: recovers what an earlier one left, and takes tasks when this returns.
+    pub async fn build(self) -> Result<Host, StartError> {
+        let HostBuilder { config, http, compiler } = self;
+        let compiler = compiler.map_or_else(own_compiler, Ok)?;
+        if http && config.is_open() && !config.listen.ip().is_loopback() {
+            return Err(StartError::Exposed(config.listen));
+        }
+        let data_dir = config.data_dir.clone();
+        make_folder(&data_dir.join(JOURNAL))?;
+        let listening = if http { Some(bind(config.listen).await?) } else { None };
+        let options = SqliteOptions { data_dir: data_dir.clone(), readers: config.readers };
+        let store = SqliteStore::open(options).await.map_err(StartError::Store)?;
+        let cluster_key =
+            ClusterKey::load_or_create(&data_dir.join("cluster.key")).map_err(StartError::Key)?;
+        let components: Arc<dyn Components> = Arc::new(store.clone());
+        let engine = EngineOptions {
+            artifacts_dir: data_dir.join("artifacts"),
+            cluster_key,
+            compiler,
+            running_max: config.running_max,
+        };
+        let engine = Engine::new(engine, Arc::clone(&components)).map_err(StartError::Engine)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let parts = Parts {
+            tasks: Arc::new(store.clone()),
+            records: Arc::new(store.clone()),
+            catalog: Arc::new(store.clone()),
+            components: Arc::clone(&components),
+            runner: Arc::new(engine),
+            clock: Arc::clone(&clock),
+        };
+        let tenants = config.tenants.iter().map(|tenant| tenant.options.clone()).collect();
+        let started = Runtime::start(parts, runtime_options(&config), tenants).await;
+        let (runtime, handle) = started.map_err(StartError::Runtime)?;
+        let http = match listening {
+            Some(listening) => Some(Http::start(listening, &config, handle.clone(), components, clock)?),
+            None => None,
+        };
+        Ok(Host { runtime, handle, store, http })
+    }
+}
+
+/// A running host. [`Host::drain`] ends it; dropping it without leaves what a crash would leave.
+pub struct Host {
+    runtime: Runtime,
+    handle: Handle,
+    store: SqliteStore,
+    http: Option<Http>,
+}
+
+impl Host {
+    /// A host with the default configuration, serving HTTP on 127.0.0.1:7700 and keeping everything in `data`.
+    pub fn builder() -> HostBuilder {
+        HostBuilder { config: Config::defaults(), http: true, compiler: None }
+    }
+
+    /// Talks to the host without HTTP.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Where HTTP is served.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(|http| http.address)
+    }
+
+    /// Serves until `shutdown`, then drains.
+    pub async fn serve_until(self, shutdown: impl Future<Output = ()>) -> DrainReport {
+        shutdown.await;
+        self.drain().await
+    }
+
+    /// Takes no more tasks, lets what runs end within the drain time, hands the rest back, and stops.
+    pub async fn drain(self) -> DrainReport {
+        let Host { runtime, handle, store, http } = self;
+        let report = runtime.drain().await;
+        drop(handle);
+        if let Some(http) = http {
+            http.stop().await;
+        }
+        if let Err(error) = store.close().await {
+            tracing::warn!(error = %error, "the database was not closed in order; the next start repairs that");
+        }
+        report
+    }
+}
+
+/// The HTTP side of a host, while it serves.
+struct Http {
+    address: SocketAddr,
+    address_file: PathBuf,
+    stop: CancellationToken,
+    serving: TaskTracker,
+}
+
+impl Http {
+    fn start(
+        listening: Listening,
+        config: &Config,
+        handle: Handle,
+        components: Arc<dyn Components>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Http, StartError> {
+        let address = listening.address();
+        let address_file = config.data_dir.join(ADDRESS_FILE);
+        write_address(&address_file, address)?;
+        let mut tenants = std::collections::HashMap::new();
+        let mut tokens = std::collections::HashMap::new();
+        let mut open = None;
+        for tenant in &config.tenants {
+            let Some(id) = handle.tenant(&tenant.options.name) else { continue };
+            tenants.insert(id, tenant.options.name.clone());
+            open = Some(id);
+            tokens.extend(tenant.tokens.iter().map(|entry| (entry.id.clone(), (id, entry.clone()))));
+        }
+        let auth = match open {
+            Some(tenant) if config.is_open() => Auth::Open(tenant),
+            _ => Auth::Tokens(tokens),
+        };
+        let api = Arc::new(Api { handle, components, auth, tenants, clock, limits: config.api });
+        let (stop, serving) = (CancellationToken::new(), TaskTracker::new());
+        spawn(&serving, serve(listening, api, stop.clone()));
+        serving.close();
+        Ok(Http { address, address_file, stop, serving })
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        if tokio::time::timeout(HTTP_STOP_TIME, self.serving.wait()).await.is_err() {
+            tracing::warn!("connections were still open when the host stopped");
+        }
+        // Nobody is misled by an address that stays: it only costs the next client a refused connection.
+        let _ = std::fs::remove_file(&self.address_file);
+    }
+}
+
+/// The system's clock.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[allow(clippy::disallowed_methods, reason = "the one implementation of `Clock` that asks the system")]
+    fn now_ms(&self) -> i64 {
+        let since = std::time::SystemTime::now().duration_since(UNIX_EPOCH);
+        since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
+/// Spawns a task that `tracker` waits for.
+pub(crate) fn spawn(tracker: &TaskTracker, future: impl Future<Output = ()> + Send + 'static) {
+    drop(tracker.spawn(future));
+}
+
+/// The running program in its other role.
+pub(crate) fn own_compiler() -> Result<Compiler, StartError> {
+    // A program that does not know the role would start a host in it, which would start another, and so on.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == COMPILE_CHILD) {
+        let text = format!(
+            "this program was started as `{COMPILE_CHILD}` and did not compile; see `HostBuilder::compiler`"
+        );
+        return Err(StartError::Compiler(text));
+    }
+    let program = std::env::current_exe().map_err(|error| StartError::Compiler(error.to_string()))?;
+    Ok(Compiler { program, arguments: vec![COMPILE_CHILD.into()] })
+}
+
+fn runtime_options(config: &Config) -> Options {
+    Options {
+        workers: config.workers,
+        running_max: config.running_max,
+        drain: config.drain,
+        journal_dir: Some(config.data_dir.join(JOURNAL)),
+        ..Options::default()
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<Listening, StartError> {
+    Listening::bind(address).await.map_err(|error| StartError::Listen { address, error })
+}
+
+/// Makes a folder that only its owner can read.
+fn make_folder(path: &Path) -> Result<(), StartError> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|error| StartError::DataDir { path: path.to_owned(), error })
+}
+
+/// Writes the address whole or not at all, so that nobody reads half of it.
+fn write_address(path: &Path, address: SocketAddr) -> Result<(), StartError> {
+    let next = path.with_extension("address.next");
+    let written = std::fs::write(&next, format!("{address}\n")).and_then(|()| std::fs::rename(&next, path));
+    written.map_err(|error| StartError::DataDir { path: path.to_owned(), error })
+}

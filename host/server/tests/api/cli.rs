@@ -1,0 +1,293 @@
+//! The command line, as processes.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::guest;
+use crate::http::send;
+
+/// The program with an environment of its own.
+fn keiko(arguments: &[&str], folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keiko"));
+    command.args(arguments).current_dir(folder).env_clear().env("XDG_CACHE_HOME", folder.join("cache"));
+    command
+}
+
+/// Runs the program to its end.
+#[track_caller]
+fn run(arguments: &[&str], folder: &Path, status: i32) -> Output {
+    let output = keiko(arguments, folder).output().unwrap();
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}\n{}{}", err(&output), out(&output));
+    output
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// `keiko serve` as a process.
+struct Served {
+    child: Child,
+    folder: TempDir,
+    server: String,
+}
+
+impl Served {
+    fn start(arguments: &[&str]) -> Served {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("guest.wasm"), guest::component("guest", "0.1.0")).unwrap();
+        let mut all = vec!["serve", "--listen", "127.0.0.1:0", "--workers", "1"];
+        all.extend(arguments);
+        let mut child = keiko(&all, folder.path()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let ready = lines.find(|line| line.as_ref().unwrap().contains("ready on ")).unwrap().unwrap();
+        // Nobody reads the rest; a pipe that is full must not stop the host.
+        let _drained = std::thread::Builder::new().spawn(move || lines.for_each(drop)).unwrap();
+        let server = ready.split("ready on ").nth(1).unwrap().split(',').next().unwrap().to_owned();
+        Served { child, folder, server }
+    }
+
+    #[track_caller]
+    fn run(&self, arguments: &[&str], status: i32) -> Output {
+        let mut all = arguments.to_vec();
+        all.extend(["--server", &self.server]);
+        run(&all, self.folder.path(), status)
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // A test that ended it has nothing left to kill.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_person_goes_from_a_plugin_to_a_result() {
+    let served = Served::start(&[]);
+    let installed = served.run(&["plugin", "install", "guest.wasm"], 0);
+    assert!(out(&installed).starts_with("guest 0.1.0 sha256:"), "{}", out(&installed));
+    let list = out(&served.run(&["plugin", "list"], 0));
+    assert!(list.starts_with("NAME ") || list.trim_start().starts_with("NAME "), "{list}");
+    assert!(list.contains("echo fail loop say odd"), "{list}");
+    assert!(out(&served.run(&["plugin", "show", "guest"], 0)).contains("digest       sha256:"));
+    let done =
+        served.run(&["task", "submit", "--kind", "echo", "--input", r#"{"a": 1.0}"#, "--wait", "60"], 0);
+    assert_eq!(out(&done), "{\"a\": 1.0}\n");
+    assert!(err(&done).contains(" completed, attempt 1: "), "{}", err(&done));
+    // An unescaped control character is neither JSON nor a file.
+    served.run(&["task", "submit", "--kind", "say", "--input", "\"hi\u{1b}\""], 2);
+}
+
+#[test]
+fn exit_statuses_tell_what_happened() {
+    let served = Served::start(&[]);
+    served.run(&["task", "submit", "--kind", "echo"], 3);
+    served.run(&["plugin", "install", "guest.wasm"], 0);
+    served.run(&["plugin", "install", "nowhere.wasm"], 2);
+    let failed = served.run(&["task", "submit", "--kind", "fail", "--input", "\"why\"", "--wait", "60"], 1);
+    assert!(err(&failed).contains("plugin_failed: \"why\""), "{}", err(&failed));
+    let failed = err(&failed).split_whitespace().next().unwrap().to_owned();
+    served.run(&["task", "wait", &failed], 1);
+    served.run(&["task", "retry", &failed], 0);
+    served.run(&["task", "get", "task_0000000000001"], 3);
+    let late = served.run(&["task", "submit", "--kind", "echo", "--delay", "3600000", "--wait", "1"], 6);
+    let late = err(&late).split_whitespace().next().unwrap().to_owned();
+    served.run(&["task", "wait", &late, "--timeout", "1"], 6);
+    assert_eq!(out(&served.run(&["task", "cancel", &late], 0)), format!("{late} cancelled\n"));
+    served.run(&["task", "wait", &late], 1);
+    served.run(&["plugin", "remove", "guest"], 0);
+    served.run(&["plugin", "remove", "guest"], 3);
+    let folder = served.folder.path();
+    run(&["task", "list", "--server", "http://127.0.0.1:1"], folder, 4);
+    run(&["task", "list", "--server", "https://example.com"], folder, 2);
+    run(&["task", "list", "--nothing"], folder, 2);
+    run(&["serve", "--listen", "0.0.0.0:0"], folder, 2);
+    assert!(err(&run(&["serve", "--listen", "0.0.0.0:0"], folder, 2)).contains("no tenant has a token"));
+    assert!(err(&run(&["serve"], folder, 4)).contains("keiko:"), "the data folder is in use");
+}
+
+#[test]
+fn json_is_the_hosts_own() {
+    let served = Served::start(&[]);
+    served.run(&["plugin", "install", "guest.wasm", "--json"], 0);
+    let data = served.folder.path().join("data");
+    let address: std::net::SocketAddr =
+        std::fs::read_to_string(data.join("keiko.address")).unwrap().trim().parse().unwrap();
+    let same = |arguments: &[&str], path: &str| {
+        let printed = out(&served.run(arguments, 0));
+        let answer = send(address, "GET", path, &[], b"").expect(200).text();
+        assert_eq!(printed, format!("{answer}\n"));
+        printed
+    };
+    let done = served.run(&["task", "submit", "--kind", "say", "--wait", "60", "--json"], 0);
+    let done: Value = serde_json::from_str(&out(&done)).unwrap();
+    let id = done["id"].as_str().unwrap();
+    same(&["task", "get", id, "--json"], &format!("/v1/tasks/{id}"));
+    same(&["task", "logs", id, "--json"], &format!("/v1/tasks/{id}/logs"));
+    same(
+        &["task", "list", "--json", "--state", "completed", "--limit", "5"],
+        "/v1/tasks?state=completed&limit=5",
+    );
+    same(&["plugin", "list", "--json"], "/v1/plugins");
+    same(&["plugin", "show", "guest", "--json"], "/v1/plugins/guest");
+    let by_folder = run(&["task", "list", "--data-dir", "data"], served.folder.path(), 0);
+    assert!(out(&by_folder).contains(id), "{}", out(&by_folder));
+    assert!(out(&served.run(&["task", "logs", id], 0)).contains("warn"));
+    assert!(out(&served.run(&["task", "get", id], 0)).contains("state      completed"));
+}
+
+#[test]
+fn a_file_of_tasks_becomes_few_requests() {
+    let served = Served::start(&[]);
+    served.run(&["plugin", "install", "guest.wasm"], 0);
+    let folder = served.folder.path();
+    std::fs::write(folder.join("inputs.ndjson"), "{\"n\":1}\n\n2\n").unwrap();
+    std::fs::write(folder.join("tasks.ndjson"), "{\"kind\":\"echo\",\"input\":[3]}\n").unwrap();
+    let mut ids = out(&served.run(&["task", "submit", "--kind", "echo", "--file", "inputs.ndjson"], 0));
+    ids.push_str(&out(&served.run(&["task", "submit", "--file", "tasks.ndjson", "--key", "k"], 0)));
+    let ids: Vec<&str> = ids.lines().collect();
+    let again = out(&served.run(&["task", "submit", "--file", "tasks.ndjson", "--key", "k"], 0));
+    assert_eq!((ids.len(), again.trim()), (3, ids[2]));
+    let mut wait = vec!["task", "wait"];
+    wait.extend(&ids);
+    served.run(&wait, 0);
+    let result = |id: &str| -> Value {
+        let task: Value = serde_json::from_str(&out(&served.run(&["task", "get", id, "--json"], 0))).unwrap();
+        task["result"].clone()
+    };
+    assert_eq!([result(ids[0]), result(ids[1]), result(ids[2])], [json!({"n": 1}), json!(2), json!([3])]);
+    std::fs::write(folder.join("bad.ndjson"), "1\n{\n").unwrap();
+    let bad = served.run(&["task", "submit", "--kind", "echo", "--file", "bad.ndjson"], 2);
+    assert!(err(&bad).contains("line 2: not JSON"), "{}", err(&bad));
+}
+
+#[test]
+fn a_run_needs_no_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("guest.wasm"), guest::component("guest", "0.1.0")).unwrap();
+    std::fs::write(folder.join("bare.wasm"), guest::bare()).unwrap();
+    std::fs::write(folder.join("none.wasm"), "none").unwrap();
+    let done = run(&["run", "guest.wasm", "--kind", "say", "--input", "[1, 2]"], folder, 0);
+    assert_eq!(out(&done), "[1, 2]\n");
+    for part in ["warn  [1, 2]", "completed in ", " fuel, ", "host calls, pure"] {
+        assert!(err(&done).contains(part), "{part} is not in {}", err(&done));
+    }
+    let failed = run(&["run", "guest.wasm", "--kind", "fail", "--input", "\"why\""], folder, 1);
+    assert!(err(&failed).contains("plugin_failed: \"why\""), "{}", err(&failed));
+    let stopped = run(&["run", "guest.wasm", "--kind", "loop", "--fuel", "100000"], folder, 5);
+    assert!(err(&stopped).contains("fuel_exhausted"), "{}", err(&stopped));
+    run(&["run", "guest.wasm", "--kind", "loop", "--fuel", "100000000000", "--timeout", "1"], folder, 5);
+    assert!(err(&run(&["run", "guest.wasm"], folder, 2)).contains("echo, fail, loop, say, odd"));
+    assert!(
+        err(&run(&["run", "guest.wasm", "--kind", "none"], folder, 2)).contains("there is no kind `none`")
+    );
+    assert!(err(&run(&["run", "bare.wasm"], folder, 2)).contains("carries no manifest"));
+    run(&["run", "bare.wasm", "--kind", "echo"], folder, 0);
+    run(&["run", "guest.wasm", "--kind", "echo", "--memory", "1025"], folder, 2);
+    assert!(err(&run(&["run", "none.wasm", "--kind", "echo"], folder, 3)).contains("component_invalid"));
+    run(&["run", "nowhere.wasm", "--kind", "echo"], folder, 2);
+    let json = run(&["run", "guest.wasm", "--kind", "echo", "--input", "[1]", "--json"], folder, 0);
+    let report: Value = serde_json::from_str(&out(&json)).unwrap();
+    assert_eq!(
+        (&report["state"], &report["result"], &report["pure"]),
+        (&json!("completed"), &json!([1]), &json!(true))
+    );
+    assert!(folder.join("cache/keiko/artifacts").is_dir(), "what was compiled is kept");
+}
+
+#[test]
+fn a_run_fetches_an_installed_plugin() {
+    let served = Served::start(&[]);
+    served.run(&["plugin", "install", "guest.wasm"], 0);
+    let done = served.run(&["run", "guest", "--kind", "echo", "--input", "7"], 0);
+    assert_eq!(out(&done), "7\n");
+    assert!(err(&done).starts_with("guest 0.1.0 sha256:"), "{}", err(&done));
+    served.run(&["run", "other", "--kind", "echo"], 3);
+    let tasks = out(&served.run(&["task", "list", "--json"], 0));
+    assert_eq!(tasks, "{\"tasks\":[]}\n", "a run is no task");
+}
+
+#[test]
+fn the_first_signal_drains_and_the_second_ends() {
+    let mut served = Served::start(&["--data-dir", "d"]);
+    assert!(served.folder.path().join("d/keiko.address").is_file());
+    served.signal(Signal::TERM);
+    assert_eq!(served.child.wait().unwrap().code(), Some(0));
+    assert!(!served.folder.path().join("d/keiko.address").exists());
+    let mut served = Served::start(&[]);
+    served.run(&["plugin", "install", "guest.wasm"], 0);
+    served.run(
+        &["task", "submit", "--kind", "loop", "--fuel", "100000000000", "--timeout", "600", "--wait", "1"],
+        6,
+    );
+    let address = served.server.trim_start_matches("http://").parse().unwrap();
+    served.signal(Signal::INT);
+    assert!((0..100_000).any(|_| send(address, "GET", "/readyz", &[], b"").status == 503));
+    served.signal(Signal::INT);
+    assert_eq!(served.child.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn settings_are_shown_with_their_origin() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("keiko.toml"), "[host]\nreaders = 3\n").unwrap();
+    let output = keiko(&["config", "--json", "--workers", "2"], folder)
+        .env("KEIKO_HOST__DRAIN_S", "9")
+        .output()
+        .unwrap();
+    let settings: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let of = |path: &str| {
+        let all = settings["settings"].as_array().unwrap();
+        let entry = all.iter().find(|entry| entry["path"] == path).unwrap();
+        (entry["value"].clone(), entry["origin"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(of("host.readers"), (json!(3), "keiko.toml:2".to_owned()));
+    assert_eq!(of("host.drain_s"), (json!(9), "KEIKO_HOST__DRAIN_S".to_owned()));
+    assert_eq!(of("host.workers"), (json!(2), "--workers".to_owned()));
+    assert_eq!(of("host.running_max"), (json!(100), "default".to_owned()));
+    assert!(out(&run(&["config"], folder, 0)).contains("keiko.toml:2"));
+    std::fs::write(folder.join("keiko.toml"), "[host]\nreaders = 0\nworker = 1\n").unwrap();
+    let wrong = err(&run(&["config"], folder, 2));
+    assert!(wrong.contains("2 mistakes") && wrong.contains("did you mean `workers`?"), "{wrong}");
+}
+
+#[test]
+fn a_token_opens_a_host_that_asks_for_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = run(&["token", "hash", "--name", "laptop"], folder.path(), 0);
+    let (line, notes) = (out(&made), err(&made));
+    let token = notes.lines().find(|line| line.starts_with("keiko_")).unwrap();
+    assert!(line.starts_with("{ id = \"") && line.contains("name = \"laptop\""), "{line}");
+    let mut again = keiko(&["token", "hash", "--stdin", "--name", "laptop"], folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    again.stdin.take().unwrap().write_all(token.as_bytes()).unwrap();
+    let mut same = String::new();
+    again.stdout.take().unwrap().read_to_string(&mut same).unwrap();
+    assert!(again.wait().unwrap().success());
+    assert_eq!(same, line);
+    let file = folder.path().join("keiko.toml");
+    std::fs::write(&file, format!("[tenants.acme]\ntokens = [{}]\n", line.trim())).unwrap();
+    let served = Served::start(&["--config", file.to_str().unwrap()]);
+    served.run(&["plugin", "list"], 3);
+    served.run(&["plugin", "list", "--token", token], 0);
+}

@@ -1,0 +1,16 @@
+//! The whole program: HTTP over real connections, and the command line as processes. One binary, because it links
+//! wasmtime.
+
+#![allow(missing_docs, reason = "a test binary has no readers of its interface")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod auth;
+mod cli;
+mod drain;
+mod guest;
+mod http;
+mod limits;
+mod plugins;
+mod problems;
+mod tasks;
+mod world;

@@ -1,0 +1,204 @@
+//! Tasks over HTTP.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use crate::world::{Client, World};
+
+#[test]
+fn a_task_runs_to_its_stored_result() {
+    let world = World::open();
+    let client = world.client(None);
+    // Neither the host nor a library may write the input anew.
+    let input = r#"{"b":1.000,  "a":12345678901234567890123, "a":"\u0041"}"#;
+    let answer =
+        client.post_json("/v1/tasks?wait=60", &format!(r#"{{"kind":"echo","input":{input}}}"#)).expect(201);
+    let task = answer.json();
+    assert_eq!(task["state"], "completed", "{task}");
+    assert!(answer.text().contains(&format!(r#""result":{input}"#)), "{}", answer.text());
+    let id = task["id"].as_str().unwrap();
+    assert_eq!(answer.header("location"), Some(format!("/v1/tasks/{id}").as_str()));
+    let attempt = &task["attempts"][0];
+    assert_eq!((&attempt["number"], &attempt["pure"]), (&json!(1), &json!(true)), "{attempt}");
+    assert!(attempt["fuel_used"].as_u64().unwrap() > 0);
+    assert_eq!(client.get(&format!("/v1/tasks/{id}")).expect(200).body, answer.body);
+    let result = client.get(&format!("/v1/tasks/{id}/result")).expect(200);
+    assert_eq!((result.text().as_str(), result.header("content-type")), (input, Some("application/json")));
+}
+
+#[test]
+fn bytes_go_through_with_their_type() {
+    let world = World::open();
+    let client = world.client(None);
+    let task = client.run(r#"{"kind":"echo","input_base64":"AAH/","content_type":"text/html"}"#);
+    assert_eq!((&task["result_base64"], &task["content_type"]), (&json!("AAH/"), &json!("text/html")));
+    let result = client.get(&format!("/v1/tasks/{}/result", task["id"].as_str().unwrap())).expect(200);
+    assert_eq!(
+        (result.body.as_slice(), result.header("content-type")),
+        (&[0, 1, 255][..], Some("text/html"))
+    );
+    // A plugin's page must not run in a browser as if it were the host's.
+    assert!(result.header("content-security-policy").unwrap().contains("sandbox"));
+    let odd = client.run(r#"{"kind":"odd"}"#);
+    assert_eq!((&odd["result_base64"], &odd["content_type"]), (&json!("e10="), &json!("application/json")));
+    assert!(odd.get("result").is_none());
+}
+
+#[test]
+fn a_failure_says_why_and_can_be_tried_again() {
+    let world = World::open();
+    let client = world.client(None);
+    let task = client.run(r#"{"kind":"fail","input":"no <films> today"}"#);
+    assert_eq!((&task["state"], &task["error"]["code"]), (&json!("failed"), &json!("plugin_failed")));
+    assert_eq!(task["error"]["message"], "\"no <films> today\"");
+    assert_eq!((&task["attempts"][0]["pure"], task.get("result")), (&json!(false), None));
+    let id = task["id"].as_str().unwrap();
+    client.get(&format!("/v1/tasks/{id}/result")).problem(409, "conflict");
+    let again = client.post(&format!("/v1/tasks/{id}/retry")).expect(200).json();
+    assert_eq!(again["state"], "pending", "{again}");
+    assert_eq!(client.get(&format!("/v1/tasks/{id}?wait=60")).expect(200).json()["state"], "failed");
+    let done = client.run(r#"{"kind":"echo"}"#);
+    client.post(&format!("/v1/tasks/{}/retry", done["id"].as_str().unwrap())).problem(409, "conflict");
+}
+
+#[test]
+fn a_limit_of_the_submit_ends_the_run_under_its_name() {
+    let world = World::open();
+    let task = world.client(None).run(r#"{"kind":"loop","fuel":100000}"#);
+    let error = &task["error"];
+    assert_eq!(
+        (&error["code"], &error["limit"]["name"]),
+        (&json!("fuel_exhausted"), &json!("fuel")),
+        "{task}"
+    );
+    assert_eq!((&error["limit"]["limit"], &error["limit"]["set_by"]), (&json!(100_000), &json!("task")));
+}
+
+#[test]
+fn a_cancelled_task_never_completes() {
+    let world = World::open();
+    let client = world.client(None);
+    let cancel = |id: &str| client.post(&format!("/v1/tasks/{id}/cancel"));
+    let waiting = client.submit(r#"{"kind":"echo","delay_ms":3600000}"#);
+    assert_eq!(cancel(&waiting).expect(200).json()["state"], "cancelled");
+    assert_eq!(cancel(&waiting).expect(200).json()["state"], "cancelled");
+    let running =
+        client.post_json("/v1/tasks?wait=1", r#"{"kind":"loop","fuel":100000000000}"#).expect(201).json();
+    assert_eq!(running["state"], "running", "{running}");
+    let id = running["id"].as_str().unwrap();
+    let cancelled = cancel(id).expect(200).json();
+    assert_eq!(cancelled["state"], "cancelled");
+    assert_eq!(client.get(&format!("/v1/tasks/{id}?wait=5")).expect(200).json(), cancelled);
+    let done = client.run(r#"{"kind":"echo"}"#);
+    let problem = cancel(done["id"].as_str().unwrap()).problem(409, "conflict");
+    assert!(problem["message"].as_str().unwrap().contains("completed"), "{problem}");
+}
+
+#[test]
+fn many_tasks_are_accepted_together_or_not_at_all() {
+    let world = World::open();
+    let client = world.client(None);
+    let answer =
+        client.post_json("/v1/tasks", r#"{"tasks":[{"kind":"echo","input":1},{"kind":"echo","input":2}]}"#);
+    let ids = answer.expect(201).json();
+    let ids: Vec<&str> = ids["tasks"].as_array().unwrap().iter().map(|id| id.as_str().unwrap()).collect();
+    for (at, id) in ids.iter().enumerate() {
+        let task = client.get(&format!("/v1/tasks/{id}?wait=60")).expect(200).json();
+        assert_eq!(task["result"], at + 1);
+    }
+    let problem = client
+        .post_json("/v1/tasks", r#"{"tasks":[{"kind":"echo"},{"kind":"nothing"}]}"#)
+        .problem(404, "not_found");
+    assert!(problem["message"].as_str().unwrap().starts_with("tasks[1]: "), "{problem}");
+    let lines = b"{\"kind\":\"echo\",\"input\":3}\n{\"kind\":\"echo\",\"input\":4}\n";
+    let lines =
+        client.send("POST", "/v1/tasks", &[("content-type", "application/x-ndjson")], lines).expect(201);
+    assert_eq!(lines.json()["tasks"].as_array().unwrap().len(), 2);
+    let counts = client.get("/v1/tasks/counts").expect(200).json();
+    let total: u64 = counts.as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
+    assert_eq!(total, 4, "{counts}");
+    client.post_json("/v1/tasks?wait=1", r#"{"tasks":[{"kind":"echo"}]}"#).problem(400, "invalid_input");
+}
+
+#[test]
+fn a_key_finds_its_first_submit() {
+    let world = World::open();
+    let client = world.client(None);
+    let submit = |client: &Client, key: &str, body: &str| {
+        let headers = [("content-type", "application/json"), ("idempotency-key", key)];
+        client.send("POST", "/v1/tasks", &headers, body.as_bytes())
+    };
+    let body = r#"{"kind":"echo","input":{"a":1},"delay_ms":3600000}"#;
+    let first = submit(&client, "k", body).expect(201).json()["id"].clone();
+    assert_eq!(submit(&client, "k", body).expect(200).json()["id"], first);
+    submit(&client, "k", &body.replace(":1}", ":2}")).problem(409, "conflict");
+    submit(&client, &"k".repeat(255), body).expect(201);
+    submit(&client, &"k".repeat(256), body).problem(400, "invalid_input");
+    submit(&client, "", body).problem(400, "invalid_input");
+    let racers: Vec<_> = (0..8)
+        .map(|_| {
+            let (client, body) = (client.clone(), body.to_owned());
+            std::thread::Builder::new()
+                .spawn(move || submit(&client, "race", &body).json()["id"].as_str().unwrap().to_owned())
+                .unwrap()
+        })
+        .collect();
+    let ids: BTreeSet<String> = racers.into_iter().map(|racer| racer.join().unwrap()).collect();
+    assert_eq!(ids.len(), 1, "one key, one task");
+}
+
+#[test]
+fn a_list_is_read_page_by_page() {
+    let world = World::open();
+    let client = world.client(None);
+    let bodies = ["echo", "fail", "echo", "say", "echo"].map(|kind| format!(r#"{{"kind":"{kind}"}}"#));
+    let ids: Vec<String> =
+        bodies.iter().map(|body| client.run(body)["id"].as_str().unwrap().to_owned()).collect();
+    let newest_first: Vec<&String> = ids.iter().rev().collect();
+    let mut seen = Vec::new();
+    let mut before = String::new();
+    loop {
+        let page = client.get(&format!("/v1/tasks?limit=2{before}")).expect(200).json();
+        seen.extend(
+            page["tasks"].as_array().unwrap().iter().map(|task| task["id"].as_str().unwrap().to_owned()),
+        );
+        match page["next"].as_str() {
+            Some(next) => before = format!("&before={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(seen.iter().collect::<Vec<_>>(), newest_first);
+    let some = |query: &str| client.get(&format!("/v1/tasks?{query}")).expect(200).json()["tasks"].clone();
+    assert_eq!(some("kind=echo").as_array().unwrap().len(), 3);
+    let failed = some("state=failed&plugin=guest");
+    assert_eq!((&failed[0]["id"], &failed[0]["code"]), (&json!(ids[1]), &json!("plugin_failed")));
+    assert_eq!(failed[0]["attempts"], 1);
+    assert_eq!(some("plugin=other"), json!([]));
+    assert_eq!(some(&format!("parent={}", ids[0])), json!([]));
+    // Exactly as many as there are: no next page is promised.
+    assert!(client.get("/v1/tasks?limit=5").expect(200).json().get("next").is_none());
+}
+
+#[test]
+fn a_log_is_kept_with_its_attempt() {
+    let world = World::open();
+    let client = world.client(None);
+    let task = client.run(r#"{"kind":"say","input":"hello\n\u001b[31m"}"#);
+    let logs = client.get(&format!("/v1/tasks/{}/logs", task["id"].as_str().unwrap())).expect(200).json();
+    let attempt = &logs["attempts"][0];
+    assert_eq!((&attempt["attempt"], &attempt["dropped"]), (&json!(1), &json!(0)));
+    let line = &attempt["lines"][0];
+    assert_eq!((&line["level"], &line["source"]), (&json!("warn"), &json!("log")), "{logs}");
+    assert_eq!(line["message"], r#""hello\n\u001b[31m""#);
+}
+
+#[test]
+fn a_wait_ends_with_its_time() {
+    let world = World::open();
+    let client = world.client(None);
+    let id = client.submit(r#"{"kind":"echo","delay_ms":3600000}"#);
+    let path = format!("/v1/tasks/{id}");
+    assert_eq!(client.get(&format!("{path}?wait=0")).expect(200).json()["state"], "pending");
+    assert_eq!(client.get(&format!("{path}?wait=1")).expect(200).json()["state"], "pending");
+}
