@@ -1,0 +1,323 @@
+//! Every import of the contract and every case of its errors, through the fixture plugin `contract`.
+//!
+//! The plugin answers what the host answered, so a row here is a kind, its input, and what must come back.
+
+use serde_json::{Value, json};
+
+use crate::Running;
+
+/// A host whose only tenant has these limits, grants and settings.
+fn with_tenant(text: &str) -> Running {
+    let running = Running::with_config(&format!("[tenants.default]\n{text}\n"));
+    running.client.install(&keiko_tests::tree::guest("contract").unwrap()).unwrap();
+    running
+}
+
+impl Running {
+    /// One attempt of a kind, as the task that it was.
+    fn contract(&self, kind: &str, input: Value, more: Value) -> Value {
+        let mut more = more;
+        if more.is_null() {
+            more = json!({"attempts": 1});
+        }
+        self.client.run("contract", kind, input, more).unwrap()
+    }
+
+    /// The result of a kind that completes.
+    fn result(&self, kind: &str, input: Value) -> Value {
+        let task = self.contract(kind, input, Value::Null);
+        assert_eq!(task["state"], "completed", "{kind}: {task}");
+        task["result"].clone()
+    }
+
+    /// A kind that must fail with this code.
+    fn fails(&self, kind: &str, input: Value, more: Value, code: &str) -> Value {
+        let task = self.contract(kind, input, more);
+        assert_eq!((&task["state"], &task["error"]["code"]), (&json!("failed"), &json!(code)), "{kind}: {task}");
+        assert!(task.get("result").is_none(), "{kind}: {task}");
+        task
+    }
+}
+
+fn ok(value: Value) -> Value {
+    json!({ "ok": value })
+}
+
+fn error(name: &str) -> Value {
+    json!({"error": {"name": name}})
+}
+
+fn error_at(name: &str, number: u64) -> Value {
+    json!({"error": {"name": name, "number": number}})
+}
+
+#[test]
+fn contract() {
+    let running = Running::with_guests(&["contract"]);
+    let plugin = running.client.get("/v1/plugins/contract").unwrap().json().unwrap();
+    assert_eq!(plugin["wants"], json!(["attempt", "config", "log", "progress", "tasks"]));
+    assert_eq!(plugin["denied"], json!([]));
+    assert_eq!(running.result("trivial", json!({"as": ["it", "came"]})), json!({"as": ["it", "came"]}));
+}
+
+#[test]
+fn input_and_output_are_any_bytes_with_their_type() {
+    let running = Running::with_guests(&["contract"]);
+    let client = &running.client;
+    let submit = |kind: &str| {
+        let body = json!({"plugin": "contract", "kind": kind, "input_base64": "AP/+", "content_type": "image/x-odd"});
+        client.post_json("/v1/tasks?wait=30", &body, None).unwrap().expect(&[201]).unwrap()
+    };
+    let described = submit("describe");
+    assert_eq!((&described["result"]["content_type"], &described["result"]["bytes"]), (&json!("image/x-odd"), &json!(3)));
+    let returned = submit("trivial");
+    assert_eq!((&returned["result_base64"], &returned["content_type"]), (&json!("AP/+"), &json!("image/x-odd")));
+    let path = format!("/v1/tasks/{}/result", returned["id"].as_str().unwrap());
+    let raw = client.get(&path).unwrap();
+    assert_eq!((raw.status, raw.header("content-type"), &raw.bytes[..]), (200, Some("image/x-odd"), &[0, 255, 254][..]));
+}
+
+#[test]
+fn facts_are_those_of_the_attempt() {
+    let running = Running::with_guests(&["contract"]);
+    let client = &running.client;
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let body = json!({"plugin": "contract", "kind": "facts", "input": {}, "attempts": 3});
+    let headers = [("content-type", "application/json"), ("traceparent", trace)];
+    let task = client.post("/v1/tasks?wait=30", &headers, body.to_string().as_bytes()).unwrap();
+    let task = task.expect(&[201]).unwrap();
+    let facts = &task["result"]["ok"];
+    assert_eq!(facts["tenant"], "default");
+    assert_eq!((&facts["task"], &facts["root"], &facts["parent"]), (&task["id"], &task["id"], &Value::Null));
+    assert_eq!((&facts["depth"], &facts["number"], &facts["attempts_max"]), (&json!(0), &json!(1), &json!(3)));
+    // The trace goes on; the attempt is a span of its own.
+    let seen = facts["trace"].as_str().unwrap();
+    assert_eq!(&seen[..36], &trace[..36], "{seen}");
+    assert_eq!(task["attempts"][0]["tainted_by"], json!(["attempt"]));
+
+    let left = running.contract("remaining", json!({}), json!({"timeout_s": 9}))["result"]["ok"].as_u64().unwrap();
+    assert!((1..=9_000).contains(&left), "{left} ms left of 9,000");
+}
+
+#[test]
+fn settings_are_those_of_the_plugin() {
+    let running = with_tenant("[tenants.default.plugins.contract.settings]\ncolour = \"red\"\nshape = \"round\"\n");
+    assert_eq!(running.result("config-get", json!({"key": "colour"})), ok(json!("red")));
+    assert_eq!(running.result("config-get", json!({"key": "size"})), ok(Value::Null));
+    assert_eq!(running.result("config-get-all", json!({})), ok(json!([["colour", "red"], ["shape", "round"]])));
+}
+
+#[test]
+fn what_is_not_granted_is_denied_at_install_by_name_and_at_the_call_by_an_answer() {
+    let running = with_tenant("grants = [\"log\"]");
+    let plugin = running.client.get("/v1/plugins/contract").unwrap().json().unwrap();
+    assert_eq!(plugin["denied"], json!(["attempt", "config", "progress", "tasks"]));
+    let denied = error("denied");
+    for (kind, input) in [
+        ("facts", json!({})),
+        ("remaining", json!({})),
+        ("config-get", json!({"key": "colour"})),
+        ("config-get-all", json!({})),
+        ("progress", json!({"fraction": 0.5})),
+        ("submit-many", json!({"children": [{"kind": "trivial"}]})),
+    ] {
+        assert_eq!(running.result(kind, input), denied, "{kind}");
+    }
+    assert_eq!(running.result("submit", json!({"child": {"kind": "trivial"}})), json!([denied]));
+    assert_eq!(running.result("log", json!({"level": "info", "message": "granted always"})), json!({"fields": 0}));
+}
+
+#[test]
+fn progress_is_held_to_its_bounds() {
+    let running = Running::with_guests(&["contract"]);
+    let report = |input: Value| running.result("progress", input);
+    for fraction in [0.0, 0.5, 1.0] {
+        assert_eq!(report(json!({ "fraction": fraction })), ok(Value::Null), "{fraction}");
+    }
+    let odd = [json!(-0.01), json!(1.01), json!("nan"), json!("infinity"), json!("minus-infinity")];
+    for fraction in odd {
+        assert_eq!(report(json!({ "fraction": fraction })), error("fraction-out-of-range"), "{fraction}");
+    }
+    assert_eq!(report(json!({"fraction": 1, "message_bytes": 1_024})), ok(Value::Null));
+    assert_eq!(report(json!({"fraction": 1, "message_bytes": 1_025})), error_at("message-too-long", 1_024));
+    let task = running.contract("progress", json!({"fraction": 0.5}), Value::Null);
+    assert_eq!(task["attempts"][0]["pure"], true, "a report answers nothing of the outside: {task}");
+}
+
+#[test]
+fn children_are_refused_by_name() {
+    let running = with_tenant("limits = { fan_out_max = 5, depth_max = 1 }");
+    let submit = |child: Value, times: u64| {
+        let answers = running.result("submit", json!({"child": child, "times": times}));
+        answers.as_array().unwrap().last().unwrap().clone()
+    };
+    let name = |answer: &Value| answer["error"]["name"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(name(&submit(json!({"plugin": "nobody", "kind": "trivial"}), 1)), "not-found");
+    assert_eq!(name(&submit(json!({"kind": "nothing"}), 1)), "not-found");
+    assert_eq!(name(&submit(json!({"kind": "trivial", "content_type": "a\nb"}), 1)), "invalid-input");
+    assert_eq!(name(&submit(json!({"kind": "trivial", "key": ""}), 1)), "invalid-input");
+    let largest = 2 << 20;
+    assert_eq!(submit(json!({"kind": "trivial", "input_bytes": largest + 1}), 1), error_at("input-too-large", largest));
+    assert!(submit(json!({"kind": "describe", "input_bytes": largest}), 1)["ok"].is_string());
+    assert!(submit(json!({"kind": "trivial"}), 5)["ok"].is_string());
+    assert_eq!(submit(json!({"kind": "trivial"}), 6), error_at("fan-out-exceeded", 5));
+
+    // A child at the greatest depth may not have one of its own.
+    let child = json!({"kind": "submit", "input": {"child": {"kind": "trivial"}}});
+    let parent = running.contract("submit", json!({ "child": child }), Value::Null);
+    let id = parent["result"][0]["ok"].as_str().unwrap();
+    let task = running.client.ended(id).unwrap();
+    assert_eq!(task["result"], json!([error_at("depth-exceeded", 1)]), "{task}");
+}
+
+#[test]
+fn effects_are_held_to_their_number_and_bytes() {
+    let running = Running::with_guests(&["contract"]);
+    let many = |copies: u64| {
+        let children = json!([{"kind": "trivial", "delay_ms": 3_600_000}]);
+        running.result("submit-many", json!({"children": children, "copies": copies}))
+    };
+    assert_eq!(many(1_000)["ok"].as_array().unwrap().len(), 1_000);
+    let refused = many(1_001);
+    let name = refused["error"]["name"].as_str().unwrap();
+    assert!(["effects-exceeded", "fan-out-exceeded"].contains(&name), "{refused}");
+    assert_eq!(refused["error"]["number"], 1_000);
+
+    let child = json!({"kind": "describe", "input_bytes": 2_000_000, "delay_ms": 3_600_000});
+    let answers = running.result("submit", json!({"child": child, "times": 5}));
+    assert_eq!(answers[4], error_at("effect-bytes-exceeded", 8 << 20), "{answers}");
+    assert!(answers[3]["ok"].is_string());
+}
+
+#[test]
+fn a_full_queue_is_told_to_guest_and_client() {
+    let running = with_tenant("limits = { queue_max = 3 }");
+    let child = json!({"kind": "trivial", "delay_ms": 3_600_000});
+    let answers = running.result("submit", json!({"child": child, "times": 4}));
+    assert_eq!(answers.as_array().unwrap().last().unwrap(), &error_at("queue-full", 3), "{answers}");
+    let later = json!({"plugin": "contract", "kind": "trivial", "delay_ms": 3_600_000});
+    let body = json!({ "tasks": vec![later; 4] });
+    let refused = running.client.post_json("/v1/tasks", &body, None).unwrap();
+    assert_eq!((refused.status, refused.code().as_str()), (429, "queue_full"), "{refused}");
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(refused.json().unwrap()["limit"]["limit"], 3);
+}
+
+#[test]
+fn a_key_of_a_child_finds_the_first_child_or_fails_the_parent() {
+    let running = Running::with_guests(&["contract"]);
+    let submit = |input: u64| {
+        let child = json!({"kind": "trivial", "key": "only-one", "input": input});
+        running.contract("submit", json!({ "child": child }), Value::Null)
+    };
+    assert_eq!(submit(1)["state"], "completed");
+    assert_eq!(submit(1)["state"], "completed");
+    assert_eq!(running.client.list("&kind=trivial", 10).unwrap().len(), 1);
+    assert_eq!(submit(2)["error"]["code"], "conflict");
+    assert_eq!(running.client.list("&kind=trivial", 10).unwrap().len(), 1);
+}
+
+#[test]
+fn children_of_an_attempt_that_did_not_complete_do_not_exist() {
+    let running = Running::with_guests(&["contract"]);
+    for then in ["permanent", "retryable", "panic"] {
+        let task = running.contract("submit-many", json!({"children": [{"kind": "trivial"}], "then": then}), Value::Null);
+        assert_eq!(task["state"], "failed", "{then}: {task}");
+    }
+    assert_eq!(running.client.list("&kind=trivial", 10).unwrap(), [] as [Value; 0]);
+}
+
+#[test]
+fn wasi_is_bounded_and_marks_the_run() {
+    let running = Running::with_guests(&["contract"]);
+    let tainted = |kind: &str, input: Value, by: &[&str]| {
+        let task = running.contract(kind, input, Value::Null);
+        assert_eq!(task["state"], "completed", "{kind}: {task}");
+        assert_eq!(task["attempts"][0]["tainted_by"], json!(by), "{kind}");
+        assert_eq!(task["attempts"][0]["pure"], by.is_empty(), "{kind}");
+        task["result"].clone()
+    };
+    assert!(tainted("clock-wall", json!({}), &["wall-clock"])["unix_ms"].as_u64().unwrap() > 1_700_000_000_000);
+    assert_eq!(tainted("clock-monotonic", json!({}), &["monotonic-clock"])["went_back"], false);
+    tainted("sleep", json!({"ms": 10}), &["monotonic-clock"]);
+    tainted("random-secure", json!({"bytes": 65_536}), &["random"]);
+    tainted("random-insecure", json!({"bytes": 65_536}), &[]);
+    tainted("random-seed", json!({}), &[]);
+    tainted("print", json!({"stdout": "seen", "stderr": "seen"}), &[]);
+    let environment = tainted("environment", json!({}), &[]);
+    assert_eq!(environment["environment"], json!([]));
+    assert_eq!(environment["stdin"], ok(json!("")));
+    for (kind, input) in [
+        ("open", json!({"path": "/etc/passwd"})),
+        ("open", json!({"path": "../../../etc/passwd"})),
+        ("connect", json!({"address": "127.0.0.1:80"})),
+        ("resolve", json!({"address": "localhost:80"})),
+    ] {
+        assert!(running.result(kind, input)["error"]["name"].is_string(), "{kind} must be denied");
+    }
+    running.fails("random-secure", json!({"bytes": 65_537}), Value::Null, "hostcall_too_large");
+    running.fails("random-insecure", json!({"bytes": 65_537}), Value::Null, "hostcall_too_large");
+}
+
+#[test]
+fn failures_are_those_the_plugin_names() {
+    let running = Running::with_guests(&["contract"]);
+    let told = running.fails("fail", json!({"as": "invalid-input", "message": "no"}), Value::Null, "invalid_input");
+    assert_eq!(told["error"]["message"], "no");
+    running.fails("fail", json!({"as": "permanent", "message": "no"}), json!({"attempts": 3}), "plugin_failed");
+    let long = running.fails("fail", json!({"as": "permanent", "message_bytes": 5_000}), Value::Null, "plugin_failed");
+    assert_eq!(long["error"]["message"].as_str().unwrap().len(), 4_096);
+    let again = json!({"as": "retryable", "message": "later", "retry_after_ms": 1});
+    let retried = running.fails("fail", again, json!({"attempts": 2}), "plugin_failed");
+    assert_eq!(retried["attempts"].as_array().unwrap().len(), 2);
+    let unknown = running.client.post_json("/v1/tasks", &json!({"plugin": "contract", "kind": "nothing"}), None).unwrap();
+    assert_eq!((unknown.status, unknown.code().as_str()), (404, "not_found"), "{unknown}");
+}
+
+#[test]
+fn limits_end_an_attempt_with_their_own_code_and_number() {
+    let running = Running::with_guests(&["contract"]);
+    let limit = |task: &Value| (task["error"]["limit"]["limit"].clone(), task["error"]["limit"]["set_by"].clone());
+    let fuel = running.fails("spin", json!({}), json!({"fuel": 5_000_000}), "fuel_exhausted");
+    assert_eq!(limit(&fuel), (json!(5_000_000), json!("task")));
+    assert!(fuel["attempts"][0]["fuel_used"].as_u64().unwrap() >= 5_000_000);
+    let endless = json!({"fuel": 100_000_000_000_u64, "timeout_s": 1, "attempts": 1});
+    let late = running.fails("spin", json!({}), endless.clone(), "deadline_exceeded");
+    assert_eq!(limit(&late), (json!(1_000), json!("task")));
+    running.fails("sleep", json!({"ms": 60_000}), endless, "deadline_exceeded");
+    for by in ["allocation", "instruction"] {
+        let small = json!({"memory_mib": 16, "attempts": 1});
+        let grown = running.fails("grow", json!({"mib": 100, "by": by}), small, "memory_exceeded");
+        assert_eq!(limit(&grown), (json!(16 << 20), json!("task")));
+    }
+    running.fails("recurse", json!({"depth": 5_000_000}), Value::Null, "stack_exhausted");
+    running.fails("remaining", json!({"calls": 2_000_000}), Value::Null, "hostcall_budget");
+    running.fails("trap", json!({}), Value::Null, "trap");
+    running.fails("panic", json!({"message": "no"}), Value::Null, "trap");
+    let largest = 2 << 20;
+    assert_eq!(running.contract("output", json!({"bytes": largest}), Value::Null)["state"], "completed");
+    running.fails("output", json!({"bytes": largest + 1}), Value::Null, "plugin_failed");
+    running.fails("output", json!({"bytes": 1, "content_type": "a\nb"}), Value::Null, "plugin_failed");
+}
+
+#[test]
+fn an_exit_is_told_as_what_it_was() {
+    let running = Running::with_guests(&["contract"]);
+    running.fails("exit", json!({"code": 3}), Value::Null, "plugin_failed");
+    running.fails("exit", json!({"code": 0}), Value::Null, "plugin_failed");
+}
+
+#[test]
+fn what_a_submit_asks_beyond_the_policy_is_refused() {
+    let running = with_tenant("limits = { fuel_max = 2_000_000_000, memory_mib_max = 64, timeout_s_max = 60, attempts_max = 5 }");
+    let submit = |field: &str, value: u64| {
+        let body = json!({"plugin": "contract", "kind": "trivial", field: value});
+        running.client.post_json("/v1/tasks", &body, None).unwrap()
+    };
+    for (field, largest) in [("fuel", 2_000_000_000), ("memory_mib", 64), ("timeout_s", 60), ("attempts", 5)] {
+        assert_eq!(submit(field, largest).status, 201, "{field}");
+        let refused = submit(field, largest + 1);
+        assert_eq!((refused.status, refused.code().as_str()), (429, "quota_exceeded"), "{field}: {refused}");
+        assert_eq!(submit(field, 0).code(), "invalid_input", "{field}");
+    }
+}

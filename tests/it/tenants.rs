@@ -1,0 +1,62 @@
+//! Two tenants in one host: neither sees, names or holds up what is the other's.
+
+use keiko_tests::check::hostile::two_tenants;
+use keiko_tests::{Client, tree};
+use serde_json::{Value, json};
+
+#[test]
+fn every_object_of_another_tenant_is_not_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let (host, one, other) = two_tenants(folder.path()).unwrap();
+    one.install(&tree::guest("family").unwrap()).unwrap();
+    let id = one.submit("family", "child", json!({"n": 1, "which": 0}), json!({"delay_ms": 3_600_000})).unwrap();
+
+    let get = |path: &str| other.get(path).unwrap();
+    let post = |path: &str| other.post(path, &[], &[]).unwrap();
+    for answer in [
+        get(&format!("/v1/tasks/{id}")),
+        get(&format!("/v1/tasks/{id}?wait=1")),
+        get(&format!("/v1/tasks/{id}/result")),
+        get(&format!("/v1/tasks/{id}/logs")),
+        post(&format!("/v1/tasks/{id}/cancel")),
+        post(&format!("/v1/tasks/{id}/retry")),
+        get("/v1/plugins/family"),
+        other.delete("/v1/plugins/family").unwrap(),
+        other.post_json("/v1/tasks", &json!({"plugin": "family", "kind": "child", "input": {}}), None).unwrap(),
+    ] {
+        assert_eq!((answer.status, answer.code().as_str()), (404, "not_found"), "{answer}");
+    }
+    assert_eq!(other.list("", 10).unwrap(), [] as [Value; 0]);
+    assert_eq!(other.list(&format!("&parent={id}"), 10).unwrap(), [] as [Value; 0]);
+    assert_eq!(other.get("/v1/plugins").unwrap().json().unwrap(), json!({"plugins": []}));
+    assert_eq!((one.live().unwrap(), other.live().unwrap()), (1, 0));
+    drop(host);
+}
+
+#[test]
+fn the_same_names_and_keys_mean_different_things() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_host, one, other) = two_tenants(folder.path()).unwrap();
+    let run = |client: &Client, n: u64| {
+        client.install(&tree::guest("family").unwrap()).unwrap();
+        let body = json!({"plugin": "family", "kind": "child", "input": {"n": n, "which": 0}});
+        let task = client.post_json("/v1/tasks?wait=30", &body, Some("the same key")).unwrap();
+        task.expect(&[201]).unwrap()["result"]["answer"].clone()
+    };
+    assert_eq!((run(&one, 1), run(&other, 2)), (json!(10), json!(20)));
+}
+
+#[test]
+fn without_a_valid_token_nothing_is_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let (host, one, _) = two_tenants(folder.path()).unwrap();
+    let stranger = host.client();
+    for client in [&stranger, &stranger.with_token("keiko_0000000000_00"), &stranger.with_token("")] {
+        for path in ["/v1/tasks", "/v1/plugins", "/v1/host", "/v1/tasks/counts"] {
+            let answer = client.get(path).unwrap();
+            assert_eq!((answer.status, answer.code().as_str()), (401, "unauthorized"), "{path}: {answer}");
+        }
+    }
+    assert_eq!(stranger.get("/livez").unwrap().status, 200);
+    assert_eq!(one.get("/v1/host").unwrap().expect(&[200]).unwrap()["tenant"], "attacker");
+}

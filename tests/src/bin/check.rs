@@ -1,0 +1,54 @@
+//! `check NAME [--long]`: runs one check against a real host and prints its report as one JSON line.
+//!
+//! Ends with status 0 when no invariant was violated, 1 when one was, 2 when the check could not be run.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use keiko_tests::check::{Report, hostile, kill};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(report) => {
+            print(&report);
+            if report.violations() == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) }
+        }
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Result<Report> {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (name, long) = match arguments[..] {
+        [name] => (name, false),
+        [name, "--long"] | ["--long", name] => (name, true),
+        _ => bail!("usage: check NAME [--long]"),
+    };
+    let folder = tempfile::Builder::new().prefix("keiko-check-").tempdir()?;
+    let seed = keiko_tests::seed();
+    let report = match name {
+        "kill" => kill::run(&if long { kill::Plan::long(seed) } else { kill::Plan::short(seed) }, folder.path()),
+        "hostile" => hostile::run(&hostile::Plan::new(long), folder.path()),
+        _ => bail!("there is no check `{name}`; there are: kill, hostile"),
+    };
+    if !matches!(&report, Ok(report) if report.violations() == 0) {
+        // What the host said and stored is worth more than a tidy temporary folder.
+        let kept = folder.keep();
+        return report.map_err(|error| error.context(format!("seed {seed}; data and log: {}", kept.display())));
+    }
+    report
+}
+
+#[allow(clippy::print_stdout, reason = "the report is this program's output")]
+fn print(report: &Report) {
+    println!("{}", report.json());
+}
+
+#[allow(clippy::print_stderr, reason = "this program has no other log")]
+fn complain(error: &anyhow::Error) {
+    eprintln!("check: {error:#}");
+}

@@ -1,0 +1,186 @@
+//! Hostile guests: what each tries and how it must end.
+//!
+//! The guests are WebAssembly texts under `tests/fixtures/hostile`; this is the table of expectations. An attack
+//! ends once, with the code of the limit or rule that it met, whatever else it hoped for.
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::tree;
+
+/// Where a fixture's text goes in `shell.wat`.
+const PLACE: &str = ";;@attack";
+
+/// How an attack must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It is not installed, with this code.
+    Refused(&'static str),
+    /// Its task fails with this code.
+    Failed(&'static str),
+    /// Its task completes: it harmed nobody but itself.
+    Completed,
+}
+
+/// One attack.
+#[derive(Clone, Copy, Debug)]
+pub struct Attack {
+    /// The fixture, without `.wat`.
+    pub name: &'static str,
+    /// MiB of memory it asks for; 0 leaves the default.
+    pub memory_mib: u64,
+    /// Whether it gets fuel without end and one second of wall clock, so that only the deadline can end it.
+    pub deadline_only: bool,
+    /// How it must end.
+    pub end: End,
+}
+
+const fn attack(name: &'static str, end: End) -> Attack {
+    Attack { name, memory_mib: 0, deadline_only: false, end }
+}
+
+const fn until_deadline(name: &'static str) -> Attack {
+    Attack { name, memory_mib: 0, deadline_only: true, end: End::Failed("deadline_exceeded") }
+}
+
+/// Every attack by a guest.
+pub const ATTACKS: &[Attack] = &[
+    // Processor and time.
+    attack("infinite-loop", End::Failed("fuel_exhausted")),
+    until_deadline("infinite-loop"),
+    attack("loop-in-start", End::Refused("component_invalid")),
+    attack("trap-in-start", End::Refused("component_invalid")),
+    until_deadline("bulk-fill"),
+    until_deadline("sleep-for-ever"),
+    until_deadline("realloc-for-ever"),
+    attack("realloc-for-ever", End::Failed("fuel_exhausted")),
+    attack("hostcall-flood", End::Failed("hostcall_budget")),
+    attack("child-flood", End::Failed("hostcall_budget")),
+    attack("log-flood", End::Failed("fuel_exhausted")),
+    // Memory, tables, stack and handles.
+    attack("memory-bomb", End::Failed("memory_exceeded")),
+    attack("memory-gulp", End::Failed("memory_exceeded")),
+    attack("memory-minimum", End::Refused("memory_exceeded")),
+    attack("many-memories", End::Failed("memory_exceeded")),
+    attack("too-many-memories", End::Refused("component_invalid")),
+    attack("too-many-instances", End::Refused("component_invalid")),
+    attack("table-bomb", End::Failed("memory_exceeded")),
+    attack("bottomless-table", End::Failed("memory_exceeded")),
+    attack("table-minimum", End::Refused("component_invalid")),
+    attack("deep-recursion", End::Failed("stack_exhausted")),
+    attack("recursion-with-host-calls", End::Failed("stack_exhausted")),
+    attack("handle-flood", End::Failed("handles_exceeded")),
+    // What is handed to the host.
+    Attack { memory_mib: 256, ..attack("huge-list", End::Failed("hostcall_too_large")) },
+    attack("many-pollables", End::Failed("hostcall_too_large")),
+    attack("many-fields", End::Failed("hostcall_too_large")),
+    attack("huge-random", End::Failed("hostcall_too_large")),
+    attack("lying-list", End::Failed("trap")),
+    attack("bad-enum", End::Failed("trap")),
+    attack("poll-nothing", End::Failed("trap")),
+    attack("stale-handle", End::Failed("trap")),
+    // What is answered.
+    attack("lying-pointer", End::Failed("trap")),
+    attack("lying-length", End::Failed("trap")),
+    attack("unaligned-result", End::Failed("trap")),
+    attack("bad-utf8", End::Failed("trap")),
+    attack("bad-discriminant", End::Failed("trap")),
+    attack("bad-failure", End::Failed("trap")),
+    attack("realloc-out-of-bounds", End::Failed("trap")),
+    attack("realloc-overlap", End::Completed),
+    attack("huge-result", End::Failed("plugin_failed")),
+    attack("huge-content-type", End::Failed("plugin_failed")),
+    attack("header-in-content-type", End::Failed("plugin_failed")),
+    attack("huge-failure", End::Failed("plugin_failed")),
+    // Ends that every guest can meet by mistake.
+    attack("unreachable", End::Failed("trap")),
+    attack("division-by-zero", End::Failed("trap")),
+    attack("out-of-bounds", End::Failed("trap")),
+    attack("null-call", End::Failed("trap")),
+    attack("unknown-import", End::Refused("component_invalid")),
+];
+
+impl Attack {
+    /// The attacks of one fixture.
+    pub fn named(name: &str) -> impl Iterator<Item = &'static Attack> {
+        ATTACKS.iter().filter(move |attack| attack.name == name)
+    }
+
+    /// The plugin that the fixture becomes.
+    pub fn plugin(&self) -> String {
+        format!("hostile-{}", self.name)
+    }
+
+    /// The component, with a manifest of the one kind `run`.
+    pub fn component(&self) -> Result<Vec<u8>> {
+        Ok(with_manifest(self.bare_component()?, &manifest(&self.plugin())))
+    }
+
+    /// The component without a manifest.
+    pub fn bare_component(&self) -> Result<Vec<u8>> {
+        let shell = String::from_utf8(tree::fixture("hostile/shell.wat")?)?;
+        let guest = String::from_utf8(tree::fixture(&format!("hostile/{}.wat", self.name))?)?;
+        wat::parse_str(shell.replace(PLACE, &guest)).context(self.name)
+    }
+
+    /// What its submit says beside plugin, kind and input. One attempt: what fails is to fail at once.
+    pub fn submit(&self) -> Value {
+        let mut more = json!({ "attempts": 1 });
+        if self.memory_mib > 0 {
+            more["memory_mib"] = self.memory_mib.into();
+        }
+        if self.deadline_only {
+            more["fuel"] = 100_000_000_000_u64.into();
+            more["timeout_s"] = 1.into();
+        }
+        more
+    }
+}
+
+/// The manifest of a plugin with the one kind `run`.
+pub fn manifest(plugin: &str) -> String {
+    format!("[plugin]\nname = \"{plugin}\"\nversion = \"1.0.0\"\n\n[[kind]]\nname = \"run\"\n")
+}
+
+/// Puts a manifest behind a component, as the custom section that the host looks for.
+pub fn with_manifest(mut component: Vec<u8>, manifest: &str) -> Vec<u8> {
+    const NAME: &[u8] = b"keiko:manifest";
+    let mut section = vec![NAME.len() as u8];
+    section.extend(NAME);
+    section.extend(manifest.as_bytes());
+    component.push(0);
+    let mut length = section.len();
+    // LEB128, as everywhere in the format.
+    while length >= 0x80 {
+        component.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    component.push(length as u8);
+    component.extend(section);
+    component
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fixture_is_a_component_and_has_a_row() -> Result<()> {
+        let folder = tree::root().join("tests/fixtures/hostile");
+        for file in std::fs::read_dir(folder)? {
+            let name = file?.file_name().to_string_lossy().into_owned();
+            if let Some(name) = name.strip_suffix(".wat").filter(|name| *name != "shell") {
+                let attack = Attack::named(name).next().with_context(|| format!("{name} has no row"))?;
+                assert!(attack.component()?.starts_with(b"\0asm\x0d\0\x01\0"), "{name}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_long_section_has_a_long_length() {
+        let component = with_manifest(Vec::new(), &"x".repeat(300));
+        assert_eq!(component[..3], [0, 0xbb, 0x02]);
+        assert_eq!(component.len(), 3 + 1 + 14 + 300);
+    }
+}

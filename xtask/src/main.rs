@@ -1,0 +1,59 @@
+//! Every command of a developer, run as `cargo xtask COMMAND`.
+//!
+//! Each step of a command is named, printed so that it can be repeated by hand, and timed. Nothing is
+//! installed without being told, and with `--no-install` nothing is.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
+
+mod arguments;
+mod demo;
+mod films;
+mod guests;
+mod machine;
+mod measure;
+mod step;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+use crate::arguments::Arguments;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  test  [--no-install]            everything CI runs: formatting, lints, all tests
+  demo  [--exit] [--port N]       a host with real records, from nothing to a table of results
+  bench NAME                      one benchmark, as JSON lines
+  check NAME [--long]             one check of the whole system, as one JSON line
+
+  --no-install                    never install anything; say what is missing
+  --guest-toolchain fallback      build plugins without rustup's wasm32-wasip2 target";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("\nxtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<ExitCode> {
+    let mut words = std::env::args().skip(1);
+    let command = words.next().unwrap_or_default();
+    let arguments = Arguments::new(words);
+    match command.as_str() {
+        "test" => test::run(arguments),
+        "demo" => demo::run(arguments),
+        "bench" => measure::bench(arguments),
+        "check" => measure::check(arguments),
+        "" | "help" | "--help" | "-h" => {
+            println!("{USAGE}");
+            Ok(ExitCode::SUCCESS)
+        }
+        other => bail!("there is no command `{other}`\n\n{USAGE}"),
+    }
+}

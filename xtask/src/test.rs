@@ -1,0 +1,159 @@
+//! `cargo xtask test`: everything CI runs, and nothing else.
+//!
+//! Order: what fails soonest comes first. The host is built once, for tests and program alike, with the features of
+//! the whole workspace, so that no step rebuilds what another one built.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::Result;
+
+use crate::arguments::Arguments;
+use crate::guests::{self, Toolchain};
+use crate::machine::{self, Install};
+use crate::step::{self, Steps, cargo};
+
+/// What the test runners counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+}
+
+/// Runs the command.
+pub fn run(mut arguments: Arguments) -> Result<ExitCode> {
+    let install = Install::unless(arguments.flag("--no-install"));
+    let asked = Toolchain::asked(&mut arguments)?;
+    arguments.finish()?;
+    let mut steps = Steps::new();
+    let mut counts = Counts::default();
+    let outcome = run_steps(&mut steps, asked, install, &mut counts);
+    steps.print();
+    if let Err(error) = &outcome {
+        eprintln!("\nxtask: {error:#}");
+    }
+    println!("\n{} passed, {} failed", counts.passed, counts.failed);
+    Ok(if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn run_steps(steps: &mut Steps, asked: Option<Toolchain>, install: Install, counts: &mut Counts) -> Result<()> {
+    steps.step("system packages", || machine::ensure_compiler(install))?;
+    let toolchain = guests::set_up(steps, asked, install)?;
+    steps.run("formatting", cargo().args(["fmt", "--all", "--check"]))?;
+    audit(steps)?;
+    guests::build(steps, toolchain, &guests::all()?)?;
+    let mut clippy = cargo();
+    clippy.args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]);
+    steps.run("lints", &mut clippy)?;
+    // Programs too: tests start the real one. The same selection as the tests', so the same features.
+    let mut build = cargo();
+    build.args(["build", "--workspace", "--lib", "--bins", "--tests"]);
+    steps.run("build the host and its tests", &mut build)?;
+    test(steps, toolchain, counts)
+}
+
+/// All tests of the workspace, with nextest where it is installed.
+fn test(steps: &mut Steps, toolchain: Toolchain, counts: &mut Counts) -> Result<()> {
+    let mut tests = cargo();
+    if step::succeeds(cargo().args(["nextest", "--version"])) {
+        tests.args(["nextest", "run", "--workspace", "--lib", "--bins", "--tests"]);
+    } else {
+        tests.args(["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"]);
+    }
+    with_guests(&mut tests, toolchain);
+    steps.step("tests", || step::run_watched(&mut tests, |line| counts.read(line)))
+}
+
+fn with_guests(command: &mut Command, toolchain: Toolchain) {
+    if toolchain == Toolchain::Fallback {
+        command.env("KEIKO_GUESTS_DIR", toolchain.guests_dir());
+    }
+}
+
+/// Advisories, licences and sources of the dependencies, where a tool and its data are at hand.
+fn audit(steps: &mut Steps) -> Result<()> {
+    steps.step("dependencies", || {
+        if step::succeeds(cargo().args(["deny", "--version"])) {
+            let offline_data = step::succeeds(cargo().args(["deny", "--offline", "check", "advisories"]));
+            let which: &[&str] = if offline_data { &[] } else { &["bans", "licenses", "sources"] };
+            if !offline_data {
+                eprintln!("the advisory database is not on this machine: advisories are not checked");
+            }
+            return step::run(cargo().args(["deny", "--offline", "check"]).args(which));
+        }
+        if step::succeeds(cargo().args(["audit", "--version"])) {
+            if step::succeeds(cargo().args(["audit", "--no-fetch", "--quiet"])) {
+                eprintln!("cargo audit finds nothing");
+                return Ok(());
+            }
+            eprintln!("cargo audit has no data here, or found something; this is what it says:");
+            return step::run(cargo().args(["audit", "--no-fetch"]));
+        }
+        eprintln!("neither cargo-deny nor cargo-audit is installed: dependencies are not checked here");
+        Ok(())
+    })
+}
+
+impl Counts {
+    /// Takes the closing line of either runner: `Summary [ 1.0s] 5 tests run: 4 passed, 1 failed` or
+    /// `test result: FAILED. 4 passed; 1 failed; …`.
+    fn read(&mut self, line: &str) {
+        let plain = without_colour(line);
+        let counted = plain.split_once("tests run:").or_else(|| plain.split_once("test run:"));
+        let counted = match plain.trim_start().strip_prefix("test result:") {
+            Some(rest) => rest,
+            None if plain.trim_start().starts_with("Summary") => counted.map_or("", |(_, rest)| rest),
+            None => return,
+        };
+        let words: Vec<&str> = counted.split([' ', ',', ';', '(', ')']).filter(|word| !word.is_empty()).collect();
+        for pair in words.windows(2) {
+            let number = pair[0].parse().unwrap_or(0);
+            match pair[1] {
+                "passed" => self.passed += number,
+                "failed" | "timed" => self.failed += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The line without terminal escapes.
+fn without_colour(line: &str) -> String {
+    let mut plain = String::with_capacity(line.len());
+    let mut letters = line.chars();
+    while let Some(letter) = letters.next() {
+        if letter == '\u{1b}' {
+            letters.by_ref().find(char::is_ascii_alphabetic);
+        } else {
+            plain.push(letter);
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(lines: &[&str], passed: u64, failed: u64) {
+        let mut counts = Counts::default();
+        lines.iter().for_each(|line| counts.read(line));
+        assert_eq!(counts, Counts { passed, failed }, "{lines:?}");
+    }
+
+    #[test]
+    fn closing_lines_of_both_runners_are_counted() {
+        check(&["     Summary [   1.234s] 5 tests run: 5 passed, 0 skipped"], 5, 0);
+        check(&["     Summary [   1.2s] 9 tests run: 5 passed (1 slow), 3 failed, 1 timed out, 0 skipped"], 5, 4);
+        check(&["\u{1b}[32;1m     Summary\u{1b}[0m [ 1s] \u{1b}[1m1\u{1b}[0m test run: \u{1b}[1m1\u{1b}[0m \u{1b}[32;1mpassed\u{1b}[0m"], 1, 0);
+        check(
+            &[
+                "test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s",
+                "test one ... ok",
+                "test result: FAILED. 1 passed; 2 failed; 0 ignored",
+            ],
+            5,
+            2,
+        );
+        check(&["a line of a test: 3 passed, 4 failed"], 0, 0);
+    }
+}
