@@ -87,10 +87,9 @@ fn report(mut keiko: Vec<u64>, mut wasmtime: Vec<u64>) {
         for (side, value, unit) in
             [("keiko", keiko, "us"), ("wasmtime", wasmtime, "us"), ("ratio", keiko / wasmtime, "ratio")]
         {
-            let line = serde_json::json!({
-                "bench": "attempt", "side": side, "figure": figure, "value": value, "unit": unit,
-            });
-            println!("{line}");
+            println!(
+                r#"{{"bench":"attempt","side":"{side}","figure":"{figure}","value":{value:.3},"unit":"{unit}"}}"#
+            );
         }
     }
 }

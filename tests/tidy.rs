@@ -82,13 +82,15 @@ fn read(path: &str) -> String {
 
 #[test]
 fn layers_use_only_what_is_below_them() {
-    let metadata = MetadataCommand::new().manifest_path(tree::root().join("Cargo.toml")).no_deps().exec().unwrap();
+    let metadata =
+        MetadataCommand::new().manifest_path(tree::root().join("Cargo.toml")).no_deps().exec().unwrap();
     let ours: BTreeSet<&str> = metadata.packages.iter().map(|package| package.name.as_str()).collect();
     let mut violations = Vec::new();
     for package in &metadata.packages {
         // Plugins and guest fixtures: they have the SDK and nothing of the host.
         let guest: (&str, &[&str]) = (package.name.as_str(), &["keiko-sdk"]);
-        let (name, allowed) = *LAYERS.iter().find(|(name, _)| *name == package.name.as_str()).unwrap_or(&guest);
+        let (name, allowed) =
+            *LAYERS.iter().find(|(name, _)| *name == package.name.as_str()).unwrap_or(&guest);
         for dependency in &package.dependencies {
             let used = dependency.name.as_str();
             let in_tests = dependency.kind == DependencyKind::Development;
@@ -111,7 +113,8 @@ fn functions_are_short() {
     for source in rust() {
         for function in source.functions() {
             if function.lines > FUNCTION_LINES_MAX {
-                violations.push(format!("{}:{} {}: {}", source.path, function.line, function.name, function.lines));
+                violations
+                    .push(format!("{}:{} {}: {}", source.path, function.line, function.name, function.lines));
             }
         }
     }
@@ -187,7 +190,9 @@ fn tests_are_named_by_their_outcome() {
     let mut violations = Vec::new();
     for source in rust() {
         let functions = source.functions();
-        for function in functions.iter().filter(|function| function.is_test && function.name.starts_with("test_")) {
+        for function in
+            functions.iter().filter(|function| function.is_test && function.name.starts_with("test_"))
+        {
             violations.push(format!("{}:{} {}", source.path, function.line, function.name));
         }
     }
@@ -197,8 +202,14 @@ fn tests_are_named_by_their_outcome() {
 /// Needles are put together here so that this file does not find itself.
 #[test]
 fn nothing_is_unfinished_ignored_or_sleeping() {
-    let never = [concat!("#[", "ignore"), concat!("to", "do!("), concat!("unimple", "mented!("), concat!("FIX", "ME")];
-    let sleeps = [concat!("thread::", "sleep("), concat!("time::", "sleep("), concat!("time::", "sleep_until(")];
+    let never = [
+        concat!("#[", "ignore"),
+        concat!("to", "do!("),
+        concat!("unimple", "mented!("),
+        concat!("FIX", "ME"),
+    ];
+    let sleeps =
+        [concat!("thread::", "sleep("), concat!("time::", "sleep("), concat!("time::", "sleep_until(")];
     let mut violations = Vec::new();
     for source in rust().iter().filter(|source| !source.path.starts_with("tests/fixtures/")) {
         let first_test_line = if source.is_test() { 0 } else { source.before_tests().lines().count() };
@@ -243,9 +254,13 @@ fn the_contract_and_its_hash_change_together() {
     }
     let hash = format!("blake3:{}", hasher.finalize().to_hex());
     let readme = read("wit/README.md");
-    assert!(readme.contains(&hash), "wit/README.md has another hash; if the change of wit/ is meant, write {hash}");
+    assert!(
+        readme.contains(&hash),
+        "wit/README.md has another hash; if the change of wit/ is meant, write {hash}"
+    );
     for file in &files {
-        let package = file.text.lines().find_map(|line| line.strip_prefix("package ")).unwrap().trim_end_matches(';');
+        let package =
+            file.text.lines().find_map(|line| line.strip_prefix("package ")).unwrap().trim_end_matches(';');
         assert!(readme.contains(&format!("`{package}`")), "wit/README.md has no row for {package}");
     }
 }
@@ -339,7 +354,8 @@ fn migrations_are_numbered_and_equal_on_both_databases() {
     let (sqlite, postgres) = (names("sqlite"), names("postgres"));
     assert!(!sqlite.is_empty(), "there are no migrations");
     for (index, name) in sqlite.iter().enumerate() {
-        let rest = name.strip_prefix(&format!("{:04}_", index + 1)).and_then(|rest| rest.strip_suffix(".sql"));
+        let rest =
+            name.strip_prefix(&format!("{:04}_", index + 1)).and_then(|rest| rest.strip_suffix(".sql"));
         let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
         assert!(rest.is_some_and(plain), "{name} is not {:04}_words_like_these.sql", index + 1);
     }
@@ -430,7 +446,8 @@ fn nothing_names_this_machine_or_a_registry() {
 #[test]
 fn every_log_field_is_documented() {
     let document = read("docs/telemetry.md");
-    let known: BTreeSet<&str> = document.lines().filter(|line| line.starts_with("| `")).flat_map(quoted).collect();
+    let known: BTreeSet<&str> =
+        document.lines().filter(|line| line.starts_with("| `")).flat_map(quoted).collect();
     let mut unknown: BTreeMap<String, String> = BTreeMap::new();
     for source in rust().iter().filter(|source| source.path.starts_with("host/")) {
         for field in log_fields(source.before_tests()) {
@@ -446,7 +463,8 @@ fn every_log_field_is_documented() {
 /// Names of the fields of every event and span in a text.
 fn log_fields(text: &str) -> Vec<String> {
     let mut fields = Vec::new();
-    let macros = ["error", "warn", "info", "debug", "trace", "error_span", "info_span", "debug_span", "trace_span"];
+    let macros =
+        ["error", "warn", "info", "debug", "trace", "error_span", "info_span", "debug_span", "trace_span"];
     for name in macros {
         for after in text.split(&format!("tracing::{name}!(")).skip(1) {
             fields.extend(arguments(after).into_iter().filter_map(|argument| field_name(&argument)));
@@ -491,7 +509,8 @@ fn field_name(argument: &str) -> Option<String> {
 
 #[test]
 fn fields_are_read_from_any_form_of_an_event() {
-    let text = r#"tracing::warn!(error = %error, task.id, ?outcome, "a, (message)"); tracing::info!("none");"#;
+    let text =
+        r#"tracing::warn!(error = %error, task.id, ?outcome, "a, (message)"); tracing::info!("none");"#;
     assert_eq!(log_fields(text), ["error", "id", "outcome"]);
     assert_eq!(words("CacheManager"), ["", "cache", "manager"]);
     assert_eq!(declared_name("    pub(crate) async fn run_common(&self) {"), Some("run_common"));

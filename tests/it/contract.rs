@@ -33,7 +33,11 @@ impl Running {
     /// A kind that must fail with this code.
     fn fails(&self, kind: &str, input: Value, more: Value, code: &str) -> Value {
         let task = self.contract(kind, input, more);
-        assert_eq!((&task["state"], &task["error"]["code"]), (&json!("failed"), &json!(code)), "{kind}: {task}");
+        assert_eq!(
+            (&task["state"], &task["error"]["code"]),
+            (&json!("failed"), &json!(code)),
+            "{kind}: {task}"
+        );
         assert!(task.get("result").is_none(), "{kind}: {task}");
         task
     }
@@ -69,12 +73,21 @@ fn input_and_output_are_any_bytes_with_their_type() {
         client.post_json("/v1/tasks?wait=30", &body, None).unwrap().expect(&[201]).unwrap()
     };
     let described = submit("describe");
-    assert_eq!((&described["result"]["content_type"], &described["result"]["bytes"]), (&json!("image/x-odd"), &json!(3)));
+    assert_eq!(
+        (&described["result"]["content_type"], &described["result"]["bytes"]),
+        (&json!("image/x-odd"), &json!(3))
+    );
     let returned = submit("trivial");
-    assert_eq!((&returned["result_base64"], &returned["content_type"]), (&json!("AP/+"), &json!("image/x-odd")));
+    assert_eq!(
+        (&returned["result_base64"], &returned["content_type"]),
+        (&json!("AP/+"), &json!("image/x-odd"))
+    );
     let path = format!("/v1/tasks/{}/result", returned["id"].as_str().unwrap());
     let raw = client.get(&path).unwrap();
-    assert_eq!((raw.status, raw.header("content-type"), &raw.bytes[..]), (200, Some("image/x-odd"), &[0, 255, 254][..]));
+    assert_eq!(
+        (raw.status, raw.header("content-type"), &raw.bytes[..]),
+        (200, Some("image/x-odd"), &[0, 255, 254][..])
+    );
 }
 
 #[test]
@@ -89,22 +102,30 @@ fn facts_are_those_of_the_attempt() {
     let facts = &task["result"]["ok"];
     assert_eq!(facts["tenant"], "default");
     assert_eq!((&facts["task"], &facts["root"], &facts["parent"]), (&task["id"], &task["id"], &Value::Null));
-    assert_eq!((&facts["depth"], &facts["number"], &facts["attempts_max"]), (&json!(0), &json!(1), &json!(3)));
+    assert_eq!(
+        (&facts["depth"], &facts["number"], &facts["attempts_max"]),
+        (&json!(0), &json!(1), &json!(3))
+    );
     // The trace goes on; the attempt is a span of its own.
     let seen = facts["trace"].as_str().unwrap();
     assert_eq!(&seen[..36], &trace[..36], "{seen}");
     assert_eq!(task["attempts"][0]["tainted_by"], json!(["attempt"]));
 
-    let left = running.contract("remaining", json!({}), json!({"timeout_s": 9}))["result"]["ok"].as_u64().unwrap();
+    let left =
+        running.contract("remaining", json!({}), json!({"timeout_s": 9}))["result"]["ok"].as_u64().unwrap();
     assert!((1..=9_000).contains(&left), "{left} ms left of 9,000");
 }
 
 #[test]
 fn settings_are_those_of_the_plugin() {
-    let running = with_tenant("[tenants.default.plugins.contract.settings]\ncolour = \"red\"\nshape = \"round\"\n");
+    let running =
+        with_tenant("[tenants.default.plugins.contract.settings]\ncolour = \"red\"\nshape = \"round\"\n");
     assert_eq!(running.result("config-get", json!({"key": "colour"})), ok(json!("red")));
     assert_eq!(running.result("config-get", json!({"key": "size"})), ok(Value::Null));
-    assert_eq!(running.result("config-get-all", json!({})), ok(json!([["colour", "red"], ["shape", "round"]])));
+    assert_eq!(
+        running.result("config-get-all", json!({})),
+        ok(json!([["colour", "red"], ["shape", "round"]]))
+    );
 }
 
 #[test]
@@ -124,7 +145,10 @@ fn what_is_not_granted_is_denied_at_install_by_name_and_at_the_call_by_an_answer
         assert_eq!(running.result(kind, input), denied, "{kind}");
     }
     assert_eq!(running.result("submit", json!({"child": {"kind": "trivial"}})), json!([denied]));
-    assert_eq!(running.result("log", json!({"level": "info", "message": "granted always"})), json!({"fields": 0}));
+    assert_eq!(
+        running.result("log", json!({"level": "info", "message": "granted always"})),
+        json!({"fields": 0})
+    );
 }
 
 #[test]
@@ -157,7 +181,10 @@ fn children_are_refused_by_name() {
     assert_eq!(name(&submit(json!({"kind": "trivial", "content_type": "a\nb"}), 1)), "invalid-input");
     assert_eq!(name(&submit(json!({"kind": "trivial", "key": ""}), 1)), "invalid-input");
     let largest = 2 << 20;
-    assert_eq!(submit(json!({"kind": "trivial", "input_bytes": largest + 1}), 1), error_at("input-too-large", largest));
+    assert_eq!(
+        submit(json!({"kind": "trivial", "input_bytes": largest + 1}), 1),
+        error_at("input-too-large", largest)
+    );
     assert!(submit(json!({"kind": "describe", "input_bytes": largest}), 1)["ok"].is_string());
     assert!(submit(json!({"kind": "trivial"}), 5)["ok"].is_string());
     assert_eq!(submit(json!({"kind": "trivial"}), 6), error_at("fan-out-exceeded", 5));
@@ -221,7 +248,11 @@ fn a_key_of_a_child_finds_the_first_child_or_fails_the_parent() {
 fn children_of_an_attempt_that_did_not_complete_do_not_exist() {
     let running = Running::with_guests(&["contract"]);
     for then in ["permanent", "retryable", "panic"] {
-        let task = running.contract("submit-many", json!({"children": [{"kind": "trivial"}], "then": then}), Value::Null);
+        let task = running.contract(
+            "submit-many",
+            json!({"children": [{"kind": "trivial"}], "then": then}),
+            Value::Null,
+        );
         assert_eq!(task["state"], "failed", "{then}: {task}");
     }
     assert_eq!(running.client.list("&kind=trivial", 10).unwrap(), [] as [Value; 0]);
@@ -237,7 +268,9 @@ fn wasi_is_bounded_and_marks_the_run() {
         assert_eq!(task["attempts"][0]["pure"], by.is_empty(), "{kind}");
         task["result"].clone()
     };
-    assert!(tainted("clock-wall", json!({}), &["wall-clock"])["unix_ms"].as_u64().unwrap() > 1_700_000_000_000);
+    assert!(
+        tainted("clock-wall", json!({}), &["wall-clock"])["unix_ms"].as_u64().unwrap() > 1_700_000_000_000
+    );
     assert_eq!(tainted("clock-monotonic", json!({}), &["monotonic-clock"])["went_back"], false);
     tainted("sleep", json!({"ms": 10}), &["monotonic-clock"]);
     tainted("random-secure", json!({"bytes": 65_536}), &["random"]);
@@ -262,22 +295,37 @@ fn wasi_is_bounded_and_marks_the_run() {
 #[test]
 fn failures_are_those_the_plugin_names() {
     let running = Running::with_guests(&["contract"]);
-    let told = running.fails("fail", json!({"as": "invalid-input", "message": "no"}), Value::Null, "invalid_input");
+    let told =
+        running.fails("fail", json!({"as": "invalid-input", "message": "no"}), Value::Null, "invalid_input");
     assert_eq!(told["error"]["message"], "no");
-    running.fails("fail", json!({"as": "permanent", "message": "no"}), json!({"attempts": 3}), "plugin_failed");
-    let long = running.fails("fail", json!({"as": "permanent", "message_bytes": 5_000}), Value::Null, "plugin_failed");
+    running.fails(
+        "fail",
+        json!({"as": "permanent", "message": "no"}),
+        json!({"attempts": 3}),
+        "plugin_failed",
+    );
+    let long = running.fails(
+        "fail",
+        json!({"as": "permanent", "message_bytes": 5_000}),
+        Value::Null,
+        "plugin_failed",
+    );
     assert_eq!(long["error"]["message"].as_str().unwrap().len(), 4_096);
     let again = json!({"as": "retryable", "message": "later", "retry_after_ms": 1});
     let retried = running.fails("fail", again, json!({"attempts": 2}), "plugin_failed");
     assert_eq!(retried["attempts"].as_array().unwrap().len(), 2);
-    let unknown = running.client.post_json("/v1/tasks", &json!({"plugin": "contract", "kind": "nothing"}), None).unwrap();
+    let unknown = running
+        .client
+        .post_json("/v1/tasks", &json!({"plugin": "contract", "kind": "nothing"}), None)
+        .unwrap();
     assert_eq!((unknown.status, unknown.code().as_str()), (404, "not_found"), "{unknown}");
 }
 
 #[test]
 fn limits_end_an_attempt_with_their_own_code_and_number() {
     let running = Running::with_guests(&["contract"]);
-    let limit = |task: &Value| (task["error"]["limit"]["limit"].clone(), task["error"]["limit"]["set_by"].clone());
+    let limit =
+        |task: &Value| (task["error"]["limit"]["limit"].clone(), task["error"]["limit"]["set_by"].clone());
     let fuel = running.fails("spin", json!({}), json!({"fuel": 5_000_000}), "fuel_exhausted");
     assert_eq!(limit(&fuel), (json!(5_000_000), json!("task")));
     assert!(fuel["attempts"][0]["fuel_used"].as_u64().unwrap() >= 5_000_000);
@@ -303,18 +351,24 @@ fn limits_end_an_attempt_with_their_own_code_and_number() {
 #[test]
 fn an_exit_is_told_as_what_it_was() {
     let running = Running::with_guests(&["contract"]);
-    running.fails("exit", json!({"code": 3}), Value::Null, "plugin_failed");
-    running.fails("exit", json!({"code": 0}), Value::Null, "plugin_failed");
+    for (code, message) in [(3, "the guest exited with status 1"), (0, "the guest exited with status 0")] {
+        // WASI knows success and failure only.
+        let task = running.fails("exit", json!({ "code": code }), Value::Null, "trap");
+        assert_eq!(task["error"]["message"], message);
+    }
 }
 
 #[test]
 fn what_a_submit_asks_beyond_the_policy_is_refused() {
-    let running = with_tenant("limits = { fuel_max = 2_000_000_000, memory_mib_max = 64, timeout_s_max = 60, attempts_max = 5 }");
+    let running = with_tenant(
+        "limits = { fuel_max = 2_000_000_000, memory_mib_max = 64, timeout_s_max = 60, attempts_max = 5 }",
+    );
     let submit = |field: &str, value: u64| {
         let body = json!({"plugin": "contract", "kind": "trivial", field: value});
         running.client.post_json("/v1/tasks", &body, None).unwrap()
     };
-    for (field, largest) in [("fuel", 2_000_000_000), ("memory_mib", 64), ("timeout_s", 60), ("attempts", 5)] {
+    for (field, largest) in [("fuel", 2_000_000_000), ("memory_mib", 64), ("timeout_s", 60), ("attempts", 5)]
+    {
         assert_eq!(submit(field, largest).status, 201, "{field}");
         let refused = submit(field, largest + 1);
         assert_eq!((refused.status, refused.code().as_str()), (429, "quota_exceeded"), "{field}: {refused}");

@@ -30,7 +30,8 @@ fn family() {
 #[test]
 fn a_parent_that_fails_leaves_no_child() {
     let running = Running::with_guests(&["family"]);
-    let parent = running.client.run("family", "parent", json!({"n": 1, "fail": "permanent"}), json!(null)).unwrap();
+    let parent =
+        running.client.run("family", "parent", json!({"n": 1, "fail": "permanent"}), json!(null)).unwrap();
     assert_eq!((&parent["state"], &parent["error"]["code"]), (&json!("failed"), &json!("plugin_failed")));
     assert_eq!(children(&running, &parent), [] as [Value; 0]);
 }
@@ -38,7 +39,8 @@ fn a_parent_that_fails_leaves_no_child() {
 #[test]
 fn a_parent_that_fails_once_has_its_children_once() {
     let running = Running::with_guests(&["family"]);
-    let parent = running.client.run("family", "parent", json!({"n": 1, "fail": "once"}), json!(null)).unwrap();
+    let parent =
+        running.client.run("family", "parent", json!({"n": 1, "fail": "once"}), json!(null)).unwrap();
     assert_eq!(parent["state"], "completed", "{parent}");
     assert_eq!(parent["attempts"].as_array().unwrap().len(), 2);
     assert_eq!(parent["attempts"][0]["error"]["code"], "plugin_failed");

@@ -14,16 +14,21 @@ fn lines(running: &Running, id: &Value) -> Vec<Value> {
 #[test]
 fn a_panic_names_functions_lines_and_its_message() {
     let running = Running::with_guests(&["contract"]);
-    let task = running.client.run("contract", "panic", json!({"message": "the sky fell"}), Value::Null).unwrap();
+    let task =
+        running.client.run("contract", "panic", json!({"message": "the sky fell"}), Value::Null).unwrap();
     assert_eq!((&task["state"], &task["error"]["code"]), (&json!("failed"), &json!("trap")));
     let frames = task["error"]["backtrace"].as_array().unwrap();
-    let ours = frames.iter().find(|frame| frame["function"].as_str().unwrap().contains("harm::panic"));
-    assert!(ours.is_some(), "no frame of the panicking function: {frames:#?}");
-    let at = frames.iter().find(|frame| frame["file"].as_str().is_some_and(|file| file.ends_with("src/harm.rs")));
-    assert!(at.is_some_and(|frame| frame["line"].as_u64().is_some()), "no file and line: {frames:#?}");
+    let is_ours = |frame: &&Value| {
+        let text = |field: &str| frame[field].as_str().unwrap_or_default();
+        text("function").contains("panic") && text("file").ends_with("src/harm.rs") && frame["line"].is_u64()
+    };
+    assert!(frames.iter().any(|frame| is_ours(&frame)), "no frame of the function that panics: {frames:#?}");
     let said = lines(&running, &task["id"]);
     let stderr = said.iter().filter(|line| line["source"] == "stderr");
-    assert!(stderr.clone().any(|line| line["message"].as_str().unwrap().contains("the sky fell")), "{said:#?}");
+    assert!(
+        stderr.clone().any(|line| line["message"].as_str().unwrap().contains("the sky fell")),
+        "{said:#?}"
+    );
 }
 
 #[test]
@@ -33,7 +38,10 @@ fn lines_are_kept_with_their_level_source_and_fields() {
     let task = running.client.run("contract", "log", input, Value::Null).unwrap();
     let said = lines(&running, &task["id"]);
     assert_eq!(said.len(), 1);
-    assert_eq!((&said[0]["level"], &said[0]["source"], &said[0]["message"]), (&json!("warn"), &json!("log"), &json!("odd")));
+    assert_eq!(
+        (&said[0]["level"], &said[0]["source"], &said[0]["message"]),
+        (&json!("warn"), &json!("log"), &json!("odd"))
+    );
     assert_eq!(said[0]["fields"], json!({"colour": "red"}));
 
     let print = json!({"stdout": "out\n", "stderr": "err\n", "times": 2});
@@ -46,7 +54,10 @@ fn lines_are_kept_with_their_level_source_and_fields() {
 #[test]
 fn a_flood_is_cut_and_counted() {
     let running = Running::with_guests(&["contract"]);
-    let task = running.client.run("contract", "log-flood", json!({"lines": 2_000, "bytes": 1_000}), Value::Null).unwrap();
+    let task = running
+        .client
+        .run("contract", "log-flood", json!({"lines": 2_000, "bytes": 1_000}), Value::Null)
+        .unwrap();
     assert_eq!(task["state"], "completed", "{task}");
     let path = format!("/v1/tasks/{}/logs", task["id"].as_str().unwrap());
     let logs = running.client.get(&path).unwrap().expect(&[200]).unwrap();

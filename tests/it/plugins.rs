@@ -49,7 +49,9 @@ fn text_digest() {
 fn a_plugin_with_live_tasks_stays_and_one_without_goes() {
     let running = Running::with_guests(&["family"]);
     let client = &running.client;
-    let id = client.submit("family", "child", json!({"n": 1, "which": 0}), json!({"delay_ms": 3_600_000})).unwrap();
+    let id = client
+        .submit("family", "child", json!({"n": 1, "which": 0}), json!({"delay_ms": 3_600_000}))
+        .unwrap();
     let busy = client.delete("/v1/plugins/family").unwrap();
     assert_eq!((busy.status, busy.code().as_str()), (409, "conflict"), "{busy}");
     client.post(&format!("/v1/tasks/{id}/cancel"), &[], &[]).unwrap().expect(&[200]).unwrap();
@@ -74,7 +76,8 @@ fn base64_url(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::new();
     for group in bytes.chunks(3) {
-        let number = group.iter().fold(0_u32, |number, byte| number << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
+        let number = group.iter().fold(0_u32, |number, byte| number << 8 | u32::from(*byte))
+            << (8 * (3 - group.len()));
         for letter in 0..=group.len() {
             text.push(char::from(LETTERS[(number >> (18 - 6 * letter) & 63) as usize]));
         }

@@ -33,9 +33,9 @@ fn type_in(commands: &str, folder: &Path, server: &str) -> Output {
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
     let mut shell = Command::new("bash");
     shell.args(["-euo", "pipefail", "-c", commands]).current_dir(folder);
-    // Cargo is told nothing of the build that runs this test; what it built before may be used again.
-    shell.env("PATH", path).env("KEIKO_SERVER", server).env_remove("RUSTFLAGS");
-    let output = shell.env("CARGO_TARGET_DIR", folder.join("target")).output().unwrap();
+    shell.env("PATH", path).env("KEIKO_SERVER", server);
+    // Cargo is told nothing of the build that runs this test.
+    let output = shell.env_remove("RUSTFLAGS").env_remove("CARGO_TARGET_DIR").output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{commands}\n{said}");
     output
@@ -48,6 +48,10 @@ fn the_first_plugin_works_as_it_is_written() {
     let plugin = folder.join("word-count");
     fs::create_dir_all(plugin.join("src")).unwrap();
     symlink(tree::root(), folder.join("keiko")).unwrap();
+    // What it builds is kept, so that only the first run of this test compiles the dependencies.
+    let built = tree::root().join("target/readme");
+    fs::create_dir_all(&built).unwrap();
+    symlink(built, plugin.join("target")).unwrap();
     // The versions that the tree was tested with, and nothing to download.
     fs::copy(tree::root().join("Cargo.lock"), plugin.join("Cargo.lock")).unwrap();
     let server = format!("http://{}", running.client.address());
@@ -72,7 +76,9 @@ fn every_promise_names_a_test_that_exists() {
     let mut promises = 0;
     for row in rows.lines().filter(|line| line.starts_with("| ")).skip(2) {
         let test = row.rsplit('`').nth(1).unwrap();
-        let exists = sources.iter().any(|source| source.functions().iter().any(|found| found.is_test && found.name == test));
+        let exists = sources
+            .iter()
+            .any(|source| source.functions().iter().any(|found| found.is_test && found.name == test));
         assert!(exists, "there is no test `{test}`: {row}");
         promises += 1;
     }

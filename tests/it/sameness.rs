@@ -17,7 +17,14 @@ fn runs(client: &Client, plugin: &str, kind: &str, input: &Value) -> BTreeSet<St
         assert_eq!(task["state"], "completed", "{task}");
         let attempt = &task["attempts"][0];
         let pure = attempt["pure"] == true;
-        json!([task["result"], attempt["fuel_used"], attempt["memory_bytes_peak"], attempt["host_calls"], pure]).to_string()
+        json!([
+            task["result"],
+            attempt["fuel_used"],
+            attempt["memory_bytes_peak"],
+            attempt["host_calls"],
+            pure
+        ])
+        .to_string()
     };
     (0..RUNS).map(run).collect()
 }
@@ -37,7 +44,8 @@ fn equal_inputs_give_equal_results_and_fuel_across_a_restart() {
     ];
     let mut running = Running::with_guests(&["contract", "family", "movie-facts", "text-digest"]);
     let client = running.client.clone();
-    let before: Vec<_> = inputs.iter().map(|(plugin, kind, input)| runs(&client, plugin, kind, input)).collect();
+    let before: Vec<_> =
+        inputs.iter().map(|(plugin, kind, input)| runs(&client, plugin, kind, input)).collect();
     assert!(running.stop().unwrap().success());
     running.start_again().unwrap();
     for ((plugin, kind, input), before) in inputs.iter().zip(before) {
@@ -51,7 +59,8 @@ fn equal_inputs_give_equal_results_and_fuel_across_a_restart() {
 fn other_inputs_have_other_seeds() {
     let running = Running::with_guests(&["contract"]);
     let seed = |bytes: u64| {
-        let task = running.client.run("contract", "random-insecure", json!({"bytes": bytes}), Value::Null).unwrap();
+        let task =
+            running.client.run("contract", "random-insecure", json!({"bytes": bytes}), Value::Null).unwrap();
         task["result"]["hex"].as_str().unwrap()[..32].to_owned()
     };
     assert_ne!(seed(16), seed(17));
@@ -61,7 +70,8 @@ fn other_inputs_have_other_seeds() {
 fn secure_random_numbers_are_never_the_same() {
     let running = Running::with_guests(&["contract"]);
     let runs = |_| {
-        let task = running.client.run("contract", "random-secure", json!({"bytes": 16}), Value::Null).unwrap();
+        let task =
+            running.client.run("contract", "random-secure", json!({"bytes": 16}), Value::Null).unwrap();
         assert_eq!(task["attempts"][0]["pure"], false);
         assert_eq!(task["attempts"][0]["tainted_by"], json!(["random"]));
         task["result"]["hex"].to_string()

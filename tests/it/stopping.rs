@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use keiko_tests::{Options, Host, wait};
+use keiko_tests::{Host, Options, wait};
 use serde_json::{Value, json};
 
 use crate::Running;
@@ -62,8 +62,9 @@ fn a_drain_hands_back_what_does_not_finish_and_burns_no_attempt() {
 fn what_was_accepted_survives_a_kill() {
     let mut running = Running::with_guests(&["family"]);
     let client = running.client.clone();
-    let tasks: Vec<Value> =
-        (0..500).map(|n| json!({"plugin": "family", "kind": "child", "input": {"n": n, "which": 1}})).collect();
+    let tasks: Vec<Value> = (0..500)
+        .map(|n| json!({"plugin": "family", "kind": "child", "input": {"n": n, "which": 1}}))
+        .collect();
     let answer = client.post_json("/v1/tasks", &json!({ "tasks": tasks }), Some("all")).unwrap();
     running.kill().unwrap();
     let accepted = answer.expect(&[201]).unwrap();
@@ -90,7 +91,10 @@ fn a_crash_is_charged_to_what_ran_and_not_to_what_waited() {
     running.start_again().unwrap();
     let crashes: BTreeMap<&str, Value> =
         ids.iter().map(|id| (id.as_str(), client.task(id).unwrap()["crashes"].clone())).collect();
-    assert_eq!(ids.iter().map(|id| &crashes[id.as_str()]).collect::<Vec<_>>(), [&json!(1), &json!(0), &json!(0)]);
+    assert_eq!(
+        ids.iter().map(|id| &crashes[id.as_str()]).collect::<Vec<_>>(),
+        [&json!(1), &json!(0), &json!(0)]
+    );
 }
 
 #[test]

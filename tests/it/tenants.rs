@@ -9,7 +9,8 @@ fn every_object_of_another_tenant_is_not_found() {
     let folder = tempfile::tempdir().unwrap();
     let (host, one, other) = two_tenants(folder.path()).unwrap();
     one.install(&tree::guest("family").unwrap()).unwrap();
-    let id = one.submit("family", "child", json!({"n": 1, "which": 0}), json!({"delay_ms": 3_600_000})).unwrap();
+    let id =
+        one.submit("family", "child", json!({"n": 1, "which": 0}), json!({"delay_ms": 3_600_000})).unwrap();
 
     let get = |path: &str| other.get(path).unwrap();
     let post = |path: &str| other.post(path, &[], &[]).unwrap();
@@ -22,7 +23,9 @@ fn every_object_of_another_tenant_is_not_found() {
         post(&format!("/v1/tasks/{id}/retry")),
         get("/v1/plugins/family"),
         other.delete("/v1/plugins/family").unwrap(),
-        other.post_json("/v1/tasks", &json!({"plugin": "family", "kind": "child", "input": {}}), None).unwrap(),
+        other
+            .post_json("/v1/tasks", &json!({"plugin": "family", "kind": "child", "input": {}}), None)
+            .unwrap(),
     ] {
         assert_eq!((answer.status, answer.code().as_str()), (404, "not_found"), "{answer}");
     }

@@ -103,7 +103,8 @@ impl Client {
 
     /// Submits one task, with whatever else `more` says of it, and answers its id.
     pub fn submit(&self, plugin: &str, kind: &str, input: Value, more: Value) -> Result<String> {
-        let task = self.post_json("/v1/tasks", &task_body(plugin, kind, input, more), None)?.expect(&[201])?;
+        let task =
+            self.post_json("/v1/tasks", &task_body(plugin, kind, input, more), None)?.expect(&[201])?;
         text(&task, "id")
     }
 

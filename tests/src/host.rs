@@ -148,7 +148,8 @@ impl Host {
 
     /// Bytes of memory that are resident now, and the most that ever were.
     pub fn memory_bytes(&self) -> Result<(u64, u64)> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).context("the host's memory")?;
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.pid())).context("the host's memory")?;
         Ok((kibibytes(&status, "VmRSS:")? << 10, kibibytes(&status, "VmHWM:")? << 10))
     }
 
@@ -185,7 +186,9 @@ fn spawn(options: &Options) -> Result<Child> {
         .with_context(|| format!("create {}", options.data_dir.display()))?;
     // One that a killed host left behind would be taken for the new one's.
     match fs::remove_file(address_file(options)) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).context("the old address file"),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).context("the old address file");
+        }
         _ => {}
     }
     let log = OpenOptions::new().create(true).append(true).open(&options.log);

@@ -46,7 +46,8 @@ pub fn files(ending: &str) -> Result<Vec<Source>> {
                 folders.push(path);
             } else if path.is_file() && path_from_root.ends_with(ending) {
                 // Files that are not text are nobody's source.
-                sources.extend(fs::read_to_string(&path).ok().map(|text| Source { path: path_from_root, text }));
+                sources
+                    .extend(fs::read_to_string(&path).ok().map(|text| Source { path: path_from_root, text }));
             }
         }
     }
@@ -63,7 +64,8 @@ impl Source {
 
     /// Whether the whole file is tests.
     pub fn is_test(&self) -> bool {
-        self.path.contains("/tests/") || self.path.starts_with("tests/") && !self.path.starts_with("tests/fixtures/")
+        self.path.contains("/tests/")
+            || self.path.starts_with("tests/") && !self.path.starts_with("tests/fixtures/")
     }
 
     /// Every line with its number that is code, not a comment.
@@ -114,7 +116,8 @@ fn strip_qualifier(text: &str) -> Option<&str> {
 /// From the line with `fn` to the line that closes it at the same depth.
 fn length(lines: &[&str]) -> usize {
     let indent = &lines[0][..lines[0].len() - lines[0].trim_start().len()];
-    let signature = lines.iter().position(|line| line.ends_with('{') || line.ends_with('}') || line.ends_with(';'));
+    let signature =
+        lines.iter().position(|line| line.ends_with('{') || line.ends_with('}') || line.ends_with(';'));
     match signature {
         Some(at) if lines[at].ends_with('{') => {
             let closes = |line: &&str| line.strip_prefix(indent) == Some("}");

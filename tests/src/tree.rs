@@ -15,7 +15,8 @@ pub fn program() -> Result<PathBuf> {
         return Ok(given.into());
     }
     let running = std::env::current_exe().context("where this program is")?;
-    let found = running.ancestors().skip(1).take(2).map(|folder| folder.join("keiko")).find(|path| path.is_file());
+    let found =
+        running.ancestors().skip(1).take(2).map(|folder| folder.join("keiko")).find(|path| path.is_file());
     found.with_context(|| {
         format!("there is no program `keiko` beside {}: run `cargo build -p keiko`", running.display())
     })

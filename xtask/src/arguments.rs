@@ -33,7 +33,9 @@ impl Arguments {
     pub fn name(&mut self, there_are: &[&str]) -> Result<String> {
         let known = there_are.join(", ");
         let at = self.0.iter().position(|word| !word.starts_with('-'));
-        let name = at.map(|at| self.0.remove(at)).with_context(|| format!("a name is missing; there are: {known}"))?;
+        let name = at
+            .map(|at| self.0.remove(at))
+            .with_context(|| format!("a name is missing; there are: {known}"))?;
         if !there_are.contains(&name.as_str()) {
             bail!("there is no `{name}`; there are: {known}");
         }
@@ -69,7 +71,10 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_refused_by_name() {
         let check = |error: anyhow::Error, expected: &str| assert_eq!(error.to_string(), expected);
-        check(arguments(&["--prot", "7"]).finish().unwrap_err(), "`--prot` is not understood here; see `cargo xtask help`");
+        check(
+            arguments(&["--prot", "7"]).finish().unwrap_err(),
+            "`--prot` is not understood here; see `cargo xtask help`",
+        );
         check(arguments(&["--port"]).option("--port").unwrap_err(), "`--port` needs a value");
         check(arguments(&["kil"]).name(&["kill"]).unwrap_err(), "there is no `kil`; there are: kill");
         check(arguments(&[]).name(&["kill"]).unwrap_err(), "a name is missing; there are: kill");

@@ -9,13 +9,13 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use keiko_tests::{Client, Host, Options, tree, wait};
+use keiko_tests::{Client, Host, Options, source, tree, wait};
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -38,14 +38,15 @@ const READERS: usize = 4;
 /// The plugins of the demo.
 const PLUGINS: &[&str] = &["movie-facts", "text-digest"];
 /// What `text-digest` is shown.
-const SAMPLE: &str = "README.md";
+const SAMPLE: &str = "CHANGELOG.md";
 
 /// Runs the command.
 pub fn run(mut arguments: Arguments) -> Result<ExitCode> {
     let exit = arguments.flag("--exit");
     let install = Install::unless(arguments.flag("--no-install"));
     let asked = Toolchain::asked(&mut arguments)?;
-    let port = arguments.option("--port")?.map(|text| text.parse().context("`--port` needs a number up to 65535"));
+    let port =
+        arguments.option("--port")?.map(|text| text.parse().context("`--port` needs a number up to 65535"));
     let port = port.transpose()?.unwrap_or(PORT);
     arguments.finish()?;
     let data_dir = tree::root().join("data/demo");
@@ -59,9 +60,10 @@ pub fn run(mut arguments: Arguments) -> Result<ExitCode> {
     guests::build(&mut steps, toolchain, &names)?;
     let program = measure::build_host(&mut steps)?;
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGCHLD]).context("listen for signals")?;
-    let mut host = steps.step("start the host", || start(program, data_dir, port))?;
+    let place = Place { program, data_dir, port };
+    let mut host = steps.step("start the host", || place.start())?;
+    steps.step("install the plugins", || place.install_plugins(&mut host, toolchain))?;
     let client = host.client();
-    steps.step("install the plugins", || install_plugins(&client, toolchain))?;
     let summary = steps.step("run every record as a task", || run_records(&client, &mut signals))?;
     let sample = steps.step("digest a text", || digest_sample(&client))?;
     steps.print();
@@ -81,11 +83,13 @@ pub fn run(mut arguments: Arguments) -> Result<ExitCode> {
 }
 
 /// Says in one sentence who is in the way, if somebody is.
-fn check_free(data_dir: &std::path::Path, port: u16) -> Result<()> {
+fn check_free(data_dir: &Path, port: u16) -> Result<()> {
     if let Ok(address) = fs::read_to_string(data_dir.join("keiko.address")) {
         let address = address.trim();
         if Client::new(address).get("/livez").is_ok() {
-            bail!("a host of an earlier demo still serves at http://{address}: stop it first (Ctrl-C where it runs)");
+            bail!(
+                "a host of an earlier demo still serves at http://{address}: stop it first (Ctrl-C where it runs)"
+            );
         }
     }
     if port != 0 && TcpListener::bind(("127.0.0.1", port)).is_err() {
@@ -94,31 +98,68 @@ fn check_free(data_dir: &std::path::Path, port: u16) -> Result<()> {
     Ok(())
 }
 
-fn start(program: PathBuf, data_dir: PathBuf, port: u16) -> Result<Host> {
-    fs::create_dir_all(&data_dir).with_context(|| format!("create {}", data_dir.display()))?;
-    let log = data_dir.join("host.log");
-    // Only the log of this run is of interest when something fails.
-    fs::write(&log, "").with_context(|| format!("write {}", log.display()))?;
-    let listen = format!("127.0.0.1:{port}");
-    let host = Host::start(Options { program, data_dir, listen, arguments: Vec::new(), log, apart: true })?;
-    eprintln!("process {} serves at http://{}; its log is {}", host.pid(), host.client().address(), host.log().display());
-    Ok(host)
+/// Where the demo's host runs, and on what.
+struct Place {
+    program: PathBuf,
+    data_dir: PathBuf,
+    port: u16,
 }
 
-fn install_plugins(client: &Client, toolchain: Toolchain) -> Result<()> {
+impl Place {
+    fn start(&self) -> Result<Host> {
+        let Place { program, data_dir, port } = self;
+        fs::create_dir_all(data_dir).with_context(|| format!("create {}", data_dir.display()))?;
+        let log = data_dir.join("host.log");
+        // Only the log of this run is of interest when something fails.
+        fs::write(&log, "").with_context(|| format!("write {}", log.display()))?;
+        let host = Host::start(Options {
+            program: program.clone(),
+            data_dir: data_dir.clone(),
+            listen: format!("127.0.0.1:{port}"),
+            arguments: Vec::new(),
+            log,
+            apart: true,
+        })?;
+        let (address, log) = (host.client().address(), source::from_root(host.log()));
+        eprintln!("process {} serves at http://{address}; its log is {log}", host.pid());
+        Ok(host)
+    }
+
+    /// Installs the plugins; when one changed under an old version's name, the demo's data starts anew first.
+    fn install_plugins(&self, host: &mut Host, toolchain: Toolchain) -> Result<()> {
+        if install_plugins(&host.client(), toolchain)? {
+            return Ok(());
+        }
+        eprintln!("a version stands for the same bytes for ever: the demo starts on new data instead");
+        host.stop()?;
+        fs::remove_dir_all(&self.data_dir).with_context(|| format!("remove {}", self.data_dir.display()))?;
+        *host = self.start()?;
+        if !install_plugins(&host.client(), toolchain)? {
+            bail!("two plugins of the demo have the same name and version");
+        }
+        Ok(())
+    }
+}
+
+/// Installs the plugins; `false` when a version's name stands for other bytes already.
+fn install_plugins(client: &Client, toolchain: Toolchain) -> Result<bool> {
     for name in PLUGINS {
         let path = toolchain.guests_dir().join(format!("{}.wasm", name.replace('-', "_")));
         let component = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         let answer = client.upload(&component)?;
         if answer.code() == "conflict" {
-            // The version's name stands for other bytes: somebody changed the plugin since the last demo.
-            bail!("{name} changed without a new version: give it one in plugin.toml, or delete data/demo");
+            eprintln!("{name} changed since the last demo and has the same version");
+            return Ok(false);
         }
         let plugin = answer.expect(&[200, 201])?;
         let what = if answer.status == 200 { "is there already" } else { "installed" };
-        eprintln!("{name} {} {what}, {} KiB", plugin["version"].as_str().unwrap_or_default(), component.len() >> 10);
+        eprintln!(
+            "{name} {} {what}, {} KiB",
+            plugin["version"].as_str().unwrap_or_default(),
+            component.len() >> 10
+        );
     }
-    Ok(())
+    Ok(true)
 }
 
 fn run_records(client: &Client, signals: &mut Signals) -> Result<Summary> {
@@ -172,7 +213,10 @@ fn read_all(client: &Client, ids: &[String]) -> Result<Vec<Value>> {
             .chunks(ids.len().div_ceil(READERS).max(1))
             .map(|part| scope.spawn(move || read(part)))
             .collect();
-        readers.into_iter().map(|reader| reader.join().unwrap_or_else(|_| Err(anyhow!("a reader panicked")))).collect()
+        readers
+            .into_iter()
+            .map(|reader| reader.join().unwrap_or_else(|_| Err(anyhow!("a reader panicked"))))
+            .collect()
     });
     Ok(parts.into_iter().collect::<Result<Vec<_>>>()?.concat())
 }

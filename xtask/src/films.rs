@@ -8,7 +8,8 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
 
 /// What the whole film list gives; `plugins/movie-facts/README.md` says how these figures came about.
-pub const EXPECTED: Expected = Expected { films: 3_200, not_films: 1, problems: 9_478, worldwide_gross: 272_583_739_559 };
+pub const EXPECTED: Expected =
+    Expected { films: 3_200, not_films: 1, problems: 9_478, worldwide_gross: 272_583_739_559 };
 
 /// Totals over the whole list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +81,9 @@ impl Summary {
         }
         match task["state"].as_str() {
             Some("completed") => self.add_film(&task["result"]),
-            Some("failed") if task["error"]["code"] == "invalid_input" && attempts.len() == 1 => self.not_films += 1,
+            Some("failed") if task["error"]["code"] == "invalid_input" && attempts.len() == 1 => {
+                self.not_films += 1
+            }
             _ => self.others.push(task.to_string()),
         }
         Ok(())
@@ -120,15 +123,23 @@ impl Summary {
         println!("{}", self.problem_table());
         println!("{}", self.decade_table());
         let seconds = self.elapsed.as_secs_f64();
-        println!("{} tasks in {seconds:.2} s: {:.0} tasks per second", self.tasks, self.tasks as f64 / seconds);
+        println!(
+            "{} tasks in {seconds:.2} s: {:.0} tasks per second",
+            self.tasks,
+            self.tasks as f64 / seconds
+        );
         let figure = |values: &[u64]| (middle(values), values.iter().max().copied().unwrap_or_default());
         let (fuel, fuel_max) = figure(&self.fuel);
         println!("fuel of an attempt: {} at the median, {} at most", grouped(fuel), grouped(fuel_max));
         let (memory, memory_max) = figure(&self.memory_bytes);
-        println!("memory of an attempt: {} KiB at the median, {} KiB at most", memory >> 10, memory_max >> 10);
+        println!(
+            "memory of an attempt: {} KiB at the median, {} KiB at most",
+            memory >> 10,
+            memory_max >> 10
+        );
         let (time, time_max) = figure(&self.duration_us);
         println!("time of an attempt: {} µs at the median, {} µs at most", grouped(time), grouped(time_max));
-        println!("pure runs: {} of {}", self.pure_runs, self.fuel.len());
+        println!("pure runs: {} of {} films", self.pure_runs, self.films);
     }
 
     fn problem_table(&self) -> Table {
@@ -146,7 +157,12 @@ impl Summary {
         for (decade, sums) in &self.decades {
             let name = decade.map_or("unknown".to_owned(), |decade| format!("{decade}s"));
             let millions = |dollars: u64| grouped((dollars + 500_000) / 1_000_000);
-            table.add_row([name, grouped(sums.films), millions(sums.us_gross), millions(sums.worldwide_gross)]);
+            table.add_row([
+                name,
+                grouped(sums.films),
+                millions(sums.us_gross),
+                millions(sums.worldwide_gross),
+            ]);
         }
         table
     }
@@ -154,17 +170,25 @@ impl Summary {
 
 /// The result of a digest in a few lines.
 pub fn sample(task: &Value) -> Result<String> {
-    let result = task.get("result").with_context(|| format!("text-digest gave no result: {task}"))?;
-    let text = serde_json::to_string_pretty(result)?;
-    let lines: Vec<&str> = text.lines().collect();
-    let shown = lines.len().min(SAMPLE_LINES_MAX);
-    let rest = lines.len() - shown;
-    let more = if rest > 0 { format!("\n  … and {rest} more lines") } else { String::new() };
-    Ok(format!("{}{more}", lines[..shown].join("\n")))
+    let digest = task.get("result").with_context(|| format!("text-digest gave no result: {task}"))?;
+    let texts = |field: &str| -> Vec<&str> {
+        let values = digest[field].as_array().map(Vec::as_slice).unwrap_or_default();
+        values.iter().filter_map(|value| value["term"].as_str().or(value.as_str())).collect()
+    };
+    let count = |field: &str| grouped(digest[field].as_u64().unwrap_or_default());
+    let mut lines = vec![
+        format!(
+            "{} characters, {} words, {} sentences",
+            count("characters"),
+            count("words"),
+            count("sentences")
+        ),
+        format!("terms: {}", texts("terms").join(", ")),
+        format!("links: {}", texts("links").join(", ")),
+    ];
+    lines.extend(texts("summary").iter().map(|sentence| format!("“{sentence}”")));
+    Ok(lines.join("\n"))
 }
-
-/// Lines of a sample that are shown.
-const SAMPLE_LINES_MAX: usize = 24;
 
 /// A table with its first column to the left and numbers to the right.
 fn table(header: &[&str]) -> Table {

@@ -45,7 +45,9 @@ pub fn ensure_packages(packages: &[&str], install: Install) -> Result<()> {
     }
     let id = step::output(Command::new("id").arg("-u")).unwrap_or_default();
     if id.trim() != "0" || !step::succeeds(Command::new("apt-get").arg("--version")) {
-        bail!("system packages are missing, and only root on Debian can have them installed here; run `{by_hand}`");
+        bail!(
+            "system packages are missing, and only root on Debian can have them installed here; run `{by_hand}`"
+        );
     }
     eprintln!("installing system packages: {}", missing.join(" "));
     step::run(Command::new("apt-get").args(["update", "--quiet"]))?;

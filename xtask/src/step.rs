@@ -57,7 +57,8 @@ pub fn cargo() -> Command {
 /// Its output goes where ours about steps goes: standard output is kept for what a person asked to see.
 pub fn run(command: &mut Command) -> Result<()> {
     announce(command);
-    let status = command.stdout(std::io::stderr()).status().with_context(|| format!("start {}", shown(command)))?;
+    let status =
+        command.stdout(std::io::stderr()).status().with_context(|| format!("start {}", shown(command)))?;
     if !status.success() {
         bail!("`{}` ended with {status}", shown(command));
     }

@@ -35,7 +35,12 @@ pub fn run(mut arguments: Arguments) -> Result<ExitCode> {
     Ok(if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn run_steps(steps: &mut Steps, asked: Option<Toolchain>, install: Install, counts: &mut Counts) -> Result<()> {
+fn run_steps(
+    steps: &mut Steps,
+    asked: Option<Toolchain>,
+    install: Install,
+    counts: &mut Counts,
+) -> Result<()> {
     steps.step("system packages", || machine::ensure_compiler(install))?;
     let toolchain = guests::set_up(steps, asked, install)?;
     steps.run("formatting", cargo().args(["fmt", "--all", "--check"]))?;
@@ -104,7 +109,8 @@ impl Counts {
             None if plain.trim_start().starts_with("Summary") => counted.map_or("", |(_, rest)| rest),
             None => return,
         };
-        let words: Vec<&str> = counted.split([' ', ',', ';', '(', ')']).filter(|word| !word.is_empty()).collect();
+        let words: Vec<&str> =
+            counted.split([' ', ',', ';', '(', ')']).filter(|word| !word.is_empty()).collect();
         for pair in words.windows(2) {
             let number = pair[0].parse().unwrap_or(0);
             match pair[1] {
@@ -143,8 +149,18 @@ mod tests {
     #[test]
     fn closing_lines_of_both_runners_are_counted() {
         check(&["     Summary [   1.234s] 5 tests run: 5 passed, 0 skipped"], 5, 0);
-        check(&["     Summary [   1.2s] 9 tests run: 5 passed (1 slow), 3 failed, 1 timed out, 0 skipped"], 5, 4);
-        check(&["\u{1b}[32;1m     Summary\u{1b}[0m [ 1s] \u{1b}[1m1\u{1b}[0m test run: \u{1b}[1m1\u{1b}[0m \u{1b}[32;1mpassed\u{1b}[0m"], 1, 0);
+        check(
+            &["     Summary [   1.2s] 9 tests run: 5 passed (1 slow), 3 failed, 1 timed out, 0 skipped"],
+            5,
+            4,
+        );
+        check(
+            &[
+                "\u{1b}[32;1m     Summary\u{1b}[0m [ 1s] \u{1b}[1m1\u{1b}[0m test run: \u{1b}[1m1\u{1b}[0m \u{1b}[32;1mpassed\u{1b}[0m",
+            ],
+            1,
+            0,
+        );
         check(
             &[
                 "test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s",

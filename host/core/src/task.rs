@@ -193,7 +193,8 @@ pub struct LeasedTask {
 /// One run of a task, as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptRecord {
-    /// From 1.
+    /// From 1 since the submit or the last retry by hand. Kept attempts and logs are numbered by the store, on from
+    /// those before that retry, so that a number names one attempt for ever.
     pub number: u32,
     /// When it began, in milliseconds since 1970.
     pub started_ms: i64,

@@ -27,6 +27,10 @@ use crate::export::{self, Ending, Returned};
 use crate::registry::Generation;
 use crate::state::State;
 
+/// Fuel that a store gets beyond the budget. wasmtime looks at the fuel at function entries and loop heads only, and
+/// does not say by how much the last stretch went below zero: nothing left of one unit too many says that it did.
+const FUEL_BEYOND: u64 = 1;
+
 /// Runs an attempt to its end. Must be called inside a tokio runtime that has time enabled.
 pub(crate) async fn run(
     generation: &Generation,
@@ -34,15 +38,16 @@ pub(crate) async fn run(
     port: Arc<dyn HostPort>,
     stop: Stop,
 ) -> AttemptReport {
-    let state = State::new(&attempt, port, stop.clone());
+    let (budget, kind, input) = (attempt.budget, attempt.kind.clone(), attempt.input.clone());
+    let state = State::new(attempt, port, stop.clone());
     let (started, deadline) = (state.started(), state.deadline);
-    let mut store = match open(generation, state, &attempt.budget) {
+    let mut store = match open(generation, state) {
         Ok(store) => store,
         Err(error) => return refused(Failure::new(Code::Internal, format!("{error:#}"))),
     };
-    let call = export::run(&mut store, generation, &attempt.kind, attempt.input);
+    let call = export::run(&mut store, generation, &kind, input);
     let ending = drive(call, &stop, deadline).await;
-    let report = catch_unwind(AssertUnwindSafe(|| close(store, ending, &attempt.budget, started)));
+    let report = catch_unwind(AssertUnwindSafe(|| close(store, ending, &budget, started)));
     report.unwrap_or_else(|panic| {
         tracing::error!(error = %text(&*panic), "the engine panicked at the end of an attempt");
         refused(Failure::new(Code::Internal, "the host is at fault: it panicked at the end of the attempt"))
@@ -61,10 +66,11 @@ pub(crate) fn refused(failure: Failure) -> AttemptReport {
 }
 
 /// A store with every limit set.
-pub(crate) fn open(generation: &Generation, state: State, budget: &Budget) -> wasmtime::Result<Store<State>> {
+pub(crate) fn open(generation: &Generation, state: State) -> wasmtime::Result<Store<State>> {
+    let fuel = state.gate.budget().fuel.value;
     let mut store = Store::new(generation.pre.engine(), state);
     store.limiter(|state| &mut state.limiter);
-    store.set_fuel(budget.fuel.value)?;
+    store.set_fuel(fuel.saturating_add(FUEL_BEYOND))?;
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(tick);
     store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
@@ -75,8 +81,7 @@ pub(crate) fn open(generation: &Generation, state: State, budget: &Budget) -> wa
 /// At every epoch tick: may the guest go on? If so, its neighbours on this thread come first.
 fn tick(store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
     let state = store.data();
-    let used = state.gate.budget().fuel.value.saturating_sub(store.get_fuel()?);
-    state.check(used)?;
+    state.check(guest_fuel(state.gate.budget(), store.get_fuel()?))?;
     Ok(UpdateDeadline::Yield(1))
 }
 
@@ -107,18 +112,19 @@ pub(crate) async fn drive<T>(
 }
 
 fn close(store: Store<State>, ending: Ending<Returned>, budget: &Budget, started: Instant) -> AttemptReport {
-    let guest_fuel = budget.fuel.value.saturating_sub(store.get_fuel().unwrap_or(0));
-    let state = store.into_data();
+    let guest_fuel = guest_fuel(budget, store.get_fuel().unwrap_or(0));
+    let mut state = store.into_data();
     let mut console = state.console.lock();
     let (log, last_words) = console.finish(|| state.port.now_ms());
-    let guest_fuel = guest_fuel.saturating_add(console.printed_bytes());
+    state.gate.charge_bytes(console.printed_bytes());
     drop(console);
     let inside = state.gate.check(guest_fuel);
     let outcome = export::outcome(ending, inside, budget, last_words);
     let completed = matches!(outcome, Outcome::Completed(_));
     AttemptReport {
         meter: Meter {
-            fuel_used: state.gate.fuel_used(guest_fuel),
+            // The unit beyond is no use that anyone pays for.
+            fuel_used: state.gate.fuel_used(guest_fuel.min(budget.fuel.value)),
             memory_bytes_peak: state.limiter.memory_bytes_peak(),
             host_calls: state.gate.host_calls(),
             elapsed_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
@@ -128,6 +134,11 @@ fn close(store: Store<State>, ending: Ending<Returned>, budget: &Budget, started
         outcome,
         log,
     }
+}
+
+/// What the guest used when so much of its store's fuel is left.
+fn guest_fuel(budget: &Budget, left: u64) -> u64 {
+    budget.fuel.value.saturating_add(FUEL_BEYOND).saturating_sub(left)
 }
 
 fn text(panic: &(dyn Any + Send)) -> String {

@@ -21,11 +21,12 @@ use wasmtime::{
 /// Instances beside those of running attempts: the trial instantiation of an install, and attempts that are
 /// being dropped while their successors start.
 const SPARE_INSTANCES: u32 = 8;
-/// Bytes of a linear memory that a reused slot keeps.
-const MEMORY_KEEP_RESIDENT_BYTES: usize = 16 * MIB as usize;
-/// Bytes of a table that a reused slot keeps.
-const TABLE_KEEP_RESIDENT_BYTES: usize = MIB as usize;
-/// Bytes of a fiber's stack that a reused slot keeps.
+/// Bytes of a linear memory that a place keeps for its next guest: more than a Rust guest dirties (26 KiB). What
+/// places keep stays with the process however greedy a guest was, so 100 of them may keep 32 MiB together.
+const MEMORY_KEEP_RESIDENT_BYTES: usize = 128 << 10;
+/// Bytes of a table that a place keeps.
+const TABLE_KEEP_RESIDENT_BYTES: usize = 16 << 10;
+/// Bytes of a fiber's stack that a place keeps.
 const STACK_KEEP_RESIDENT_BYTES: usize = 64 << 10;
 /// Bytes of one instance's own bookkeeping: globals, function references, table and memory descriptors.
 const INSTANCE_BYTES_MAX: usize = 4 * MIB as usize;
@@ -64,7 +65,8 @@ fn meter(config: &mut Config) {
         .epoch_interruption(true)
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(ASYNC_STACK_BYTES)
-        // A guest's backtrace names functions and lines; the host's own is never wanted.
+        // A guest's backtrace names functions and, where there is DWARF, lines. wasmtime 48 parses the DWARF anew for
+        // every frame of every trap, on the thread that runs the guest: 5 to 9 ms a frame for 3 MB of it.
         .wasm_backtrace_details(WasmBacktraceDetails::Enable)
         .wasm_backtrace_max_frames(NonZeroUsize::new(BACKTRACE_FRAMES_MAX))
         // Equal runs are equal on every machine: needed for replay and for memoized results.

@@ -29,7 +29,7 @@ pub(crate) struct Console {
     stdout: Unfinished,
     stderr: Unfinished,
     last_words: VecDeque<String>,
-    printed_bytes: u64,
+    printed_bytes: usize,
 }
 
 /// A line whose end was not printed yet; what is beyond a message's limit is left out.
@@ -68,7 +68,7 @@ impl Console {
     }
 
     fn print(&mut self, source: Source, bytes: &[u8], at_ms: i64) {
-        self.printed_bytes = self.printed_bytes.saturating_add(bytes.len() as u64);
+        self.printed_bytes = self.printed_bytes.saturating_add(bytes.len());
         let mut rest = bytes;
         while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
             self.unfinished(source).add(&rest[..end]);
@@ -97,7 +97,7 @@ impl Console {
     }
 
     /// Bytes printed so far, for the attempt's charge.
-    pub(crate) fn printed_bytes(&self) -> u64 {
+    pub(crate) fn printed_bytes(&self) -> usize {
         self.printed_bytes
     }
 

@@ -141,13 +141,13 @@ pub(crate) async fn try_out(
     manifest: Option<&Manifest>,
 ) -> Result<(), InstallError> {
     let attempt = trial(generation.digest, manifest)?;
-    let stop = Stop::default();
-    let state = State::new(&attempt, Arc::new(Nobody), stop.clone());
+    let (budget, stop) = (attempt.budget, Stop::default());
+    let state = State::new(attempt, Arc::new(Nobody), stop.clone());
     let deadline = state.deadline;
-    let mut store = attempt::open(generation, state, &attempt.budget)
-        .map_err(|error| internal(format!("no store: {error:#}")))?;
+    let mut store =
+        attempt::open(generation, state).map_err(|error| internal(format!("no store: {error:#}")))?;
     let ending = attempt::drive(generation.pre.instantiate_async(&mut store), &stop, deadline).await;
-    let Some(failure) = export::trial_failure(ending, &attempt.budget) else { return Ok(()) };
+    let Some(failure) = export::trial_failure(ending, &budget) else { return Ok(()) };
     let code = match (failure.code, &failure.limit) {
         (Code::Internal, _) => Code::Internal,
         (_, Some(_)) => Code::QuotaExceeded,

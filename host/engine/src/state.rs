@@ -44,25 +44,26 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(attempt: &Attempt, port: Arc<dyn HostPort>, stop: Stop) -> State {
+    pub(crate) fn new(attempt: Attempt, port: Arc<dyn HostPort>, stop: Stop) -> State {
         let started = Instant::now();
+        let deadline = started + Duration::from_millis(attempt.budget.wall_ms.value);
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
         State {
-            gate: Gate::new(attempt.grants.clone(), attempt.budget),
+            gate: Gate::new(attempt.grants, attempt.budget),
             limiter: Limiter::new(attempt.budget.memory_bytes.value),
             table,
             console: Arc::default(),
             effects: Effects::default(),
             port,
-            facts: attempt.facts.clone(),
-            settings: attempt.settings.clone(),
+            facts: attempt.facts,
+            settings: attempt.settings,
             stop,
-            deadline: started + Duration::from_millis(attempt.budget.wall_ms.value),
+            deadline,
             started,
             digest: attempt.digest,
-            kind: attempt.kind.clone(),
-            input: attempt.input.bytes.clone(),
+            kind: attempt.kind,
+            input: attempt.input.bytes,
             wasi: None,
             insecure: None,
         }
@@ -81,7 +82,7 @@ impl State {
         if Instant::now() >= self.deadline {
             return Err(Exceeded::Deadline);
         }
-        self.gate.check(guest_fuel.saturating_add(self.console.lock().printed_bytes()))
+        self.gate.check(guest_fuel.saturating_add(self.console.lock().printed_bytes() as u64))
     }
 
     /// The WASI context of the attempt, with the table that goes with it.

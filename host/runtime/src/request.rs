@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use keiko_core::TaskId;
-use keiko_core::code::Code;
+use keiko_core::code::{Code, RetryClass};
 use keiko_core::limit::LimitFact;
 use keiko_core::log::Kept;
 use keiko_core::name::{PluginName, TenantName};
@@ -102,7 +102,8 @@ pub struct Error {
 impl Error {
     /// An error with nothing but its code and a message.
     pub fn new(code: Code, message: impl Into<String>) -> Error {
-        let retry_after_s = matches!(code.http_status(), 429 | 503).then_some(1);
+        let may_help = code.retry_class() != RetryClass::Permanent;
+        let retry_after_s = (may_help && matches!(code.http_status(), 429 | 503)).then_some(1);
         Error { code, message: message.into(), limit: None, retry_after_s }
     }
 

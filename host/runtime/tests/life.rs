@@ -8,19 +8,21 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
+use keiko_core::TaskId;
 use keiko_core::code::Code;
 use keiko_core::effect::{ChildWish, Effects, wish_of};
 use keiko_core::outcome::{Failure, Outcome, RetryWish};
 use keiko_core::port::{Attempt, HostPort, ReserveError};
 use keiko_core::stop::Stop;
 use keiko_core::task::{Payload, TaskFilter, TaskState};
-use keiko_core::TaskId;
 use keiko_runtime::{Handle, TaskDetail};
 use support::{Bench, SOON, echo, fails, report, submit, task};
 use tokio::sync::Notify;
 
 /// A guest that says when it has started, and runs until it is stopped.
-fn endless(started: Arc<Notify>) -> impl Fn(Attempt, Arc<dyn HostPort>, Stop) -> Report + Send + Sync + 'static {
+fn endless(
+    started: Arc<Notify>,
+) -> impl Fn(Attempt, Arc<dyn HostPort>, Stop) -> Report + Send + Sync + 'static {
     move |_, _, stop| {
         let started = Arc::clone(&started);
         async move {
@@ -129,7 +131,8 @@ async fn callers_are_not_left_waiting_by_a_stop() {
         started.notified().await;
         runtime.drain().await
     };
-    let (detail, _) = tokio::time::timeout(SOON, async { tokio::join!(waiting, stop) }).await.expect("in time");
+    let (detail, _) =
+        tokio::time::timeout(SOON, async { tokio::join!(waiting, stop) }).await.expect("in time");
     assert!(!detail.expect("the task is there").view.summary.state.is_terminal());
 }
 

@@ -2,7 +2,11 @@
 //!
 //! `cargo run --release -p keiko-store --example throughput -- [tasks] [batch] [tenants]`
 
-#![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a measurement for a person, by the real clock")]
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a measurement for a person, by the real clock"
+)]
 
 use std::collections::HashMap;
 use std::error::Error;

@@ -42,8 +42,7 @@ pub(crate) fn encode_detail(failure: &Failure) -> Option<String> {
     if failure.limit.is_none() && failure.backtrace.is_empty() && retry_after.is_none() {
         return None;
     }
-    let detail =
-        Detail { limit: failure.limit.clone(), backtrace: failure.backtrace.clone(), retry_after };
+    let detail = Detail { limit: failure.limit.clone(), backtrace: failure.backtrace.clone(), retry_after };
     Some(serde_json::to_string(&detail).expect("texts and numbers always encode"))
 }
 
@@ -199,7 +198,10 @@ mod tests {
     fn an_attempt_with_an_unknown_code_is_undecodable() {
         let row = |code: &str| format!(r#"[[1,2,3,4,5,6,0,0,null,null,null,{code},"m",null]]"#);
         assert_eq!(decode_attempts(&row("null")).unwrap()[0].failure, None);
-        assert_eq!(decode_attempts(&row(r#""trap""#)).unwrap()[0].failure, Some(Failure::new(Code::Trap, "m")));
+        assert_eq!(
+            decode_attempts(&row(r#""trap""#)).unwrap()[0].failure,
+            Some(Failure::new(Code::Trap, "m"))
+        );
         assert_eq!(decode_attempts(&row(r#""oops""#)), Err(Undecodable("failure code")));
     }
 }

@@ -221,7 +221,7 @@ impl Service {
                 }
                 outcome => {
                     self.counters.writes.fetch_add(group.len() as u64, Ordering::Relaxed);
-                    let outcome = outcome.as_ref().map(|()| ());
+                    let outcome = outcome.as_ref().copied();
                     group.drain(..).filter_map(|entry| entry.answer(outcome)).collect()
                 }
             }
@@ -373,4 +373,129 @@ fn internal(message: &str) -> StoreError {
 #[allow(clippy::disallowed_methods, reason = "the one place of this crate that spawns")]
 fn spawn(service: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(service);
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::join_all;
+    use sqlx::{ConnectOptions, Row};
+
+    use super::*;
+
+    /// A writer on a database in memory with one table, whose rows have to have a parent by the commit.
+    async fn writer() -> Writer {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(":memory:").foreign_keys(true);
+        let mut connection = options.connect().await.unwrap();
+        let schema = "CREATE TABLE row (id INTEGER PRIMARY KEY, parent INTEGER REFERENCES row DEFERRABLE
+            INITIALLY DEFERRED)";
+        sqlx::raw_sql(schema).execute(&mut connection).await.unwrap();
+        let counters = Arc::new(Counters::default());
+        Writer::start(Session::new(connection, Arc::clone(&counters.statements)), counters, Box::new(()))
+    }
+
+    async fn insert(session: &mut Session, id: i64, parent: Option<i64>) -> Result<i64, StoreError> {
+        let query = "INSERT INTO row (id, parent) VALUES (?1, ?2)";
+        session.run(sqlx::query(query).bind(id).bind(parent)).await.map(|()| id)
+    }
+
+    async fn add(writer: &Writer, id: i64, parent: Option<i64>) -> Result<i64, StoreError> {
+        add_with(writer, Priority::Task, (), move |session, ()| Box::pin(insert(session, id, parent))).await
+    }
+
+    async fn add_with<I, W>(writer: &Writer, priority: Priority, input: I, work: W) -> Result<i64, StoreError>
+    where
+        I: Send + Sync + 'static,
+        W: for<'s> Fn(&'s mut Session, &'s I) -> BoxFuture<'s, Result<i64, StoreError>> + Send + 'static,
+    {
+        writer.write_or_undo(priority, 0, input, work, |_| None).await
+    }
+
+    async fn ids(writer: &Writer) -> Vec<i64> {
+        let read = writer.write_or_undo(
+            Priority::Task,
+            0,
+            (),
+            |session, ()| Box::pin(read_ids(session)),
+            |_: Vec<i64>| None,
+        );
+        read.await.unwrap()
+    }
+
+    async fn read_ids(session: &mut Session) -> Result<Vec<i64>, StoreError> {
+        let rows = session.rows(sqlx::query("SELECT id FROM row ORDER BY id")).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    #[tokio::test]
+    async fn a_statement_that_is_refused_takes_nobody_along() {
+        let writer = writer().await;
+        let answers = join_all((0..100).map(|at| add(&writer, if at == 40 { 39 } else { at }, None))).await;
+        for (at, answer) in (0..).zip(answers) {
+            match answer {
+                Ok(id) => assert_eq!(id, at),
+                Err(error) => {
+                    assert_eq!((at, error.kind()), (40, StoreErrorKind::Refused));
+                }
+            }
+        }
+        assert_eq!(ids(&writer).await.len(), 99);
+        assert!(writer.counts().transactions < 20, "{:?}", writer.counts());
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_fails_takes_nobody_along() {
+        let writer = writer().await;
+        let parent = |at| if at == 7 { Some(1_000) } else { None };
+        let answers = join_all((0..20).map(|at| add(&writer, at, parent(at)))).await;
+        let failed: Vec<_> = answers.iter().enumerate().filter(|(_, answer)| answer.is_err()).collect();
+        assert!(matches!(failed[..], [(7, Err(_))]), "{failed:?}");
+        assert_eq!(ids(&writer).await.len(), 19);
+    }
+
+    #[tokio::test]
+    async fn trouble_of_the_whole_database_fails_the_whole_group_at_once() {
+        let writer = writer().await;
+        let full = add_with(&writer, Priority::Task, (), |_, ()| {
+            Box::pin(async { Err(StoreError::new(StoreErrorKind::Full, "the disk is full")) })
+        });
+        let (before, full, after) = futures::join!(add(&writer, 1, None), full, add(&writer, 2, None));
+        for answer in [before, full, after] {
+            assert_eq!(answer.unwrap_err().kind(), StoreErrorKind::Full);
+        }
+        assert!(ids(&writer).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_panic_takes_nobody_along() {
+        let writer = writer().await;
+        let panic =
+            add_with(&writer, Priority::Task, (), |_, ()| Box::pin(async { panic!("a fault of ours") }));
+        let (before, panicked, after) = futures::join!(add(&writer, 1, None), panic, add(&writer, 2, None));
+        assert_eq!(panicked.unwrap_err().kind(), StoreErrorKind::Internal);
+        assert_eq!((before.unwrap(), after.unwrap()), (1, 2));
+        assert_eq!(ids(&writer).await, [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn tasks_go_before_the_background() {
+        let writer = writer().await;
+        // Both wait when the loop first runs. The one that comes second in the group fails on the same key.
+        let add_one =
+            |priority| add_with(&writer, priority, (), |session, ()| Box::pin(insert(session, 1, None)));
+        let (background, task) = futures::join!(add_one(Priority::Background), add_one(Priority::Task));
+        assert_eq!(task.unwrap(), 1);
+        assert_eq!(background.unwrap_err().kind(), StoreErrorKind::Refused);
+    }
+
+    #[tokio::test]
+    async fn a_writer_starts_and_closes_many_times() {
+        for count in 0..20 {
+            let writer = writer().await;
+            let adds = join_all((0..count).map(|at| add(&writer, at, None)));
+            let (answers, closed) = futures::join!(adds, writer.close());
+            closed.unwrap();
+            assert!(answers.iter().all(Result::is_ok), "what was sent before the close is written");
+            assert_eq!(add(&writer, 99, None).await.unwrap_err().kind(), StoreErrorKind::Down);
+        }
+    }
 }

@@ -2,6 +2,8 @@
 //!
 //! A store joins by a line at the end that says how an empty one is opened.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "conformance/catalog.rs"]
 mod catalog;
 #[path = "conformance/ends.rs"]

@@ -1,5 +1,7 @@
 //! What only the embedded store promises: its files, its lock, its group commit, and what it does with damage.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -80,7 +82,7 @@ async fn everything_is_there_after_a_restart() {
     for (at, view) in ids.into_iter().zip(views) {
         assert_eq!(store.task(ada.tenant, leased[at].id).await.unwrap(), view);
     }
-    assert_eq!(store.plugins().await.unwrap(), [ada.plugin.clone()]);
+    assert_eq!(store.plugins().await.unwrap(), std::slice::from_ref(&ada.plugin));
     assert_eq!(store.get(Digest([1; 32])).await.unwrap(), Some(Bytes::from_static(b"component")));
     let again = store.settle(holder, vec![complete(&leased[2])], NOW).await.unwrap();
     assert_eq!(again, [Settled::Stored], "a lease outlives a restart, until it is rescued");
@@ -339,7 +341,10 @@ async fn usage_is_counted_by_tenant_and_day() {
     let day = NOW / 86_400_000;
     let sums = "attempts * 1000 + completed * 100 + failed * 10";
     let of = |customer: &Customer, what: &str, day: i64| {
-        format!("SELECT coalesce(sum({what}), 0) FROM usage WHERE tenant = {} AND day = {day}", customer.tenant)
+        format!(
+            "SELECT coalesce(sum({what}), 0) FROM usage WHERE tenant = {} AND day = {day}",
+            customer.tenant
+        )
     };
     assert_eq!(number(&folder, &of(&ada, sums, day)).await, 3_110);
     assert_eq!(number(&folder, &of(&ada, "fuel_used", day)).await, 15);

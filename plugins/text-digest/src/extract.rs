@@ -3,7 +3,7 @@
 //! H. P. Luhn, "The Automatic Creation of Literature Abstracts", IBM Journal of Research and Development 2 (1958): a
 //! sentence is worth what its best cluster of significant words is worth.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::characters::Text;
 use crate::sentences::Sentence;
@@ -22,18 +22,17 @@ pub(crate) fn extract(text: &Text, sentences: &[Sentence], marks: &[bool], wante
         .collect();
     ranked.sort_unstable();
     let mut seen = BTreeSet::new();
-    let mut chosen = Vec::new();
+    let mut chosen = BTreeMap::new();
     for (_, place) in ranked {
         if chosen.len() == wanted {
             break;
         }
         let shown = show(text, &sentences[place]);
         if seen.insert(shown.clone()) {
-            chosen.push((place, shown));
+            chosen.insert(place, shown);
         }
     }
-    chosen.sort_unstable();
-    chosen.into_iter().map(|(_, shown)| shown).collect()
+    chosen.into_values().collect()
 }
 
 /// The worth of the best cluster: significant words squared, by all words of the cluster.

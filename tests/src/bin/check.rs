@@ -31,14 +31,17 @@ fn run(arguments: &[String]) -> Result<Report> {
     let folder = tempfile::Builder::new().prefix("keiko-check-").tempdir()?;
     let seed = keiko_tests::seed();
     let report = match name {
-        "kill" => kill::run(&if long { kill::Plan::long(seed) } else { kill::Plan::short(seed) }, folder.path()),
+        "kill" => {
+            kill::run(&if long { kill::Plan::long(seed) } else { kill::Plan::short(seed) }, folder.path())
+        }
         "hostile" => hostile::run(&hostile::Plan::new(long), folder.path()),
         _ => bail!("there is no check `{name}`; there are: kill, hostile"),
     };
     if !matches!(&report, Ok(report) if report.violations() == 0) {
         // What the host said and stored is worth more than a tidy temporary folder.
         let kept = folder.keep();
-        return report.map_err(|error| error.context(format!("seed {seed}; data and log: {}", kept.display())));
+        return report
+            .map_err(|error| error.context(format!("seed {seed}; data and log: {}", kept.display())));
     }
     report
 }

@@ -93,7 +93,9 @@ impl History {
         for state in ["pending", "running", "completed", "failed", "cancelled"] {
             let counted = client.count(state)?;
             let listed = self.tasks.values().filter(|task| task.state == state).count() as u64;
-            report.require(counted == listed, "counts", || format!("{counted} counted {state}, {listed} listed"));
+            report.require(counted == listed, "counts", || {
+                format!("{counted} counted {state}, {listed} listed")
+            });
         }
         let live = client.live()?;
         report.require(live == 0, "I-12", || format!("{live} tasks are live after quiet"));
@@ -119,7 +121,8 @@ impl History {
             let ended = task.state == state && task.code.as_deref() == code;
             report.require(ended, "I-2", || format!("{id} (n {n}) is {task:?}, expected {state} {code:?}"));
             let found = self.children.get(id).map_or(0, Vec::len);
-            report.require(found == children, "I-5", || format!("{id} (n {n}, {state}) has {found} children"));
+            report
+                .require(found == children, "I-5", || format!("{id} (n {n}, {state}) has {found} children"));
         }
     }
 
@@ -139,7 +142,12 @@ impl History {
     }
 
     /// I-3: every task's one result or one error, its attempts, and what the result says, by reading each task.
-    fn check_results(&self, client: &Client, acknowledged: &[(String, u64)], report: &mut Report) -> Result<()> {
+    fn check_results(
+        &self,
+        client: &Client,
+        acknowledged: &[(String, u64)],
+        report: &mut Report,
+    ) -> Result<()> {
         let share = acknowledged.len().div_ceil(READERS).max(1);
         let parts: Vec<Result<Report>> = std::thread::scope(|scope| {
             let readers: Vec<_> = acknowledged
@@ -164,8 +172,12 @@ impl History {
             self.check_one(&parent, &mut report);
             let children = self.children.get(id).map(Vec::as_slice).unwrap_or_default();
             if parent["state"] == "completed" {
-                let named: BTreeSet<&str> =
-                    parent["result"]["children"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+                let named: BTreeSet<&str> = parent["result"]["children"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(Value::as_str)
+                    .collect();
                 let same = parent["result"]["n"] == *n && named.iter().copied().eq(children);
                 report.require(same, "I-3", || format!("{id} (n {n}) answers {}", parent["result"]));
             }
@@ -199,5 +211,99 @@ impl History {
         report.require(fits, "I-7", || format!("attempts do not fit: {task}"));
         let listed = task["id"].as_str().and_then(|id| self.tasks.get(id)).map(|entry| entry.attempts);
         report.require(listed == Some(attempts.len() as u64), "I-7", || format!("{listed:?} listed, {task}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn entry(kind: &str, state: &str, code: Option<&str>) -> Entry {
+        let code = code.map(str::to_owned);
+        Entry { kind: kind.to_owned(), state: state.to_owned(), attempts: 1, crashes: 0, code }
+    }
+
+    /// One parent that completed (`n` 1) with its children, and one that failed as it was asked (`n` 7).
+    fn good() -> (History, Vec<(String, u64)>) {
+        let mut history =
+            History { tasks: BTreeMap::new(), children: BTreeMap::new(), listed: 4, in_order: true };
+        let tasks = [
+            ("a", entry("parent", "completed", None)),
+            ("b", entry("child", "completed", None)),
+            ("c", entry("child", "completed", None)),
+            ("d", entry("parent", "failed", Some("plugin_failed"))),
+        ];
+        history.tasks.extend(tasks.map(|(id, entry)| (id.to_owned(), entry)));
+        history.children.insert("a".to_owned(), vec!["b".to_owned(), "c".to_owned()]);
+        (history, vec![("a".to_owned(), 1), ("d".to_owned(), 7)])
+    }
+
+    fn check(change: impl FnOnce(&mut History, &mut Vec<(String, u64)>), invariant: &str) {
+        let (mut history, mut acknowledged) = good();
+        change(&mut history, &mut acknowledged);
+        let mut report = Report::new("kill", &[]);
+        history.check_acknowledged(&acknowledged, &mut report);
+        history.check_every_task(&mut report);
+        let found = report.json();
+        if invariant.is_empty() {
+            assert_eq!(report.violations(), 0, "{found}");
+        } else {
+            assert!(found["violations"][invariant].as_u64() > Some(0), "{invariant}: {found}");
+        }
+    }
+
+    #[test]
+    fn every_violation_is_noticed() {
+        fn task<'a>(history: &'a mut History, id: &str) -> &'a mut Entry {
+            history.tasks.get_mut(id).unwrap()
+        }
+        check(|_, _| {}, "");
+        check(|_, acknowledged| acknowledged.push(("lost".to_owned(), 2)), "I-1");
+        check(|history, _| "running".clone_into(&mut task(history, "a").state), "I-2");
+        check(|history, _| "completed".clone_into(&mut task(history, "d").state), "I-2");
+        check(|history, _| task(history, "a").code = Some("trap".to_owned()), "I-2");
+        check(|history, _| history.children.clear(), "I-5");
+        check(|history, _| history.children.get_mut("a").unwrap().push("b".to_owned()), "I-5");
+        check(|history, _| drop(history.children.insert("d".to_owned(), vec!["b".to_owned()])), "I-5");
+        check(|history, _| drop(history.children.insert("gone".to_owned(), vec!["b".to_owned()])), "I-5");
+        check(
+            |history, _| drop(history.tasks.insert("e".to_owned(), entry("parent", "completed", None))),
+            "I-6",
+        );
+        check(|_, acknowledged| acknowledged.push(("a".to_owned(), 1)), "I-6");
+        check(|history, _| task(history, "a").attempts = ATTEMPTS_MAX + 1, "I-7");
+        check(|history, _| task(history, "d").code = Some("quarantined".to_owned()), "quarantined");
+    }
+
+    fn check_task(task: Value, invariant: &str) {
+        let (history, _) = good();
+        let mut report = Report::new("kill", &[]);
+        history.check_one(&task, &mut report);
+        let found = report.json();
+        if invariant.is_empty() {
+            assert_eq!(report.violations(), 0, "{found}");
+        } else {
+            assert!(found["violations"][invariant].as_u64() > Some(0), "{invariant}: {found}");
+        }
+    }
+
+    #[test]
+    fn a_task_has_one_end_that_fits_its_state() {
+        let attempts = json!([{"number": 1}]);
+        check_task(json!({"id": "a", "state": "completed", "result": 1, "attempts": attempts}), "");
+        check_task(json!({"id": "a", "state": "completed", "attempts": attempts}), "I-3");
+        check_task(
+            json!({"id": "a", "state": "completed", "result": 1, "error": {}, "attempts": attempts}),
+            "I-3",
+        );
+        check_task(
+            json!({"id": "d", "state": "failed", "result": 1, "error": {}, "attempts": attempts}),
+            "I-3",
+        );
+        let twice = json!([{"number": 1}, {"number": 2}]);
+        check_task(json!({"id": "a", "state": "completed", "result": 1, "attempts": twice}), "I-7");
+        check_task(json!({"id": "a", "state": "completed", "result": 1, "attempts": [{"number": 2}]}), "I-7");
     }
 }

@@ -70,7 +70,9 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
         let during = neighbour.join().map_err(|_| anyhow!("the neighbour panicked"))?;
         attacked.map(|()| during)
     })?;
-    report.require(host.is_running()? && host.pid() == pid, "process", || "the host is another process".to_owned());
+    report.require(host.is_running()? && host.pid() == pid, "process", || {
+        "the host is another process".to_owned()
+    });
     judge_neighbour(plan, &before, &during, &mut report);
     judge_memory(plan, &host, memory_before, &mut report)?;
     Ok(report)
@@ -98,7 +100,8 @@ struct Token {
 }
 
 fn token() -> Result<Token> {
-    let output = Command::new(tree::program()?).args(["token", "hash"]).output().context("keiko token hash")?;
+    let output =
+        Command::new(tree::program()?).args(["token", "hash"]).output().context("keiko token hash")?;
     let text = |bytes| String::from_utf8(bytes).context("what keiko token hash prints");
     let (entry, said) = (text(output.stdout)?, text(output.stderr)?);
     let secret = said.split_whitespace().find(|word| word.starts_with("keiko_"));
@@ -125,7 +128,9 @@ fn attack_all(
     for upload in &uploads {
         let answer = attacker.upload(&upload.bytes)?;
         let refused = answer.status >= 400 && answer.status < 500 && answer.code() == upload.code;
-        report.require(refused, "upload", || format!("{}: {answer:.400}, expected {}", upload.name, upload.code));
+        report.require(refused, "upload", || {
+            format!("{}: {answer:.400}, expected {}", upload.name, upload.code)
+        });
         if !host.is_running()? {
             bail!("the upload {} took the host down; see {}", upload.name, host.log().display());
         }
@@ -156,7 +161,9 @@ pub fn run_attack(attack: &Attack, attacker: &Client, at_once: usize, report: &m
             End::Failed(code) => ("failed", Some(code)),
             End::Completed | End::Refused(_) => ("completed", None),
         };
-        report.require(end == expected, "end", || format!("{}: {task:.1000}, expected {expected:?}", attack.name));
+        report.require(end == expected, "end", || {
+            format!("{}: {task:.1000}, expected {expected:?}", attack.name)
+        });
         let attempts = task["attempts"].as_array().map_or(0, Vec::len);
         report.require(attempts == 1, "once", || format!("{}: {attempts} attempts: {task}", attack.name));
     }
@@ -219,7 +226,9 @@ fn judge_memory(plan: &Plan, host: &Host, before: u64, report: &mut Report) -> R
     report.tried("memory_mib_before", before >> 20);
     report.tried("memory_mib_after", now >> 20);
     report.tried("memory_mib_peak", peak >> 20);
-    report.require(!plan.long || back.is_ok(), "memory", || format!("{} MiB, before {}", now >> 20, before >> 20));
+    report.require(!plan.long || back.is_ok(), "memory", || {
+        format!("{} MiB, before {}", now >> 20, before >> 20)
+    });
     Ok(())
 }
 

@@ -50,14 +50,7 @@ pub struct Plan {
 impl Plan {
     /// For every run of the tests: 4 kills over 2,000 parents.
     pub fn short(seed: u64) -> Plan {
-        Plan {
-            parents: 2_000,
-            kills: 4,
-            batch: 50,
-            live_max: 400,
-            quiet_max: Duration::from_secs(120),
-            seed,
-        }
+        Plan { parents: 2_000, kills: 4, batch: 50, live_max: 400, quiet_max: Duration::from_secs(120), seed }
     }
 
     /// 50 kills over 200,000 parents.
@@ -304,7 +297,9 @@ fn check_key_conflict(client: &Client, report: &mut Report) -> Result<()> {
         client.post_json("/v1/tasks", &body, Some("kill-conflict"))
     };
     let (first, again, other) = (submit(1)?, submit(1)?, submit(2)?);
-    report.require(first.status == 201 && again.status == 200, "I-6", || format!("{first:.200}, then {again:.200}"));
+    report.require(first.status == 201 && again.status == 200, "I-6", || {
+        format!("{first:.200}, then {again:.200}")
+    });
     report.require(other.code() == "conflict", "I-6", || format!("another body under a key: {other:.200}"));
     Ok(())
 }

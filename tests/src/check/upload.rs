@@ -91,7 +91,9 @@ fn compile_bomb(loops: usize, locals: usize) -> Result<Vec<u8>> {
     let mut body = String::new();
     for depth in 0..loops {
         let (to, from) = (depth % locals, (depth * 7 + 1) % locals);
-        body.push_str(&format!("(loop $l{depth} (local.set {to} (i64.add (local.get {to}) (local.get {from})))"));
+        body.push_str(&format!(
+            "(loop $l{depth} (local.set {to} (i64.add (local.get {to}) (local.get {from})))"
+        ));
     }
     for depth in (0..loops).rev() {
         body.push_str(&format!("(br_if $l{depth} (i64.eqz (local.get {})))", depth % locals));

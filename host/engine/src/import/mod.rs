@@ -70,11 +70,13 @@ mod tests {
     #[test]
     fn every_interface_that_is_listed_is_linked() {
         let engine = config::engine(Purpose::Compile).unwrap();
-        for (interface, version) in INTERFACES {
+        // The first is types only, which nothing needs to define.
+        for (interface, version) in &INTERFACES[1..] {
             let mut linker = linker(&engine).unwrap();
-            assert!(linker.instance("acme:bank/account@1.0.0").is_ok());
-            // What is there cannot be defined again.
-            assert!(linker.instance(&format!("{interface}@{version}")).is_err(), "{interface}@{version}");
+            // What is there cannot be defined again as something else.
+            let mut define = |name: &str| linker.root().func_wrap(name, |_, ()| Ok(()));
+            assert!(define("acme:bank/account@1.0.0").is_ok());
+            assert!(define(&format!("{interface}@{version}")).is_err(), "{interface}@{version}");
         }
     }
 }

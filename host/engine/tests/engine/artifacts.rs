@@ -8,11 +8,13 @@ use bytes::Bytes;
 use keiko_core::Code;
 use keiko_core::Digest;
 use keiko_core::limit::COMPONENT_BYTES_MAX;
+use keiko_core::outcome::Outcome;
 use keiko_core::port::{Components, Runner};
+use keiko_core::stop::StopReason;
 use keiko_engine::Engine;
 
-use crate::guest::guest;
-use crate::host::{Kept, Run, block_on, completed, engine, key};
+use crate::guest::{TASKS, guest};
+use crate::host::{Kept, Port, Run, block_on, completed, engine, key};
 
 struct Folder {
     dir: tempfile::TempDir,
@@ -133,12 +135,41 @@ fn an_engine_forgets_what_it_is_told_to() {
     block_on(engine.load(folder.digest)).unwrap();
     engine.retain(&[folder.digest]);
     assert_eq!(engine.counts().loaded, 1);
-    assert!(matches!(ran(&engine), keiko_core::outcome::Outcome::Completed(_)));
+    assert!(matches!(ran(&engine), Outcome::Completed(_)));
     engine.retain(&[]);
     assert_eq!(engine.counts().loaded, 0);
-    assert!(matches!(ran(&engine), keiko_core::outcome::Outcome::Failed(_)));
+    assert!(matches!(ran(&engine), Outcome::Failed(_)));
     block_on(engine.load(folder.digest)).unwrap();
     assert_eq!(engine.counts().loaded, 1);
+}
+
+#[test]
+fn an_attempt_keeps_its_component_until_it_ends() {
+    let waits = guest("(call $submit-many (i32.const 4096) (i32.const 0) (i32.const 2048)) (call $done)");
+    let dir = tempfile::tempdir().unwrap();
+    let engine = engine(dir.path(), key('a'), Arc::default(), &[]);
+    let run = Run::of(waits.with(TASKS)).port(Port { never_answers: true, ..Port::default() });
+    let report = block_on(async {
+        let bytes = run.guest.bytes().into();
+        let digest = engine.compile(bytes, COMPONENT_BYTES_MAX).await.unwrap().digest;
+        let swap = async {
+            run.port.reserving.notified().await;
+            engine.retain(&[]);
+            assert_eq!(engine.counts().loaded, 0);
+            run.stop.set(StopReason::Drained);
+        };
+        tokio::join!(engine.run(run.attempt(digest), run.port.clone(), run.stop.clone()), swap).0
+    });
+    assert_eq!(report.outcome, Outcome::Stopped(StopReason::Drained));
+}
+
+#[test]
+fn drafts_of_a_host_that_was_killed_are_removed() {
+    let folder = folder();
+    let draft = folder.dir.path().join("0123456789ab-1-0.new");
+    fs::write(&draft, b"half").unwrap();
+    assert_eq!(folder.refused('a'), 0);
+    assert!(!draft.exists());
 }
 
 #[test]

@@ -156,7 +156,8 @@ impl TaskStore for Faulty {
     ) -> Result<Vec<Settled>, StoreError> {
         self.up()?;
         let poison = TaskId(self.poison.load(Ordering::SeqCst));
-        let completes = |end: &Settlement| matches!(end.transition, keiko_core::task::Transition::Complete(_));
+        let completes =
+            |end: &Settlement| matches!(end.transition, keiko_core::task::Transition::Complete(_));
         if settlements.iter().any(|end| end.id == poison && completes(end)) {
             return Err(StoreError::new(StoreErrorKind::Refused, "the test refuses this end"));
         }
@@ -241,12 +242,12 @@ impl Bench {
             clock: self.clock.clone(),
         };
         let name = "default".parse().expect("a name");
-        let tenant =
-            TenantOptions { name, policy: self.policy.clone(), settings: BTreeMap::new() };
+        let tenant = TenantOptions { name, policy: self.policy.clone(), settings: BTreeMap::new() };
         let started = Runtime::start(parts, self.options.clone(), vec![tenant]).await;
         let (runtime, handle) = started.expect("the runtime starts");
         let tenant = handle.tenant(&"default".parse().expect("a name")).expect("a tenant");
-        let manifest = "[plugin]\nname = \"script\"\nversion = \"1\"\n[[kind]]\nname = \"a\"\n[[kind]]\nname = \"b\"\n";
+        let manifest =
+            "[plugin]\nname = \"script\"\nversion = \"1\"\n[[kind]]\nname = \"a\"\n[[kind]]\nname = \"b\"\n";
         handle.install(tenant, Bytes::from(manifest), None).await.expect("the script installs");
         (runtime, handle, tenant)
     }

@@ -151,7 +151,7 @@ impl Client {
         let request = request.body(call.body).map_err(|error| Failure::Usage(error.to_string()))?;
         let request = self.agent.configure_request(request).timeout_global(Some(call.time)).build();
         let answer = self.agent.run(request);
-        let mut answer = answer.map_err(|error| Failure::Host(format!("{}: {error}", self.base)))?;
+        let mut answer = answer.map_err(|error| self.unreachable(&error))?;
         let status = answer.status();
         let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
         let body =
@@ -167,6 +167,15 @@ impl Client {
             Err(_) => format!("{}: HTTP {status}, and not from a Keiko host", self.base),
         };
         Err(if status.is_client_error() { Failure::Refused(text) } else { Failure::Host(text) })
+    }
+}
+
+impl Client {
+    fn unreachable(&self, error: &ureq::Error) -> Failure {
+        let refused =
+            matches!(error, ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused);
+        let hint = if refused { "; is `keiko serve` running?" } else { "" };
+        Failure::Host(format!("no host answers at {}: {error}{hint}", self.base))
     }
 }
 

@@ -39,8 +39,10 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a host until it is told to stop (Ctrl-C or SIGTERM)
+    #[command(long_about = serve::ABOUT)]
     Serve(serve::Arguments),
     /// Run one attempt of a plugin here and now, without a host
+    #[command(long_about = run::ABOUT)]
     Run(run::Arguments),
     /// Install, list, show and remove plugins of a host
     #[command(subcommand)]

@@ -43,6 +43,9 @@ pub(super) fn table(head: &[&str], rows: Vec<Vec<String>>) {
     for row in rows {
         table.add_row(row.iter().map(|cell| clean(cell)));
     }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     for line in table.to_string().lines() {
         out(line.trim_end());
     }

@@ -77,7 +77,13 @@ pub(super) fn json(report: &AttemptReport) -> String {
     let lines = report.log.lines().iter().map(|line| {
         let fields: serde_json::Map<String, Value> =
             line.fields.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
-        json!({"at": time(line.at_ms), "level": line.level, "source": line.source, "message": line.message, "fields": fields})
+        json!({
+            "at": time(line.at_ms),
+            "level": line.level,
+            "source": line.source,
+            "message": line.message,
+            "fields": fields,
+        })
     });
     text["log"] = json!({"dropped": report.log.dropped(), "lines": lines.collect::<Vec<_>>()});
     text.to_string()

@@ -33,14 +33,16 @@ use super::task::frame_line;
 use super::{input, print, report};
 use crate::wiring::{SystemClock, own_compiler};
 
-#[derive(Debug, clap::Args)]
-#[command(long_about = "\
+/// What `--help` says.
+pub(super) const ABOUT: &str = "\
 Run one attempt of a plugin in this process. No host is needed for a file; a plugin's NAME is fetched from the host \
 of --server. The result goes to stdout; the log, what was spent, and children that the run asked for, which are only \
 shown, go to stderr.
 
 Exit status: 0 completed, 1 the plugin failed or trapped, 2 the command line is wrong, 3 the component or the input \
-was refused, 4 the host is at fault, 5 a limit stopped it.")]
+was refused, 4 the host is at fault, 5 a limit stopped it.";
+
+#[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// A component (a file), or the name of an installed plugin
     #[arg(value_name = "COMPONENT|NAME")]

@@ -12,8 +12,8 @@ use super::print;
 use crate::config::{Config, LogFormat};
 use crate::wiring::{Host, StartError};
 
-#[derive(Debug, clap::Args)]
-#[command(long_about = "\
+/// What `--help` says.
+pub(super) const ABOUT: &str = "\
 Run a host: store tasks, run plugins, answer HTTP.
 
 Without a configuration there is one tenant, `default`, who needs no token; then only this machine can reach the \
@@ -21,7 +21,9 @@ host. Settings come from defaults, keiko.toml, the environment (KEIKO_HOST__WORK
 flags; `keiko config` shows all of them.
 
 The first SIGTERM or SIGINT (Ctrl-C) drains: no new tasks, running attempts may finish, the rest goes back to the \
-queue. The second ends at once.")]
+queue. The second ends at once.";
+
+#[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     settings: Settings,
@@ -45,15 +47,15 @@ async fn serve_until_told(config: Config) -> Result<ExitCode, Failure> {
     if let Some(address) = host.address() {
         print::note(&format!("keiko: ready on http://{address}, data in {}", data_dir.display()));
     }
-    let first = signals.next().await;
-    tracing::info!(signal = first, "draining; another signal ends at once");
+    signals.next().await;
+    tracing::info!("draining; another signal ends at once");
     tokio::select! {
         report = host.drain() => {
             tracing::info!(finished = report.finished, handed_back = report.handed_back, "stopped");
             Ok(ExitCode::SUCCESS)
         }
-        second = signals.next() => {
-            tracing::warn!(signal = second, "ended before the drain was over");
+        () = signals.next() => {
+            tracing::warn!("ended before the drain was over");
             // Without this, the threads that run guests would be waited for.
             std::process::exit(i32::from(exit::FAILED));
         }
@@ -73,10 +75,10 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> &'static str {
+    async fn next(&mut self) {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }

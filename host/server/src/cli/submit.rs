@@ -23,8 +23,8 @@ const REQUEST_BYTES_MAX: usize = 60 << 20;
 #[command(after_help = "\
 Examples:
   keiko task submit --plugin movie-facts --kind normalise --input film.json --wait 30
-  keiko task submit --file tasks.ndjson                         a task on each line, as the HTTP API takes it
-  keiko task submit --plugin movie-facts --kind normalise --file films.ndjson      an input on each line")]
+  keiko task submit --file tasks.ndjson                a task on each line, as the API takes it
+  keiko task submit --kind normalise --file films.ndjson              an input on each line")]
 pub(super) struct Submit {
     /// The plugin; may be left out when only one has the kind
     #[arg(long)]

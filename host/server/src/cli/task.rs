@@ -175,9 +175,9 @@ pub(super) fn task(command: Command) -> Result<ExitCode, Failure> {
         Command::Get { id, host } => {
             let answer = host.client()?.send(Call::get(&path(&id, "")))?;
             if host.json {
-                answer.print()
+                answer.print();
             } else {
-                show(&answer.read()?)
+                show(&answer.read()?);
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -376,7 +376,7 @@ fn show(task: &Task) {
     match (&task.result, &task.content_type) {
         (Some(raw), _) => line("result", raw.get()),
         (None, Some(content_type)) => {
-            line("result", &format!("{content_type}; `keiko task get --json` has it"))
+            line("result", &format!("{content_type}; `keiko task get --json` has it"));
         }
         (None, None) => {}
     }

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::origin::Origin;
 use super::suggest::nearest;
-use super::written::{LIMITS, Scalar, Set, TenantWritten, TokenWritten, Written};
+use super::written::{LIMITS, SCALARS, Scalar, Set, TenantWritten, TokenWritten, Written};
 use super::{ApiLimits, Config, ConfigError, Effective, LogFormat, Mistake, TenantConfig};
 use crate::token::{self, TokenEntry};
 
@@ -37,6 +37,10 @@ pub(super) fn check(written: Written) -> Result<Config, ConfigError> {
         return Err(ConfigError { mistakes: checker.mistakes });
     }
     config.effective = checker.effective;
+    // In the order of the documentation; what is not in the table, the tenants, follows as it came.
+    let place =
+        |entry: &Effective| SCALARS.iter().position(|(path, _)| *path == entry.path).unwrap_or(SCALARS.len());
+    config.effective.sort_by_key(place);
     Ok(config)
 }
 

@@ -51,7 +51,7 @@ impl Response {
             assert!(problem[field].is_string(), "{field} of {problem}");
         }
         assert_eq!(problem["request_id"].as_str(), self.header("x-request-id"), "{problem}");
-        let again = matches!(status, 429 | 503);
+        let again = matches!(status, 429 | 503) && code != "quota_exceeded";
         assert_eq!(self.header("retry-after").is_some(), again, "{:?}", self.headers);
         problem
     }
@@ -125,7 +125,7 @@ impl Connection {
     }
 
     fn more(&mut self) -> bool {
-        let mut buffer = [0; 65_536];
+        let mut buffer = vec![0; 65_536];
         match self.stream.read(&mut buffer) {
             Ok(0) => false,
             Ok(count) => {

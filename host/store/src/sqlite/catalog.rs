@@ -123,9 +123,11 @@ async fn insert_version(
     new: &NewVersion,
     now_ms: i64,
 ) -> Result<VersionId, StoreError> {
-    let query = "INSERT INTO plugin_version (tenant, plugin, name, digest, component_bytes, manifest, installed_ms)
+    let query =
+        "INSERT INTO plugin_version (tenant, plugin, name, digest, component_bytes, manifest, installed_ms)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) RETURNING id";
-    let query = sqlx::query(query).bind(new.tenant.0).bind(plugin.0).bind(new.manifest.plugin.version.as_str());
+    let query =
+        sqlx::query(query).bind(new.tenant.0).bind(plugin.0).bind(new.manifest.plugin.version.as_str());
     let query = query.bind(&new.digest.0[..]).bind(new.component_bytes as i64);
     let rows = session.rows(query.bind(json(&*new.manifest)).bind(now_ms)).await?;
     let row = rows.first().ok_or_else(|| store_error(sqlx::Error::RowNotFound))?;

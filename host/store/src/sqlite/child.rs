@@ -105,7 +105,11 @@ fn new_task(child: &Child, parent_id: TaskId, parent: &Parent, now_ms: i64) -> N
         created_ms: now_ms,
         run_at_ms: now_ms.saturating_add_unsigned(child.delay_ms),
         budget: parent.budget,
-        lineage: Lineage { root: parent.root, parent: Some(parent_id), depth: parent.depth.saturating_add(1) },
+        lineage: Lineage {
+            root: parent.root,
+            parent: Some(parent_id),
+            depth: parent.depth.saturating_add(1),
+        },
         trace: parent.trace.clone(),
     }
 }

@@ -15,7 +15,7 @@ use super::session::{Session, json};
 use crate::format::Undecodable;
 
 /// Copies live tasks to the finished ones.
-const FINISH: &str = "
+pub(crate) const FINISH: &str = "
     INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
         finished_ms, root, parent, depth, code, message, budget, trace, input_type, input_bytes, input)
     SELECT id, tenant, kind, ?2, token + ?3, attempts, crashes + ?4, earlier, created_ms, run_at_ms,
@@ -152,7 +152,12 @@ async fn state(
 }
 
 /// Moves live tasks to the finished ones and counts them; returns how many there were.
-async fn finish(session: &mut Session, ids: &[TaskId], end: &End<'_>, now_ms: i64) -> Result<usize, StoreError> {
+async fn finish(
+    session: &mut Session,
+    ids: &[TaskId],
+    end: &End<'_>,
+    now_ms: i64,
+) -> Result<usize, StoreError> {
     if ids.is_empty() {
         return Ok(0);
     }

@@ -10,9 +10,9 @@ use keiko_core::task::{LeasedTask, Lineage, Payload};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
+use super::end::fail_undecodable;
 use super::error::store_error;
 use super::session::{Session, json};
-use super::end::fail_undecodable;
 use super::submit::read_type;
 use crate::format::decode_budget;
 

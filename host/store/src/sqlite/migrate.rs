@@ -24,7 +24,8 @@ pub(crate) async fn migrate(connection: &mut SqliteConnection) -> Result<(), Mig
     let create = "CREATE TABLE IF NOT EXISTS migration (
         number INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, applied_ms INTEGER NOT NULL) STRICT";
     sqlx::query(create).execute(&mut *connection).await?;
-    let rows = sqlx::query("SELECT number, name FROM migration ORDER BY number").fetch_all(&mut *connection).await?;
+    let rows =
+        sqlx::query("SELECT number, name FROM migration ORDER BY number").fetch_all(&mut *connection).await?;
     for row in &rows {
         let (number, name): (i64, String) = (row.try_get(0)?, row.try_get(1)?);
         let ours = usize::try_from(number - 1).ok().and_then(|place| MIGRATIONS.get(place));

@@ -95,7 +95,13 @@ impl SqliteStore {
         self.0.writer.close().await
     }
 
-    async fn write<I, T, W>(&self, priority: Priority, bytes: usize, input: I, work: W) -> Result<T, StoreError>
+    async fn write<I, T, W>(
+        &self,
+        priority: Priority,
+        bytes: usize,
+        input: I,
+        work: W,
+    ) -> Result<T, StoreError>
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
@@ -179,8 +185,10 @@ impl TaskStore for SqliteStore {
     }
 
     async fn cancel(&self, tenant: TenantId, id: TaskId, now_ms: i64) -> Result<CancelAnswer, StoreError> {
-        self.write(Priority::Task, 0, (), move |session, ()| Box::pin(end::cancel(session, tenant, id, now_ms)))
-            .await
+        self.write(Priority::Task, 0, (), move |session, ()| {
+            Box::pin(end::cancel(session, tenant, id, now_ms))
+        })
+        .await
     }
 
     async fn retry(
@@ -291,7 +299,6 @@ fn payload_bytes(settlement: &Settlement) -> usize {
 /// Gives back a lease that nobody heard of, or its tasks would run for nobody until the holder is closed.
 fn undo_lease(lease: Lease) -> Option<Entry> {
     let tasks: Vec<_> = lease.tasks.iter().map(|task| (task.id, task.token)).collect();
-    (!tasks.is_empty()).then(|| {
-        Entry::unheard(tasks, |session, tasks| Box::pin(lease::give_back(session, tasks)))
-    })
+    (!tasks.is_empty())
+        .then(|| Entry::unheard(tasks, |session, tasks| Box::pin(lease::give_back(session, tasks))))
 }

@@ -5,13 +5,20 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 
 use super::child::PARENTS;
+use super::end::FINISH;
 use super::lease::{COUNT_DUE, LEASE_TASKS, NEXT_RUN_AT, READY_TENANTS};
 use super::open::writer_options;
 use super::records::{COUNTS, TASK, list_text};
 use super::{migrate, settle};
 
-/// A database with so many tasks that the planner's guesses matter, and with statistics, as after an `ANALYZE`.
-async fn database(folder: &tempfile::TempDir) -> SqliteConnection {
+/// Databases with so many tasks that the planner's guesses matter: without statistics, as the store leaves it, and
+/// with them, as after somebody's `ANALYZE`.
+async fn databases() -> [(SqliteConnection, tempfile::TempDir); 2] {
+    [database(";").await, database("; ANALYZE").await]
+}
+
+async fn database(last: &str) -> (SqliteConnection, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
     let mut connection = writer_options(&folder.path().join("keiko.db")).connect().await.unwrap();
     migrate::migrate(&mut connection).await.unwrap();
     let series = |first: u32, last: u32| {
@@ -32,14 +39,13 @@ async fn database(folder: &tempfile::TempDir) -> SqliteConnection {
         INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
                 finished_ms, root, parent, depth, result)
             SELECT n, 1 + n % 20, 1 + n % 20, iif(n % 50 = 0, 3, 2), 1, 1, 0, 0, n, n, n, n,
-                iif(n % 7 = 0, n / 10, NULL), 0, x'' FROM {ended};
-        ANALYZE",
+                iif(n % 7 = 0, n / 10, NULL), 0, x'' FROM {ended}{last}",
         tenants = series(1, 20),
         live = series(1, 5_000),
         ended = series(10_001, 30_000),
     );
     sqlx::raw_sql(AssertSqlSafe(fill)).execute(&mut connection).await.unwrap();
-    connection
+    (connection, folder)
 }
 
 async fn plan(connection: &mut SqliteConnection, text: &str) -> Vec<String> {
@@ -64,45 +70,49 @@ async fn check(connection: &mut SqliteConnection, text: &str, indexes: &[&str]) 
 
 #[tokio::test]
 async fn hot_statements_use_their_indexes() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut connection = database(&folder).await;
-    for text in [LEASE_TASKS, COUNT_DUE] {
-        check(&mut connection, text, &["task_ready (tenant=? AND run_at_ms<?)"]).await;
-        let sorted = plan(&mut connection, text).await.iter().any(|step| step.contains("ORDER BY"));
-        assert!(text != LEASE_TASKS || !sorted, "the oldest tasks are found without sorting");
-    }
-    check(&mut connection, TASK, &["INTEGER PRIMARY KEY (rowid=?)"]).await;
-    check(&mut connection, COUNTS, &["COVERING INDEX task_ready (tenant=?)"]).await;
-    for text in settle::texts().into_iter().chain([PARENTS]) {
-        check(&mut connection, text, &["INTEGER PRIMARY KEY (rowid=?)"]).await;
+    for (mut connection, _folder) in databases().await {
+        for text in [LEASE_TASKS, COUNT_DUE] {
+            check(&mut connection, text, &["task_ready (tenant=? AND run_at_ms<?)"]).await;
+        }
+        let lease = plan(&mut connection, LEASE_TASKS).await;
+        assert!(
+            !lease.iter().any(|step| step.contains("ORDER BY")),
+            "the oldest are found unsorted: {lease:#?}"
+        );
+        check(&mut connection, TASK, &["INTEGER PRIMARY KEY (rowid=?)"]).await;
+        check(&mut connection, COUNTS, &["COVERING INDEX task_ready (tenant=?)"]).await;
+        for text in settle::texts().into_iter().chain([PARENTS, FINISH]) {
+            check(&mut connection, text, &["INTEGER PRIMARY KEY (rowid=?)"]).await;
+        }
     }
 }
 
 #[tokio::test]
 async fn walks_from_tenant_to_tenant_look_into_the_index_only() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut connection = database(&folder).await;
-    for text in [READY_TENANTS, NEXT_RUN_AT] {
-        let plan = plan(&mut connection, text).await;
-        // The first look of `NEXT_RUN_AT` takes the first entry of the index, which is called a scan.
-        let scans: Vec<_> = plan.iter().filter(|step| walks(step)).collect();
-        assert!(scans.iter().all(|step| step.ends_with("task_ready")), "{plan:#?}");
-        assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{plan:#?}");
+    for (mut connection, _folder) in databases().await {
+        for text in [READY_TENANTS, NEXT_RUN_AT] {
+            let plan = plan(&mut connection, text).await;
+            // The first look takes the first entry of the index, which is called a scan.
+            let scans: Vec<_> = plan.iter().filter(|step| walks(step)).collect();
+            assert!(scans.iter().all(|step| step.ends_with("task_ready")), "{plan:#?}");
+            assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{plan:#?}");
+        }
     }
 }
 
 #[tokio::test]
 async fn lists_use_their_indexes() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut connection = database(&folder).await;
-    let list = |state| list_text(&TaskFilter { state, ..TaskFilter::default() });
-    let ended = "finished_tenant (tenant=? AND rowid<?)";
-    check(&mut connection, &list(None), &["task_ready (tenant=?", "task_running (tenant=?", ended]).await;
-    check(&mut connection, &list(Some(TaskState::Completed)), &[ended]).await;
-    let incomplete = "finished_incomplete (tenant=? AND rowid<?)";
-    check(&mut connection, &list(Some(TaskState::Failed)), &[incomplete]).await;
-    let parent = Some(keiko_core::TaskId(1));
-    let children = list_text(&TaskFilter { parent, ..TaskFilter::default() });
-    let (live, ended) = ("task_parent (parent=? AND rowid<?)", "finished_parent (parent=? AND rowid<?)");
-    check(&mut connection, &children, &[live, ended]).await;
+    for (mut connection, _folder) in databases().await {
+        let list = |state| list_text(&TaskFilter { state, ..TaskFilter::default() });
+        let ended = "finished_tenant (tenant=? AND rowid<?)";
+        let all = ["task_ready (tenant=?", "task_running (tenant=?", ended];
+        check(&mut connection, &list(None), &all).await;
+        check(&mut connection, &list(Some(TaskState::Completed)), &[ended]).await;
+        let incomplete = "finished_incomplete (tenant=? AND rowid<?)";
+        check(&mut connection, &list(Some(TaskState::Failed)), &[incomplete]).await;
+        let parent = Some(keiko_core::TaskId(1));
+        let children = list_text(&TaskFilter { parent, ..TaskFilter::default() });
+        let both = ["task_parent (parent=? AND rowid<?)", "finished_parent (parent=? AND rowid<?)"];
+        check(&mut connection, &children, &both).await;
+    }
 }

@@ -67,9 +67,7 @@ fn view(row: &SqliteRow) -> Result<TaskView, StoreError> {
     let (message, detail): (Option<String>, Option<&str>) =
         (row.try_get(14).map_err(store_error)?, row.try_get(15).map_err(store_error)?);
     let failure = match &summary.code {
-        Some(code) => Some(
-            decode_failure(code, message.unwrap_or_default(), detail).map_err(undecodable)?,
-        ),
+        Some(code) => Some(decode_failure(code, message.unwrap_or_default(), detail).map_err(undecodable)?),
         None => None,
     };
     let result: Option<Vec<u8>> = row.try_get(17).map_err(store_error)?;
@@ -148,11 +146,15 @@ pub(crate) async fn list(
 pub(crate) fn list_text(filter: &TaskFilter) -> String {
     let kinds = match (&filter.plugin, &filter.kind) {
         (None, None) => "",
-        (Some(_), None) => " AND kind IN (SELECT k.id FROM kind AS k JOIN plugin AS p ON p.id = k.plugin
-            WHERE k.tenant = ?1 AND p.name = ?4)",
+        (Some(_), None) => {
+            " AND kind IN (SELECT k.id FROM kind AS k JOIN plugin AS p ON p.id = k.plugin
+            WHERE k.tenant = ?1 AND p.name = ?4)"
+        }
         (None, Some(_)) => " AND kind IN (SELECT k.id FROM kind AS k WHERE k.tenant = ?1 AND k.name = ?5)",
-        (Some(_), Some(_)) => " AND kind IN (SELECT k.id FROM kind AS k JOIN plugin AS p ON p.id = k.plugin
-            WHERE k.tenant = ?1 AND p.name = ?4 AND k.name = ?5)",
+        (Some(_), Some(_)) => {
+            " AND kind IN (SELECT k.id FROM kind AS k JOIN plugin AS p ON p.id = k.plugin
+            WHERE k.tenant = ?1 AND p.name = ?4 AND k.name = ?5)"
+        }
     };
     let branches: Vec<String> = branches(filter)
         .into_iter()

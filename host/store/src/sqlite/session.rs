@@ -105,7 +105,10 @@ impl RowStatement {
 pub(crate) struct Binds(SqliteArguments);
 
 impl Binds {
-    pub(crate) fn add<'v>(&mut self, value: impl sqlx::Encode<'v, Sqlite> + sqlx::Type<Sqlite>) -> &mut Binds {
+    pub(crate) fn add<'v>(
+        &mut self,
+        value: impl sqlx::Encode<'v, Sqlite> + sqlx::Type<Sqlite>,
+    ) -> &mut Binds {
         sqlx::Arguments::add(&mut self.0, value).expect("integers, texts and bytes always encode");
         self
     }

@@ -93,9 +93,8 @@ pub(crate) async fn settle(
     while !rest.is_empty() {
         // A statement sees every task once, so a task that is settled twice takes two rounds, in order.
         let mut places = HashMap::new();
-        let (round, later): (Vec<usize>, Vec<usize>) = rest
-            .into_iter()
-            .partition(|&at| *places.entry(settlements[at].id).or_insert(at) == at);
+        let (round, later): (Vec<usize>, Vec<usize>) =
+            rest.into_iter().partition(|&at| *places.entry(settlements[at].id).or_insert(at) == at);
         let round = round.into_iter().map(|at| &settlements[at]).collect();
         for (id, settled) in settle_round(session, holder, round, now_ms).await? {
             if let Some(&at) = places.get(&id) {

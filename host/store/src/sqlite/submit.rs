@@ -137,8 +137,7 @@ pub(crate) async fn insert(session: &mut Session, tasks: &[(TenantId, &NewTask)]
             binds.add(inline.then_some(&bytes[..]));
         })
         .await?;
-    let large: Vec<_> =
-        tasks.iter().filter(|(_, task)| task.input.bytes.len() > INLINE_BYTES_MAX).collect();
+    let large: Vec<_> = tasks.iter().filter(|(_, task)| task.input.bytes.len() > INLINE_BYTES_MAX).collect();
     session
         .each(&INSERT_INPUT, &large, |(tenant, task), binds| {
             binds.add(task.id.0).add(tenant.0).add(&task.input.bytes[..]);
@@ -175,10 +174,7 @@ pub(crate) struct Keys {
 
 impl Keys {
     /// Reads those of the keys that are stored.
-    pub(crate) async fn load(
-        session: &mut Session,
-        keys: &[(TenantId, &Key)],
-    ) -> Result<Keys, StoreError> {
+    pub(crate) async fn load(session: &mut Session, keys: &[(TenantId, &Key)]) -> Result<Keys, StoreError> {
         let wanted: Vec<(i64, &str)> =
             keys.iter().map(|(tenant, key)| (tenant.0, key.text.as_str())).collect();
         if wanted.is_empty() {

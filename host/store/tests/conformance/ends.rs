@@ -91,7 +91,8 @@ pub async fn a_cancel_and_a_settle_agree_on_one_end(world: &World) {
 pub async fn a_failed_task_is_retried_with_its_history(world: &World) {
     let holder = world.holder().await;
     let first = world.running(&world.ada, holder).await;
-    let log = |settlement: Settlement, text: &'static str| Settlement { log: Bytes::from(text), ..settlement };
+    let log =
+        |settlement: Settlement, text: &'static str| Settlement { log: Bytes::from(text), ..settlement };
     world.settle(holder, log(retry(&first, Code::DeadlineExceeded, NOW), "one")).await;
     let second = world.lease(holder, 1).await.remove(0);
     world.settle(holder, log(fail(&second, Code::Trap), "two")).await;

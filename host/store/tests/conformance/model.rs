@@ -118,7 +118,9 @@ impl Game<'_> {
         match (known, keyed) {
             (Some((_, body)), Some((_, asked))) if body != asked => assert_eq!(answer, Submitted::Conflict),
             (Some((known, _)), _) => {
-                assert!(matches!(answer, Submitted::Accepted { first, duplicate: true, .. } if first == known));
+                assert!(
+                    matches!(answer, Submitted::Accepted { first, duplicate: true, .. } if first == known)
+                );
             }
             (None, _) if live + u64::from(count) > QUEUE_MAX => {
                 assert_eq!(answer, Submitted::QueueFull { live });
@@ -163,7 +165,8 @@ impl Game<'_> {
                 3 => hand_back(&task),
                 _ => {
                     let id = self.world.tasks.reserve_ids(1, NOW).await.unwrap().first;
-                    let customer = if task.tenant == self.world.ada.tenant { &self.world.ada } else { &self.world.bob };
+                    let customer =
+                        if task.tenant == self.world.ada.tenant { &self.world.ada } else { &self.world.bob };
                     with_children(complete(&task), vec![child(customer, id, None, "1")])
                 }
             };
@@ -277,7 +280,11 @@ impl Game<'_> {
                 let view = self.world.view(customer, *id).await;
                 let summary = &view.summary;
                 assert_eq!((summary.state, view.token), (model.state, model.token), "{when}, {id}");
-                assert_eq!((summary.attempts, summary.crashes), (model.attempts, model.crashes), "{when}, {id}");
+                assert_eq!(
+                    (summary.attempts, summary.crashes),
+                    (model.attempts, model.crashes),
+                    "{when}, {id}"
+                );
                 assert_eq!(view.attempts.len(), model.kept, "{when}, {id}");
                 assert_eq!(view.result.is_some(), model.state == TaskState::Completed);
                 assert_eq!(view.failure.is_some(), model.state == TaskState::Failed);

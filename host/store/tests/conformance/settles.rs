@@ -197,7 +197,8 @@ pub async fn every_size_of_call_settles_whole(world: &World) {
 pub async fn logs_are_kept_with_their_attempts(world: &World) {
     let holder = world.holder().await;
     let first = world.running(&world.ada, holder).await;
-    let logged = |settlement: Settlement, log: &'static str| Settlement { log: Bytes::from(log), ..settlement };
+    let logged =
+        |settlement: Settlement, log: &'static str| Settlement { log: Bytes::from(log), ..settlement };
     world.settle(holder, logged(retry(&first, Code::Internal, NOW), "one")).await;
     let second = world.lease(holder, 1).await.remove(0);
     world.settle(holder, retry(&second, Code::Internal, NOW)).await;

@@ -228,7 +228,11 @@ pub struct NewChild {
 /// A child of the customer's first kind.
 pub fn child(customer: &Customer, id: TaskId, key: Option<&str>, input: &'static str) -> NewChild {
     let (input, key) = (Payload::json(input), key.map(str::to_owned));
-    NewChild { id, kind: customer.kind, wish: ChildWish { plugin: None, kind: None, input, key, delay_ms: 0 } }
+    NewChild {
+        id,
+        kind: customer.kind,
+        wish: ChildWish { plugin: None, kind: None, input, key, delay_ms: 0 },
+    }
 }
 
 /// The settlement with these children.
