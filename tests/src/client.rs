@@ -141,19 +141,32 @@ impl Client {
         Ok(number("pending")? + number("running")?)
     }
 
-    /// All tasks that `filter` names, newest first, page by page.
+    /// All tasks that `filter` names (`&state=failed`), newest first, page by page.
     pub fn list(&self, filter: &str, page: u32) -> Result<Vec<Value>> {
         let mut all = Vec::new();
+        self.each_listed(filter, page, |task| {
+            all.push(task);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// The same for histories that are better not held in memory.
+    pub fn each_listed(
+        &self,
+        filter: &str,
+        page: u32,
+        mut see: impl FnMut(Value) -> Result<()>,
+    ) -> Result<()> {
         let mut before = String::new();
         loop {
-            let path = format!("/v1/tasks?limit={page}{filter}{before}");
-            let mut answer = self.get(&path)?.expect(&[200])?;
+            let mut answer = self.get(&format!("/v1/tasks?limit={page}{filter}{before}"))?.expect(&[200])?;
             if let Value::Array(tasks) = answer["tasks"].take() {
-                all.extend(tasks);
+                tasks.into_iter().try_for_each(&mut see)?;
             }
             match answer["next"].as_str() {
                 Some(next) => before = format!("&before={next}"),
-                None => return Ok(all),
+                None => return Ok(()),
             }
         }
     }

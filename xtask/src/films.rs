@@ -82,7 +82,7 @@ impl Summary {
         match task["state"].as_str() {
             Some("completed") => self.add_film(&task["result"]),
             Some("failed") if task["error"]["code"] == "invalid_input" && attempts.len() == 1 => {
-                self.not_films += 1
+                self.not_films += 1;
             }
             _ => self.others.push(task.to_string()),
         }

@@ -29,6 +29,20 @@ struct Entry {
     code: Option<String>,
 }
 
+impl Entry {
+    fn read(task: &Value) -> Result<Entry> {
+        let text = |field: &str| task[field].as_str().unwrap_or_default().to_owned();
+        let number = |field: &str| task[field].as_u64().with_context(|| format!("no {field} in {task}"));
+        Ok(Entry {
+            kind: text("kind"),
+            state: text("state"),
+            attempts: number("attempts")?,
+            crashes: number("crashes")?,
+            code: task["code"].as_str().map(str::to_owned),
+        })
+    }
+}
+
 /// Everything the tenant ever ran.
 #[derive(Debug)]
 pub(super) struct History {
@@ -44,26 +58,19 @@ impl History {
         let mut history =
             History { tasks: BTreeMap::new(), children: BTreeMap::new(), listed: 0, in_order: true };
         let mut newer: Option<String> = None;
-        for task in client.list("", PAGE)? {
-            let text = |field: &str| task[field].as_str().unwrap_or_default().to_owned();
-            let number = |field: &str| task[field].as_u64().with_context(|| format!("no {field} in {task}"));
-            let id = text("id");
+        client.each_listed("", PAGE, |task| {
+            let entry = Entry::read(&task)?;
+            let id = task["id"].as_str().context("a listed task has no id")?.to_owned();
             // Ids are time-ordered texts, so newest first means falling.
             history.in_order &= newer.as_ref().is_none_or(|newer| *newer > id);
             newer = Some(id.clone());
             if let Some(parent) = task["parent"].as_str() {
                 history.children.entry(parent.to_owned()).or_default().push(id.clone());
             }
-            let entry = Entry {
-                kind: text("kind"),
-                state: text("state"),
-                attempts: number("attempts")?,
-                crashes: number("crashes")?,
-                code: task["code"].as_str().map(str::to_owned),
-            };
             history.tasks.insert(id, entry);
             history.listed += 1;
-        }
+            Ok(())
+        })?;
         for children in history.children.values_mut() {
             children.sort();
         }
