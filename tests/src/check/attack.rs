@@ -119,9 +119,8 @@ impl Attack {
 
     /// The component without a manifest.
     pub fn bare_component(&self) -> Result<Vec<u8>> {
-        let shell = String::from_utf8(tree::fixture("hostile/shell.wat")?)?;
         let guest = String::from_utf8(tree::fixture(&format!("hostile/{}.wat", self.name))?)?;
-        wat::parse_str(shell.replace(PLACE, &guest)).context(self.name)
+        in_shell(&guest).context(self.name)
     }
 
     /// What its submit says beside plugin, kind and input. One attempt: what fails is to fail at once.
@@ -136,6 +135,12 @@ impl Attack {
         }
         more
     }
+}
+
+/// The component that a guest's text makes in the shell.
+pub fn in_shell(guest: &str) -> Result<Vec<u8>> {
+    let shell = String::from_utf8(tree::fixture("hostile/shell.wat")?)?;
+    Ok(wat::parse_str(shell.replace(PLACE, guest))?)
 }
 
 /// The manifest of a plugin with the one kind `run`.

@@ -6,13 +6,14 @@
 //! A short run asserts counts only; the neighbour's times and the host's memory are reported. `--long` asserts them
 //! too, repeats the attacks, runs several at once and adds uploads that keep the compiler busy.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Report;
 use super::attack::{ATTACKS, Attack, End};
@@ -25,6 +26,8 @@ const INVARIANTS: &[&str] = &["process", "end", "once", "upload", "neighbour", "
 const BEFORE: usize = 200;
 /// Between two tasks of the neighbour.
 const STEADY: Duration = Duration::from_millis(10);
+/// Attacks that are named with the neighbour's slowest tasks.
+const SLOWEST: usize = 8;
 /// The neighbour's p99 may be this many times what it was...
 const P99_FACTOR: f64 = 2.0;
 /// ...but nobody asks for less than one epoch tick, in milliseconds: that is how long a guest may hold a worker.
@@ -62,11 +65,11 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     let before: Vec<f64> = (0..BEFORE).map(|_| steady_task(&victim)).collect::<Result<_>>()?;
     let (memory_before, _) = host.memory_bytes()?;
     let pid = host.pid();
-    let stop = AtomicBool::new(false);
+    let now = Mutex::new(Some("nothing"));
     let during = std::thread::scope(|scope| {
-        let neighbour = scope.spawn(|| steady_tasks(&victim, &stop));
-        let attacked = attack_all(plan, &attacker, &mut host, &folder.join("data"), &mut report);
-        stop.store(true, Ordering::Relaxed);
+        let neighbour = scope.spawn(|| steady_tasks(&victim, &now));
+        let attacked = attack_all(plan, &attacker, &mut host, &folder.join("data"), &now, &mut report);
+        set(&now, None);
         let during = neighbour.join().map_err(|_| anyhow!("the neighbour panicked"))?;
         attacked.map(|()| during)
     })?;
@@ -76,6 +79,13 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     judge_neighbour(plan, &before, &during, &mut report);
     judge_memory(plan, &host, memory_before, &mut report)?;
     Ok(report)
+}
+
+/// What runs now, for the neighbour's record; `None` ends the neighbour.
+type Now = Mutex<Option<&'static str>>;
+
+fn set(now: &Now, attack: Option<&'static str>) {
+    *now.lock().unwrap_or_else(PoisonError::into_inner) = attack;
 }
 
 /// A host with the tenants `attacker` and `victim`.
@@ -114,11 +124,13 @@ fn attack_all(
     attacker: &Client,
     host: &mut Host,
     data_dir: &Path,
+    now: &Now,
     report: &mut Report,
 ) -> Result<()> {
     let uploads = uploads(data_dir, plan.long)?;
     for _ in 0..plan.rounds {
         for attack in ATTACKS {
+            set(now, Some(attack.name));
             run_attack(attack, attacker, plan.at_once, report).with_context(|| attack.name)?;
             if !host.is_running()? {
                 bail!("{} took the host down; see {}", attack.name, host.log().display());
@@ -126,6 +138,7 @@ fn attack_all(
         }
     }
     for upload in &uploads {
+        set(now, Some(upload.name));
         let answer = attacker.upload(&upload.bytes)?;
         let refused = answer.status >= 400 && answer.status < 500 && answer.code() == upload.code;
         report.require(refused, "upload", || {
@@ -174,20 +187,26 @@ pub fn run_attack(attack: &Attack, attacker: &Client, at_once: usize, report: &m
 struct During {
     /// Of every task, in milliseconds.
     times: Vec<f64>,
+    /// The slowest task beside each attack, in milliseconds.
+    slowest: BTreeMap<&'static str, f64>,
     /// Why tasks failed.
     failures: Vec<String>,
 }
 
-fn steady_tasks(victim: &Client, stop: &AtomicBool) -> During {
-    let mut during = During { times: Vec::new(), failures: Vec::new() };
-    while !stop.load(Ordering::Relaxed) {
+fn steady_tasks(victim: &Client, now: &Now) -> During {
+    let mut during = During { times: Vec::new(), slowest: BTreeMap::new(), failures: Vec::new() };
+    loop {
+        let Some(attack) = *now.lock().unwrap_or_else(PoisonError::into_inner) else { return during };
         match steady_task(victim) {
-            Ok(time) => during.times.push(time),
-            Err(error) => during.failures.push(format!("{error:#}")),
+            Ok(time) => {
+                during.times.push(time);
+                let slowest = during.slowest.entry(attack).or_default();
+                *slowest = time.max(*slowest);
+            }
+            Err(error) => during.failures.push(format!("beside {attack}: {error:#}")),
         }
         wait::pause(STEADY);
     }
-    during
 }
 
 /// One small task from submit to result, in milliseconds.
@@ -207,6 +226,10 @@ fn judge_neighbour(plan: &Plan, before: &[f64], during: &During, report: &mut Re
     report.tried("neighbour_p50_ms", rounded(percentile(&during.times, 0.5)));
     report.tried("neighbour_p99_ms_before", rounded(p99_before));
     report.tried("neighbour_p99_ms", rounded(p99_during));
+    let mut slowest: Vec<_> = during.slowest.iter().collect();
+    slowest.sort_by(|a, b| b.1.total_cmp(a.1));
+    let slowest = slowest.into_iter().take(SLOWEST).map(|(attack, time)| json!([attack, rounded(*time)]));
+    report.tried("neighbour_slowest_ms_beside", slowest.collect::<Vec<Value>>());
     for failure in &during.failures {
         report.violation("neighbour", failure.as_str());
     }

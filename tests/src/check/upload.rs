@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::attack::{Attack, manifest, with_manifest};
+use super::attack::{Attack, in_shell, manifest, with_manifest};
 use crate::tree;
 
 /// One upload that must be refused.
@@ -99,8 +99,15 @@ fn compile_bomb(loops: usize, locals: usize) -> Result<Vec<u8>> {
         body.push_str(&format!("(br_if $l{depth} (i64.eqz (local.get {})))", depth % locals));
         body.push(')');
     }
-    let text = format!("(component (core module (func (local {declared}) {body})))");
-    Ok(with_manifest(wat::parse_str(text)?, &manifest("compile-bomb")))
+    let guest = format!(
+        "(core module $guest
+          (memory (export \"memory\") 1)
+          (func (export \"realloc\") (param i32 i32 i32 i32) (result i32) (i32.const 4096))
+          (func (export \"run\") (param i32 i32 i32 i32 i32 i32) (result i32) (call $bomb) (unreachable))
+          (func $bomb (local {declared}) {body}))
+        (core instance $instance (instantiate $guest))"
+    );
+    Ok(with_manifest(in_shell(&guest)?, &manifest("compile-bomb")))
 }
 
 #[cfg(test)]

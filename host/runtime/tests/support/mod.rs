@@ -198,7 +198,8 @@ impl TaskStore for Faulty {
 
 /// A host with one tenant `default` and one plugin `script` with the kinds `a` and `b`.
 pub struct Bench {
-    pub folder: tempfile::TempDir,
+    /// Kept for as long as the store is open; gone with it.
+    _folder: tempfile::TempDir,
     pub store: Arc<Faulty>,
     pub clock: Arc<Shifted>,
     pub options: Options,
@@ -225,7 +226,7 @@ impl Bench {
             poison: AtomicI64::new(0),
         };
         let clock = Arc::new(Shifted::default());
-        Bench { folder, store: Arc::new(faulty), clock, options, policy: TenantPolicy::default() }
+        Bench { _folder: folder, store: Arc::new(faulty), clock, options, policy: TenantPolicy::default() }
     }
 
     pub async fn start<F>(&self, play: F) -> (Runtime, Handle, TenantId)
