@@ -45,7 +45,11 @@ pub fn uploads(data_dir: &Path, long: bool) -> Result<Vec<Upload>> {
         uploads.push(upload("bad-name", with_manifest(plainest.clone(), &manifest(name))));
     }
     if long {
-        uploads.push(Upload { name: "compile-bomb", bytes: compile_bomb(600, 400)?, code: "compile_limit" });
+        uploads.push(Upload {
+            name: "compile-bomb",
+            bytes: compile_bomb(5_000, 1_500)?,
+            code: "compile_limit",
+        });
     }
     Ok(uploads)
 }
@@ -85,20 +89,16 @@ fn artifact(data_dir: &Path) -> Result<Vec<u8>> {
     fs::read(&path).with_context(|| format!("read {}", path.display()))
 }
 
-/// Nested loops over many locals: what makes a register allocator slow, in a few kilobytes.
-fn compile_bomb(loops: usize, locals: usize) -> Result<Vec<u8>> {
+/// Nested loops over many locals: a value for every local at the head of every loop, in a few kilobytes.
+fn compile_bomb(locals: usize, depth: usize) -> Result<Vec<u8>> {
     let declared = "i64 ".repeat(locals);
     let mut body = String::new();
-    for depth in 0..loops {
-        let (to, from) = (depth % locals, (depth * 7 + 1) % locals);
-        body.push_str(&format!(
-            "(loop $l{depth} (local.set {to} (i64.add (local.get {to}) (local.get {from})))"
-        ));
+    for level in 0..depth {
+        let local = |step: usize| (level * step) % locals;
+        let (to, from) = (local(7), local(13));
+        body.push_str(&format!("(loop (local.set {to} (i64.add (local.get {from}) (local.get {to})))"));
     }
-    for depth in (0..loops).rev() {
-        body.push_str(&format!("(br_if $l{depth} (i64.eqz (local.get {})))", depth % locals));
-        body.push(')');
-    }
+    body.push_str(&"(br_if 0 (i64.eqz (local.get 0))))".repeat(depth));
     let guest = format!(
         "(core module $guest
           (memory (export \"memory\") 1)
@@ -116,8 +116,8 @@ mod tests {
 
     #[test]
     fn the_compile_bomb_is_small() -> Result<()> {
-        let bytes = compile_bomb(600, 400)?;
-        assert!(bytes.len() < 20_000, "{} bytes", bytes.len());
+        let bytes = compile_bomb(5_000, 1_500)?;
+        assert!(bytes.len() < 40_000, "{} bytes", bytes.len());
         Ok(())
     }
 }
