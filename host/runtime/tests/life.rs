@@ -33,6 +33,20 @@ fn endless(
     }
 }
 
+/// A guest whose first run is endless and whose later ones end at once.
+fn endless_once(
+    started: Arc<Notify>,
+) -> impl Fn(Attempt, Arc<dyn HostPort>, Stop) -> Report + Send + Sync + 'static {
+    let (runs, first) = (AtomicU32::new(0), endless(started));
+    move |attempt, port, stop| {
+        if runs.fetch_add(1, Ordering::SeqCst) == 0 {
+            first(attempt, port, stop)
+        } else {
+            async move { echo(&attempt) }.boxed()
+        }
+    }
+}
+
 type Report = futures::future::BoxFuture<'static, keiko_core::outcome::AttemptReport>;
 
 async fn ended(handle: &Handle, tenant: keiko_core::TenantId, id: TaskId) -> TaskDetail {
@@ -157,18 +171,8 @@ async fn a_cancel_stops_a_running_attempt_and_its_answer_is_final() {
 #[tokio::test]
 async fn a_lost_lease_stops_attempts_and_the_task_runs_again() {
     let bench = Bench::new().await;
-    let runs = Arc::new(AtomicU32::new(0));
     let started = Arc::new(Notify::new());
-    let (count, first) = (Arc::clone(&runs), Arc::clone(&started));
-    let (runtime, handle, tenant) = bench
-        .start(move |attempt, port, stop| {
-            if count.fetch_add(1, Ordering::SeqCst) == 0 {
-                endless(Arc::clone(&first))(attempt, port, stop)
-            } else {
-                async move { echo(&attempt) }.boxed()
-            }
-        })
-        .await;
+    let (runtime, handle, tenant) = bench.start(endless_once(Arc::clone(&started))).await;
     let id = submit(&handle, tenant, "1").await;
     started.notified().await;
     bench.store.lost.store(true, Ordering::SeqCst);
@@ -183,21 +187,11 @@ async fn a_lost_lease_stops_attempts_and_the_task_runs_again() {
 async fn without_a_store_a_host_cancels_itself_and_comes_back() {
     let bench = Bench::new().await;
     let started = Arc::new(Notify::new());
-    let runs = Arc::new(AtomicU32::new(0));
-    let (count, first) = (Arc::clone(&runs), Arc::clone(&started));
-    let (runtime, handle, tenant) = bench
-        .start(move |attempt, port, stop| {
-            if count.fetch_add(1, Ordering::SeqCst) == 0 {
-                endless(Arc::clone(&first))(attempt, port, stop)
-            } else {
-                async move { echo(&attempt) }.boxed()
-            }
-        })
-        .await;
+    let (runtime, handle, tenant) = bench.start(endless_once(Arc::clone(&started))).await;
     let id = submit(&handle, tenant, "1").await;
     started.notified().await;
     bench.store.down.store(true, Ordering::SeqCst);
-    let refused = handle.submit(tenant, vec![task("1"); 20_000 / 2], None).await.expect_err("no store");
+    let refused = handle.submit(tenant, vec![task("1")], None).await.expect_err("no store");
     assert_eq!(refused.code, Code::StorageDown);
     let lost = async {
         while handle.figures().leases_lost == 0 {
