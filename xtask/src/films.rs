@@ -184,8 +184,10 @@ pub fn sample(task: &Value) -> Result<String> {
             count("sentences")
         ),
         format!("terms: {}", texts("terms").join(", ")),
-        format!("links: {}", texts("links").join(", ")),
     ];
+    if !texts("links").is_empty() {
+        lines.push(format!("links: {}", texts("links").join(", ")));
+    }
     lines.extend(texts("summary").iter().map(|sentence| format!("“{sentence}”")));
     Ok(lines.join("\n"))
 }
