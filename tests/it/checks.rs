@@ -1,6 +1,6 @@
 //! The short forms of the long checks, on every run of the tests.
 
-use keiko_tests::check::{Report, hostile, kill};
+use keiko_tests::check::{Report, hostile, hosts, kill};
 
 fn passes(report: Report) {
     assert_eq!(report.violations(), 0, "{:#}", report.json());
@@ -18,4 +18,12 @@ fn kills_lose_and_double_nothing() {
 fn attacks_end_with_their_code_and_a_neighbour_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     passes(hostile::run(&hostile::Plan::new(false), folder.path()).unwrap());
+}
+
+#[test]
+fn hosts_that_die_stop_and_lose_their_database_lose_and_double_nothing() {
+    let seed = keiko_tests::seed();
+    eprintln!("KEIKO_SEED={seed} repeats the choices of this run");
+    let folder = tempfile::tempdir().unwrap();
+    passes(hosts::run(&hosts::Plan::short(seed), folder.path()).unwrap());
 }

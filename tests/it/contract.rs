@@ -15,7 +15,7 @@ fn with_tenant(text: &str) -> Running {
 
 impl Running {
     /// One attempt of a kind, as the task that it was.
-    fn contract(&self, kind: &str, input: Value, more: Value) -> Value {
+    pub(crate) fn contract(&self, kind: &str, input: Value, more: Value) -> Value {
         let mut more = more;
         if more.is_null() {
             more = json!({"attempts": 1});
@@ -24,7 +24,7 @@ impl Running {
     }
 
     /// The result of a kind that completes.
-    fn result(&self, kind: &str, input: Value) -> Value {
+    pub(crate) fn result(&self, kind: &str, input: Value) -> Value {
         let task = self.contract(kind, input, Value::Null);
         assert_eq!(task["state"], "completed", "{kind}: {task}");
         task["result"].clone()
@@ -43,7 +43,7 @@ impl Running {
     }
 }
 
-fn ok(value: Value) -> Value {
+pub(crate) fn ok(value: Value) -> Value {
     json!({ "ok": value })
 }
 
@@ -51,7 +51,7 @@ fn error(name: &str) -> Value {
     json!({"error": {"name": name}})
 }
 
-fn error_at(name: &str, number: u64) -> Value {
+pub(crate) fn error_at(name: &str, number: u64) -> Value {
     json!({"error": {"name": name, "number": number}})
 }
 
@@ -59,7 +59,10 @@ fn error_at(name: &str, number: u64) -> Value {
 fn contract() {
     let running = Running::with_guests(&["contract"]);
     let plugin = running.client.get("/v1/plugins/contract").unwrap().json().unwrap();
-    assert_eq!(plugin["wants"], json!(["attempt", "config", "log", "progress", "tasks"]));
+    assert_eq!(
+        plugin["wants"],
+        json!(["agents", "attempt", "config", "history", "log", "progress", "tasks"])
+    );
     assert_eq!(plugin["denied"], json!([]));
     assert_eq!(running.result("trivial", json!({"as": ["it", "came"]})), json!({"as": ["it", "came"]}));
 }
@@ -132,7 +135,7 @@ fn settings_are_those_of_the_plugin() {
 fn what_is_not_granted_is_denied_at_install_by_name_and_at_the_call_by_an_answer() {
     let running = with_tenant("grants = [\"log\"]");
     let plugin = running.client.get("/v1/plugins/contract").unwrap().json().unwrap();
-    assert_eq!(plugin["denied"], json!(["attempt", "config", "progress", "tasks"]));
+    assert_eq!(plugin["denied"], json!(["agents", "attempt", "config", "history", "progress", "tasks"]));
     let denied = error("denied");
     for (kind, input) in [
         ("facts", json!({})),
@@ -141,6 +144,11 @@ fn what_is_not_granted_is_denied_at_install_by_name_and_at_the_call_by_an_answer
         ("config-get-all", json!({})),
         ("progress", json!({"fraction": 0.5})),
         ("submit-many", json!({"children": [{"kind": "trivial"}]})),
+        ("agents-load", json!({"ids": []})),
+        ("agents-list", json!({})),
+        ("agents-set-statuses", json!({"changes": []})),
+        ("history-user-tasks", json!({"user": "user_0000000000001"})),
+        ("history-summarize", json!({"from_ms": 0, "to_ms": 1})),
     ] {
         assert_eq!(running.result(kind, input), denied, "{kind}");
     }

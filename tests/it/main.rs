@@ -7,10 +7,13 @@
 
 mod checks;
 mod contract;
+mod data;
+mod database;
 mod family;
 mod hostile;
 mod logs;
 mod plugins;
+mod postgres;
 mod readme;
 mod sameness;
 mod stopping;

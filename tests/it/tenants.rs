@@ -12,7 +12,19 @@ fn every_object_of_another_tenant_is_not_found() {
     let id =
         one.submit("family", "child", json!({"n": 1, "which": 0}), json!({"delay_ms": 3_600_000})).unwrap();
 
+    let made = |path: &str, body: Value| {
+        let answer = one.post_json(path, &body, None).unwrap().expect(&[201]).unwrap();
+        answer["id"].as_str().unwrap().to_owned()
+    };
+    let agent = made("/v1/agents", json!({"name": "Ada", "kind": "writer"}));
+    let user = made("/v1/users", json!({"name": "Ann"}));
+
     let get = |path: &str| other.get(path).unwrap();
+    let post_json = |path: &str, body: Value| other.post_json(path, &body, None).unwrap();
+    let submit = |field: &str, id: &str| {
+        let input = json!({"n": 1, "which": 0});
+        post_json("/v1/tasks", json!({"plugin": "family", "kind": "child", "input": input, field: id}))
+    };
     let post = |path: &str| other.post(path, &[], &[]).unwrap();
     for answer in [
         get(&format!("/v1/tasks/{id}")),
@@ -29,6 +41,25 @@ fn every_object_of_another_tenant_is_not_found() {
     ] {
         assert_eq!((answer.status, answer.code().as_str()), (404, "not_found"), "{answer}");
     }
+    // With a plugin of its own a stranger still names no agent and no user of another.
+    other.install(&tree::guest("family").unwrap()).unwrap();
+    let statuses = json!({"statuses": [{"agent": agent, "status": "failed"}]});
+    for answer in [
+        get(&format!("/v1/agents/{agent}")),
+        get(&format!("/v1/users/{user}")),
+        get(&format!("/v1/users/{user}/tasks")),
+        post_json("/v1/agents/statuses", statuses),
+        submit("agent", &agent),
+        submit("user", &user),
+    ] {
+        assert_eq!((answer.status, answer.code().as_str()), (404, "not_found"), "{answer}");
+    }
+    let loaded = post_json("/v1/agents/load", json!({"ids": [agent]})).expect(&[200]).unwrap();
+    assert_eq!(loaded, json!({"agents": [null], "missing": [agent]}));
+    for (path, of) in [("/v1/agents", "agents"), ("/v1/users", "users"), ("/v1/statistics", "statistics")] {
+        assert_eq!(get(path).expect(&[200]).unwrap()[of], json!([]), "{path}");
+    }
+    other.delete("/v1/plugins/family").unwrap();
     assert_eq!(other.list("", 10).unwrap(), [] as [Value; 0]);
     assert_eq!(other.list(&format!("&parent={id}"), 10).unwrap(), [] as [Value; 0]);
     assert_eq!(other.get("/v1/plugins").unwrap().json().unwrap(), json!({"plugins": []}));

@@ -114,6 +114,16 @@ impl Host {
         self.signal(Signal::INT)
     }
 
+    /// Sends SIGSTOP: the process does nothing until [`Host::resume`].
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Sends SIGCONT.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
     /// Waits until the process has ended by itself.
     pub fn wait_stopped(&mut self) -> Result<ExitStatus> {
         let child = &mut self.child;

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
 mod arguments;
+mod database;
 mod demo;
 mod films;
 mod guests;
@@ -23,12 +24,15 @@ use crate::arguments::Arguments;
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  test  [--no-install]            everything CI runs: formatting, lints, all tests
+  test  [--no-install]            everything CI runs: formatting, lints, all tests, on SQLite and PostgreSQL
   demo  [--exit] [--port N]       a host with real records, from nothing to a table of results
   bench NAME                      one benchmark, as JSON lines
-  check NAME [--long]             one check of the whole system, as one JSON line
+  check NAME [--long] [--postgres]
+                                  one check of the whole system, as one JSON line; --postgres: of a host on PostgreSQL
+  postgres                        a PostgreSQL server for tests that are run by hand, until Ctrl-C
 
   --no-install                    never install anything; say what is missing
+  --postgres-bin DIR              the PostgreSQL to test with, 14 to 18; KEIKO_TEST_POSTGRES=URL uses one that runs
   --guest-toolchain fallback      build plugins without rustup's wasm32-wasip2 target";
 
 fn main() -> ExitCode {
@@ -50,6 +54,7 @@ fn run() -> Result<ExitCode> {
         "demo" => demo::run(arguments),
         "bench" => measure::bench(arguments),
         "check" => measure::check(arguments),
+        "postgres" => database::serve(arguments),
         "" | "help" | "--help" | "-h" => {
             println!("{USAGE}");
             Ok(ExitCode::SUCCESS)

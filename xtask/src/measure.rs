@@ -1,4 +1,4 @@
-//! `cargo xtask bench NAME` and `cargo xtask check NAME [--long]`.
+//! `cargo xtask bench NAME` and `cargo xtask check NAME [--long] [--postgres]`.
 //!
 //! Both build what they need and hand their one program's output through: JSON lines on standard output, and
 //! everything about the building on standard error.
@@ -6,16 +6,22 @@
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use keiko_tests::postgres::Database;
 use keiko_tests::tree;
 
 use crate::arguments::Arguments;
+use crate::database::{Found, Wish};
 use crate::guests::{self, Toolchain};
 use crate::machine::Install;
 use crate::step::{Steps, cargo};
 
 const BENCHES: &[&str] = &["attempt"];
-const CHECKS: &[&str] = &["kill", "hostile"];
+const CHECKS: &[&str] = &["kill", "hosts", "hostile", MUTATIONS];
+/// The one of the conformance suite itself.
+const MUTATIONS: &str = "conformance-mutations";
+/// Those that start a PostgreSQL of their own, because they restart it.
+const CHECKS_WITH_SERVER: &[&str] = &["hosts"];
 
 /// One benchmark.
 pub fn bench(mut arguments: Arguments) -> Result<ExitCode> {
@@ -31,6 +37,17 @@ pub fn bench(mut arguments: Arguments) -> Result<ExitCode> {
 pub fn check(mut arguments: Arguments) -> Result<ExitCode> {
     let name = arguments.name(CHECKS)?;
     let long = arguments.flag("--long");
+    if name == MUTATIONS {
+        return mutations(arguments, long);
+    }
+    let (own_server, on_postgres) =
+        (CHECKS_WITH_SERVER.contains(&name.as_str()), arguments.flag("--postgres"));
+    if own_server && on_postgres {
+        bail!("the check `{name}` is of hosts on PostgreSQL anyway");
+    }
+    let install = Install::unless(arguments.clone().flag("--no-install"));
+    let wish = Wish::asked(&mut arguments)?;
+    let found = (own_server || on_postgres).then(|| wish.ensure(install)).transpose()?;
     let (mut steps, toolchain) = prepare(arguments, &["contract", "family"])?;
     let program = build_host(&mut steps)?;
     let mut run = cargo();
@@ -38,7 +55,31 @@ pub fn check(mut arguments: Arguments) -> Result<ExitCode> {
         .args(long.then_some("--long"))
         .env("KEIKO_PROGRAM", program)
         .env("KEIKO_GUESTS_DIR", toolchain.guests_dir());
-    pass_through(&mut run)
+    match found {
+        Some(found) if on_postgres => on_server(found, &mut steps, &mut run),
+        Some(found) => pass_through(found.hand_to(&mut run)),
+        None => pass_through(&mut run),
+    }
+}
+
+/// Runs the conformance suite on stores that break its promises. Needs neither a host nor guests, and installs nothing.
+fn mutations(mut arguments: Arguments, long: bool) -> Result<ExitCode> {
+    arguments.flag("--no-install");
+    arguments.finish()?;
+    let mut run = cargo();
+    run.args(["run", "--quiet", "--package", "keiko-store", "--example", "conformance_mutations", "--"]);
+    pass_through(run.args(long.then_some("--long")))
+}
+
+/// Runs a check whose hosts keep their tasks in a database of a server; both are gone with the check.
+fn on_server(found: Found, steps: &mut Steps, run: &mut Command) -> Result<ExitCode> {
+    found.hand_to(run);
+    let server = steps.step("PostgreSQL", || found.start())?;
+    let database = Database::new(server.url())?;
+    // Every host of the check reads it.
+    let outcome = pass_through(run.env("KEIKO_DATABASE_URL", database.url()));
+    drop(database);
+    outcome.and_then(|code| server.stop().map(|()| code))
 }
 
 /// Builds the program as a person would run it, and says where it is.

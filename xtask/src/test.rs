@@ -5,11 +5,12 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 
 use crate::arguments::Arguments;
+use crate::database::Wish;
 use crate::guests::{self, Toolchain};
 use crate::machine::{self, Install};
 use crate::step::{self, Steps, cargo};
@@ -36,10 +37,11 @@ struct Counts {
 pub fn run(mut arguments: Arguments) -> Result<ExitCode> {
     let install = Install::unless(arguments.flag("--no-install"));
     let asked = Toolchain::asked(&mut arguments)?;
+    let wish = Wish::asked(&mut arguments)?;
     arguments.finish()?;
     let mut steps = Steps::new();
     let mut counts = Counts::default();
-    let outcome = run_steps(&mut steps, asked, install, &mut counts);
+    let outcome = run_steps(&mut steps, asked, wish, install, &mut counts);
     steps.print();
     if let Err(error) = &outcome {
         eprintln!("\nxtask: {error:#}");
@@ -51,10 +53,14 @@ pub fn run(mut arguments: Arguments) -> Result<ExitCode> {
 fn run_steps(
     steps: &mut Steps,
     asked: Option<Toolchain>,
+    wish: Wish,
     install: Install,
     counts: &mut Counts,
 ) -> Result<()> {
-    steps.step("system packages", || machine::ensure_compiler(install))?;
+    let found = steps.step("system packages", || {
+        machine::ensure_compiler(install)?;
+        wish.ensure(install)
+    })?;
     let toolchain = guests::set_up(steps, asked, install)?;
     steps.run("formatting", cargo().args(["fmt", "--all", "--check"]))?;
     audit(steps)?;
@@ -66,12 +72,17 @@ fn run_steps(
     let mut build = cargo();
     build.args(["build", "--workspace", "--lib", "--bins", "--tests"]);
     steps.run("build the host and its tests", &mut build)?;
-    test(steps, toolchain, counts)
+    let mut tests = cargo();
+    found.hand_to(&mut tests);
+    let server = steps.step("PostgreSQL", || found.start())?;
+    server.hand_to(&mut tests);
+    let outcome = test(steps, toolchain, tests, counts);
+    let stopped = steps.step("stop PostgreSQL", || server.stop());
+    outcome.and(stopped)
 }
 
 /// All tests of the workspace, with nextest where it is installed.
-fn test(steps: &mut Steps, toolchain: Toolchain, counts: &mut Counts) -> Result<()> {
-    let mut tests = cargo();
+fn test(steps: &mut Steps, toolchain: Toolchain, mut tests: Command, counts: &mut Counts) -> Result<()> {
     if step::succeeds(cargo().args(["nextest", "--version"])) {
         tests.args(["nextest", "run", "--workspace", "--lib", "--bins", "--tests"]);
     } else {

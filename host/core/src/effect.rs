@@ -1,9 +1,12 @@
 //! Lasting writes that an attempt asks for: held in memory, bounded, and applied in the transaction that
 //! stores the attempt's result.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 
-use crate::id::{KindId, TaskId};
+use crate::agent::{Agent, AgentStatus, StatusChange};
+use crate::id::{AgentId, KindId, TaskId, UserId};
 use crate::limit::{
     CONTENT_TYPE_BYTES_MAX, DELAY_MS_MAX, EFFECT_BYTES_MAX, EFFECTS_MAX, INPUT_BYTES_MAX, KEY_BYTES_MAX,
 };
@@ -65,18 +68,49 @@ pub enum Refused {
 pub struct Effects {
     /// Tasks to submit, in the order they were asked for.
     pub children: Vec<Child>,
+    /// New statuses of agents, in the order they were asked for; the agents existed then.
+    pub statuses: Vec<StatusChange>,
     bytes: usize,
 }
 
 impl Effects {
     /// How many effects there are.
     pub fn len(&self) -> usize {
-        self.children.len()
+        self.children.len() + self.statuses.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.children.is_empty()
+        self.len() == 0
+    }
+
+    /// Whether so many new statuses would fit.
+    pub fn check_statuses(&self, count: usize) -> Result<(), Refused> {
+        if self.len() + count > EFFECTS_MAX {
+            return Err(Refused::TooMany(EFFECTS_MAX as u64));
+        }
+        if self.bytes + count * EFFECT_BYTES_BASE > EFFECT_BYTES_MAX {
+            return Err(Refused::TooLarge(EFFECT_BYTES_MAX as u64));
+        }
+        Ok(())
+    }
+
+    /// Puts the statuses that were asked for into agents as they are stored, so that an attempt reads what it wrote.
+    pub fn overlay(&self, agents: &mut [Option<Agent>]) {
+        // Of an agent that was named twice the last status is the one that stays.
+        let asked: HashMap<AgentId, AgentStatus> =
+            self.statuses.iter().map(|change| (change.agent, change.status)).collect();
+        for agent in agents.iter_mut().flatten() {
+            if let Some(status) = asked.get(&agent.id) {
+                agent.status = *status;
+            }
+        }
+    }
+
+    /// Adds statuses that [`Effects::check_statuses`] let pass.
+    pub fn push_statuses(&mut self, changes: Vec<StatusChange>) {
+        self.bytes += changes.len() * EFFECT_BYTES_BASE;
+        self.statuses.extend(changes);
     }
 
     /// Whether these wishes would fit, each by itself and all together with what is here.
@@ -100,7 +134,7 @@ impl Effects {
         self.bytes += wish.bytes();
         let key = wish.key.map(|text| {
             let mut body = BodyHash::default();
-            body.add(kind, &wish.input, wish.delay_ms, &BudgetRequest::default());
+            body.add(kind, &wish.input, wish.delay_ms, &BudgetRequest::default(), None, None);
             Key { text, body: body.finish() }
         });
         self.children.push(Child { id, kind, input: wish.input, key, delay_ms: wish.delay_ms });
@@ -147,7 +181,8 @@ pub fn check_key(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The hash of a submit's body, for its idempotency key: equal for equal handlers, payloads, delays and budgets.
+/// The hash of a submit's body, for its idempotency key: equal for equal handlers, payloads, delays, budgets, agents and
+/// users.
 #[derive(Clone, Debug)]
 pub struct BodyHash(blake3::Hasher);
 
@@ -161,7 +196,15 @@ impl Default for BodyHash {
 
 impl BodyHash {
     /// Adds one task.
-    pub fn add(&mut self, kind: KindId, input: &Payload, delay_ms: u64, budget: &BudgetRequest) {
+    pub fn add(
+        &mut self,
+        kind: KindId,
+        input: &Payload,
+        delay_ms: u64,
+        budget: &BudgetRequest,
+        agent: Option<AgentId>,
+        user: Option<UserId>,
+    ) {
         let BudgetRequest { fuel, memory_bytes, wall_ms, attempts } = *budget;
         let asked = [fuel, memory_bytes, wall_ms, attempts].map(|wish| wish.unwrap_or(0));
         let lengths = [input.content_type.len() as u64, input.bytes.len() as u64];
@@ -170,6 +213,13 @@ impl BodyHash {
         }
         self.0.update(input.content_type.as_bytes());
         self.0.update(&input.bytes);
+        // Nothing is added for none, so that keys of submits that name neither mean what they meant before.
+        for (mark, id) in [(b'a', agent.map(|id| id.0)), (b'u', user.map(|id| id.0))] {
+            if let Some(id) = id {
+                self.0.update(&[mark]);
+                self.0.update(&id.to_le_bytes());
+            }
+        }
     }
 
     /// The hash of everything that was added.
@@ -213,6 +263,39 @@ mod tests {
         assert_eq!(effects.check(&[wish_of(room)]), Ok(()));
         let over = effects.check(&[wish_of(room + 1)]);
         assert_eq!(over, Err(Refused::TooLarge(EFFECT_BYTES_MAX as u64)));
+    }
+
+    #[test]
+    fn statuses_count_as_effects() {
+        let change = StatusChange { agent: AgentId(1), status: AgentStatus::Idle };
+        let mut effects = Effects::default();
+        effects.push(wish_of(1), TaskId(1), KindId(1));
+        assert_eq!(effects.check_statuses(EFFECTS_MAX - 1), Ok(()));
+        assert_eq!(effects.check_statuses(EFFECTS_MAX), Err(Refused::TooMany(EFFECTS_MAX as u64)));
+        effects.push_statuses(vec![change; EFFECTS_MAX - 1]);
+        assert_eq!(effects.len(), EFFECTS_MAX);
+        assert_eq!(effects.check(&[wish_of(1)]), Err(Refused::TooMany(EFFECTS_MAX as u64)));
+    }
+
+    #[test]
+    fn an_attempt_reads_the_last_status_it_asked_for() {
+        let agent = |id, status| Agent {
+            id: AgentId(id),
+            name: "Ada".to_owned(),
+            kind: "writer".parse().unwrap(),
+            status,
+            created_ms: 1,
+            updated_ms: 1,
+        };
+        let mut effects = Effects::default();
+        let changes = [(1, AgentStatus::Paused), (2, AgentStatus::Failed), (1, AgentStatus::Active)];
+        effects
+            .push_statuses(changes.map(|(id, status)| StatusChange { agent: AgentId(id), status }).to_vec());
+        let idle = |id| Some(agent(id, AgentStatus::Idle));
+        let mut agents = [idle(3), None, idle(1), idle(1)];
+        effects.overlay(&mut agents);
+        let active = Some(agent(1, AgentStatus::Active));
+        assert_eq!(agents, [idle(3), None, active.clone(), active]);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! - A task id is 63 bits: milliseconds since 2024-01-01 shifted by [`TASK_ID_SEQUENCE_BITS`], plus a sequence,
 //!   so that ids of one host rise with time and ids of several hosts do so to within one block's age.
-//! - Outside, a task id is `task_` and 13 letters of Crockford's base 32.
+//! - Outside, an id is its prefix (`task_`, `agent_`, `user_`) and 13 letters of Crockford's base 32. Agents and users
+//!   have numbers from the same blocks as tasks.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,8 +15,7 @@ pub const TASK_ID_SEQUENCE_BITS: u32 = 20;
 pub const TASK_ID_EPOCH_MS: i64 = 1_704_067_200_000;
 
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
-const TASK_PREFIX: &str = "task_";
-const TASK_LETTERS: usize = 13;
+const ID_LETTERS: usize = 13;
 
 macro_rules! row_id {
     ($($(#[$meta:meta])* $name:ident;)+) => {$(
@@ -46,9 +46,48 @@ row_id! {
     Token;
 }
 
-/// A task's id.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TaskId(pub i64);
+macro_rules! public_id {
+    ($($(#[$meta:meta])* $name:ident $prefix:literal $error:ident;)+) => {$(
+        $(#[$meta])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub i64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str($prefix)?;
+                write_letters(self.0, f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        /// A text that is not such an id.
+        #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+        #[error("not an id: expected `{}` and 13 letters or digits", $prefix)]
+        pub struct $error;
+
+        impl FromStr for $name {
+            type Err = $error;
+
+            fn from_str(text: &str) -> Result<Self, $error> {
+                text.strip_prefix($prefix).and_then(read_letters).map($name).ok_or($error)
+            }
+        }
+    )+};
+}
+
+public_id! {
+    /// A task's id.
+    TaskId "task_" NotATaskId;
+    /// An agent's id.
+    AgentId "agent_" NotAnAgentId;
+    /// A user's id.
+    UserId "user_" NotAUserId;
+}
 
 impl TaskId {
     /// The smallest id that a task submitted at `now_ms` (since 1970) may have.
@@ -57,45 +96,26 @@ impl TaskId {
     }
 }
 
-impl fmt::Display for TaskId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut letters = [0u8; TASK_LETTERS];
-        let mut rest = self.0 as u64;
-        for letter in letters.iter_mut().rev() {
-            *letter = ALPHABET[(rest & 31) as usize];
-            rest >>= 5;
-        }
-        f.write_str(TASK_PREFIX)?;
-        f.write_str(std::str::from_utf8(&letters).map_err(|_| fmt::Error)?)
+fn write_letters(number: i64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut letters = [0u8; ID_LETTERS];
+    let mut rest = number as u64;
+    for letter in letters.iter_mut().rev() {
+        *letter = ALPHABET[(rest & 31) as usize];
+        rest >>= 5;
     }
+    f.write_str(std::str::from_utf8(&letters).map_err(|_| fmt::Error)?)
 }
 
-impl fmt::Debug for TaskId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+fn read_letters(letters: &str) -> Option<i64> {
+    if letters.len() != ID_LETTERS {
+        return None;
     }
-}
-
-/// A text that is not the id of a task.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a task id: expected `task_` and 13 letters or digits")]
-pub struct NotATaskId;
-
-impl FromStr for TaskId {
-    type Err = NotATaskId;
-
-    fn from_str(text: &str) -> Result<Self, NotATaskId> {
-        let letters = text.strip_prefix(TASK_PREFIX).ok_or(NotATaskId)?;
-        if letters.len() != TASK_LETTERS {
-            return Err(NotATaskId);
-        }
-        let mut value: u128 = 0;
-        for letter in letters.bytes() {
-            let digit = ALPHABET.iter().position(|&known| known == letter).ok_or(NotATaskId)?;
-            value = value << 5 | digit as u128;
-        }
-        i64::try_from(value).map(TaskId).map_err(|_| NotATaskId)
+    let mut value: u128 = 0;
+    for letter in letters.bytes() {
+        let digit = ALPHABET.iter().position(|&known| known == letter)?;
+        value = value << 5 | digit as u128;
     }
+    i64::try_from(value).ok()
 }
 
 /// SHA-256 of a component's bytes.
@@ -146,6 +166,8 @@ mod tests {
         for id in ids {
             assert_eq!(id.to_string().parse(), Ok(id));
         }
+        assert_eq!(AgentId(7).to_string().parse(), Ok(AgentId(7)));
+        assert_eq!(UserId(7).to_string().parse::<AgentId>(), Err(NotAnAgentId));
     }
 
     #[test]

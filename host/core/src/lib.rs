@@ -4,23 +4,27 @@
 //! are what the other crates are to each other. Nothing here does I/O, spawns, or reads a clock.
 
 pub mod admission;
+pub mod agent;
 pub mod catalog;
 pub mod code;
 pub mod crash;
 pub mod effect;
+pub mod history;
 pub mod id;
 pub mod limit;
 pub mod log;
 pub mod manifest;
 pub mod name;
 pub mod outcome;
+pub mod page;
 pub mod policy;
 pub mod port;
+pub mod retention;
 pub mod retry;
 pub mod share;
 pub mod stop;
 pub mod task;
 
 pub use code::Code;
-pub use id::{Digest, Holder, KindId, PluginId, TaskId, TenantId, Token, VersionId};
+pub use id::{AgentId, Digest, Holder, KindId, PluginId, TaskId, TenantId, Token, UserId, VersionId};
 pub use name::{KindName, PluginName, TenantName, VersionName};

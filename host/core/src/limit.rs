@@ -85,6 +85,11 @@ pub const EFFECTS_MAX: usize = 1_000;
 /// Bytes of one attempt's effects together.
 pub const EFFECT_BYTES_MAX: usize = 8 * MIB as usize;
 
+/// Agents or users that one call makes, loads, or gives statuses.
+pub const AGENTS_MAX: usize = 1_000;
+/// Longest page that a guest may ask for, and the page of one that names no length.
+pub const GUEST_PAGE_MAX: u32 = 100;
+
 /// Tasks of one bulk submit.
 pub const BULK_TASKS_MAX: usize = 10_000;
 /// Tasks that a host has leased and not started.
@@ -98,6 +103,8 @@ pub const RUNNING_PER_HOST_MAX: usize = 100;
 pub const LEASE_MS: i64 = 30_000;
 /// Time between two beats, in milliseconds.
 pub const BEAT_MS: u64 = 5_000;
+/// Time between two beats of a host that holds no task, in milliseconds.
+pub const IDLE_BEAT_MS: u64 = 20_000;
 /// A host that could not beat for this long stops its own attempts, in milliseconds.
 pub const SELF_CANCEL_MS: u64 = 20_000;
 

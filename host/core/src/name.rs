@@ -89,6 +89,8 @@ names! {
     PluginName "plugin" b"-" false "a-z 0-9 -";
     /// A kind's name, unique in its plugin.
     KindName "kind" b"-_." false "a-z 0-9 - _ .";
+    /// What an agent is for.
+    AgentKind "agent kind" b"-_." false "a-z 0-9 - _ .";
     /// A version's name, unique in its plugin.
     VersionName "version" b"-_.+" true "A-Z a-z 0-9 - _ . +";
 }

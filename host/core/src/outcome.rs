@@ -111,6 +111,10 @@ impl Taint {
     pub const CONFIG: Taint = Taint(1 << 4);
     /// Children were asked for, or refused.
     pub const TASKS: Taint = Taint(1 << 5);
+    /// Agents were looked up, or given statuses.
+    pub const AGENTS: Taint = Taint(1 << 6);
+    /// What became of other tasks was asked for.
+    pub const HISTORY: Taint = Taint(1 << 7);
 
     const NAMES: &'static [(Taint, &'static str)] = &[
         (Taint::WALL_CLOCK, "wall-clock"),
@@ -119,6 +123,8 @@ impl Taint {
         (Taint::ATTEMPT, "attempt"),
         (Taint::CONFIG, "config"),
         (Taint::TASKS, "tasks"),
+        (Taint::AGENTS, "agents"),
+        (Taint::HISTORY, "history"),
     ];
 
     /// This and that.

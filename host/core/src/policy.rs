@@ -19,12 +19,23 @@ pub enum Capability {
     Progress,
     /// Submit children.
     Tasks,
+    /// Look agents up and give them statuses.
+    Agents,
+    /// Look at what became of many tasks.
+    History,
 }
 
 impl Capability {
     /// Every capability of this version.
-    pub const ALL: &'static [Capability] =
-        &[Capability::Log, Capability::Attempt, Capability::Config, Capability::Progress, Capability::Tasks];
+    pub const ALL: &'static [Capability] = &[
+        Capability::Log,
+        Capability::Attempt,
+        Capability::Config,
+        Capability::Progress,
+        Capability::Tasks,
+        Capability::Agents,
+        Capability::History,
+    ];
 
     /// The name used in manifests, policies and denials.
     pub const fn as_str(self) -> &'static str {
@@ -34,6 +45,8 @@ impl Capability {
             Capability::Config => "config",
             Capability::Progress => "progress",
             Capability::Tasks => "tasks",
+            Capability::Agents => "agents",
+            Capability::History => "history",
         }
     }
 }
@@ -46,7 +59,7 @@ impl fmt::Display for Capability {
 
 /// A text that names no capability.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a capability; there are: log, attempt, config, progress, tasks")]
+#[error("`{0}` is not a capability; there are: log, attempt, config, progress, tasks, agents, history")]
 pub struct UnknownCapability(pub String);
 
 impl FromStr for Capability {

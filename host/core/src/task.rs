@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::effect::Effects;
-use crate::id::{Digest, KindId, TaskId, TenantId, Token, VersionId};
+use crate::id::{AgentId, Digest, KindId, TaskId, TenantId, Token, UserId, VersionId};
 use crate::name::{KindName, PluginName, VersionName};
 use crate::outcome::{Failure, Meter, Taint};
 use crate::policy::BudgetRequest;
@@ -114,6 +114,10 @@ pub struct NewTask {
     pub budget: BudgetRequest,
     /// Where it stands in its tree.
     pub lineage: Lineage,
+    /// The agent that works on it.
+    pub agent: Option<AgentId>,
+    /// Whom it is for.
+    pub user: Option<UserId>,
     /// W3C `traceparent` of the submit.
     pub trace: Option<String>,
 }
@@ -154,6 +158,10 @@ pub enum Submitted {
     },
     /// The key stands for another body.
     Conflict,
+    /// The tenant has no such agent.
+    NoAgent(AgentId),
+    /// The tenant has no such user.
+    NoUser(UserId),
     /// The tenant has this many live tasks and may have no more.
     QueueFull {
         /// Live tasks of the tenant.
@@ -186,6 +194,10 @@ pub struct LeasedTask {
     pub budget: BudgetRequest,
     /// Where it stands in its tree.
     pub lineage: Lineage,
+    /// The agent that works on it.
+    pub agent: Option<AgentId>,
+    /// Whom it is for.
+    pub user: Option<UserId>,
     /// W3C `traceparent` of the submit.
     pub trace: Option<String>,
 }
@@ -308,6 +320,10 @@ pub struct TaskSummary {
     pub code: Option<String>,
     /// Where it stands in its tree.
     pub lineage: Lineage,
+    /// The agent that works on it.
+    pub agent: Option<AgentId>,
+    /// Whom it is for.
+    pub user: Option<UserId>,
 }
 
 /// A finished attempt, as a reader sees it.
@@ -349,6 +365,10 @@ pub struct TaskFilter {
     pub kind: Option<KindName>,
     /// Only children of this task.
     pub parent: Option<TaskId>,
+    /// Only those of this agent.
+    pub agent: Option<AgentId>,
+    /// Only those for this user.
+    pub user: Option<UserId>,
     /// Only those older than this one: where the page before ended.
     pub before: Option<TaskId>,
 }

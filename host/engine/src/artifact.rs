@@ -180,3 +180,21 @@ fn settings_hash(engine: &wasmtime::Engine) -> blake3::Hash {
     engine.precompile_compatibility_hash().hash(&mut feed);
     feed.0.finalize()
 }
+
+#[cfg(test)]
+mod tests {
+    use wasmtime::{Config, Engine, WasmBacktraceDetails};
+
+    use super::*;
+
+    #[test]
+    fn artifacts_made_with_debug_information_are_others() {
+        let settings = |details| {
+            let mut config = Config::new();
+            settings_hash(&Engine::new(config.wasm_backtrace_details(details)).unwrap())
+        };
+        let without = settings(WasmBacktraceDetails::Disable);
+        assert_eq!(settings(WasmBacktraceDetails::Disable), without);
+        assert_ne!(settings(WasmBacktraceDetails::Enable), without);
+    }
+}

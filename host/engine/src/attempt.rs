@@ -47,11 +47,20 @@ pub(crate) async fn run(
     };
     let call = export::run(&mut store, generation, &kind, input);
     let ending = drive(call, &stop, deadline).await;
-    let report = catch_unwind(AssertUnwindSafe(|| close(store, ending, &budget, started)));
-    report.unwrap_or_else(|panic| {
+    let closed = catch_unwind(AssertUnwindSafe(|| {
+        let trace = export::trace(&ending);
+        (close(store, ending, &budget, started), trace)
+    }));
+    let (mut report, trace) = closed.unwrap_or_else(|panic| {
         tracing::error!(error = %text(&*panic), "the engine panicked at the end of an attempt");
-        refused(Failure::new(Code::Internal, "the host is at fault: it panicked at the end of the attempt"))
-    })
+        let text = "the host is at fault: it panicked at the end of the attempt";
+        (refused(Failure::new(Code::Internal, text)), Vec::new())
+    });
+    if let Outcome::Failed(failure) = &mut report.outcome {
+        // The store is gone and the meter is read: this is nobody's time but ours.
+        failure.backtrace = generation.symbols.describe(trace, &stop).await;
+    }
+    report
 }
 
 /// The report of an attempt that did not begin, or whose end is lost.

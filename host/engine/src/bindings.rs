@@ -14,6 +14,11 @@ wasmtime::component::bindgen!({
     world: "keiko:host/task-host",
     imports: {
         // Only what waits is async: a host call that does not is cheaper without a future.
+        "keiko:agents/agents.load": async | trappable,
+        "keiko:agents/agents.list-agents": async | trappable,
+        "keiko:agents/agents.set-statuses": async | trappable,
+        "keiko:history/history.user-tasks": async | trappable,
+        "keiko:history/history.summarize": async | trappable,
         "keiko:tasks/tasks.submit": async | trappable,
         "keiko:tasks/tasks.submit-many": async | trappable,
         default: trappable,

@@ -65,9 +65,9 @@ fn meter(config: &mut Config) {
         .epoch_interruption(true)
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(ASYNC_STACK_BYTES)
-        // A guest's backtrace names functions and, where there is DWARF, lines. wasmtime 48 parses the DWARF anew for
-        // every frame of every trap, on the thread that runs the guest: 5 to 9 ms a frame for 3 MB of it.
-        .wasm_backtrace_details(WasmBacktraceDetails::Enable)
+        // A guest's backtrace has names and places. wasmtime 48 would parse the DWARF anew for every frame of every
+        // trap, on the thread that runs the guest, without a limit; `symbols` reads it apart.
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .wasm_backtrace_max_frames(NonZeroUsize::new(BACKTRACE_FRAMES_MAX))
         // Equal runs are equal on every machine: needed for replay and for memoized results.
         .cranelift_nan_canonicalization(true)

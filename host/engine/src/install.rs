@@ -24,6 +24,7 @@ use crate::import::INTERFACES;
 use crate::registry::Generation;
 use crate::scan::invalid;
 use crate::state::State;
+use crate::symbols::Symbols;
 
 /// What a component exports to be a task plugin.
 const TASK: &str = "keiko:plugin/task@0.1.0";
@@ -42,7 +43,7 @@ pub(crate) fn imports(component: &Component) -> Vec<String> {
 pub(crate) fn link(
     linker: &Linker<State>,
     component: &Component,
-    digest: Digest,
+    symbols: Arc<Symbols>,
 ) -> Result<Generation, InstallError> {
     check_exports(component)?;
     for name in imports(component) {
@@ -53,7 +54,7 @@ pub(crate) fn link(
         .map_err(|error| invalid(format!("the component does not link: {error:#}")))?;
     let pre =
         TaskHostPre::new(pre).map_err(|error| invalid(format!("the component does not link: {error:#}")))?;
-    Ok(Generation { digest, pre })
+    Ok(Generation { pre, symbols })
 }
 
 fn check_exports(component: &Component) -> Result<(), InstallError> {
@@ -140,7 +141,7 @@ pub(crate) async fn try_out(
     generation: &Generation,
     manifest: Option<&Manifest>,
 ) -> Result<(), InstallError> {
-    let attempt = trial(generation.digest, manifest)?;
+    let attempt = trial(generation.digest(), manifest)?;
     let (budget, stop) = (attempt.budget, Stop::default());
     let state = State::new(attempt, Arc::new(Nobody), stop.clone());
     let deadline = state.deadline;

@@ -8,7 +8,8 @@
 //! - [`Runner::run`] never fails and never panics.
 //!
 //! It does not retry, keep accounts over attempts, or know tenants. Threads: one for the epoch. Processes: one
-//! per compilation, a few at once. Compiling needs a tokio runtime with I/O and time, running one with time.
+//! per compilation, a few at once. Compiling needs a tokio runtime with I/O and time, running one with time; what takes
+//! long beside them goes to that runtime's blocking threads.
 
 mod artifact;
 mod attempt;
@@ -29,6 +30,7 @@ mod limiter;
 mod registry;
 mod scan;
 mod state;
+mod symbols;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -48,9 +50,10 @@ use crate::artifact::{Artifacts, Trusted};
 use crate::compile::{Compilers, internal};
 use crate::config::Purpose;
 use crate::flight::Flights;
-use crate::registry::Registry;
+use crate::registry::{Generation, Registry};
 use crate::scan::Scanned;
 use crate::state::State;
+use crate::symbols::Library;
 
 pub use compile::{ChildLimits, Compiler, compile_child, compile_child_within};
 pub use key::{ClusterKey, KeyError};
@@ -75,6 +78,8 @@ pub struct EngineCounts {
     pub loaded: usize,
     /// Artifacts that were altered, foreign or stale, since the start.
     pub artifacts_refused: u64,
+    /// Readings of debug information for the lines of backtraces, since the start.
+    pub symbol_readings: u64,
 }
 
 /// Compiles, loads and runs components. Cheap to clone.
@@ -85,6 +90,7 @@ struct Inner {
     engine: wasmtime::Engine,
     linker: Linker<State>,
     components: Arc<dyn Components>,
+    library: Arc<Library>,
     artifacts: Artifacts,
     compilers: Compilers,
     registry: Registry,
@@ -104,6 +110,7 @@ impl Engine {
         Ok(Engine(Arc::new(Inner {
             engine,
             linker,
+            library: Library::new(components.clone()),
             components,
             artifacts,
             compilers: Compilers::new(options.compiler),
@@ -114,7 +121,11 @@ impl Engine {
 
     /// What it has and did.
     pub fn counts(&self) -> EngineCounts {
-        EngineCounts { loaded: self.0.registry.len(), artifacts_refused: self.0.artifacts.refused() }
+        EngineCounts {
+            loaded: self.0.registry.len(),
+            artifacts_refused: self.0.artifacts.refused(),
+            symbol_readings: self.0.library.readings(),
+        }
     }
 
     async fn compile_scanned(
@@ -129,7 +140,7 @@ impl Engine {
             None => self.make(bytes.clone(), digest).await?,
         };
         install::check_resources(&component)?;
-        let generation = install::link(&self.0.linker, &component, digest)?;
+        let generation = self.0.link(&component, digest)?;
         install::try_out(&generation, scanned.manifest.as_ref()).await?;
         self.0.registry.insert(generation);
         Ok(Compiled {
@@ -172,6 +183,10 @@ impl Engine {
 }
 
 impl Inner {
+    fn link(&self, component: &Component, digest: Digest) -> Result<Generation, InstallError> {
+        install::link(&self.linker, component, self.library.of(digest))
+    }
+
     fn keep(&self, digest: Digest, artifact: &Trusted) -> Result<(Component, u64), InstallError> {
         let component = artifact.load(&self.engine).map_err(|error| {
             let error = format!("{error:#}");
@@ -211,7 +226,7 @@ impl Runner for Engine {
                 self.make(bytes, digest).await?.0
             }
         };
-        self.0.registry.insert(install::link(&self.0.linker, &component, digest)?);
+        self.0.registry.insert(self.0.link(&component, digest)?);
         Ok(())
     }
 
@@ -269,7 +284,7 @@ fn digest(bytes: &[u8]) -> Digest {
 /// Does what takes long, or waits for a disk, on a thread where it holds up nobody.
 async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, InstallError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| {
-        tracing::error!(error = %error, "an installation panicked");
-        internal("the host is at fault: an installation panicked")
+        tracing::error!(error = %error, "the engine panicked beside its attempts");
+        internal("the host is at fault: it panicked while it worked on a component")
     })
 }

@@ -11,11 +11,18 @@ use keiko_core::id::Digest;
 
 use crate::bindings::TaskHostPre;
 use crate::state::State;
+use crate::symbols::Symbols;
 
 /// A component that is linked and ready to be instantiated.
 pub(crate) struct Generation {
-    pub(crate) digest: Digest,
     pub(crate) pre: TaskHostPre<State>,
+    pub(crate) symbols: Arc<Symbols>,
+}
+
+impl Generation {
+    pub(crate) fn digest(&self) -> Digest {
+        self.symbols.digest()
+    }
 }
 
 /// The map of generations.
@@ -35,7 +42,7 @@ impl Registry {
         let generation = Arc::new(generation);
         self.live.rcu(|live| {
             let mut live = HashMap::clone(live);
-            live.entry(generation.digest).or_insert_with(|| generation.clone());
+            live.entry(generation.digest()).or_insert_with(|| generation.clone());
             live
         });
     }

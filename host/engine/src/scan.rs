@@ -9,7 +9,7 @@ use keiko_core::code::Code;
 use keiko_core::limit::LimitFact;
 use keiko_core::manifest::{self, Manifest};
 use keiko_core::port::InstallError;
-use wasmparser::{Encoding, Parser, Payload};
+use wasmparser::{Encoding, KnownCustom, Name, NameSectionReader, Parser, Payload};
 
 /// Core modules of a component. Composed components of real toolchains have fewer than 20.
 pub(crate) const MODULES_MAX: u64 = 128;
@@ -29,6 +29,9 @@ pub(crate) const EXPORTS_MAX: u64 = 200_000;
 pub(crate) const FUNCTIONS_MAX: u64 = 400_000;
 /// Bytes of one function's body. The largest of an interpreter is below 400,000.
 pub(crate) const FUNCTION_BYTES_MAX: u64 = 2 << 20;
+/// Bytes of one function's name. wasmtime copies it for every frame of a trap, on the thread of the guest; the longest
+/// of a C++ program is some thousand.
+pub(crate) const FUNCTION_NAME_BYTES_MAX: u64 = 64 << 10;
 /// Globals, tables, memories, element and data segments, tags, instances, aliases and canonical functions together.
 pub(crate) const ITEMS_MAX: u64 = 400_000;
 
@@ -124,6 +127,10 @@ impl Counts {
                 let bytes = body.range().len() as u64;
                 bump(&mut 0, bytes, "function_bytes", FUNCTION_BYTES_MAX)
             }
+            P::CustomSection(custom) => match custom.as_known() {
+                KnownCustom::Name(names) => function_names(names),
+                _ => Ok(()),
+            },
             P::TypeSection(reader) => self.types(reader.count()),
             P::CoreTypeSection(reader) => self.types(reader.count()),
             P::ComponentTypeSection(reader) => self.types(reader.count()),
@@ -163,6 +170,18 @@ impl Counts {
     fn items(&mut self, count: u32) -> Result<(), InstallError> {
         bump(&mut self.items, u64::from(count), "items", ITEMS_MAX)
     }
+}
+
+/// Checks the names of functions as far as they can be read: who reads them later stops at the same place.
+fn function_names(names: NameSectionReader<'_>) -> Result<(), InstallError> {
+    for names in names.into_iter().map_while(Result::ok) {
+        let Name::Function(names) = names else { continue };
+        for naming in names {
+            let Ok(naming) = naming else { return Ok(()) };
+            bump(&mut 0, naming.name.len() as u64, "function_name_bytes", FUNCTION_NAME_BYTES_MAX)?;
+        }
+    }
+    Ok(())
 }
 
 fn bump(count: &mut u64, more: u64, name: &str, limit: u64) -> Result<(), InstallError> {
@@ -273,5 +292,10 @@ mod tests {
             |bytes: u64| component(&format!("(core module (func {}))", "nop ".repeat(bytes as usize - 2)));
         assert!(scan(&body(FUNCTION_BYTES_MAX)).is_ok());
         refused(&body(FUNCTION_BYTES_MAX + 1), Code::CompileLimit, "component_function_bytes");
+
+        let name =
+            |bytes: u64| component(&format!("(core module (func) (func ${}))", "a".repeat(bytes as usize)));
+        assert!(scan(&name(FUNCTION_NAME_BYTES_MAX)).is_ok());
+        refused(&name(FUNCTION_NAME_BYTES_MAX + 1), Code::CompileLimit, "component_function_name_bytes");
     }
 }

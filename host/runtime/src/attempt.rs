@@ -14,24 +14,41 @@ use keiko_core::port::{Attempt, AttemptFacts, HostPort};
 use keiko_core::retry::{History, decide};
 use keiko_core::task::{AttemptRecord, Settlement, Transition};
 use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::catalog::Handler;
+use crate::long;
 use crate::port::AttemptPort;
 use crate::running::Entry;
 use crate::settler::Ended;
 use crate::shared::{Job, Shared, TenantEntry};
 
-/// Runs the attempt of a job. `None` when its end is no longer this host's to tell.
-pub(crate) async fn run(shared: &Arc<Shared>, job: Job) -> Option<Ended> {
+/// Runs the attempt of a job. `None` when its end is no longer this host's to tell. `slot` is its room on the worker,
+/// which a long attempt gives back.
+pub(crate) async fn run(
+    shared: &Arc<Shared>,
+    job: Job,
+    slot: &mut Option<OwnedSemaphorePermit>,
+) -> Option<Ended> {
     let started_ms = shared.clock.now_ms();
-    let entry = shared.running.insert(job.task.id, job.task.token);
+    let entry = shared.running.insert(job.task.tenant, job.task.id, job.task.token);
+    if let Err(error) = shared.catalog.meet(job.task.kind).await {
+        tracing::warn!(error = %error, "the plugins could not be read again");
+    }
     let run = prepare(shared, &job, entry);
     let (report, port, version, attempts_max) = match run {
         Ok(run) => {
-            let slot = shared.journal.as_ref().map(|journal| journal.start(job.task.id, job.task.token));
-            let report = guarded(shared, &run).await;
-            if let (Some(journal), Some(Ok(slot))) = (&shared.journal, slot)
-                && let Err(error) = journal.end(slot)
+            let noted = shared.journal.as_ref().map(|journal| journal.start(job.task.id, job.task.token));
+            let mut guest = guarded(shared, &run);
+            let report = match long::begin(&mut guest, shared.options.short).await {
+                Some(report) => Some(report),
+                None => {
+                    *slot = None;
+                    shared.long.run(job.task.tenant, guest).await
+                }
+            };
+            if let (Some(journal), Some(Ok(noted))) = (&shared.journal, noted)
+                && let Err(error) = journal.end(noted)
             {
                 tracing::warn!(error = %error, "the journal of running attempts cannot be written");
             }
@@ -39,9 +56,11 @@ pub(crate) async fn run(shared: &Arc<Shared>, job: Job) -> Option<Ended> {
             (report, Some(run.port), Some(run.handler.loaded.plugin.current.id), attempts_max)
         }
         // Without a handler there is nothing to try again with: the attempts of the task do not matter.
-        Err(failure) => (unstarted(failure), None, None, 1),
+        Err(failure) => (Some(unstarted(failure)), None, None, 1),
     };
     shared.running.remove(job.task.id, job.task.token);
+    // Without a report the host has stopped before its guest did, and the lease ends by itself.
+    let report = report?;
     let number = job.task.attempts + 1;
     let history = History { attempt: number, attempts_max, deadlines: job.task.deadlines };
     let transition = decide(history, report.outcome, shared.clock.now_ms(), random())?;
@@ -114,14 +133,18 @@ fn facts(job: &Job, tenant: &TenantEntry, budget: &Budget) -> AttemptFacts {
 }
 
 /// The runner promises never to panic; a worker with other tenants' attempts does not rely on it.
-async fn guarded(shared: &Shared, run: &Run) -> AttemptReport {
+fn guarded(shared: &Shared, run: &Run) -> long::Run {
     let port: Arc<dyn HostPort> = Arc::clone(&run.port) as Arc<dyn HostPort>;
-    let attempt = shared.runner.run(run.attempt.clone(), port, run.entry.stop.clone());
-    let caught = AssertUnwindSafe(attempt).catch_unwind().await;
-    caught.unwrap_or_else(|_| {
-        tracing::error!(task = %run.attempt.facts.task, "the engine panicked in an attempt");
-        unstarted(Failure::new(Code::Internal, "the host failed while it ran this attempt"))
-    })
+    let (runner, attempt, stop) = (Arc::clone(&shared.runner), run.attempt.clone(), run.entry.stop.clone());
+    let task = attempt.facts.task;
+    let guest = async move {
+        let guest = AssertUnwindSafe(runner.run(attempt, port, stop)).catch_unwind();
+        guest.await.unwrap_or_else(|_| {
+            tracing::error!(task = %task, "the engine panicked in an attempt");
+            unstarted(Failure::new(Code::Internal, "the host failed while it ran this attempt"))
+        })
+    };
+    guest.boxed()
 }
 
 fn unstarted(failure: Failure) -> AttemptReport {

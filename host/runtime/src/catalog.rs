@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -12,8 +13,12 @@ use keiko_core::outcome::Failure;
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
 use keiko_core::port::{CatalogStore, Clock, Components, InstallError, Runner};
 use keiko_core::{Digest, KindId, KindName, PluginName, TenantId};
+use tokio::time::Instant;
 
 use crate::request::Error;
+
+/// Time between two looks for kinds that this host does not know.
+const MEET_EVERY: Duration = Duration::from_secs(1);
 
 /// The plugins, replaced as a whole whenever one changes.
 pub(crate) struct Catalog {
@@ -22,8 +27,8 @@ pub(crate) struct Catalog {
     runner: Arc<dyn Runner>,
     clock: Arc<dyn Clock>,
     now: ArcSwap<Snapshot>,
-    /// One refresh at a time, so that an older one never replaces a newer.
-    refreshing: tokio::sync::Mutex<()>,
+    /// One refresh at a time, so that an older one never replaces a newer; when the last one began.
+    refreshing: tokio::sync::Mutex<Option<Instant>>,
 }
 
 #[derive(Default)]
@@ -65,14 +70,34 @@ impl Catalog {
             runner,
             clock,
             now: ArcSwap::default(),
-            refreshing: tokio::sync::Mutex::new(()),
+            refreshing: tokio::sync::Mutex::new(None),
         }
     }
 
     /// Reads the plugins again and loads those that are new here. A plugin that does not load is kept with its
     /// problem: its tasks fail with that, the others run.
     pub(crate) async fn refresh(&self) -> Result<(), Error> {
-        let _one = self.refreshing.lock().await;
+        let mut began = self.refreshing.lock().await;
+        *began = Some(Instant::now());
+        self.read().await
+    }
+
+    /// Reads the plugins again when this kind is not among them: another host may have installed it just now.
+    pub(crate) async fn meet(&self, kind: KindId) -> Result<(), Error> {
+        if self.now.load().kinds.contains_key(&kind) {
+            return Ok(());
+        }
+        let mut began = self.refreshing.lock().await;
+        if self.now.load().kinds.contains_key(&kind)
+            || began.is_some_and(|began| began.elapsed() < MEET_EVERY)
+        {
+            return Ok(());
+        }
+        *began = Some(Instant::now());
+        self.read().await
+    }
+
+    async fn read(&self) -> Result<(), Error> {
         let before = self.now.load_full();
         let mut next = Snapshot::default();
         for plugin in self.store.plugins().await? {

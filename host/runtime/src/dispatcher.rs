@@ -7,6 +7,7 @@ use std::time::Duration;
 use keiko_core::TenantId;
 use keiko_core::crash::runs_alone;
 use keiko_core::port::{Lease, LeaseRequest, StoreError};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::shared::{Counters, Job, Shared};
@@ -68,9 +69,17 @@ async fn lease(shared: &Shared, after: Option<TenantId>) -> Result<Lease, StoreE
         // A tenant that left the configuration: its tasks fail one by one with a clear error.
         cap_default: ROUNDS_AHEAD,
         after,
+        lease_ms: shared.options.lease.as_millis() as i64,
         now_ms: shared.clock.now_ms(),
     };
-    shared.tasks.lease(request).await
+    let began = Instant::now();
+    let lease = shared.tasks.lease(request).await?;
+    if lease.lost {
+        shared.pulse.lose();
+    } else {
+        shared.pulse.prove(began);
+    }
+    Ok(lease)
 }
 
 fn take(shared: &Shared, lease: Lease) {
@@ -85,4 +94,6 @@ fn take(shared: &Shared, lease: Lease) {
         (tenant, running_max, runs_alone(task.crashes), Job { holder, task })
     });
     shared.queue.push(jobs);
+    // From now on the heart beats often.
+    shared.pulse.poke();
 }

@@ -14,12 +14,13 @@ use keiko_core::limit::{BULK_TASKS_MAX, DELAY_MS_MAX, INPUT_BYTES_MAX, LimitFact
 use keiko_core::log::Kept;
 use keiko_core::manifest::Manifest;
 use keiko_core::policy::TenantPolicy;
+use keiko_core::port::Signal;
 use keiko_core::stop::StopReason;
 use keiko_core::task::{
     CancelAnswer, Key, Lineage, NewTask, RetryAnswer, Submit, Submitted, TaskCounts, TaskFilter, TaskState,
     TaskSummary,
 };
-use keiko_core::{KindId, TaskId, TenantId, TenantName};
+use keiko_core::{AgentId, KindId, TaskId, TenantId, TenantName, UserId};
 
 use crate::options::Options;
 use crate::request::{Accepted, AttemptLog, Error, TaskDetail, TaskRequest};
@@ -79,6 +80,7 @@ impl Handle {
             handlers.push(self.check(tenant, entry, task).map_err(|error| at(index, tasks.len(), error))?);
         }
         let key = key.map(|text| self.key(text, &tasks, &handlers)).transpose()?;
+        let named: Vec<_> = tasks.iter().map(|task| (task.agent, task.user)).collect();
         let first = self.shared.ids.take(count).await?;
         let now_ms = self.shared.clock.now_ms();
         let ids = (first.0..).map(TaskId);
@@ -90,28 +92,39 @@ impl Handle {
             queue_max: entry.policy.queue_max.saturating_sub(self.shared.gauge.promised(tenant)),
         };
         let answer = self.shared.tasks.enqueue(vec![submit], now_ms).await?.pop();
-        self.submitted(tenant, entry, u64::from(count), answer)
+        self.submitted(tenant, entry, &named, answer)
     }
 
     fn submitted(
         &self,
         tenant: TenantId,
         entry: &TenantEntry,
-        asked: u64,
+        named: &[(Option<AgentId>, Option<UserId>)],
         answer: Option<Submitted>,
     ) -> Result<Accepted, Error> {
+        let unknown = |index: Option<usize>, text: String| {
+            at(index.unwrap_or(0), named.len(), Error::new(Code::NotFound, text))
+        };
         match answer {
             Some(Submitted::Accepted { first, count, duplicate }) => {
                 if !duplicate {
                     self.shared.gauge.change(tenant, i64::from(count));
-                    self.shared.wake.notify_one();
+                    self.shared.ready();
                 }
                 Ok(Accepted { first, count, duplicate })
             }
             Some(Submitted::Conflict) => {
                 Err(Error::new(Code::Conflict, "the idempotency key stands for another submit"))
             }
-            Some(Submitted::QueueFull { live }) => Err(queue_full(entry, live + asked)),
+            Some(Submitted::NoAgent(id)) => {
+                let index = named.iter().position(|(agent, _)| *agent == Some(id));
+                Err(unknown(index, format!("there is no agent {id}")))
+            }
+            Some(Submitted::NoUser(id)) => {
+                let index = named.iter().position(|(_, user)| *user == Some(id));
+                Err(unknown(index, format!("there is no user {id}")))
+            }
+            Some(Submitted::QueueFull { live }) => Err(queue_full(entry, live + named.len() as u64)),
             None => Err(Error::new(Code::Internal, "the store did not answer a submit")),
         }
     }
@@ -141,7 +154,7 @@ impl Handle {
         check_key(&text).map_err(|text| Error::new(Code::InvalidInput, text))?;
         let mut body = keiko_core::effect::BodyHash::default();
         for (task, kind) in tasks.iter().zip(kinds) {
-            body.add(*kind, &task.input, task.delay_ms, &task.budget);
+            body.add(*kind, &task.input, task.delay_ms, &task.budget, task.agent, task.user);
         }
         Ok(Key { text, body: body.finish() })
     }
@@ -205,7 +218,7 @@ impl Handle {
             CancelAnswer::Cancelled => {
                 self.shared.running.stop(id, StopReason::Cancelled);
                 self.shared.gauge.change(tenant, -1);
-                self.shared.waiters.tell([id]);
+                self.shared.ended(vec![id]);
                 self.task(tenant, id).await
             }
             CancelAnswer::AlreadyTerminal(TaskState::Cancelled) => self.task(tenant, id).await,
@@ -223,7 +236,7 @@ impl Handle {
         match self.shared.tasks.retry(tenant, id, queue_max, self.shared.clock.now_ms()).await? {
             RetryAnswer::Retried => {
                 self.shared.gauge.change(tenant, 1);
-                self.shared.wake.notify_one();
+                self.shared.ready();
                 self.task(tenant, id).await
             }
             RetryAnswer::NotRetryable(state) => Err(Error::new(
@@ -243,7 +256,9 @@ impl Handle {
         manifest: Option<Manifest>,
     ) -> Result<(Plugin, bool), Error> {
         let entry = self.entry(tenant)?;
-        self.shared.catalog.install(tenant, &entry.policy, component, manifest).await
+        let answer = self.shared.catalog.install(tenant, &entry.policy, component, manifest).await?;
+        self.shared.signals.tell(Signal { catalog: true, ..Signal::default() });
+        Ok(answer)
     }
 
     /// A tenant's plugins by name.
@@ -258,7 +273,9 @@ impl Handle {
 
     /// Takes a plugin away that has no live tasks.
     pub async fn remove_plugin(&self, tenant: TenantId, name: &str) -> Result<(), Error> {
-        self.shared.catalog.remove(tenant, name).await
+        self.shared.catalog.remove(tenant, name).await?;
+        self.shared.signals.tell(Signal { catalog: true, ..Signal::default() });
+        Ok(())
     }
 
     /// Whether the host takes tasks and its database answers.
@@ -284,6 +301,8 @@ fn new_task(id: TaskId, kind: KindId, task: TaskRequest, now_ms: i64) -> NewTask
         run_at_ms: now_ms.saturating_add_unsigned(task.delay_ms),
         budget: task.budget,
         lineage: Lineage::root(id),
+        agent: task.agent,
+        user: task.user,
         trace: task.trace,
     }
 }

@@ -13,33 +13,78 @@ use crate::shared::{Counters, Shared};
 
 /// Beats until stopped.
 pub(crate) async fn beat(shared: Arc<Shared>, stop: CancellationToken) {
-    let options = shared.options.clone();
-    let mut last = Instant::now();
-    let mut alive = true;
+    let mut heart = Heart { shared, alive: true, catalog: None };
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(options.beat) => {}
+            () = tokio::time::sleep(heart.interval()) => {}
+            () = heart.shared.pulse.poked() => {}
         }
+        heart.beat_once().await;
+    }
+}
+
+struct Heart {
+    shared: Arc<Shared>,
+    /// Whether the holder is registered, as far as this host knows.
+    alive: bool,
+    /// The catalog's number at the last beat.
+    catalog: Option<i64>,
+}
+
+impl Heart {
+    /// Time to the next beat.
+    fn interval(&self) -> Duration {
+        let options = &self.shared.options;
+        let idle = options.idle_beat.min(options.lease * 2 / 3);
+        if self.alive && !self.holds() { idle.max(options.beat) } else { options.beat }
+    }
+
+    /// Whether this host has tasks that another one must not run.
+    fn holds(&self) -> bool {
+        self.shared.queue.look(|lanes| lanes.waiting() + lanes.running() > 0)
+    }
+
+    async fn beat_once(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let (options, began) = (&shared.options, Instant::now());
         let lease_ms = options.lease.as_millis() as i64;
+        if shared.pulse.take_lost() && self.alive {
+            lose(&shared);
+            self.alive = false;
+        }
         let beat = shared.tasks.beat(shared.holder(), shared.clock.now_ms(), lease_ms);
         // A beat that does not come back in time is one that failed: the store may be stalled, not gone.
-        let limit = options.self_cancel.saturating_sub(last.elapsed()).max(Duration::from_millis(100));
-        match tokio::time::timeout(limit, beat).await {
-            Ok(Ok(Beat::Alive { .. })) if alive => last = Instant::now(),
+        let left = options.self_cancel.saturating_sub(shared.pulse.proven().elapsed());
+        match tokio::time::timeout(left.max(Duration::from_millis(100)), beat).await {
+            Ok(Ok(Beat::Alive { others_end_ms, catalog })) if self.alive => {
+                shared.pulse.prove(began);
+                shared.pulse.note_others(others_end_ms);
+                self.follow_catalog(catalog).await;
+            }
             Ok(Ok(_)) => {
-                if alive {
+                if self.alive {
                     lose(&shared);
                 }
-                alive = reopen(&shared, lease_ms).await;
-                last = Instant::now();
+                self.alive = reopen(&shared, lease_ms, began).await;
             }
             Ok(Err(error)) => tracing::warn!(error = %error, "a heartbeat failed"),
             Err(_) => tracing::warn!("a heartbeat was not answered in time"),
         }
-        if alive && last.elapsed() >= options.self_cancel {
+        if self.alive && self.holds() && shared.pulse.proven().elapsed() >= options.self_cancel {
             lose(&shared);
-            alive = false;
+            self.alive = false;
+        }
+    }
+
+    /// Reads the plugins again when another host has changed them and its news did not arrive.
+    async fn follow_catalog(&mut self, number: i64) {
+        if self.catalog == Some(number) {
+            return;
+        }
+        match self.shared.catalog.refresh().await {
+            Ok(()) => self.catalog = Some(number),
+            Err(error) => tracing::warn!(error = %error, "the plugins could not be read again"),
         }
     }
 }
@@ -53,11 +98,12 @@ fn lose(shared: &Shared) {
 }
 
 /// Starts over as a new incarnation.
-async fn reopen(shared: &Shared, lease_ms: i64) -> bool {
+async fn reopen(shared: &Shared, lease_ms: i64, began: Instant) -> bool {
     let now_ms = shared.clock.now_ms();
     match shared.tasks.open_holder(now_ms, lease_ms).await {
         Ok(holder) => {
             shared.holder.store(holder.0, Ordering::Release);
+            shared.pulse.prove(began);
             if let Err(error) = shared.tasks.rescue(Dead::Expired, Vec::new(), now_ms).await {
                 tracing::warn!(error = %error, "tasks of the lost lease could not be rescued yet");
             }

@@ -5,14 +5,18 @@
 
 mod attempt;
 mod catalog;
+mod data;
 mod dispatcher;
 mod gauge;
 mod handle;
 mod heart;
 mod ids;
 mod journal;
+mod listener;
+mod long;
 mod options;
 mod port;
+mod pulse;
 mod queue;
 mod request;
 mod rescuer;
@@ -21,11 +25,13 @@ mod runtime;
 mod service;
 mod settler;
 mod shared;
+mod upkeep;
 mod waiters;
 mod worker;
 
+pub use data::NewAgent;
 pub use handle::Handle;
-pub use options::Options;
+pub use options::{Options, Retention};
 pub use request::{Accepted, AttemptLog, Error, Progress, TaskDetail, TaskRequest, TenantOptions};
 pub use runtime::{DrainReport, Parts, Runtime};
 pub use shared::Figures;

@@ -4,30 +4,64 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use keiko_core::limit;
+use keiko_core::retention::KeptFrom;
 
 /// Options of a runtime. The defaults are those of the limits table.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Threads that run guests.
+    /// Threads that begin attempts and end the short ones; as many more go on with long ones.
     pub workers: usize,
-    /// Attempts on one of them at once.
+    /// Short attempts on one of them at once.
     pub running_per_worker: usize,
+    /// How long an attempt may compute before it is a long one.
+    pub short: Duration,
     /// Attempts on this host at once.
     pub running_max: usize,
     /// Tasks leased and not started.
     pub local_queue_max: usize,
     /// How long a lease lasts without a beat.
     pub lease: Duration,
-    /// Time between beats.
+    /// Time between beats while this host holds tasks.
     pub beat: Duration,
+    /// Time between beats while it holds none; at most two thirds of the lease.
+    pub idle_beat: Duration,
     /// Without a beat for this long the host stops its own attempts.
     pub self_cancel: Duration,
     /// How long a drain waits for running attempts.
     pub drain: Duration,
     /// Longest sleep of the dispatcher when nothing wakes it.
     pub poll: Duration,
+    /// How long ended tasks are kept.
+    pub retention: Retention,
+    /// Whether the database is this host's alone, so that every other holder is dead when it starts.
+    pub exclusive: bool,
     /// Folder for the journal of running attempts; without one, a crash of the host is charged to nobody.
     pub journal_dir: Option<PathBuf>,
+}
+
+/// How long ended tasks are kept after their end; `None` is for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Completed tasks.
+    pub completed: Option<Duration>,
+    /// Failed tasks.
+    pub failed: Option<Duration>,
+    /// Cancelled tasks.
+    pub cancelled: Option<Duration>,
+}
+
+impl Retention {
+    /// What is kept at this time.
+    pub fn kept_from(&self, now_ms: i64) -> KeptFrom {
+        let from = |time: Option<Duration>| {
+            time.map(|time| now_ms.saturating_sub(i64::try_from(time.as_millis()).unwrap_or(i64::MAX)))
+        };
+        KeptFrom {
+            completed_ms: from(self.completed),
+            failed_ms: from(self.failed),
+            cancelled_ms: from(self.cancelled),
+        }
+    }
 }
 
 impl Default for Options {
@@ -35,13 +69,18 @@ impl Default for Options {
         Options {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             running_per_worker: limit::RUNNING_PER_WORKER_MAX,
+            // Most first slices end at a tick before this; with a whole tick every long attempt would have two.
+            short: Duration::from_millis(limit::EPOCH_TICK_MS / 2),
             running_max: limit::RUNNING_PER_HOST_MAX,
             local_queue_max: limit::LOCAL_QUEUE_MAX,
             lease: Duration::from_millis(limit::LEASE_MS as u64),
             beat: Duration::from_millis(limit::BEAT_MS),
+            idle_beat: Duration::from_millis(limit::IDLE_BEAT_MS),
             self_cancel: Duration::from_millis(limit::SELF_CANCEL_MS),
             drain: Duration::from_secs(30),
-            poll: Duration::from_secs(5),
+            poll: Duration::from_secs(60),
+            retention: Retention::default(),
+            exclusive: false,
             journal_dir: None,
         }
     }

@@ -3,10 +3,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use keiko_core::agent::{Agent, AgentFilter, AgentStatistics};
 use keiko_core::effect::ChildWish;
-use keiko_core::port::{HostPort, ReserveError, Reserved};
+use keiko_core::history::{DateRange, Statistics, UserTask};
+use keiko_core::limit::HOSTCALL_BYTES_MAX;
+use keiko_core::page::Page;
+use keiko_core::port::{AskError, HostPort, ReserveError, Reserved, StoreError};
 use keiko_core::task::Lineage;
-use keiko_core::{PluginName, TaskId, TenantId};
+use keiko_core::{AgentId, PluginName, TaskId, TenantId, UserId};
 use parking_lot::Mutex;
 
 use crate::request::{Error, Progress};
@@ -56,6 +60,53 @@ impl HostPort for AttemptPort {
         let ids = (first.0..).map(TaskId);
         Ok(ids.zip(kinds).map(|(id, kind)| Reserved { id, kind }).collect())
     }
+
+    async fn agents(&self, ids: &[AgentId]) -> Result<Vec<Option<Agent>>, AskError> {
+        self.shared.agents.agents(self.tenant, ids).await.map_err(unanswered)
+    }
+
+    async fn list_agents(
+        &self,
+        filter: &AgentFilter,
+        limit: u32,
+    ) -> Result<Page<(Agent, AgentStatistics)>, AskError> {
+        let rows = self.shared.agents.list_agents(self.tenant, filter, limit.saturating_add(1)).await;
+        Ok(Page::of(rows.map_err(unanswered)?, limit))
+    }
+
+    async fn user_tasks(
+        &self,
+        user: UserId,
+        before: Option<TaskId>,
+        limit: u32,
+    ) -> Result<Page<UserTask>, AskError> {
+        let asked = self.shared.history.user_tasks(self.tenant, user, before, limit.saturating_add(1)).await;
+        let rows = asked.map_err(unanswered)?;
+        if rows.is_empty() {
+            // The one query cannot tell a user without tasks from no user.
+            let found = self.shared.agents.users(self.tenant, &[user]).await.map_err(unanswered)?;
+            if found.iter().all(Option::is_none) {
+                return Err(AskError::NoUser(user));
+            }
+        }
+        Ok(Page::of(rows, limit).within(HOSTCALL_BYTES_MAX, UserTask::bytes))
+    }
+
+    async fn statistics(&self, range: DateRange) -> Result<Vec<Statistics>, AskError> {
+        let asked = self.shared.history.statistics(self.tenant, range).await;
+        within(asked.map_err(unanswered)?, HOSTCALL_BYTES_MAX)
+    }
+}
+
+fn unanswered(error: StoreError) -> AskError {
+    tracing::warn!(error = %error, "a plugin's question could not be answered");
+    AskError::Unavailable
+}
+
+/// The statistics, unless they are larger than a host call may be: they are of use only when they are whole.
+fn within(statistics: Vec<Statistics>, bytes_max: usize) -> Result<Vec<Statistics>, AskError> {
+    let bytes: usize = statistics.iter().map(Statistics::bytes).sum();
+    if bytes > bytes_max { Err(AskError::TooLarge(bytes_max as u64)) } else { Ok(statistics) }
 }
 
 impl AttemptPort {
@@ -78,5 +129,31 @@ impl Drop for AttemptPort {
         if promised > 0 {
             self.shared.gauge.release(self.tenant, promised);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keiko_core::task::TaskState;
+
+    use super::*;
+
+    #[test]
+    fn statistics_are_whole_or_refused() {
+        let row = Statistics {
+            plugin: "films".parse().unwrap(),
+            kind: "cut".parse().unwrap(),
+            state: TaskState::Completed,
+            count: 1,
+            average_us: 0,
+            minimum_us: 0,
+            maximum_us: 0,
+            p50_us: 0,
+            p95_us: 0,
+        };
+        let rows = vec![row.clone(), row.clone()];
+        let most = 2 * row.bytes();
+        assert_eq!(within(rows.clone(), most), Ok(rows.clone()));
+        assert_eq!(within(rows, most - 1), Err(AskError::TooLarge(most as u64 - 1)));
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use keiko_core::TaskId;
 use keiko_core::code::{Code, RetryClass};
 use keiko_core::limit::LimitFact;
 use keiko_core::log::Kept;
@@ -11,6 +10,7 @@ use keiko_core::outcome::Failure;
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
 use keiko_core::port::{InstallError, StoreError};
 use keiko_core::task::{Payload, TaskView};
+use keiko_core::{AgentId, TaskId, UserId};
 
 /// A tenant as the configuration declares it.
 #[derive(Clone, Debug)]
@@ -36,6 +36,10 @@ pub struct TaskRequest {
     pub budget: BudgetRequest,
     /// Not before this many milliseconds from now.
     pub delay_ms: u64,
+    /// The agent that works on it.
+    pub agent: Option<AgentId>,
+    /// Whom it is for.
+    pub user: Option<UserId>,
     /// W3C `traceparent`.
     pub trace: Option<String>,
 }
@@ -95,6 +99,8 @@ pub struct Error {
     pub message: String,
     /// The limit that was met, if one was.
     pub limit: Option<LimitFact>,
+    /// Ids of many that the tenant does not have.
+    pub unknown: Vec<String>,
     /// Trying again may help after this many seconds.
     pub retry_after_s: Option<u64>,
 }
@@ -104,7 +110,7 @@ impl Error {
     pub fn new(code: Code, message: impl Into<String>) -> Error {
         let may_help = code.retry_class() != RetryClass::Permanent;
         let retry_after_s = (may_help && matches!(code.http_status(), 429 | 503)).then_some(1);
-        Error { code, message: message.into(), limit: None, retry_after_s }
+        Error { code, message: message.into(), limit: None, unknown: Vec::new(), retry_after_s }
     }
 
     /// A limit was met.

@@ -1,46 +1,50 @@
-//! Returns the tasks of dead hosts, corrects the gauge, and forgets old idempotency keys.
+//! Returns the tasks of dead hosts. It sleeps until the first lease of another host can have ended, which the heart
+//! learns with every beat; without other hosts there is nothing to look for.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use keiko_core::port::{Dead, Rescued, StoreError};
+use keiko_core::port::{Dead, Rescued};
 use tokio_util::sync::CancellationToken;
 
 use crate::shared::{Counters, Shared};
 
-/// Time between two looks for dead hosts: a lost task is back within its lease and this.
-const EVERY: Duration = Duration::from_secs(2);
-/// Looks between two corrections of the gauge.
-const CORRECT_EVERY: u32 = 15;
-/// Looks between two rounds of forgetting.
-const PRUNE_EVERY: u32 = 30;
-/// Keys forgotten in one transaction.
-const PRUNE_COUNT: u32 = 1_000;
+/// Beyond the end of a lease, for clocks that differ by a little.
+const MARGIN: Duration = Duration::from_millis(100);
+/// Between two looks at the same lease.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Rescues until stopped.
 pub(crate) async fn rescue(shared: Arc<Shared>, stop: CancellationToken) {
-    for look in 1u32.. {
+    let mut others = shared.pulse.others();
+    let mut wait = Duration::ZERO;
+    loop {
+        let end_ms = *others.borrow_and_update();
+        let due = async {
+            match end_ms {
+                Some(end_ms) => {
+                    let left = end_ms.saturating_sub(shared.clock.now_ms()).max(0) as u64;
+                    tokio::time::sleep((Duration::from_millis(left) + MARGIN).max(wait)).await;
+                }
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
+            changed = others.changed() => match changed {
+                Ok(()) => { wait = Duration::ZERO; continue }
+                Err(_) => return,
+            },
+            () = due => {}
         }
-        if let Err(error) = look_once(&shared, look).await {
-            tracing::warn!(error = %error, "a round of rescue failed");
+        match shared.tasks.rescue(Dead::Expired, Vec::new(), shared.clock.now_ms()).await {
+            Ok(rescued) => note(&shared, &rescued),
+            Err(error) => tracing::warn!(error = %error, "a round of rescue failed"),
         }
+        // The next beat tells whose lease ends next.
+        shared.pulse.poke();
+        wait = AGAIN;
     }
-}
-
-async fn look_once(shared: &Shared, look: u32) -> Result<(), StoreError> {
-    let now_ms = shared.clock.now_ms();
-    let rescued = shared.tasks.rescue(Dead::Expired, Vec::new(), now_ms).await?;
-    note(shared, &rescued);
-    if look.is_multiple_of(CORRECT_EVERY) {
-        shared.gauge.correct(&shared.records.live().await?);
-    }
-    if look.is_multiple_of(PRUNE_EVERY) {
-        while shared.tasks.prune(now_ms, PRUNE_COUNT).await? == u64::from(PRUNE_COUNT) {}
-    }
-    Ok(())
 }
 
 /// Counts and tells what a rescue did.
@@ -55,6 +59,6 @@ pub(crate) fn note(shared: &Shared, rescued: &Rescued) {
         quarantined = rescued.quarantined.len(),
         "tasks of a dead host were returned to the queue"
     );
-    shared.waiters.tell(rescued.quarantined.iter().copied());
+    shared.ended(rescued.quarantined.clone());
     shared.wake.notify_one();
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use keiko_core::stop::{Stop, StopReason};
-use keiko_core::{TaskId, Token};
+use keiko_core::{TaskId, TenantId, Token};
 use parking_lot::Mutex;
 
 use crate::request::Progress;
@@ -16,6 +16,8 @@ pub(crate) struct Running(Mutex<HashMap<TaskId, Arc<Entry>>>);
 /// One running attempt.
 #[derive(Debug)]
 pub(crate) struct Entry {
+    /// Whose task it is.
+    tenant: TenantId,
     /// The lease it runs under.
     token: Token,
     /// Set by cancel, drain and a lost lease; seen by the engine.
@@ -26,8 +28,8 @@ pub(crate) struct Entry {
 
 impl Running {
     /// Notes an attempt.
-    pub(crate) fn insert(&self, id: TaskId, token: Token) -> Arc<Entry> {
-        let entry = Arc::new(Entry { token, stop: Stop::default(), progress: Mutex::new(None) });
+    pub(crate) fn insert(&self, tenant: TenantId, id: TaskId, token: Token) -> Arc<Entry> {
+        let entry = Arc::new(Entry { tenant, token, stop: Stop::default(), progress: Mutex::new(None) });
         self.0.lock().insert(id, Arc::clone(&entry));
         entry
     }
@@ -57,6 +59,11 @@ impl Running {
         entries.len()
     }
 
+    /// Whose task runs here under this id.
+    pub(crate) fn tenant(&self, id: TaskId) -> Option<TenantId> {
+        self.0.lock().get(&id).map(|entry| entry.tenant)
+    }
+
     /// What the attempt of a task last reported.
     pub(crate) fn progress(&self, id: TaskId) -> Option<Progress> {
         self.0.lock().get(&id).and_then(|entry| entry.progress.lock().clone())
@@ -70,8 +77,8 @@ mod tests {
     #[test]
     fn a_later_attempt_is_not_forgotten_with_an_earlier_one() {
         let running = Running::default();
-        running.insert(TaskId(1), Token(1));
-        let later = running.insert(TaskId(1), Token(2));
+        running.insert(TenantId(1), TaskId(1), Token(1));
+        let later = running.insert(TenantId(1), TaskId(1), Token(2));
         running.remove(TaskId(1), Token(1));
         running.stop(TaskId(1), StopReason::Cancelled);
         assert_eq!(later.stop.reason(), Some(StopReason::Cancelled));

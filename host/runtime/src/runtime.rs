@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use keiko_core::code::Code;
-use keiko_core::port::{CatalogStore, Clock, Components, Dead, Records, Runner, TaskStore};
+use keiko_core::port::{
+    Agents, CatalogStore, Clock, Components, Dead, History, Records, Runner, Signals, TaskStore,
+};
 use keiko_core::stop::StopReason;
 use keiko_core::task::{AttemptRecord, Settlement, Transition};
 use keiko_core::{TaskId, TenantId, TenantName, Token};
@@ -19,6 +21,7 @@ use crate::handle::Handle;
 use crate::ids::Ids;
 use crate::journal::Journal;
 use crate::options::Options;
+use crate::pulse::Pulse;
 use crate::queue::LocalQueue;
 use crate::request::{Error, TenantOptions};
 use crate::running::Running;
@@ -26,12 +29,15 @@ use crate::service::Services;
 use crate::settler::{self, Ended};
 use crate::shared::{Counters, Job, Shared, TenantEntry};
 use crate::waiters::Waiters;
-use crate::{dispatcher, heart, rescuer, worker};
+use crate::{dispatcher, heart, listener, long, rescuer, upkeep, worker};
 
 /// How long a stop waits for attempts that were told to stop: a tick, and what a slow machine adds.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 /// How long a stop waits for the loops and the last settles.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// How much less than others the operating system favours the threads of long attempts: a third of the time of a
+/// thread that has work too. What they compete with is short, or answers somebody.
+const LONG_NICE: i32 = 5;
 /// Ended attempts that wait for the settler; workers wait when it is full.
 const ENDED_MAX: usize = 2_000;
 
@@ -46,6 +52,12 @@ pub struct Parts {
     pub catalog: Arc<dyn CatalogStore>,
     /// Where components are kept.
     pub components: Arc<dyn Components>,
+    /// Where agents and users are kept.
+    pub agents: Arc<dyn Agents>,
+    /// What answers questions about many tasks.
+    pub history: Arc<dyn History>,
+    /// The way to other hosts of the same database.
+    pub signals: Arc<dyn Signals>,
     /// What runs guests.
     pub runner: Arc<dyn Runner>,
     /// The time.
@@ -67,8 +79,10 @@ pub struct Runtime {
     shared: Arc<Shared>,
     /// Leases tasks; stops first.
     intake: Services,
-    /// Runs guests; stops when nothing runs.
+    /// Begins attempts and ends the short ones; stops when nothing runs.
     workers: Services,
+    /// Goes on with long attempts; stops after the workers, which wait for their reports.
+    long: Services,
     /// Settles and beats; stops last.
     keeping: Services,
 }
@@ -85,18 +99,16 @@ impl Runtime {
         let now_ms = parts.clock.now_ms();
         let holder = parts.tasks.open_holder(now_ms, lease_ms).await?;
         let started = left_running(options.journal_dir.as_deref())?;
-        let rescued = match options.journal_dir {
-            // The journal's folder is this host's alone, and so is the database in it.
-            Some(_) => parts.tasks.rescue(Dead::AllBut(holder), started, now_ms).await?,
-            None => parts.tasks.rescue(Dead::Expired, started, now_ms).await?,
-        };
+        let dead = if options.exclusive { Dead::AllBut(holder) } else { Dead::Expired };
+        let rescued = parts.tasks.rescue(dead, started, now_ms).await?;
         let journal = new_journal(&options)?;
         let (ended, endings) = mpsc::channel(ENDED_MAX);
-        let Parts { tasks, records, catalog, components, runner, clock } = parts;
+        let Parts { tasks, records, catalog, components, agents, history, signals, runner, clock } = parts;
         let shared = Arc::new(Shared {
             ids: Ids::new(Arc::clone(&tasks), Arc::clone(&clock)),
             catalog: Catalog::new(catalog, components, Arc::clone(&runner), Arc::clone(&clock)),
             queue: LocalQueue::new(options.running_max),
+            long: Arc::new(long::Pool::new()),
             tasks,
             records,
             runner,
@@ -108,7 +120,11 @@ impl Runtime {
             waiters: Waiters::default(),
             journal,
             ended,
+            agents,
+            history,
+            signals,
             wake: Notify::new(),
+            pulse: Pulse::new(),
             holder: AtomicI64::new(holder.0),
             accepting: AtomicBool::new(true),
             counters: Counters::default(),
@@ -123,23 +139,30 @@ impl Runtime {
     fn spawn(shared: Arc<Shared>, endings: mpsc::Receiver<Ended>) -> Runtime {
         let mut keeping = Services::default();
         let mut workers = Services::default();
+        let mut long = Services::default();
         let intake = Services::default();
+        // The first beat tells who else is there.
+        shared.pulse.poke();
         keeping.spawn(settler::settle(Arc::clone(&shared), endings, keeping.stop_signal()));
         let (heart, stop) = (Arc::clone(&shared), keeping.stop_signal());
-        keeping.thread("keiko-heart".to_owned(), move || heart::beat(heart, stop));
+        keeping.thread("keiko-heart".to_owned(), 0, move || heart::beat(heart, stop));
         for number in 0..shared.options.workers {
             let (worker, stop) = (Arc::clone(&shared), workers.stop_signal());
-            workers.thread(format!("keiko-guest-{number}"), move || worker::work(worker, stop));
+            workers.thread(format!("keiko-guest-{number}"), 0, move || worker::work(worker, stop));
+            let (pool, stop) = (Arc::clone(&shared.long), long.stop_signal());
+            long.thread(format!("keiko-long-{number}"), LONG_NICE, move || long::work(pool, stop));
         }
         intake.spawn(dispatcher::dispatch(Arc::clone(&shared), intake.stop_signal()));
         intake.spawn(rescuer::rescue(Arc::clone(&shared), intake.stop_signal()));
-        Runtime { shared, intake, workers, keeping }
+        intake.spawn(upkeep::keep_up(Arc::clone(&shared), intake.stop_signal()));
+        keeping.spawn(listener::listen(Arc::clone(&shared), keeping.stop_signal()));
+        Runtime { shared, intake, workers, long, keeping }
     }
 
     /// Takes no more tasks, lets what runs end until the drain time, hands the rest back, and stops.
     /// A store that does not answer delays this by no more than its limits.
     pub async fn drain(self) -> DrainReport {
-        let Runtime { shared, intake, workers, keeping } = self;
+        let Runtime { shared, intake, workers, long, keeping } = self;
         shared.accepting.store(false, Ordering::Release);
         shared.waiters.tell_all();
         intake.stop(STOP_LIMIT).await;
@@ -154,6 +177,7 @@ impl Runtime {
             let _ = tokio::time::timeout(STOP_GRACE, shared.queue.idle()).await;
         }
         workers.stop(STOP_GRACE).await;
+        long.stop(STOP_GRACE).await;
         keeping.stop(STOP_LIMIT).await;
         let closing = shared.tasks.close_holder(shared.holder(), shared.clock.now_ms());
         match tokio::time::timeout(STOP_LIMIT, closing).await {

@@ -27,21 +27,23 @@ impl Services {
         tokio::spawn(self.tracker.track_future(future));
     }
 
-    /// Runs a future on a thread of its own, with a runtime of its own that looks at timers after every poll:
-    /// a guest that computes yields every tick, and the default interval would let 61 ticks pass.
-    pub(crate) fn thread<F>(&mut self, name: String, make: impl FnOnce() -> F + Send + 'static)
+    /// Runs a future on a thread of its own, with a runtime of its own that looks at the future and at timers after
+    /// every poll of what was spawned beside it: a guest may hold the thread for a tick in each, and the default
+    /// interval would let 61 pass. The operating system favours the thread less by `nice`, from 0 to 19.
+    pub(crate) fn thread<F>(&mut self, name: String, nice: i32, make: impl FnOnce() -> F + Send + 'static)
     where
         F: Future<Output = ()> + 'static,
     {
         let (done, ended) = oneshot::channel();
         self.threads.push(ended);
         let body = move || {
+            step_back(nice);
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .event_interval(1)
                 .build()
                 .expect("a runtime needs an epoll instance, without which no host can work");
-            runtime.block_on(tokio::task::LocalSet::new().run_until(make()));
+            runtime.block_on(make());
             // Nobody waits when the service was dropped instead of stopped.
             let _ = done.send(());
         };
@@ -63,10 +65,20 @@ impl Services {
     }
 }
 
-/// Runs a future beside others on a worker's thread.
+/// Runs a future beside the one that its thread was made for.
 #[allow(clippy::disallowed_methods, reason = "the one place of this crate that spawns tasks")]
-pub(crate) fn spawn_local(future: impl Future<Output = ()> + 'static) {
-    tokio::task::spawn_local(future);
+pub(crate) fn spawn_beside(future: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(future);
+}
+
+/// Lowers the priority of this thread. Only Linux has one for each thread; elsewhere it would be the whole process's.
+fn step_back(nice: i32) {
+    if nice > 0
+        && cfg!(target_os = "linux")
+        && let Err(error) = rustix::process::nice(nice)
+    {
+        tracing::debug!(error = %error, "a thread keeps its usual priority");
+    }
 }
 
 #[cfg(test)]
@@ -81,7 +93,7 @@ mod tests {
             let stop = stop.clone();
             async move { stop.cancelled().await }
         });
-        services.thread("test".to_owned(), move || async move { stop.cancelled().await });
+        services.thread("test".to_owned(), 1, move || async move { stop.cancelled().await });
         assert!(services.stop(Duration::from_secs(10)).await);
 
         let services = Services::default();

@@ -137,9 +137,9 @@ fn answer(shared: &Shared, part: Vec<Ended>, answers: Vec<Settled>) -> Vec<Ended
     }
     Counters::add(&shared.counters.settled, stored);
     Counters::add(&shared.counters.stale, stale);
-    shared.waiters.tell(terminal);
+    shared.ended(terminal);
     if wake {
-        shared.wake.notify_one();
+        shared.ready();
     }
     conflicts
 }

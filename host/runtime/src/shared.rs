@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use keiko_core::policy::{Grants, TenantPolicy};
-use keiko_core::port::{Clock, Records, Runner, TaskStore};
+use keiko_core::port::{Agents, Clock, History, Records, Runner, Signal, Signals, TaskStore};
 use keiko_core::task::LeasedTask;
-use keiko_core::{Holder, PluginName, TenantId, TenantName};
+use keiko_core::{Holder, PluginName, TaskId, TenantId, TenantName};
 use tokio::sync::{Notify, mpsc};
 
 use crate::catalog::Catalog;
 use crate::gauge::Gauge;
 use crate::ids::Ids;
 use crate::journal::Journal;
+use crate::long;
 use crate::options::Options;
+use crate::pulse::Pulse;
 use crate::queue::LocalQueue;
 use crate::running::Running;
 use crate::settler::Ended;
@@ -32,15 +34,22 @@ pub(crate) struct Shared {
     pub(crate) ids: Ids,
     pub(crate) gauge: Gauge,
     pub(crate) queue: LocalQueue<Job>,
+    pub(crate) long: Arc<long::Pool>,
     pub(crate) running: Running,
     pub(crate) waiters: Waiters,
     pub(crate) journal: Option<Journal>,
     /// Ended attempts on their way to the settler.
     pub(crate) ended: mpsc::Sender<Ended>,
+    pub(crate) agents: Arc<dyn Agents>,
+    pub(crate) history: Arc<dyn History>,
+    /// The way to other hosts of the same database.
+    pub(crate) signals: Arc<dyn Signals>,
     /// There may be something to lease.
     pub(crate) wake: Notify,
     /// This host's incarnation; written by the heart when a lease was lost, read by the dispatcher.
     pub(crate) holder: AtomicI64,
+    /// What keeps the holder alive.
+    pub(crate) pulse: Pulse,
     /// Whether submits are taken: cleared by a drain.
     pub(crate) accepting: AtomicBool,
     pub(crate) counters: Counters,
@@ -50,6 +59,22 @@ impl Shared {
     /// This host's incarnation now.
     pub(crate) fn holder(&self) -> Holder {
         Holder(self.holder.load(Ordering::Acquire))
+    }
+
+    /// There is something to lease: for this host, and for others when this one has all it can run.
+    pub(crate) fn ready(&self) {
+        self.wake.notify_one();
+        if self.queue.look(|lanes| lanes.waiting() > 0) && self.pulse.has_others() {
+            self.signals.tell(Signal { ready: true, ..Signal::default() });
+        }
+    }
+
+    /// Tasks have ended: whoever waits for them, here or on another host, looks again.
+    pub(crate) fn ended(&self, ids: Vec<TaskId>) {
+        self.waiters.tell(ids.iter().copied());
+        if !ids.is_empty() && self.pulse.has_others() {
+            self.signals.tell(Signal { ended: ids, ..Signal::default() });
+        }
     }
 
     /// A tenant of the configuration.

@@ -1,21 +1,29 @@
 //! Guest workers: threads that run attempts and nothing else, so that the API's threads never wait for a guest.
+//!
+//! An attempt begins here and ends here when it is short; a long one goes on elsewhere (`long`) and leaves its slot to
+//! the next, while its task here waits for its report.
 
-use std::rc::Rc;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use futures::FutureExt;
+use keiko_core::TenantId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::attempt;
-use crate::service::spawn_local;
+use crate::service::spawn_beside;
 use crate::shared::{Job, Shared};
 
-/// Runs attempts on this thread, `running_per_worker` at once, until stopped; then waits for those that run.
+/// Runs attempts on this thread, `running_per_worker` short ones at once, until stopped; then waits for those that run,
+/// the long ones that began here included.
 pub(crate) async fn work(shared: Arc<Shared>, stop: CancellationToken) {
-    let slots = Rc::new(Semaphore::new(shared.options.running_per_worker));
+    let slots = Arc::new(Semaphore::new(shared.options.running_per_worker));
+    let attempts = TaskTracker::new();
     loop {
         let next = async {
-            let slot = Rc::clone(&slots).acquire_owned_local().await;
+            let slot = Arc::clone(&slots).acquire_owned().await.expect("nobody closes the semaphore");
             (slot, shared.queue.next().await)
         };
         let (slot, (tenant, job)) = tokio::select! {
@@ -23,50 +31,35 @@ pub(crate) async fn work(shared: Arc<Shared>, stop: CancellationToken) {
             () = stop.cancelled() => break,
             next = next => next,
         };
-        let shared = Arc::clone(&shared);
-        spawn_local(async move {
-            end(&shared, tenant, job).await;
-            drop(slot);
-        });
+        let attempt = AssertUnwindSafe(end(Arc::clone(&shared), tenant, job, slot)).catch_unwind();
+        let mut attempt = attempts.track_future(attempt).boxed();
+        // The first poll is here and not behind those of the attempts that this thread has already, and no further
+        // attempt is taken before it: another tenant's task that comes in the meantime has its turn after one slice
+        // of this attempt and one of the others, and not after one of as many as there are slots.
+        if futures::poll!(attempt.as_mut()).is_pending() {
+            spawn_beside(attempt.map(drop));
+        }
+        // One of the others.
+        tokio::task::yield_now().await;
     }
-    slots.all(shared.options.running_per_worker).await;
+    attempts.close();
+    attempts.wait().await;
 }
 
-async fn end(shared: &Arc<Shared>, tenant: keiko_core::TenantId, job: Job) {
-    let ended = attempt::run(shared, job).await;
-    shared.queue.done(tenant);
+async fn end(shared: Arc<Shared>, tenant: TenantId, job: Job, slot: OwnedSemaphorePermit) {
+    let mut slot = Some(slot);
+    let ended = attempt::run(&shared, job, &mut slot).await;
+    let is_short = slot.is_some();
+    // Ends that wait for a stalled settler keep room for as many others from starting: their slot when the attempt
+    // was short, their permits when it was long and has no slot.
+    if is_short {
+        shared.queue.done(tenant);
+    }
     if let Some(ended) = ended {
         // The settler goes last; without it the lease ends and the task is rescued.
         let _ = shared.ended.send(ended).await;
     }
-}
-
-/// Permits of one thread.
-trait LocalSlots {
-    async fn acquire_owned_local(self) -> Slot;
-    async fn all(&self, count: usize);
-}
-
-/// A permit, given back when dropped.
-struct Slot(Rc<Semaphore>);
-
-impl LocalSlots for Rc<Semaphore> {
-    async fn acquire_owned_local(self) -> Slot {
-        if let Ok(permit) = self.acquire().await {
-            permit.forget();
-        }
-        Slot(self)
-    }
-
-    async fn all(&self, count: usize) {
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        // The semaphore is never closed, so this only waits.
-        let _ = self.acquire_many(count).await;
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.add_permits(1);
+    if !is_short {
+        shared.queue.done(tenant);
     }
 }

@@ -18,9 +18,13 @@ pub mod auth;
 #[doc(hidden)]
 pub mod cli;
 pub mod config;
+mod seen;
+mod store;
 pub mod token;
 mod wiring;
 
 pub use keiko_engine::compile_child;
 pub use keiko_runtime::Handle;
+pub use keiko_store::postgres::PoolFigures;
+pub use store::OpenError;
 pub use wiring::{ADDRESS_FILE, COMPILE_CHILD, Host, HostBuilder, StartError, SystemClock};

@@ -12,21 +12,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use keiko_core::port::{Clock, Components, InstallError};
+use keiko_core::limit::{BEAT_MS, IDLE_BEAT_MS, LEASE_MS, SELF_CANCEL_MS};
+use keiko_core::port::{Clock, Components, InstallError, StoreError};
 use keiko_engine::{ClusterKey, Compiler, Engine, EngineOptions, KeyError};
 use keiko_runtime::{DrainReport, Handle, Options, Parts, Runtime};
-use keiko_store::sqlite::{OpenError, SqliteOptions, SqliteStore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{Api, Listening, serve};
+use crate::api::{Api, Listening, Metrics, PoolLook, serve};
 use crate::auth::Auth;
 use crate::config::Config;
+use crate::seen::Seen;
+use crate::store::{OpenError, Seams, Store};
 
 /// The argument that makes the program compile one component and nothing else.
 pub const COMPILE_CHILD: &str = "compile-child";
-/// How long open connections may take to end when everything else has.
-const HTTP_STOP_TIME: Duration = Duration::from_secs(5);
+/// How long open connections, and a last word with the database, may take to end when everything else has.
+const LAST_STOP_TIME: Duration = Duration::from_secs(5);
 /// The folder in the data folder for the journal of running attempts.
 const JOURNAL: &str = "journal";
 /// The file in the data folder that names the address of the host that runs there.
@@ -58,8 +60,11 @@ pub enum StartError {
     #[error("the cluster key in the data folder: {0}")]
     Key(KeyError),
     /// The database cannot be opened.
-    #[error("{0}")]
+    #[error(transparent)]
     Store(OpenError),
+    /// The database cannot be read.
+    #[error("the database: {0}")]
+    Database(StoreError),
     /// The engine cannot be made.
     #[error("the engine: {0}")]
     Engine(InstallError),
@@ -128,11 +133,14 @@ impl HostBuilder {
         let data_dir = config.data_dir.clone();
         make_folder(&data_dir.join(JOURNAL))?;
         let listening = if http { Some(bind(config.listen).await?) } else { None };
-        let options = SqliteOptions { data_dir: data_dir.clone(), readers: config.readers };
-        let store = SqliteStore::open(options).await.map_err(StartError::Store)?;
-        let cluster_key =
-            ClusterKey::load_or_create(&data_dir.join("cluster.key")).map_err(StartError::Key)?;
-        let components: Arc<dyn Components> = Arc::new(store.clone());
+        let store = Store::open(&config).await.map_err(StartError::Store)?;
+        let seen = Seen::new(&data_dir, &config.database);
+        look_back(&store, &seen).await?;
+        let cluster_key = match &config.cluster_key {
+            Some(key) => key.clone(),
+            None => ClusterKey::load_or_create(&data_dir.join("cluster.key")).map_err(StartError::Key)?,
+        };
+        let Seams { tasks, records, catalog, components, agents, history, signals } = store.seams();
         let engine = EngineOptions {
             artifacts_dir: data_dir.join("artifacts"),
             cluster_key,
@@ -142,21 +150,28 @@ impl HostBuilder {
         let engine = Engine::new(engine, Arc::clone(&components)).map_err(StartError::Engine)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let parts = Parts {
-            tasks: Arc::new(store.clone()),
-            records: Arc::new(store.clone()),
-            catalog: Arc::new(store.clone()),
+            tasks,
+            records,
+            catalog,
             components: Arc::clone(&components),
+            agents,
+            history,
+            signals,
             runner: Arc::new(engine),
             clock: Arc::clone(&clock),
         };
         let tenants = config.tenants.iter().map(|tenant| tenant.options.clone()).collect();
         let started = Runtime::start(parts, runtime_options(&config), tenants).await;
         let (runtime, handle) = started.map_err(StartError::Runtime)?;
+        remember(&store, &seen).await;
         let http = match listening {
-            Some(listening) => Some(Http::start(listening, &config, handle.clone(), components, clock)?),
+            Some(listening) => {
+                let pool = store.pool_look();
+                Some(Http::start(listening, &config, handle.clone(), components, clock, pool)?)
+            }
             None => None,
         };
-        Ok(Host { runtime, handle, store, http })
+        Ok(Host { runtime, handle, store, seen, http })
     }
 }
 
@@ -164,7 +179,8 @@ impl HostBuilder {
 pub struct Host {
     runtime: Runtime,
     handle: Handle,
-    store: SqliteStore,
+    store: Store,
+    seen: Seen,
     http: Option<Http>,
 }
 
@@ -192,12 +208,14 @@ impl Host {
 
     /// Takes no more tasks, lets what runs end within the drain time, hands the rest back, and stops.
     pub async fn drain(self) -> DrainReport {
-        let Host { runtime, handle, store, http } = self;
+        let Host { runtime, handle, store, seen, http } = self;
         let report = runtime.drain().await;
         drop(handle);
         if let Some(http) = http {
             http.stop().await;
         }
+        // A database that does not answer must not hold up the end.
+        let _ = tokio::time::timeout(LAST_STOP_TIME, remember_end(&store, &seen)).await;
         if let Err(error) = store.close().await {
             tracing::warn!(error = %error, "the database was not closed in order; the next start repairs that");
         }
@@ -220,6 +238,7 @@ impl Http {
         handle: Handle,
         components: Arc<dyn Components>,
         clock: Arc<dyn Clock>,
+        pool: PoolLook,
     ) -> Result<Http, StartError> {
         let address = listening.address();
         let address_file = config.data_dir.join(ADDRESS_FILE);
@@ -237,7 +256,16 @@ impl Http {
             Some(tenant) if config.is_open() => Auth::Open(tenant),
             _ => Auth::Tokens(tokens),
         };
-        let api = Arc::new(Api { handle, components, auth, tenants, clock, limits: config.api });
+        let api = Arc::new(Api {
+            handle,
+            components,
+            auth,
+            tenants,
+            clock,
+            limits: config.api,
+            metrics: Metrics::new(),
+            pool,
+        });
         let (stop, serving) = (CancellationToken::new(), TaskTracker::new());
         spawn(&serving, serve(listening, api, stop.clone()));
         serving.close();
@@ -246,7 +274,7 @@ impl Http {
 
     async fn stop(self) {
         self.stop.cancel();
-        if tokio::time::timeout(HTTP_STOP_TIME, self.serving.wait()).await.is_err() {
+        if tokio::time::timeout(LAST_STOP_TIME, self.serving.wait()).await.is_err() {
             tracing::warn!("connections were still open when the host stopped");
         }
         // Nobody is misled by an address that stays: it only costs the next client a refused connection.
@@ -285,10 +313,18 @@ pub(crate) fn own_compiler() -> Result<Compiler, StartError> {
 }
 
 fn runtime_options(config: &Config) -> Options {
+    // As much of this lease as of the usual one.
+    let part_of_lease = |ms: u64| config.lease.mul_f64(ms as f64 / LEASE_MS as f64);
     Options {
         workers: config.workers,
         running_max: config.running_max,
         drain: config.drain,
+        lease: config.lease,
+        beat: part_of_lease(BEAT_MS),
+        idle_beat: part_of_lease(IDLE_BEAT_MS),
+        self_cancel: part_of_lease(SELF_CANCEL_MS),
+        retention: config.retention,
+        exclusive: config.database.url.is_none(),
         journal_dir: Some(config.data_dir.join(JOURNAL)),
         ..Options::default()
     }
@@ -296,6 +332,36 @@ fn runtime_options(config: &Config) -> Options {
 
 async fn bind(address: SocketAddr) -> Result<Listening, StartError> {
     Listening::bind(address).await.map_err(|error| StartError::Listen { address, error })
+}
+
+/// Warns of a database that is older than when it was last used here.
+async fn look_back(store: &Store, seen: &Seen) -> Result<(), StartError> {
+    if seen.is_older(store.numbers().await.map_err(StartError::Database)?) {
+        tracing::warn!(
+            "the database is older than when it was last used from this data folder: it was put back from a backup, and \
+             what is newer than that is gone"
+        );
+    }
+    Ok(())
+}
+
+/// Remembers how far the database has counted.
+async fn remember(store: &Store, seen: &Seen) {
+    let written = match store.numbers().await {
+        Ok(numbers) => seen.write(numbers).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(error) = written {
+        tracing::warn!(error = %error, "a database that is put back from a backup will not be noticed");
+    }
+}
+
+/// Remembers the same at an orderly end, above every copy that was made before it.
+async fn remember_end(store: &Store, seen: &Seen) {
+    if let Err(error) = store.take_number(SystemClock.now_ms()).await {
+        tracing::debug!(error = %error, "no number was taken at the end");
+    }
+    remember(store, seen).await;
 }
 
 /// Makes a folder that only its owner can read.

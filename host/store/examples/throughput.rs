@@ -1,6 +1,7 @@
-//! How fast tasks go through the embedded store, with nothing around it: submit, lease, settle, in batches.
+//! How fast tasks go through a store, with nothing around it: submit, lease, settle, in batches. The embedded store, or
+//! the one in the database of `--postgres`, which should be empty.
 //!
-//! `cargo run --release -p keiko-store --example throughput -- [tasks] [batch] [tenants]`
+//! `cargo run --release -p keiko-store --example throughput -- [tasks] [batch] [tenants] [--postgres URL]`
 
 #![allow(
     clippy::print_stdout,
@@ -21,38 +22,63 @@ use keiko_core::port::{CatalogStore, LeaseRequest, TaskStore};
 use keiko_core::task::{
     AttemptRecord, LeasedTask, Lineage, NewTask, Payload, Settlement, Submit, Transition,
 };
-use keiko_store::sqlite::{SqliteOptions, SqliteStore};
+use keiko_store::postgres::{PostgresOptions, PostgresStore};
+use keiko_store::sqlite::{SqliteOptions, SqliteStore, WriterCounts};
 
 const NOW: i64 = 1_800_000_000_000;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let mut numbers = std::env::args().skip(1).map(|text| text.parse::<u32>());
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let at = arguments.iter().position(|argument| argument == "--postgres");
+    let url = at.map(|at| arguments.drain(at..).nth(1).ok_or("--postgres needs a URL")).transpose()?;
+    let mut numbers = arguments.iter().map(|text| text.parse::<u32>());
     let mut number = |default| numbers.next().transpose().map(|given| given.unwrap_or(default));
     let (tasks, batch, tenants) = (number(50_000)?, number(500)?, number(1)?);
-    let folder = tempfile::tempdir()?;
-    let store = SqliteStore::open(SqliteOptions { data_dir: folder.path().to_owned(), readers: 2 }).await?;
+    if let Some(url) = url {
+        let store = PostgresStore::open(PostgresOptions::new(url)).await?;
+        measure(&store, &|| store.writer_counts(), tasks, batch, tenants).await?;
+        store.close().await?;
+    } else {
+        let folder = tempfile::tempdir()?;
+        let options = SqliteOptions { data_dir: folder.path().to_owned(), readers: 2 };
+        let store = SqliteStore::open(options).await?;
+        measure(&store, &|| store.writer_counts(), tasks, batch, tenants).await?;
+        store.close().await?;
+    }
+    Ok(())
+}
+
+/// A store of either kind.
+trait Store: TaskStore + CatalogStore {}
+impl<S: TaskStore + CatalogStore> Store for S {}
+
+async fn measure(
+    store: &dyn Store,
+    counts: &dyn Fn() -> WriterCounts,
+    tasks: u32,
+    batch: u32,
+    tenants: u32,
+) -> Result<(), Box<dyn Error>> {
     let mut customers = Vec::new();
     for at in 0..tenants {
-        customers.push(customer(&store, &format!("t{at}")).await?);
+        customers.push(customer(store, &format!("t{at}")).await?);
     }
-    phase(&store, "submit", tasks, submit(&store, &customers, tasks, batch)).await?;
-    phase(&store, "lease + settle", tasks, drain(&store, batch)).await?;
-    store.close().await?;
-    Ok(())
+    phase(counts, "submit", tasks, submit(store, &customers, tasks, batch)).await?;
+    phase(counts, "lease + settle", tasks, drain(store, batch)).await
 }
 
 /// Runs `work` and says what it took.
 async fn phase(
-    store: &SqliteStore,
+    counted: &dyn Fn() -> WriterCounts,
     name: &str,
     tasks: u32,
     work: impl Future<Output = Result<(), Box<dyn Error>>>,
 ) -> Result<(), Box<dyn Error>> {
-    let (counts, cpu, start) = (store.writer_counts(), cpu_us()?, Instant::now());
+    let (counts, cpu, start) = (counted(), cpu_us()?, Instant::now());
     work.await?;
     let (seconds, cpu) = (start.elapsed().as_secs_f64(), cpu_us()? - cpu);
-    let (after, tasks) = (store.writer_counts(), f64::from(tasks));
+    let (after, tasks) = (counted(), f64::from(tasks));
     println!(
         "{name}: {:.0} tasks/s, {:.1} us CPU per task, {:.4} statements and {:.4} commits per task",
         tasks / seconds,
@@ -63,7 +89,7 @@ async fn phase(
     Ok(())
 }
 
-async fn customer(store: &SqliteStore, name: &str) -> Result<(TenantId, KindId), Box<dyn Error>> {
+async fn customer(store: &dyn Store, name: &str) -> Result<(TenantId, KindId), Box<dyn Error>> {
     let tenant = store.ensure_tenants(&[name.parse()?]).await?[0].id;
     let manifest = "[plugin]\nname = \"p\"\nversion = \"1\"\n[[kind]]\nname = \"run\"\n";
     let manifest = Manifest::parse(manifest.as_bytes())?.into();
@@ -73,7 +99,7 @@ async fn customer(store: &SqliteStore, name: &str) -> Result<(TenantId, KindId),
 }
 
 async fn submit(
-    store: &SqliteStore,
+    store: &dyn Store,
     customers: &[(TenantId, KindId)],
     tasks: u32,
     batch: u32,
@@ -89,6 +115,8 @@ async fn submit(
             run_at_ms: NOW,
             budget: BudgetRequest::default(),
             lineage: Lineage::root(TaskId(id)),
+            agent: None,
+            user: None,
             trace: None,
         };
         let tasks = (first..first + i64::from(batch)).map(task).collect();
@@ -98,7 +126,7 @@ async fn submit(
     Ok(())
 }
 
-async fn drain(store: &SqliteStore, batch: u32) -> Result<(), Box<dyn Error>> {
+async fn drain(store: &dyn Store, batch: u32) -> Result<(), Box<dyn Error>> {
     let holder = store.open_holder(NOW, 30_000).await?;
     let mut after = None;
     loop {
@@ -108,6 +136,7 @@ async fn drain(store: &SqliteStore, batch: u32) -> Result<(), Box<dyn Error>> {
             caps: HashMap::new(),
             cap_default: usize::MAX,
             after,
+            lease_ms: 30_000,
             now_ms: NOW,
         };
         let lease = store.lease(request).await?;

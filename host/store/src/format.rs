@@ -7,7 +7,7 @@ use keiko_core::id::{Digest, VersionId};
 use keiko_core::limit::LimitFact;
 use keiko_core::outcome::{Failure, Frame, Meter, RetryWish, Taint};
 use keiko_core::policy::BudgetRequest;
-use keiko_core::task::{AttemptRecord, AttemptView};
+use keiko_core::task::{AttemptRecord, AttemptView, TaskState};
 use serde::{Deserialize, Serialize};
 
 /// What is stored cannot be read: says what, never the content.
@@ -135,6 +135,12 @@ fn attempt_view(row: AttemptRow) -> Result<AttemptView, Undecodable> {
         code.map(|code| decode_failure(&code, message.unwrap_or_default(), detail.as_deref())).transpose()?;
     let digest = digest.map(|hex| digest_of_hex(&hex).ok_or(Undecodable("digest"))).transpose()?;
     Ok(AttemptView { record, version: name, digest, failure })
+}
+
+/// Exactly one result for completed, one error for failed, none for others.
+pub(crate) fn check_end(state: TaskState, result: bool, failure: bool) -> Result<(), Undecodable> {
+    let fits = result == (state == TaskState::Completed) && failure == (state == TaskState::Failed);
+    if fits { Ok(()) } else { Err(Undecodable("end of the task")) }
 }
 
 fn digest_of_hex(hex: &str) -> Option<Digest> {

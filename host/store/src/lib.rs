@@ -1,8 +1,27 @@
 //! Where Keiko keeps its tasks, plugins and components. The only crate that names sqlx.
 //!
-//! [`sqlite`] is the embedded store: files in one folder, one process. What is stored as JSON, whatever the
-//! engine, has its formats in `format`; how writes become few transactions is in `transaction`.
+//! [`sqlite`] is the embedded store: files in one folder, one process. [`postgres`] is the store of many hosts,
+//! [`memory`] the one of simulations and tests. What is stored as JSON, whatever the engine, has its formats in `format`;
+//! how writes become few transactions is in `transaction`. Rules that all stores keep stand here too, without SQL:
+//! `admit` (submits), `family` (children), `turns` (the order of a lease), `rescue` and `ending` (ends without an
+//! attempt), `count` (what is counted). What an operator asks is in [`admin`].
 
+// So that unit tests and the others share what makes databases.
+#[cfg(test)]
+extern crate self as keiko_store;
+
+pub mod admin;
+mod admit;
+mod count;
+mod ending;
+mod family;
 mod format;
+pub mod memory;
+pub mod postgres;
+mod prune;
+mod rescue;
 pub mod sqlite;
+mod stored;
 mod transaction;
+mod trouble;
+mod turns;

@@ -7,6 +7,7 @@
 //!   stands alone. That is one rollback where it happens, instead of a savepoint (two more statements) for every
 //!   write where it does not.
 //! - Submits of a group become one: their rows go into the same statements.
+//! - A transaction that another one was in the way of is run again as a whole, [`Transactions::RETRIES`] times.
 //! - Callers may go away at any time. A write that the loop has taken runs to its end; an answer that nobody
 //!   waits for any more can ask for something to be undone.
 //!
@@ -17,6 +18,7 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -24,9 +26,7 @@ use keiko_core::port::{StoreError, StoreErrorKind};
 use keiko_core::task::{Submit, Submitted};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::sqlite::error::copy;
-use crate::sqlite::session::Session;
-use crate::sqlite::submit;
+use crate::trouble::copy;
 
 /// Writes of one priority that wait for the loop; the next caller waits for room.
 pub(crate) const WAITING_MAX: usize = 4_096;
@@ -34,6 +34,36 @@ pub(crate) const WAITING_MAX: usize = 4_096;
 const GROUP_WRITES_MAX: usize = 1_000;
 /// Payload bytes of one transaction, above which no further write joins; the first one always fits.
 const GROUP_BYTES_MAX: usize = 16 << 20;
+
+/// First and longest wait before a transaction is run again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
+
+/// A connection that the loop writes with.
+pub(crate) trait Transactions: Send + Sized + 'static {
+    /// How often a transaction is run again when the database was busy with others.
+    const RETRIES: u32;
+
+    /// Makes ready for one statement that is a transaction by itself; connects again when the connection was lost.
+    fn alone(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Begins a transaction; connects again when the connection was lost.
+    fn begin(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Ends the transaction. An error says that nothing of it was stored, or that nobody can know.
+    fn commit(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Leaves the transaction, if there is still one.
+    fn rollback(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Stores submits, each with its own now; the answers are in their order.
+    fn enqueue(
+        &mut self,
+        submits: &[(&Submit, i64)],
+    ) -> impl Future<Output = Result<Vec<Submitted>, StoreError>> + Send;
+
+    /// Ends the connection in order.
+    fn close(self) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
 
 /// Which writes go first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,11 +94,10 @@ pub(crate) struct Counters {
     pub(crate) statements: Arc<AtomicU64>,
 }
 
-/// The way to the loop; cheap to clone. When the last one is gone, the loop finishes what waits and ends.
-#[derive(Clone)]
-pub(crate) struct Writer {
-    task: mpsc::Sender<Entry>,
-    background: mpsc::Sender<Entry>,
+/// The way to the loop. When it is gone, the loop finishes what waits and ends.
+pub(crate) struct Writer<S> {
+    task: mpsc::Sender<Entry<S>>,
+    background: mpsc::Sender<Entry<S>>,
     closing: Arc<watch::Sender<bool>>,
     ended: watch::Receiver<Option<Ended>>,
     counters: Arc<Counters>,
@@ -77,9 +106,9 @@ pub(crate) struct Writer {
 /// How the loop ended, as every caller of [`Writer::close`] learns it.
 type Ended = Result<(), (StoreErrorKind, String)>;
 
-impl Writer {
+impl<S: Transactions> Writer<S> {
     /// Starts the loop. `held` is dropped when it has ended.
-    pub(crate) fn start(session: Session, counters: Arc<Counters>, held: Box<dyn Any + Send>) -> Writer {
+    pub(crate) fn start(session: S, counters: Arc<Counters>, held: Box<dyn Any + Send>) -> Writer<S> {
         let (task, task_waiting) = mpsc::channel(WAITING_MAX);
         let (background, background_waiting) = mpsc::channel(WAITING_MAX);
         let (closing, close) = watch::channel(false);
@@ -106,12 +135,12 @@ impl Writer {
         bytes: usize,
         input: I,
         work: W,
-        undo: fn(T) -> Option<Entry>,
+        undo: fn(T) -> Option<Entry<S>>,
     ) -> Result<T, StoreError>
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
-        W: for<'s> Fn(&'s mut Session, &'s I) -> BoxFuture<'s, Result<T, StoreError>> + Send + 'static,
+        W: for<'s> Fn(&'s mut S, &'s I) -> BoxFuture<'s, Result<T, StoreError>> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
         let pending = Pending { input, work, undo, done: None, reply };
@@ -119,7 +148,25 @@ impl Writer {
             Priority::Task => &self.task,
             Priority::Background => &self.background,
         };
-        queue.send(Entry { bytes, write: Write::Other(Box::new(pending)) }).await.map_err(|_| ended())?;
+        queue
+            .send(Entry { bytes, plain: false, write: Write::Other(Box::new(pending)) })
+            .await
+            .map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
+    }
+
+    /// Runs `work`, which is one statement whose outcome may get lost without harm: when nothing else waits, it is a
+    /// transaction by itself and costs the database one statement instead of three.
+    pub(crate) async fn write_plain<I, T, W>(&self, input: I, work: W) -> Result<T, StoreError>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+        W: for<'s> Fn(&'s mut S, &'s I) -> BoxFuture<'s, Result<T, StoreError>> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let pending = Pending { input, work, undo: |_| None, done: None, reply };
+        let entry = Entry { bytes: 0, plain: true, write: Write::Other(Box::new(pending)) };
+        self.task.send(entry).await.map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
     }
 
@@ -132,7 +179,10 @@ impl Writer {
         let (reply, answer) = oneshot::channel();
         let bytes = submits.iter().flat_map(|submit| &submit.tasks).map(|task| task.input.bytes.len()).sum();
         let call = SubmitCall { submits, now_ms, done: Vec::new(), reply };
-        self.task.send(Entry { bytes, write: Write::Submit(call) }).await.map_err(|_| ended())?;
+        self.task
+            .send(Entry { bytes, plain: false, write: Write::Submit(call) })
+            .await
+            .map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
     }
 
@@ -159,14 +209,14 @@ impl Writer {
 }
 
 /// The loop and what it owns.
-struct Service {
-    session: Session,
-    task: mpsc::Receiver<Entry>,
-    background: mpsc::Receiver<Entry>,
+struct Service<S> {
+    session: S,
+    task: mpsc::Receiver<Entry<S>>,
+    background: mpsc::Receiver<Entry<S>>,
     counters: Arc<Counters>,
 }
 
-impl Service {
+impl<S: Transactions> Service<S> {
     async fn run(mut self, mut close: watch::Receiver<bool>) -> Result<(), StoreError> {
         while let Some(first) = self.next(&mut close).await {
             let mut group = self.gather(first);
@@ -179,7 +229,7 @@ impl Service {
     }
 
     /// The next write; `None` when there will be none.
-    async fn next(&mut self, close: &mut watch::Receiver<bool>) -> Option<Entry> {
+    async fn next(&mut self, close: &mut watch::Receiver<bool>) -> Option<Entry<S>> {
         loop {
             tokio::select! {
                 biased;
@@ -196,7 +246,7 @@ impl Service {
     }
 
     /// Everything that waits behind `first`, as far as it fits.
-    fn gather(&mut self, first: Entry) -> Vec<Entry> {
+    fn gather(&mut self, first: Entry<S>) -> Vec<Entry<S>> {
         let mut bytes = first.bytes;
         let mut group = vec![first];
         while group.len() < GROUP_WRITES_MAX && bytes < GROUP_BYTES_MAX {
@@ -208,7 +258,7 @@ impl Service {
     }
 
     /// Commits the group and answers it; returns the writes that take unheard answers back.
-    fn commit_or_halve<'a>(&'a mut self, group: &'a mut Vec<Entry>) -> BoxFuture<'a, Vec<Entry>> {
+    fn commit_or_halve<'a>(&'a mut self, group: &'a mut Vec<Entry<S>>) -> BoxFuture<'a, Vec<Entry<S>>> {
         Box::pin(async move {
             let outcome = self.commit(group).await;
             let alone = group.len() == 1;
@@ -228,25 +278,35 @@ impl Service {
         })
     }
 
-    async fn commit(&mut self, group: &mut [Entry]) -> Result<(), StoreError> {
-        let caught = AssertUnwindSafe(transaction(&mut self.session, group)).catch_unwind().await;
-        let outcome = caught.unwrap_or_else(|_| Err(internal("a write panicked")));
-        match &outcome {
-            Ok(()) => {
-                self.counters.transactions.fetch_add(1, Ordering::Relaxed);
+    async fn commit(&mut self, group: &mut [Entry<S>]) -> Result<(), StoreError> {
+        let mut backoff = BACKOFF.0;
+        for again in 0.. {
+            let caught = AssertUnwindSafe(transaction(&mut self.session, group)).catch_unwind().await;
+            let error = match caught.unwrap_or_else(|_| Err(internal("a write panicked"))) {
+                Ok(()) => {
+                    self.counters.transactions.fetch_add(1, Ordering::Relaxed);
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            tracing::debug!(error = %error, error_kind = ?error.kind(), items = group.len(), "rolled back");
+            self.session.rollback().await;
+            if error.kind() != StoreErrorKind::Busy || again >= S::RETRIES {
+                return Err(error);
             }
-            Err(error) => {
-                tracing::debug!(error = %error, error_kind = ?error.kind(), items = group.len(), "rolled back");
-                // Fails when the database has rolled back by itself, which is as good.
-                let _ = self.session.run(sqlx::query("ROLLBACK")).await;
-            }
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF.1);
         }
-        outcome
+        Ok(())
     }
 }
 
-async fn transaction(session: &mut Session, group: &mut [Entry]) -> Result<(), StoreError> {
-    session.run(sqlx::query("BEGIN IMMEDIATE")).await?;
+async fn transaction<S: Transactions>(session: &mut S, group: &mut [Entry<S>]) -> Result<(), StoreError> {
+    if let [Entry { plain: true, write: Write::Other(write), .. }] = group {
+        session.alone().await?;
+        return write.run(session).await;
+    }
+    session.begin().await?;
     // First, so that a lease of the same group finds them.
     submit_all(session, group).await?;
     for entry in group.iter_mut() {
@@ -254,10 +314,10 @@ async fn transaction(session: &mut Session, group: &mut [Entry]) -> Result<(), S
             write.run(session).await?;
         }
     }
-    session.run(sqlx::query("COMMIT")).await
+    session.commit().await
 }
 
-async fn submit_all(session: &mut Session, group: &mut [Entry]) -> Result<(), StoreError> {
+async fn submit_all<S: Transactions>(session: &mut S, group: &mut [Entry<S>]) -> Result<(), StoreError> {
     let calls = group.iter_mut().filter_map(|entry| match &mut entry.write {
         Write::Submit(call) => Some(call),
         Write::Other(_) => None,
@@ -268,7 +328,7 @@ async fn submit_all(session: &mut Session, group: &mut [Entry]) -> Result<(), St
     }
     let submits: Vec<(&Submit, i64)> =
         calls.iter().flat_map(|call| call.submits.iter().map(|submit| (submit, call.now_ms))).collect();
-    let mut answers = submit::enqueue(session, &submits).await?.into_iter();
+    let mut answers = session.enqueue(&submits).await?.into_iter();
     for call in &mut calls {
         call.done = answers.by_ref().take(call.submits.len()).collect();
     }
@@ -281,30 +341,33 @@ fn blames_one(error: &StoreError) -> bool {
 }
 
 /// One write that waits.
-pub(crate) struct Entry {
+pub(crate) struct Entry<S> {
     /// Size of its payloads.
     bytes: usize,
-    write: Write,
+    /// Whether it is one statement that needs no transaction around it.
+    plain: bool,
+    write: Write<S>,
 }
 
-enum Write {
+enum Write<S> {
     Submit(SubmitCall),
-    Other(Box<dyn Operation>),
+    Other(Box<dyn Operation<S>>),
 }
 
-impl Entry {
+impl<S: Transactions> Entry<S> {
     /// A write whose answer nobody waits for.
-    pub(crate) fn unheard<I, W>(input: I, work: W) -> Entry
+    pub(crate) fn unheard<I, W>(input: I, work: W) -> Entry<S>
     where
         I: Send + Sync + 'static,
-        W: for<'s> Fn(&'s mut Session, &'s I) -> BoxFuture<'s, Result<(), StoreError>> + Send + 'static,
+        W: for<'s> Fn(&'s mut S, &'s I) -> BoxFuture<'s, Result<(), StoreError>> + Send + 'static,
     {
-        let pending = Pending { input, work, undo: |()| None, done: None, reply: oneshot::channel().0 };
-        Entry { bytes: 0, write: Write::Other(Box::new(pending)) }
+        let undo = |()| None;
+        let pending = Pending { input, work, undo, done: None, reply: oneshot::channel().0 };
+        Entry { bytes: 0, plain: false, write: Write::Other(Box::new(pending)) }
     }
 
     /// Tells the caller; returns what takes an answer back that nobody received.
-    fn answer(self, outcome: Result<(), &StoreError>) -> Option<Entry> {
+    fn answer(self, outcome: Result<(), &StoreError>) -> Option<Entry<S>> {
         match self.write {
             Write::Submit(call) => {
                 // Nobody waits: the tasks are stored all the same, as after a lost connection.
@@ -324,26 +387,27 @@ struct SubmitCall {
 }
 
 /// A write of whatever kind.
-trait Operation: Send {
-    fn run<'s>(&'s mut self, session: &'s mut Session) -> BoxFuture<'s, Result<(), StoreError>>;
-    fn answer(self: Box<Self>, outcome: Result<(), &StoreError>) -> Option<Entry>;
+trait Operation<S>: Send {
+    fn run<'s>(&'s mut self, session: &'s mut S) -> BoxFuture<'s, Result<(), StoreError>>;
+    fn answer(self: Box<Self>, outcome: Result<(), &StoreError>) -> Option<Entry<S>>;
 }
 
-struct Pending<I, W, T> {
+struct Pending<S, I, W, T> {
     input: I,
     work: W,
-    undo: fn(T) -> Option<Entry>,
+    undo: fn(T) -> Option<Entry<S>>,
     done: Option<T>,
     reply: oneshot::Sender<Result<T, StoreError>>,
 }
 
-impl<I, W, T> Operation for Pending<I, W, T>
+impl<S, I, W, T> Operation<S> for Pending<S, I, W, T>
 where
+    S: Transactions,
     I: Send + Sync,
     T: Send,
-    W: for<'s> Fn(&'s mut Session, &'s I) -> BoxFuture<'s, Result<T, StoreError>> + Send,
+    W: for<'s> Fn(&'s mut S, &'s I) -> BoxFuture<'s, Result<T, StoreError>> + Send,
 {
-    fn run<'s>(&'s mut self, session: &'s mut Session) -> BoxFuture<'s, Result<(), StoreError>> {
+    fn run<'s>(&'s mut self, session: &'s mut S) -> BoxFuture<'s, Result<(), StoreError>> {
         let work = (self.work)(session, &self.input);
         let done = &mut self.done;
         Box::pin(async move {
@@ -352,7 +416,7 @@ where
         })
     }
 
-    fn answer(self: Box<Self>, outcome: Result<(), &StoreError>) -> Option<Entry> {
+    fn answer(self: Box<Self>, outcome: Result<(), &StoreError>) -> Option<Entry<S>> {
         let Pending { undo, done, reply, .. } = *self;
         let answer = outcome.map_err(copy).and_then(|()| done.ok_or_else(|| internal("a write did not run")));
         match reply.send(answer) {
@@ -371,7 +435,7 @@ fn internal(message: &str) -> StoreError {
 }
 
 #[allow(clippy::disallowed_methods, reason = "the one place of this crate that spawns")]
-fn spawn(service: impl Future<Output = ()> + Send + 'static) {
+pub(crate) fn spawn(service: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(service);
 }
 
@@ -381,9 +445,10 @@ mod tests {
     use sqlx::{ConnectOptions, Row};
 
     use super::*;
+    use crate::sqlite::session::Session;
 
     /// A writer on a database in memory with one table, whose rows have to have a parent by the commit.
-    async fn writer() -> Writer {
+    async fn writer() -> Writer<Session> {
         let options = sqlx::sqlite::SqliteConnectOptions::new().filename(":memory:").foreign_keys(true);
         let mut connection = options.connect().await.unwrap();
         let schema = "CREATE TABLE row (id INTEGER PRIMARY KEY, parent INTEGER REFERENCES row DEFERRABLE
@@ -398,11 +463,16 @@ mod tests {
         session.run(sqlx::query(query).bind(id).bind(parent)).await.map(|()| id)
     }
 
-    async fn add(writer: &Writer, id: i64, parent: Option<i64>) -> Result<i64, StoreError> {
+    async fn add(writer: &Writer<Session>, id: i64, parent: Option<i64>) -> Result<i64, StoreError> {
         add_with(writer, Priority::Task, (), move |session, ()| Box::pin(insert(session, id, parent))).await
     }
 
-    async fn add_with<I, W>(writer: &Writer, priority: Priority, input: I, work: W) -> Result<i64, StoreError>
+    async fn add_with<I, W>(
+        writer: &Writer<Session>,
+        priority: Priority,
+        input: I,
+        work: W,
+    ) -> Result<i64, StoreError>
     where
         I: Send + Sync + 'static,
         W: for<'s> Fn(&'s mut Session, &'s I) -> BoxFuture<'s, Result<i64, StoreError>> + Send + 'static,
@@ -410,7 +480,7 @@ mod tests {
         writer.write_or_undo(priority, 0, input, work, |_| None).await
     }
 
-    async fn ids(writer: &Writer) -> Vec<i64> {
+    async fn ids(writer: &Writer<Session>) -> Vec<i64> {
         let read = writer.write_or_undo(
             Priority::Task,
             0,

@@ -4,26 +4,43 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "conformance/agents.rs"]
+pub(crate) mod agents;
 #[path = "conformance/catalog.rs"]
-mod catalog;
+pub(crate) mod catalog;
 #[path = "conformance/ends.rs"]
-mod ends;
+pub(crate) mod ends;
+#[path = "conformance/history.rs"]
+pub(crate) mod history;
 #[path = "conformance/holders.rs"]
-mod holders;
+pub(crate) mod holders;
 #[path = "conformance/leases.rs"]
-mod leases;
+pub(crate) mod leases;
 #[path = "conformance/model.rs"]
-mod model;
+pub(crate) mod model;
+#[path = "conformance/mutations.rs"]
+pub(crate) mod mutations;
 #[path = "conformance/records.rs"]
-mod records;
+pub(crate) mod records;
+#[path = "conformance/retention.rs"]
+pub(crate) mod retention;
 #[path = "conformance/settles.rs"]
-mod settles;
+pub(crate) mod settles;
 #[path = "conformance/submits.rs"]
-mod submits;
+pub(crate) mod submits;
 #[path = "conformance/world.rs"]
-mod world;
+pub(crate) mod world;
 
 macro_rules! conformance {
+    // Every body by its name, to be run on stores that break a promise.
+    (promises: $($module:ident { $($name:ident)+ })+) => {
+        pub(crate) fn promises() -> Vec<mutations::Promise> {
+            vec![$($(mutations::Promise {
+                name: stringify!($name),
+                run: |world| Box::pin(async move { $module::$name(&world).await }),
+            },)+)+]
+        }
+    };
     ($store:ident: $($module:ident { $($name:ident)+ })+) => {
         mod $store {$(
             mod $module {$(
@@ -97,10 +114,17 @@ macro_rules! every_promise {
                 tokens_grow_over_a_retry
                 a_large_input_outlives_a_failure
             }
+            retention {
+                ended_tasks_are_forgotten_by_how_and_when_they_ended
+                forgetting_goes_on_where_it_stopped
+                what_is_open_is_never_forgotten
+            }
             holders {
                 holders_rise
                 a_beat_prolongs_and_a_forgotten_holder_is_lost
                 a_closed_holder_leaves_its_tasks_uncharged
+                a_beat_tells_of_installs_and_removals
+                a_lease_prolongs_its_holder_and_never_shortens
                 only_expired_holders_are_rescued
                 a_rescue_of_all_but_one_spares_that_one
                 only_started_tasks_are_charged_a_crash
@@ -127,6 +151,28 @@ macro_rules! every_promise {
                 a_removed_plugin_comes_back_with_its_history
                 components_come_back_by_digest
             }
+            agents {
+                agents_come_back_in_the_order_of_the_ids
+                an_agent_changes_only_what_is_said
+                agents_are_listed_newest_first_with_their_statistics
+                statuses_change_all_or_none
+                users_come_back_by_id_and_in_lists
+                another_tenant_has_neither_agents_nor_users
+                an_id_is_given_to_one_agent_only
+                a_task_names_an_agent_and_a_user_of_its_tenant
+                children_inherit_agent_and_user
+                lists_filter_by_agent_and_user
+                an_agents_tasks_are_counted_over_their_lives
+                statuses_are_an_effect
+            }
+            history {
+                a_users_tasks_come_with_everything_around_them
+                a_users_tasks_come_in_pages_without_gaps
+                another_tenant_has_no_history
+                statistics_are_of_kind_and_state
+                a_range_of_statistics_has_both_its_ends
+                percentiles_are_nearest_ranks
+            }
             model {
                 random_lives_agree_with_the_model
             }
@@ -135,3 +181,6 @@ macro_rules! every_promise {
 }
 
 every_promise!(sqlite);
+every_promise!(memory);
+every_promise!(postgres);
+every_promise!(promises);

@@ -130,9 +130,13 @@ async fn a_newer_or_foreign_database_is_refused() {
     let error = try_open(folder.path()).await.err().unwrap();
     assert!(matches!(error, OpenError::Newer { .. }), "{error}");
     assert!(error.to_string().contains("9999 `tomorrow`"), "{error}");
-    execute(&folder, "DELETE FROM migration WHERE number = 9999; UPDATE migration SET name = 'other'").await;
+    execute(
+        &folder,
+        "DELETE FROM migration WHERE number = 9999; UPDATE migration SET name = 'other' WHERE number = 1",
+    )
+    .await;
     assert!(matches!(try_open(folder.path()).await, Err(OpenError::Newer { .. })));
-    execute(&folder, "UPDATE migration SET name = 'init'").await;
+    execute(&folder, "UPDATE migration SET name = 'init' WHERE number = 1").await;
     open(&folder).await.close().await.unwrap();
     std::fs::write(folder.path().join("keiko.db"), vec![7; 8_192]).unwrap();
     assert!(matches!(try_open(folder.path()).await, Err(OpenError::Database { .. })));

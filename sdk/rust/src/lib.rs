@@ -30,15 +30,17 @@
 //! Built with `cargo build --release --target wasm32-wasip2` that is a component. A handler that wants the bytes
 //! as they came takes a [`Payload`] instead, and one that answers something other than JSON returns one.
 //!
-//! What a plugin asks of the host stands in the modules named after the capabilities: [`attempt`], [`config`],
-//! [`log`], [`progress`], [`tasks`]. A component imports only what its code reaches, and the manifest's `wants`
-//! names the same.
+//! What a plugin asks of the host stands in the modules named after the capabilities: [`agents`], [`attempt`],
+//! [`config`], [`history`], [`log`], [`progress`], [`tasks`]. A component imports only what its code reaches, and the
+//! manifest's `wants` names the same.
 //!
 //! On any target but WebAssembly there is no host. Then lines go to standard error, progress is checked and
 //! forgotten, and everything else answers `Unavailable`, so `cargo test` runs a plugin's logic as it is.
 
+pub mod agents;
 pub mod attempt;
 pub mod config;
+pub mod history;
 pub mod log;
 pub mod progress;
 pub mod tasks;

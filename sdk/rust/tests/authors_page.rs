@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "page/data.rs"]
+mod data;
+
 use std::fs;
+
+use keiko_sdk::Failure;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
@@ -30,4 +35,15 @@ fn the_page_shows_the_code_as_it_is() {
     let (_doc, behind_doc) = code.split_once("\n\n").unwrap();
     let (before_tests, _tests) = behind_doc.split_once("\n#[cfg(test)]").unwrap();
     assert_eq!(block(&page, "`src/lib.rs`"), before_tests);
+}
+
+#[test]
+fn the_page_shows_how_data_is_asked_for() {
+    let page = read("docs/plugin-authors.md");
+    let code = read("sdk/rust/tests/page/data.rs");
+    let (_doc, behind_doc) = code.split_once("\n\n").unwrap();
+    assert_eq!(block(&page, "Each call of `agents`"), behind_doc);
+    // Without a host nothing is known, and a later attempt may have one.
+    assert!(matches!(data::rest_the_unlucky(), Err(Failure::Retryable { .. })));
+    assert!(matches!(data::last_result("user_0000000000001"), Err(Failure::Retryable { .. })));
 }

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use keiko_tests::check::{Report, hostile, kill};
+use keiko_tests::check::{Report, hostile, hosts, kill};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -34,8 +34,11 @@ fn run(arguments: &[String]) -> Result<Report> {
         "kill" => {
             kill::run(&if long { kill::Plan::long(seed) } else { kill::Plan::short(seed) }, folder.path())
         }
+        "hosts" => {
+            hosts::run(&if long { hosts::Plan::long(seed) } else { hosts::Plan::short(seed) }, folder.path())
+        }
         "hostile" => hostile::run(&hostile::Plan::new(long), folder.path()),
-        _ => bail!("there is no check `{name}`; there are: kill, hostile"),
+        _ => bail!("there is no check `{name}`; there are: hostile, hosts, kill"),
     };
     if !matches!(&report, Ok(report) if report.violations() == 0) {
         // What the host said and stored is worth more than a tidy temporary folder.

@@ -1,7 +1,7 @@
 //! Hostile guests: what each tries and how it must end.
 //!
-//! The guests are WebAssembly texts under `tests/fixtures/hostile`; this is the table of expectations. An attack
-//! ends once, with the code of the limit or rule that it met, whatever else it hoped for.
+//! The guests are WebAssembly texts under `tests/fixtures/hostile`; this is the table of expectations. In a text,
+//! `@3{\00}` stands for `\00\00\00`, so that what is long only by repetition can be read. An attack ends once, with the code of the limit or rule that it met, whatever else it hoped for.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -98,6 +98,9 @@ pub const ATTACKS: &[Attack] = &[
     attack("division-by-zero", End::Failed("trap")),
     attack("out-of-bounds", End::Failed("trap")),
     attack("null-call", End::Failed("trap")),
+    // What is told of an end.
+    attack("heavy-debug-info", End::Failed("trap")),
+    attack("deep-debug-info", End::Failed("trap")),
     attack("unknown-import", End::Refused("component_invalid")),
 ];
 
@@ -140,7 +143,29 @@ impl Attack {
 /// The component that a guest's text makes in the shell.
 pub fn in_shell(guest: &str) -> Result<Vec<u8>> {
     let shell = String::from_utf8(tree::fixture("hostile/shell.wat")?)?;
-    Ok(wat::parse_str(shell.replace(PLACE, guest))?)
+    Ok(wat::parse_str(shell.replace(PLACE, &repeated(guest)))?)
+}
+
+/// Writes out each `@times{text}`.
+fn repeated(text: &str) -> String {
+    let mut written = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('@') {
+        written.push_str(before);
+        let times = after.split_once('{').and_then(|(times, after)| Some((times.parse().ok()?, after)));
+        let once = times.and_then(|(times, after): (usize, _)| Some((times, after.split_once('}')?)));
+        rest = match once {
+            Some((times, (once, after))) => {
+                written.push_str(&once.repeat(times));
+                after
+            }
+            None => {
+                written.push('@');
+                after
+            }
+        };
+    }
+    written + rest
 }
 
 /// The manifest of a plugin with the one kind `run`.
@@ -181,6 +206,14 @@ mod tests {
             }
         }
         Ok(())
+    }
+
+    #[test]
+    fn repetitions_are_written_out_and_the_rest_stays() {
+        assert_eq!(
+            repeated(r#"(@custom "a" "\01@3{\02}\03@0{x}") @ @x{y}"#),
+            r#"(@custom "a" "\01\02\02\02\03") @ @x{y}"#
+        );
     }
 
     #[test]

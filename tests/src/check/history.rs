@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::Value;
 
 use super::Report;
-use super::kill::Ask;
+use super::load::Ask;
 use crate::Client;
 
 /// What [`History::check`] looks at.
@@ -122,7 +122,7 @@ impl History {
                 continue;
             };
             let (state, code, children) = match Ask::of(*n) {
-                Ask::Complete | Ask::Once => ("completed", None, 2),
+                Ask::Complete | Ask::Once | Ask::Slow => ("completed", None, 2),
                 Ask::Permanent => ("failed", Some("plugin_failed"), 0),
             };
             let ended = task.state == state && task.code.as_deref() == code;

@@ -6,7 +6,9 @@
 pub mod attack;
 mod history;
 pub mod hostile;
+pub mod hosts;
 pub mod kill;
+pub mod load;
 pub mod upload;
 
 use std::collections::BTreeMap;
@@ -30,6 +32,11 @@ impl Report {
     pub fn new(check: &'static str, invariants: &[&'static str]) -> Report {
         let violations = invariants.iter().map(|&name| (name, 0)).collect();
         Report { check, tried: Map::new(), violations, notes: Vec::new() }
+    }
+
+    /// Names another invariant that was looked at.
+    pub fn look_at(&mut self, invariant: &'static str) {
+        self.violations.entry(invariant).or_default();
     }
 
     /// Says what was tried, or measured.

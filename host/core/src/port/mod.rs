@@ -1,14 +1,20 @@
 //! What the crates are to each other. A trait stands here when it has two real implementations, or when it
 //! breaks a cycle between layers.
 
+mod agent;
 mod catalog;
 mod clock;
 mod runner;
+mod signal;
 mod task;
 
+pub use agent::{Agents, History};
 pub use catalog::{CatalogStore, Components};
 pub use clock::Clock;
-pub use runner::{Attempt, AttemptFacts, Compiled, HostPort, InstallError, ReserveError, Reserved, Runner};
+pub use runner::{
+    AskError, Attempt, AttemptFacts, Compiled, HostPort, InstallError, ReserveError, Reserved, Runner,
+};
+pub use signal::{Signal, Signals};
 pub use task::{
-    Beat, Dead, IdBlock, Lease, LeaseRequest, Records, Rescued, StoreError, StoreErrorKind, TaskStore,
+    Beat, Dead, IdBlock, Lease, LeaseRequest, Pruned, Records, Rescued, StoreError, StoreErrorKind, TaskStore,
 };

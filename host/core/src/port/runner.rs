@@ -6,13 +6,16 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::agent::{Agent, AgentFilter, AgentStatistics};
 use crate::code::Code;
 use crate::effect::ChildWish;
-use crate::id::{Digest, KindId, TaskId};
+use crate::history::{DateRange, Statistics, UserTask};
+use crate::id::{AgentId, Digest, KindId, TaskId, UserId};
 use crate::limit::LimitFact;
 use crate::manifest::Manifest;
 use crate::name::{KindName, TenantName};
 use crate::outcome::AttemptReport;
+use crate::page::Page;
 use crate::policy::{Budget, Grants};
 use crate::stop::Stop;
 use crate::task::{Lineage, Payload};
@@ -125,8 +128,23 @@ pub enum ReserveError {
     Unavailable,
 }
 
-/// What one running attempt may ask of the runtime. Made for the attempt; dropping it gives back whatever was
-/// reserved and not settled.
+/// Why a question about the tenant's data has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// The tenant has no such user.
+    #[error("no user {0}")]
+    NoUser(UserId),
+    /// The answer would be larger than this many bytes.
+    #[error("the answer exceeds the limit of {0} bytes")]
+    TooLarge(u64),
+    /// Trying again may help.
+    #[error("the host cannot answer now")]
+    Unavailable,
+}
+
+/// What one running attempt may ask of the runtime. Made for the attempt, so that it answers of the attempt's tenant
+/// only; dropping it gives back whatever was reserved and not settled. Where no store is behind it, questions about the
+/// tenant's data are `Unavailable`.
 #[async_trait]
 pub trait HostPort: Send + Sync + 'static {
     /// Milliseconds since 1970, for log lines.
@@ -137,4 +155,34 @@ pub trait HostPort: Send + Sync + 'static {
 
     /// Reserves ids, handlers and room in the queue for children, all or none.
     async fn reserve(&self, wishes: &[ChildWish]) -> Result<Vec<Reserved>, ReserveError>;
+
+    /// The agents with these ids, in the order of the ids; missing ones are `None`.
+    async fn agents(&self, _ids: &[AgentId]) -> Result<Vec<Option<Agent>>, AskError> {
+        Err(AskError::Unavailable)
+    }
+
+    /// Up to `limit` agents with the statistics of their tasks, newest first.
+    async fn list_agents(
+        &self,
+        _filter: &AgentFilter,
+        _limit: u32,
+    ) -> Result<Page<(Agent, AgentStatistics)>, AskError> {
+        Err(AskError::Unavailable)
+    }
+
+    /// Up to `limit` tasks of a user with agents and results, newest first, older than `before`; fewer when they would
+    /// be larger than a host call may be.
+    async fn user_tasks(
+        &self,
+        _user: UserId,
+        _before: Option<TaskId>,
+        _limit: u32,
+    ) -> Result<Page<UserTask>, AskError> {
+        Err(AskError::Unavailable)
+    }
+
+    /// Tasks created in the range by plugin, kind and state, in that order.
+    async fn statistics(&self, _range: DateRange) -> Result<Vec<Statistics>, AskError> {
+        Err(AskError::Unavailable)
+    }
 }

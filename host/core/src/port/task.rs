@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::code::Code;
 use crate::id::{Holder, TaskId, TenantId, Token};
+use crate::retention::KeptFrom;
 use crate::task::{
     CancelAnswer, LeasedTask, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskCounts, TaskFilter,
     TaskSummary, TaskView,
@@ -81,10 +82,13 @@ pub struct IdBlock {
 /// What a beat found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Beat {
-    /// The holder lives until then, in milliseconds since 1970.
+    /// The holder lives.
     Alive {
-        /// End of the lease.
-        until_ms: i64,
+        /// When the first lease of another holder ends unless it beats, on this host's clock: then, and not before, is
+        /// there something to rescue. `None` when there is no other holder.
+        others_end_ms: Option<i64>,
+        /// Grows whenever a plugin is installed or removed.
+        catalog: i64,
     },
     /// The holder was rescued: nothing it leased is its own any more.
     Lost,
@@ -103,6 +107,8 @@ pub struct LeaseRequest {
     pub cap_default: usize,
     /// The tenant served last: see [`crate::share::shares`].
     pub after: Option<TenantId>,
+    /// The holder's lease lasts this long from now on.
+    pub lease_ms: i64,
     /// Now.
     pub now_ms: i64,
 }
@@ -114,8 +120,11 @@ pub struct Lease {
     pub tasks: Vec<LeasedTask>,
     /// The tenant served last.
     pub after: Option<TenantId>,
-    /// When the next task that is not due yet comes due; looked up only when the room was not filled.
+    /// When the next task that is not due yet comes due, on this host's clock; looked up only when the room was not
+    /// filled.
     pub next_run_at_ms: Option<i64>,
+    /// The holder is not registered any more: it was rescued.
+    pub lost: bool,
 }
 
 /// Which holders to treat as dead.
@@ -138,7 +147,19 @@ pub struct Rescued {
     pub quarantined: Vec<TaskId>,
 }
 
+/// What a round of forgetting did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Tasks forgotten.
+    pub pruned: u64,
+    /// Where the next round begins; `None` when there is nothing more to look at.
+    pub next: Option<TaskId>,
+}
+
 /// The writing side: the life of tasks.
+///
+/// What several hosts compare (the ends of leases, due times) is on the database's clock where it has one: `now_ms` is
+/// the caller's, and times that come from the caller's clock are moved by the difference between the two.
 ///
 /// Every method is one transaction, whole or not at all, and safe to drop while it runs: it then completes or
 /// fails by itself. Writes that end an attempt carry its token and change nothing when it is stale.
@@ -160,7 +181,7 @@ pub trait TaskStore: Send + Sync + 'static {
     async fn enqueue(&self, submits: Vec<Submit>, now_ms: i64) -> Result<Vec<Submitted>, StoreError>;
 
     /// Leases due tasks, fairly across tenants, oldest `run_at` first within one; tenants take turns in the answer.
-    /// A holder that is not registered gets none. Large inputs may keep due tasks for the next lease: then
+    /// Prolongs the holder's lease; a holder that is not registered gets none. Large inputs may keep due tasks for the next lease: then
     /// `next_run_at_ms` is now.
     async fn lease(&self, request: LeaseRequest) -> Result<Lease, StoreError>;
 
@@ -192,6 +213,16 @@ pub trait TaskStore: Send + Sync + 'static {
         queue_max: u64,
         now_ms: i64,
     ) -> Result<RetryAnswer, StoreError>;
+
+    /// Walks up to `count_max` ended tasks of a tenant, oldest id first, behind `after`, and forgets those that are not
+    /// kept any more, with their attempts and logs. What is forgotten is not counted any more, but for its agent.
+    async fn prune_finished(
+        &self,
+        tenant: TenantId,
+        kept: KeptFrom,
+        after: Option<TaskId>,
+        count_max: u32,
+    ) -> Result<Pruned, StoreError>;
 
     /// Forgets up to `count_max` idempotency keys that have expired; returns how many.
     async fn prune(&self, now_ms: i64, count_max: u32) -> Result<u64, StoreError>;

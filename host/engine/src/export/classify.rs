@@ -22,7 +22,7 @@ use keiko_core::limit::{
     HANDLES_MAX, HOSTCALL_BYTES_MAX, LimitFact, RANDOM_BYTES_MAX, RESOURCES_MAX, RESULT_BYTES_MAX,
     TABLE_ELEMENTS_MAX, WASM_STACK_BYTES,
 };
-use keiko_core::outcome::{Failure, Frame, Outcome, RetryWish};
+use keiko_core::outcome::{Failure, Outcome, RetryWish};
 use keiko_core::policy::{Budget, Limit};
 use keiko_core::stop::StopReason;
 use keiko_core::task::Payload;
@@ -33,6 +33,7 @@ use wasmtime_wasi::I32Exit;
 use super::Returned;
 use crate::bindings::exports::keiko::plugin::task::{Failure as GuestFailure, Payload as GuestPayload};
 use crate::exceeded::Exceeded;
+use crate::symbols::{RawFrame, function_name};
 
 /// What wasmtime says when one host call carries more than it may.
 const HOSTCALL_TOO_LARGE: &str = "fuel allocated for hostcalls has been exhausted";
@@ -75,6 +76,20 @@ pub(crate) fn outcome(
         (Ending::Panicked(text), _) => panicked(&text),
     };
     Outcome::Failed(failure)
+}
+
+/// Where the guest was when its call ended with an error, innermost first.
+pub(crate) fn trace<T>(ending: &Ending<T>) -> Vec<RawFrame> {
+    let Ending::Returned(Err(error)) = ending else { return Vec::new() };
+    let frames = error.downcast_ref().map_or(&[][..], WasmBacktrace::frames);
+    let raw = frames.iter().map(|frame| RawFrame {
+        function: match frame.func_name() {
+            Some(name) => function_name(name),
+            None => format!("wasm function {}", frame.func_index()),
+        },
+        place: frame.module_offset().map(|place| place as u64),
+    });
+    raw.collect()
 }
 
 /// Why a trial instantiation failed, if it did.
@@ -161,15 +176,13 @@ fn by_limit(exceeded: Exceeded, budget: &Budget) -> Failure {
 
 /// The failure that an error of a call or an instantiation is.
 fn failure(error: &wasmtime::Error, budget: &Budget, last_words: Option<String>) -> Failure {
-    let mut failure = if let Some(exceeded) = error.downcast_ref::<Exceeded>() {
+    if let Some(exceeded) = error.downcast_ref::<Exceeded>() {
         by_limit(*exceeded, budget)
     } else if let Some(trap) = error.downcast_ref::<Trap>() {
         by_trap(*trap, budget, last_words)
     } else {
         by_error(error, last_words)
-    };
-    failure.backtrace = error.downcast_ref::<WasmBacktrace>().map(frames).unwrap_or_default();
-    failure
+    }
 }
 
 fn by_trap(trap: Trap, budget: &Budget, last_words: Option<String>) -> Failure {
@@ -232,31 +245,6 @@ fn panic_message(last_words: &str) -> String {
     let lines = last_words[from..].lines();
     let kept: Vec<&str> = lines.filter(|line| !line.starts_with("note: run with `RUST_BACKTRACE")).collect();
     kept.join("\n").trim().to_owned()
-}
-
-fn frames(backtrace: &WasmBacktrace) -> Vec<Frame> {
-    let mut frames = Vec::new();
-    for frame in backtrace.frames() {
-        let function = frame.func_name().map_or_else(
-            || format!("wasm function {}", frame.func_index()),
-            |name| format!("{:#}", rustc_demangle::demangle(name)),
-        );
-        // Debug information tells of inlined functions too, innermost first.
-        for symbol in frame.symbols() {
-            frames.push(Frame {
-                function: symbol
-                    .name()
-                    .map_or_else(|| function.clone(), |name| format!("{:#}", rustc_demangle::demangle(name))),
-                file: symbol.file().map(str::to_owned),
-                line: symbol.line(),
-            });
-        }
-        if frame.symbols().is_empty() {
-            frames.push(Frame { function, file: None, line: None });
-        }
-    }
-    frames.truncate(keiko_core::limit::BACKTRACE_FRAMES_MAX);
-    frames
 }
 
 #[cfg(test)]

@@ -3,5 +3,5 @@
 mod classify;
 mod task;
 
-pub(crate) use classify::{Ending, outcome, trial_failure};
+pub(crate) use classify::{Ending, outcome, trace, trial_failure};
 pub(crate) use task::{Returned, run, typecheck};

@@ -1,8 +1,10 @@
 //! The host's side of every interface a guest can import. Nothing here decides: each call is converted, passes the
 //! gate, and is converted back.
 
+mod agents;
 mod attempt;
 mod config;
+mod history;
 mod log;
 mod progress;
 mod tasks;
@@ -22,6 +24,8 @@ pub(crate) const INTERFACES: &[(&str, &str)] = &[
     ("keiko:config/config", "0.1.0"),
     ("keiko:progress/progress", "0.1.0"),
     ("keiko:tasks/tasks", "0.1.0"),
+    ("keiko:agents/agents", "0.1.0"),
+    ("keiko:history/history", "0.1.0"),
     ("wasi:io/error", wasi::VERSION),
     ("wasi:io/poll", wasi::VERSION),
     ("wasi:io/streams", wasi::VERSION),

@@ -147,7 +147,7 @@ fn an_engine_forgets_what_it_is_told_to() {
 fn an_attempt_keeps_its_component_until_it_ends() {
     let waits = guest("(call $submit-many (i32.const 4096) (i32.const 0) (i32.const 2048)) (call $done)");
     let dir = tempfile::tempdir().unwrap();
-    let engine = engine(dir.path(), key('a'), Arc::default(), &[]);
+    let engine = engine(dir.path(), key('a'), Arc::<Kept>::default(), &[]);
     let run = Run::of(waits.with(TASKS)).port(Port { never_answers: true, ..Port::default() });
     let report = block_on(async {
         let bytes = run.guest.bytes().into();
@@ -179,6 +179,6 @@ fn a_folder_can_be_written_by_its_owner_only() {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o077;
     assert_eq!(mode(&folder.artifact()), 0);
     let fresh = folder.dir.path().join("fresh");
-    engine(&fresh, key('a'), Arc::default(), &[]);
+    engine(&fresh, key('a'), Arc::<Kept>::default(), &[]);
     assert_eq!(mode(&fresh), 0);
 }

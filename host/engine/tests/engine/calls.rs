@@ -13,7 +13,7 @@ use crate::guest::{ATTEMPT, CONFIG, Guest, LOG, PROGRESS, SOCKETS, TASKS, guest}
 use crate::host::{NOW_MS, Port, Run, completed};
 
 /// Does `call`, whose answer goes to 2048, and returns whether it is an error and which: two digits.
-fn error_of(call: &str, payload_at: u32) -> Guest {
+pub fn error_of(call: &str, payload_at: u32) -> Guest {
     guest(&format!(
         "{call}
          (i32.store8 (i32.const 32) (i32.add (i32.const 48) (i32.load8_u (i32.const 2048))))
@@ -30,7 +30,7 @@ const CONFIG_CALL: &str = "(call $config-get (i32.const 16) (i32.const 4) (i32.c
 const CONFIG_ALL_CALL: &str = "(call $config-get-all (i32.const 2048))";
 
 /// A child without plugin, kind, content type, key and delay, of `length` bytes of input from `pointer`.
-fn submit(pointer: u32, length: u64) -> String {
+pub fn submit(pointer: u32, length: u64) -> String {
     let nones = "(i32.const 0) ".repeat(9);
     format!(
         "(call $submit {nones} (i32.const {pointer}) (i32.const {length}) (i32.const 0) (i32.const 0) (i32.const 0)

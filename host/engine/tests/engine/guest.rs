@@ -83,6 +83,79 @@ pub const TASKS: Import = Import {
     instance: "$tasks",
 };
 
+pub const AGENTS: Import = Import {
+    interface: r#"(import "keiko:agents/agents@0.1.0" (instance $agents
+        (type $status' (enum "idle" "active" "paused" "failed" "retired"))
+        (export "status" (type $status (eq $status')))
+        (type $agent' (record (field "id" string) (field "name" string) (field "kind" string)
+            (field "status" $status) (field "created-ms" u64) (field "updated-ms" u64)))
+        (export "agent" (type $agent (eq $agent')))
+        (type $statistics' (record (field "total" u64) (field "completed" u64) (field "failed" u64)
+            (field "cancelled" u64) (field "average-us" u64) (field "success-rate" f64)))
+        (export "statistics" (type $statistics (eq $statistics')))
+        (type $listed' (record (field "agent" $agent) (field "statistics" $statistics)))
+        (export "listed" (type $listed (eq $listed')))
+        (type $filter' (record (field "kind" (option string)) (field "status" (option $status))
+            (field "before" (option string)) (field "limit" (option u32))))
+        (export "filter" (type $filter (eq $filter')))
+        (type $page' (record (field "agents" (list $listed)) (field "next" (option string))))
+        (export "page" (type $page (eq $page')))
+        (type $change' (record (field "agent" string) (field "status" $status)))
+        (export "change" (type $change (eq $change')))
+        (type $error' (variant (case "invalid-input" string) (case "ids-exceeded" u64) (case "page-exceeded" u64)
+            (case "not-found" (list string)) (case "effects-exceeded" u64) (case "effect-bytes-exceeded" u64)
+            (case "denied") (case "unavailable") (case "other" string)))
+        (export "error" (type $error (eq $error')))
+        (export "load" (func (param "ids" (list string)) (result (result (list (option $agent)) (error $error)))))
+        (export "list-agents" (func (param "filter" $filter) (result (result $page (error $error)))))
+        (export "set-statuses" (func (param "changes" (list $change)) (result (result (error $error)))))))"#,
+    functions: &[
+        ("load", "load", "(param i32 i32 i32)"),
+        // kind: (some, pointer, length); status: (some, which); before; limit: (some, number); answer.
+        ("list-agents", "list-agents", "(param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)"),
+        ("set-statuses", "set-statuses", "(param i32 i32 i32)"),
+    ],
+    instance: "$agents",
+};
+
+pub const HISTORY: Import = Import {
+    interface: r#"(import "keiko:history/history@0.1.0" (instance $history
+        (type $state' (enum "pending" "running" "completed" "failed" "cancelled"))
+        (export "state" (type $state (eq $state')))
+        (type $user' (record (field "id" string) (field "name" string)))
+        (export "user" (type $user (eq $user')))
+        (type $agent' (record (field "id" string) (field "name" string) (field "kind" string)))
+        (export "agent" (type $agent (eq $agent')))
+        (type $payload' (record (field "content-type" string) (field "bytes" (list u8))))
+        (export "payload" (type $payload (eq $payload')))
+        (type $failure' (record (field "code" string) (field "message" string)))
+        (export "failure" (type $failure (eq $failure')))
+        (type $task' (record (field "id" string) (field "plugin" string) (field "kind" string)
+            (field "state" $state) (field "created-ms" u64) (field "ended-ms" (option u64)) (field "user" $user)
+            (field "agent" (option $agent)) (field "output" (option $payload)) (field "failure" (option $failure))))
+        (export "user-task" (type $task (eq $task')))
+        (type $page' (record (field "tasks" (list $task)) (field "next" (option string))))
+        (export "page" (type $page (eq $page')))
+        (type $range' (record (field "from-ms" u64) (field "to-ms" u64)))
+        (export "date-range" (type $range (eq $range')))
+        (type $statistics' (record (field "plugin" string) (field "kind" string) (field "state" $state)
+            (field "count" u64) (field "average-us" u64) (field "minimum-us" u64) (field "maximum-us" u64)
+            (field "p50-us" u64) (field "p95-us" u64)))
+        (export "statistics" (type $statistics (eq $statistics')))
+        (type $error' (variant (case "invalid-input" string) (case "page-exceeded" u64) (case "not-found" string)
+            (case "answer-exceeded" u64) (case "denied") (case "unavailable") (case "other" string)))
+        (export "error" (type $error (eq $error')))
+        (export "user-tasks" (func (param "user" string) (param "before" (option string))
+            (param "limit" (option u32)) (result (result $page (error $error)))))
+        (export "summarize" (func (param "range" $range) (result (result (list $statistics) (error $error)))))))"#,
+    functions: &[
+        // user; before: (some, pointer, length); limit: (some, number); answer.
+        ("user-tasks", "user-tasks", "(param i32 i32 i32 i32 i32 i32 i32 i32)"),
+        ("summarize", "summarize", "(param i64 i64 i32)"),
+    ],
+    instance: "$history",
+};
+
 pub const WALL_CLOCK: Import = Import {
     interface: r#"(import "wasi:clocks/wall-clock@0.2.0" (instance $wall
         (type $datetime' (record (field "seconds" u64) (field "nanoseconds" u32)))

@@ -7,17 +7,20 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use keiko_core::agent::{Agent, AgentFilter, AgentStatistics};
 use keiko_core::effect::ChildWish;
+use keiko_core::history::{DateRange, Statistics, UserTask};
 use keiko_core::limit::{COMPONENT_BYTES_MAX, SetBy};
 use keiko_core::outcome::{AttemptReport, Failure, Outcome};
+use keiko_core::page::Page;
 use keiko_core::policy::{BUDGET_DEFAULT, Budget, Grants, Limit};
 use keiko_core::port::{
-    Attempt, AttemptFacts, Compiled, Components, HostPort, InstallError, ReserveError, Reserved, Runner,
-    StoreError,
+    AskError, Attempt, AttemptFacts, Compiled, Components, HostPort, InstallError, ReserveError, Reserved,
+    Runner, StoreError,
 };
 use keiko_core::stop::Stop;
 use keiko_core::task::{Lineage, Payload};
-use keiko_core::{Code, Digest, KindId, TaskId};
+use keiko_core::{AgentId, Code, Digest, KindId, TaskId, UserId};
 use keiko_engine::{ClusterKey, Compiler, Engine, EngineOptions};
 
 use crate::guest::Guest;
@@ -25,6 +28,12 @@ use crate::guest::Guest;
 /// Components in memory.
 #[derive(Default)]
 pub struct Kept(Mutex<HashMap<Digest, Bytes>>);
+
+impl Kept {
+    pub fn forget(&self, digest: Digest) {
+        self.0.lock().unwrap().remove(&digest);
+    }
+}
 
 #[async_trait]
 impl Components for Kept {
@@ -49,7 +58,12 @@ pub fn compiler(arguments: &[&str]) -> Compiler {
     }
 }
 
-pub fn engine(dir: &Path, cluster_key: ClusterKey, components: Arc<Kept>, arguments: &[&str]) -> Engine {
+pub fn engine(
+    dir: &Path,
+    cluster_key: ClusterKey,
+    components: Arc<dyn Components>,
+    arguments: &[&str],
+) -> Engine {
     let options = EngineOptions {
         artifacts_dir: dir.to_owned(),
         cluster_key,
@@ -65,7 +79,7 @@ pub fn shared() -> &'static Engine {
     &SHARED
         .get_or_init(|| {
             let dir = tempfile::tempdir().unwrap();
-            (engine(dir.path(), key('5'), Arc::default(), &[]), dir)
+            (engine(dir.path(), key('5'), Arc::<Kept>::default(), &[]), dir)
         })
         .0
 }
@@ -82,6 +96,20 @@ pub struct Port {
     pub never_answers: bool,
     pub panics: bool,
     pub reserving: tokio::sync::Notify,
+    pub agents: Vec<Agent>,
+    pub user_tasks: Vec<UserTask>,
+    pub statistics: Vec<Statistics>,
+    /// What every question about the tenant's data is answered with, when it is not answered.
+    pub unanswered: Option<AskError>,
+    /// What was asked about the tenant's data, as it came.
+    pub asked: Mutex<Vec<String>>,
+}
+
+impl Port {
+    fn answer<T>(&self, asked: String, answer: T) -> Result<T, AskError> {
+        self.asked.lock().unwrap().push(asked);
+        self.unanswered.clone().map_or(Ok(answer), Err)
+    }
 }
 
 pub const NOW_MS: i64 = 1_700_000_000_123;
@@ -106,6 +134,35 @@ impl HostPort for Port {
             return Err(error);
         }
         Ok((1..=wishes.len() as i64).map(|n| Reserved { id: TaskId(n), kind: KindId(7) }).collect())
+    }
+
+    async fn agents(&self, ids: &[AgentId]) -> Result<Vec<Option<Agent>>, AskError> {
+        let agent = |id: &AgentId| self.agents.iter().find(|agent| agent.id == *id).cloned();
+        self.answer(format!("{ids:?}"), ids.iter().map(agent).collect())
+    }
+
+    async fn list_agents(
+        &self,
+        filter: &AgentFilter,
+        limit: u32,
+    ) -> Result<Page<(Agent, AgentStatistics)>, AskError> {
+        let statistics =
+            AgentStatistics { total: 4, completed: 3, timed: 2, elapsed_us: 14, ..Default::default() };
+        let rows = self.agents.iter().map(|agent| (agent.clone(), statistics)).collect();
+        self.answer(format!("{filter:?} {limit}"), Page::of(rows, limit))
+    }
+
+    async fn user_tasks(
+        &self,
+        user: UserId,
+        before: Option<TaskId>,
+        limit: u32,
+    ) -> Result<Page<UserTask>, AskError> {
+        self.answer(format!("{user} {before:?} {limit}"), Page::of(self.user_tasks.clone(), limit))
+    }
+
+    async fn statistics(&self, range: DateRange) -> Result<Vec<Statistics>, AskError> {
+        self.answer(format!("{} {}", range.from_ms, range.to_ms), self.statistics.clone())
     }
 }
 

@@ -8,7 +8,7 @@ use keiko_core::limit::{COMPONENT_BYTES_MAX, CORE_INSTANCES_MAX, MEMORIES_MAX, S
 use keiko_core::port::{InstallError, Runner};
 
 use crate::guest::{Guest, LOG, MONOTONIC_CLOCK, STDERR, guest};
-use crate::host::{block_on, engine, install, key, shared};
+use crate::host::{Kept, block_on, engine, install, key, shared};
 
 fn compile(bytes: impl Into<Bytes>) -> Result<keiko_core::port::Compiled, InstallError> {
     block_on(shared().compile(bytes.into(), COMPONENT_BYTES_MAX))
@@ -64,7 +64,7 @@ fn what_is_no_component_is_refused_without_compiling() {
 #[test]
 fn an_artifact_uploaded_as_a_component_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let engine = engine(dir.path(), key('c'), Arc::default(), &[]);
+    let engine = engine(dir.path(), key('c'), Arc::<Kept>::default(), &[]);
     block_on(engine.compile(guest("(call $done)").bytes().into(), COMPONENT_BYTES_MAX)).unwrap();
     let file = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
     let bytes = std::fs::read(file).unwrap();
@@ -178,7 +178,7 @@ fn features_that_are_off_are_refused() {
 #[test]
 fn equal_uploads_at_once_are_compiled_once() {
     let dir = tempfile::tempdir().unwrap();
-    let engine = engine(dir.path(), key('d'), Arc::default(), &[]);
+    let engine = engine(dir.path(), key('d'), Arc::<Kept>::default(), &[]);
     let bytes = Bytes::from(guest("(call $digit (i32.const 3))").with(STDERR).bytes());
     block_on(async {
         let compile = || engine.compile(bytes.clone(), COMPONENT_BYTES_MAX);
@@ -199,7 +199,7 @@ fn a_compiler_that_is_no_compiler_is_the_hosts_fault() {
             compiler: keiko_engine::Compiler { program: program.into(), arguments: Vec::new() },
             running_max: 1,
         };
-        let engine = keiko_engine::Engine::new(options, Arc::<crate::host::Kept>::default()).unwrap();
+        let engine = keiko_engine::Engine::new(options, Arc::<Kept>::default()).unwrap();
         let error = block_on(engine.compile(guest("(call $done)").bytes().into(), COMPONENT_BYTES_MAX));
         assert_eq!(error.unwrap_err().code, Code::Internal, "{program}");
     }

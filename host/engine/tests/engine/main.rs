@@ -9,9 +9,11 @@ mod host;
 
 mod artifacts;
 mod calls;
+mod data;
 mod ends;
 mod install;
 mod limits;
 mod mutants;
 mod purity;
+mod symbols;
 mod time;

@@ -15,12 +15,13 @@ use keiko_core::manifest::Manifest;
 use keiko_core::outcome::{AttemptReport, Failure, Meter, Outcome, Taint};
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
 use keiko_core::port::{
-    Attempt, Beat, Clock, Compiled, Dead, HostPort, IdBlock, InstallError, Lease, LeaseRequest, Rescued,
-    Runner, StoreError, StoreErrorKind, TaskStore,
+    Attempt, Beat, Clock, Compiled, Dead, HostPort, IdBlock, InstallError, Lease, LeaseRequest, Pruned,
+    Rescued, Runner, StoreError, StoreErrorKind, TaskStore,
 };
+use keiko_core::retention::KeptFrom;
 use keiko_core::stop::Stop;
 use keiko_core::task::{CancelAnswer, Payload, RetryAnswer, Settled, Settlement, Submit, Submitted};
-use keiko_core::{Digest, Holder, TaskId, TenantId, Token};
+use keiko_core::{Digest, Holder, TaskId, TenantId, TenantName, Token};
 use keiko_runtime::{Handle, Options, Parts, Runtime, TaskRequest, TenantOptions};
 use keiko_store::sqlite::{SqliteOptions, SqliteStore};
 
@@ -190,13 +191,24 @@ impl TaskStore for Faulty {
         self.store.retry(tenant, id, queue_max, now_ms).await
     }
 
+    async fn prune_finished(
+        &self,
+        tenant: TenantId,
+        kept: KeptFrom,
+        after: Option<TaskId>,
+        count_max: u32,
+    ) -> Result<Pruned, StoreError> {
+        self.up()?;
+        self.store.prune_finished(tenant, kept, after, count_max).await
+    }
+
     async fn prune(&self, now_ms: i64, count_max: u32) -> Result<u64, StoreError> {
         self.up()?;
         self.store.prune(now_ms, count_max).await
     }
 }
 
-/// A host with one tenant `default` and one plugin `script` with the kinds `a` and `b`.
+/// A host with one tenant `default`, or others, and one plugin `script` with the kinds `a` and `b`.
 pub struct Bench {
     /// Kept for as long as the store is open; gone with it.
     _folder: tempfile::TempDir,
@@ -216,6 +228,7 @@ impl Bench {
             beat: Duration::from_millis(20),
             lease: Duration::from_secs(2),
             self_cancel: Duration::from_secs(1),
+            exclusive: true,
             journal_dir: Some(folder.path().to_owned()),
             ..Options::default()
         };
@@ -233,24 +246,47 @@ impl Bench {
     where
         F: Fn(Attempt, Arc<dyn HostPort>, Stop) -> BoxFuture<'static, AttemptReport> + Send + Sync + 'static,
     {
+        let (runtime, handle, [tenant]) = self.start_for(["default"], play).await;
+        (runtime, handle, tenant)
+    }
+
+    /// Starts a host with these tenants, each of which has the plugin.
+    pub async fn start_for<F, const COUNT: usize>(
+        &self,
+        names: [&str; COUNT],
+        play: F,
+    ) -> (Runtime, Handle, [TenantId; COUNT])
+    where
+        F: Fn(Attempt, Arc<dyn HostPort>, Stop) -> BoxFuture<'static, AttemptReport> + Send + Sync + 'static,
+    {
         let store = Arc::new(self.store.store.clone());
         let parts = Parts {
             tasks: self.store.clone(),
             records: store.clone(),
             catalog: store.clone(),
-            components: store,
+            components: store.clone(),
+            agents: store.clone(),
+            history: store.clone(),
+            signals: store,
             runner: Arc::new(Script(Arc::new(play))),
             clock: self.clock.clone(),
         };
-        let name = "default".parse().expect("a name");
-        let tenant = TenantOptions { name, policy: self.policy.clone(), settings: BTreeMap::new() };
-        let started = Runtime::start(parts, self.options.clone(), vec![tenant]).await;
+        let names = names.map(|name| name.parse().expect("a name"));
+        let tenant = |name: &TenantName| TenantOptions {
+            name: name.clone(),
+            policy: self.policy.clone(),
+            settings: BTreeMap::new(),
+        };
+        let tenants = names.iter().map(tenant).collect();
+        let started = Runtime::start(parts, self.options.clone(), tenants).await;
         let (runtime, handle) = started.expect("the runtime starts");
-        let tenant = handle.tenant(&"default".parse().expect("a name")).expect("a tenant");
         let manifest =
             "[plugin]\nname = \"script\"\nversion = \"1\"\n[[kind]]\nname = \"a\"\n[[kind]]\nname = \"b\"\n";
-        handle.install(tenant, Bytes::from(manifest), None).await.expect("the script installs");
-        (runtime, handle, tenant)
+        let tenants = names.map(|name| handle.tenant(&name).expect("a tenant"));
+        for tenant in tenants {
+            handle.install(tenant, Bytes::from(manifest), None).await.expect("the script installs");
+        }
+        (runtime, handle, tenants)
     }
 }
 
@@ -267,6 +303,8 @@ pub fn task(input: &str) -> TaskRequest {
         input: Payload::json(Bytes::copy_from_slice(input.as_bytes())),
         budget: BudgetRequest::default(),
         delay_ms: 0,
+        agent: None,
+        user: None,
         trace: None,
     }
 }

@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use keiko_core::Code;
 use tokio::time::{Instant, timeout_at};
 
-use super::limit::{DISCARD_BYTES_MAX, DISCARD_S_MAX};
+use super::limit::{DISCARD_BYTES_MAX, DISCARD_S_MAX, JSON_BYTES_MAX};
 use super::problem::Problem;
 
 /// Reads a body of at most `bytes_max` bytes that is whole before `until`.
@@ -57,6 +57,13 @@ pub(super) async fn read(
         }
     }
     Ok(all.map_or(first, BytesMut::freeze))
+}
+
+/// Reads the body of a request that is one JSON document and no submit.
+pub(super) async fn read_json(body: Body, headers: &HeaderMap, until: Instant) -> Result<Bytes, Problem> {
+    expect_media_type(headers, &["application/json"])?;
+    let too_large = |asked| Problem::too_large("json_bytes", JSON_BYTES_MAX, asked);
+    read(body, headers, JSON_BYTES_MAX, until, too_large).await
 }
 
 /// Reads on for a moment and throws away: a sender that is still writing would not see an answer that comes

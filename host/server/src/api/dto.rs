@@ -21,6 +21,7 @@ use serde_json::value::RawValue;
 use super::json::{self, depth};
 use super::limit::JSON_DEPTH_MAX;
 use super::problem::Problem;
+use super::query::parse;
 
 /// The media type of bytes that name none.
 const BYTES: &str = "application/octet-stream";
@@ -40,6 +41,8 @@ struct TaskBody<'a> {
     timeout_s: Option<u64>,
     attempts: Option<u64>,
     delay_ms: Option<u64>,
+    agent: Option<String>,
+    user: Option<String>,
 }
 
 /// Only tells one task from many.
@@ -180,6 +183,8 @@ impl TaskBody<'_> {
                 attempts: self.attempts,
             },
             delay_ms: self.delay_ms.unwrap_or(0),
+            agent: parse("agent", self.agent)?,
+            user: parse("user", self.user)?,
             trace: trace.map(str::to_owned),
         })
     }
@@ -195,12 +200,12 @@ pub(crate) fn time(ms: i64) -> String {
 }
 
 /// Bytes as JSON when they are, otherwise as base64.
-enum Value<'a> {
+pub(super) enum Value<'a> {
     Json(&'a RawValue),
     Base64(String),
 }
 
-fn value(payload: &Payload) -> Value<'_> {
+pub(super) fn value(payload: &Payload) -> Value<'_> {
     let named = payload.content_type.split(';').next().unwrap_or_default().trim();
     let is_json = named.eq_ignore_ascii_case("application/json");
     // A plugin may call anything JSON. Only what is, and what readers can bear, is put into the answer as it is.
@@ -213,7 +218,7 @@ fn value(payload: &Payload) -> Value<'_> {
 }
 
 #[derive(Serialize)]
-struct FailureJson<'a> {
+pub(super) struct FailureJson<'a> {
     code: &'a str,
     message: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -280,7 +285,7 @@ impl<'a> From<&'a AttemptView> for AttemptJson<'a> {
 
 /// What a task and its summary share.
 #[derive(Serialize)]
-struct Head<'a> {
+pub(super) struct Head<'a> {
     id: String,
     plugin: &'a str,
     kind: &'a str,
@@ -293,6 +298,10 @@ struct Head<'a> {
     parent: Option<String>,
     depth: u32,
     crashes: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
 }
 
 impl<'a> From<&'a TaskSummary> for Head<'a> {
@@ -309,6 +318,8 @@ impl<'a> From<&'a TaskSummary> for Head<'a> {
             parent: summary.lineage.parent.map(|parent| parent.to_string()),
             depth: summary.lineage.depth,
             crashes: summary.crashes,
+            agent: summary.agent.map(|agent| agent.to_string()),
+            user: summary.user.map(|user| user.to_string()),
         }
     }
 }

@@ -41,7 +41,7 @@ pub(super) struct Guard {
 /// What a request costs the host while it is answered; each class has a limit and a time of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
-    /// `/livez` and `/readyz`, which must answer when nothing else does.
+    /// `/livez`, `/readyz` and `/metrics`, which must answer when nothing else does.
     Health,
     /// Answered at once.
     Request,
@@ -159,7 +159,7 @@ fn class(request: &Request) -> Class {
     let (method, path) = (request.method(), uri.path());
     let waits = || uri.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("wait=")));
     let large = || body::content_length(request.headers()).is_some_and(|length| length > JSON_BYTES_MAX);
-    if path == "/livez" || path == "/readyz" {
+    if matches!(path, "/livez" | "/readyz" | "/metrics") {
         Class::Health
     } else if method == Method::POST && (path == "/v1/plugins" || (path == "/v1/tasks" && large())) {
         Class::Upload

@@ -21,6 +21,14 @@ pub const WAIT_S_MAX: u64 = 60;
 pub const PAGE_MAX: u32 = 1_000;
 /// Page of a list that asks for none.
 pub const PAGE_DEFAULT: u32 = 100;
+/// Longest page of a user's tasks, whose results come with them.
+pub const USER_TASKS_MAX: u32 = 100;
+/// Results of such a page together, in bytes; the first is exempt.
+pub const USER_TASKS_BYTES_MAX: usize = 16 << 20;
+/// Page of a user's tasks that asks for none.
+pub const USER_TASKS_DEFAULT: u32 = 20;
+/// Longest range of statistics, in days.
+pub const STATISTICS_DAYS_MAX: i64 = 366;
 /// Longest request id that is taken from a client, in bytes.
 pub const REQUEST_ID_BYTES_MAX: usize = 64;
 /// Answers about the host's own health at once.

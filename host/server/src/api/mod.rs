@@ -3,6 +3,7 @@
 //! A request passes, in this order: connection limits ([`serve`]), the guard ([`guard`]: sizes, token, classes,
 //! time), a route, a handler. Handlers convert and call the runtime's handle; nothing else is decided here.
 
+mod agent;
 mod body;
 mod caller;
 mod dto;
@@ -10,13 +11,16 @@ mod gate;
 mod guard;
 mod json;
 pub mod limit;
+mod metrics;
 mod plugin;
 pub mod problem;
 mod query;
 mod serve;
 mod stall;
+mod statistics;
 mod task;
 mod trace;
+mod user;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -33,10 +37,15 @@ use keiko_runtime::Handle;
 
 use crate::auth::Auth;
 use crate::config::ApiLimits;
+use keiko_store::postgres::PoolFigures;
 use problem::Problem;
 
 pub(crate) use dto::time;
+pub(crate) use metrics::Metrics;
 pub(crate) use serve::{Listening, serve};
+
+/// Looks at the pool of database connections; `None` with the embedded database, which has none.
+pub(crate) type PoolLook = Box<dyn Fn() -> Option<PoolFigures> + Send + Sync>;
 
 /// What handlers share.
 pub(crate) struct Api {
@@ -52,13 +61,18 @@ pub(crate) struct Api {
     pub(crate) clock: Arc<dyn Clock>,
     /// What an operator set.
     pub(crate) limits: ApiLimits,
+    /// What the host counts.
+    pub(crate) metrics: Metrics,
+    /// What the pool of database connections has done.
+    pub(crate) pool: PoolLook,
 }
 
-/// The routes. Every one of them but the two about health passes the guard's token check.
+/// The routes. Every one of them but those about the host's own health passes the guard's token check.
 fn router(api: Arc<Api>) -> Router {
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics::metrics))
         .route("/v1/host", get(plugin::host))
         .route("/v1/tasks", post(task::submit).get(task::list))
         .route("/v1/tasks/counts", get(task::counts))
@@ -67,6 +81,14 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/tasks/{id}/logs", get(task::logs))
         .route("/v1/tasks/{id}/cancel", post(task::cancel))
         .route("/v1/tasks/{id}/retry", post(task::retry))
+        .route("/v1/agents", post(agent::create).get(agent::list))
+        .route("/v1/agents/load", post(agent::load))
+        .route("/v1/agents/statuses", post(agent::statuses))
+        .route("/v1/agents/{id}", get(agent::get).patch(agent::update))
+        .route("/v1/users", post(user::create).get(user::list))
+        .route("/v1/users/{id}", get(user::get))
+        .route("/v1/users/{id}/tasks", get(user::tasks))
+        .route("/v1/statistics", get(statistics::get))
         .route("/v1/plugins", post(plugin::install).get(plugin::list))
         .route("/v1/plugins/{name}", get(plugin::get).delete(plugin::remove))
         .route("/v1/plugins/{name}/component", get(plugin::component))

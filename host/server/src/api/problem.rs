@@ -21,6 +21,8 @@ pub struct Problem {
     pub message: String,
     /// The limit that was met, if one was.
     pub limit: Option<LimitFact>,
+    /// Ids of many that the tenant does not have.
+    pub unknown: Vec<String>,
     /// Trying again may help after this many seconds.
     pub retry_after_s: Option<u64>,
 }
@@ -67,6 +69,7 @@ impl Problem {
             message: &self.message,
             request_id,
             limit: self.limit.as_ref(),
+            unknown: &self.unknown,
         };
         serde_json::to_vec(&text).unwrap_or_default()
     }
@@ -84,14 +87,16 @@ struct Text<'a> {
     request_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<&'a LimitFact>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    unknown: &'a [String],
 }
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Problem {
         let status =
             StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let Error { code, message, limit, retry_after_s } = error;
-        Problem { status, code, message, limit, retry_after_s }
+        let Error { code, message, limit, unknown, retry_after_s } = error;
+        Problem { status, code, message, limit, unknown, retry_after_s }
     }
 }
 

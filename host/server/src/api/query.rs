@@ -41,6 +41,8 @@ pub(super) struct List {
     plugin: Option<String>,
     kind: Option<String>,
     parent: Option<String>,
+    agent: Option<String>,
+    user: Option<String>,
     before: Option<String>,
     limit: Option<u32>,
 }
@@ -71,11 +73,7 @@ impl Wait {
 impl List {
     /// What to list, and how many at most.
     pub(super) fn filter(self) -> Result<(TaskFilter, u32), Problem> {
-        let limit = self.limit.unwrap_or(PAGE_DEFAULT);
-        if !(1..=PAGE_MAX).contains(&limit) {
-            let fact = LimitFact::of_host("limit", u64::from(PAGE_MAX), Some(u64::from(limit)));
-            return Err(Problem::at_limit(Code::InvalidInput, fact));
-        }
+        let limit = page(self.limit, PAGE_DEFAULT, PAGE_MAX)?;
         let state = self.state.map(|text| {
             let unknown =
                 || format!("state: `{text}` is none of pending, running, completed, failed, cancelled");
@@ -86,13 +84,26 @@ impl List {
             plugin: parse("plugin", self.plugin)?,
             kind: parse("kind", self.kind)?,
             parent: parse("parent", self.parent)?,
+            agent: parse("agent", self.agent)?,
+            user: parse("user", self.user)?,
             before: parse("before", self.before)?,
         };
         Ok((filter, limit))
     }
 }
 
-fn parse<T: std::str::FromStr>(name: &str, text: Option<String>) -> Result<Option<T>, Problem>
+/// How long a page is.
+pub(super) fn page(asked: Option<u32>, default: u32, max: u32) -> Result<u32, Problem> {
+    let limit = asked.unwrap_or(default);
+    if !(1..=max).contains(&limit) {
+        let fact = LimitFact::of_host("limit", u64::from(max), Some(u64::from(limit)));
+        return Err(Problem::at_limit(Code::InvalidInput, fact));
+    }
+    Ok(limit)
+}
+
+/// A value of a query, or of a body, that is a text of its own kind.
+pub(super) fn parse<T: std::str::FromStr>(name: &str, text: Option<String>) -> Result<Option<T>, Problem>
 where
     T::Err: std::fmt::Display,
 {
@@ -103,7 +114,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use keiko_core::TaskId;
+    use keiko_core::{AgentId, TaskId, UserId};
 
     fn list(query: &str) -> Result<(TaskFilter, u32), Problem> {
         read::<List>(&format!("/v1/tasks{query}").parse().unwrap())?.filter()
@@ -114,6 +125,8 @@ mod tests {
         let id = TaskId(77);
         let (filter, limit) =
             list(&format!("?state=failed&plugin=p&kind=k.x&parent={id}&before={id}&limit=1000")).unwrap();
+        let named = list(&format!("?agent={}&user={}", AgentId(5), UserId(6))).unwrap().0;
+        assert_eq!((named.agent, named.user), (Some(AgentId(5)), Some(UserId(6))));
         assert_eq!((filter.state, limit), (Some(TaskState::Failed), PAGE_MAX));
         assert_eq!((filter.parent, filter.before), (Some(id), Some(id)));
         assert_eq!(list("").unwrap(), (TaskFilter::default(), PAGE_DEFAULT));
@@ -129,7 +142,9 @@ mod tests {
         check("?state=done", "`done` is none of pending");
         check("?state=", "`` is none of");
         check("?plugin=../x", "plugin: a plugin name is");
-        check("?before=task_", "before: not a task id");
+        check("?before=task_", "before: not an id: expected `task_`");
+        check("?agent=user_0000000000001", "agent: not an id: expected `agent_`");
+        check("?user=", "user: not an id: expected `user_`");
         check("?limit=0", "limit");
         check("?limit=1001", "1001 exceeds the limit `limit` of 1000");
         check("?limit=ten", "limit");

@@ -37,6 +37,39 @@ pub(super) struct HostArguments {
     pub(super) json: bool,
 }
 
+/// Which part of a list to show.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct PageArguments {
+    /// Only those older than this one: how the next page is asked for
+    #[arg(long, value_name = "ID")]
+    before: Option<String>,
+    /// At most this many
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: Option<u32>,
+}
+
+/// What stands behind the `?` of a path.
+#[derive(Debug, Default)]
+pub(super) struct Query(Vec<String>);
+
+impl Query {
+    /// Adds a value, if there is one.
+    pub(super) fn add(&mut self, name: &str, value: Option<&str>) {
+        self.0.extend(value.map(|value| format!("{name}={}", segment(value))));
+    }
+
+    /// Adds which part of a list is asked for.
+    pub(super) fn page(&mut self, page: &PageArguments) {
+        self.add("before", page.before.as_deref());
+        self.add("limit", page.limit.map(|limit| limit.to_string()).as_deref());
+    }
+
+    /// The path with everything that was added.
+    pub(super) fn of(&self, path: &str) -> String {
+        if self.0.is_empty() { path.to_owned() } else { format!("{path}?{}", self.0.join("&")) }
+    }
+}
+
 /// Talks to one host.
 pub(super) struct Client {
     agent: Agent,
@@ -66,6 +99,10 @@ impl<'a> Call<'a> {
 
     pub(super) fn post(path: &'a str) -> Call<'a> {
         Call::new(Method::POST, path)
+    }
+
+    pub(super) fn patch(path: &'a str) -> Call<'a> {
+        Call::new(Method::PATCH, path)
     }
 
     pub(super) fn delete(path: &'a str) -> Call<'a> {
@@ -208,6 +245,16 @@ pub(super) fn segment(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_query_has_what_was_added() {
+        let mut query = Query::default();
+        query.add("kind", None);
+        assert_eq!(query.of("/v1/agents"), "/v1/agents");
+        query.add("kind", Some("a&b"));
+        query.page(&PageArguments { before: Some("agent_1".to_owned()), limit: Some(5) });
+        assert_eq!(query.of("/v1/agents"), "/v1/agents?kind=a%26b&before=agent_1&limit=5");
+    }
 
     #[test]
     fn a_name_stays_one_segment() {

@@ -21,15 +21,26 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// What the command line can say about a host.
+/// Where a host keeps everything, on the command line.
 #[derive(Debug, clap::Args)]
-pub(super) struct Settings {
+pub(super) struct Place {
     /// Configuration file [default: keiko.toml in this folder, if there is one]
     #[arg(long, env = "KEIKO_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Folder of everything the host keeps [default: data]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
+    /// PostgreSQL to keep tasks in, such as postgres://keiko@db/keiko [default: SQLite in the data folder]. Others on
+    /// this machine see a command line: a password is better in KEIKO_DATABASE_URL
+    #[arg(long, value_name = "URL")]
+    database: Option<String>,
+}
+
+/// What the command line can say about a host.
+#[derive(Debug, clap::Args)]
+pub(super) struct Settings {
+    #[command(flatten)]
+    place: Place,
     /// Address to listen on; port 0 picks one [default: 127.0.0.1:7700]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
@@ -44,24 +55,39 @@ pub(super) struct Settings {
     log_format: Option<LogFormat>,
 }
 
+/// A value by path, with the flag's name.
+type Given = (&'static str, &'static str, Option<String>);
+
 impl Settings {
     /// The configuration of all layers.
     pub(super) fn config(&self) -> Result<Config, Failure> {
-        let file = self.config.clone().or_else(|| Path::new(FILE).is_file().then(|| PathBuf::from(FILE)));
         let format = self.log_format.map(|format| match format {
             LogFormat::Text => "text",
             LogFormat::Json => "json",
         });
-        let values = [
-            ("host.data_dir", "--data-dir", self.data_dir.clone()),
+        self.place.config_with([
             ("host.listen", "--listen", self.listen.clone()),
             ("host.workers", "--workers", self.workers.map(|workers| workers.to_string())),
             ("host.log", "--log", self.log.clone()),
             ("host.log_format", "--log-format", format.map(str::to_owned)),
+        ])
+    }
+}
+
+impl Place {
+    /// The configuration of all layers.
+    pub(super) fn config(&self) -> Result<Config, Failure> {
+        self.config_with([])
+    }
+
+    fn config_with<const N: usize>(&self, more: [Given; N]) -> Result<Config, Failure> {
+        let file = self.config.clone().or_else(|| Path::new(FILE).is_file().then(|| PathBuf::from(FILE)));
+        let place = [
+            ("host.data_dir", "--data-dir", self.data_dir.clone()),
+            ("database.url", "--database", self.database.clone()),
         ];
-        let given =
-            |(path, flag, value): (&'static str, &'static str, Option<String>)| Some((path, flag, value?));
-        let flags = Flags { values: values.into_iter().filter_map(given).collect() };
+        let given = |(path, flag, value): Given| Some((path, flag, value?));
+        let flags = Flags { values: place.into_iter().chain(more).filter_map(given).collect() };
         // A variable that is not text is none of ours.
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))

@@ -1,7 +1,9 @@
 //! The command line. Each command is a module; what they share is here, in [`client`], [`print`] and [`exit`].
 
+mod agent;
 mod client;
 mod config;
+mod db;
 mod exit;
 mod input;
 mod plugin;
@@ -9,9 +11,11 @@ mod print;
 mod report;
 mod run;
 mod serve;
+mod stats;
 mod submit;
 mod task;
 mod token;
+mod user;
 
 use std::process::ExitCode;
 
@@ -50,8 +54,19 @@ enum Command {
     /// Submit tasks to a host, and see what became of them
     #[command(subcommand)]
     Task(task::Command),
+    /// Make, list and change agents of a host
+    #[command(subcommand)]
+    Agent(agent::Command),
+    /// Make and list users of a host, and see what was done for them
+    #[command(subcommand)]
+    User(user::Command),
+    /// Show how many tasks of each kind and state there were, and how long they ran
+    Stats(stats::Arguments),
     /// Show every setting a host would run with, and where it comes from
     Config(config::Arguments),
+    /// Look after the database of a host
+    #[command(subcommand)]
+    Db(db::Command),
     /// Make tokens for tenants
     #[command(subcommand)]
     Token(token::Command),
@@ -69,7 +84,11 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => end(run::run(arguments)),
         Command::Plugin(command) => end(plugin::plugin(command)),
         Command::Task(command) => end(task::task(command)),
+        Command::Agent(command) => end(agent::agent(command)),
+        Command::User(command) => end(user::user(command)),
+        Command::Stats(arguments) => end(stats::stats(&arguments)),
         Command::Config(arguments) => end(config::config(&arguments)),
+        Command::Db(command) => end(db::db(command)),
         Command::Token(command) => end(token::token(command)),
     }
 }

@@ -51,6 +51,13 @@ pub(super) fn table(head: &[&str], rows: Vec<Vec<String>>) {
     }
 }
 
+/// Says how the next page of a list is asked for, when there is one.
+pub(super) fn next(next: Option<&str>) {
+    if let Some(next) = next {
+        note(&format!("there are more: --before {}", clean(next)));
+    }
+}
+
 /// A text that somebody else wrote, on one line and without anything that would command a terminal.
 pub(super) fn clean(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut cleaned, letter| {

@@ -141,8 +141,9 @@ async fn attempt(
     settings: BTreeMap<String, String>,
 ) -> Result<ExitCode, Failure> {
     let cache = Cache::open()?;
-    let engine = cache.engine()?;
-    let compiled = match engine.compile(source.component, COMPONENT_BYTES_CEILING).await {
+    let components = Arc::new(Memory::default());
+    let engine = cache.engine(components.clone())?;
+    let compiled = match engine.compile(source.component.clone(), COMPONENT_BYTES_CEILING).await {
         Ok(compiled) => compiled,
         Err(error) => {
             let text = format!("{} ({})", print::clean_lines(&error.message), error.code);
@@ -152,6 +153,8 @@ async fn attempt(
     };
     let (kind, wish) = kind(arguments, &compiled, source.manifest.as_ref(), source.plugin.as_ref())?;
     let budget = budget(arguments, &wish)?;
+    // Lines of a backtrace are read from the component.
+    components.0.lock().insert(compiled.digest, source.component);
     let id = TaskId::floor(SystemClock.now_ms());
     let attempt = Attempt {
         facts: AttemptFacts {
@@ -295,14 +298,14 @@ impl Cache {
         Ok(Cache { folder, is_temporary: true })
     }
 
-    fn engine(&self) -> Result<Engine, Failure> {
+    fn engine(&self, components: Arc<Memory>) -> Result<Engine, Failure> {
         let compiler = own_compiler().map_err(|error| Failure::Host(error.to_string()))?;
         let key = ClusterKey::load_or_create(&self.folder.join("cluster.key"));
         let cluster_key =
             key.map_err(|error| Failure::Host(format!("{}: {error}", self.folder.display())))?;
         let artifacts_dir = self.folder.join("artifacts");
         let options = EngineOptions { artifacts_dir, cluster_key, compiler, running_max: 1 };
-        let engine = Engine::new(options, Arc::new(Memory::default()));
+        let engine = Engine::new(options, components);
         engine.map_err(|error| Failure::Host(error.to_string()))
     }
 }

@@ -59,6 +59,12 @@ pub(super) struct Submit {
     /// Attempts at most
     #[arg(long, value_name = "N")]
     attempts: Option<u64>,
+    /// The agent that works on it
+    #[arg(long, value_name = "ID")]
+    agent: Option<String>,
+    /// The user it is for
+    #[arg(long, value_name = "ID")]
+    user: Option<String>,
     /// Start no earlier than in this many milliseconds
     #[arg(long, value_name = "MS")]
     delay: Option<u64>,
@@ -89,6 +95,10 @@ struct TaskBody<'a> {
     attempts: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     delay_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
 }
 
 pub(super) fn submit(arguments: &Submit) -> Result<ExitCode, Failure> {
@@ -112,13 +122,16 @@ impl Submit {
             timeout_s: self.timeout,
             attempts: self.attempts,
             delay_ms: self.delay,
+            agent: self.agent.as_deref(),
+            user: self.user.as_deref(),
         }
     }
 
     /// Whether a line of a file is only an input, and everything else is said here.
     fn describes_tasks(&self) -> bool {
         let numbers = [self.fuel, self.memory, self.timeout, self.attempts, self.delay];
-        self.plugin.is_some() || self.kind.is_some() || numbers.iter().any(Option::is_some)
+        let names = [&self.plugin, &self.kind, &self.agent, &self.user];
+        names.iter().any(|name| name.is_some()) || numbers.iter().any(Option::is_some)
     }
 }
 

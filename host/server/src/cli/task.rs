@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::client::{self, Answer, Call, Client, segment};
+use super::client::{self, Answer, Call, Client, Query, segment};
 use super::exit::{self, Failure};
 use super::print;
 use super::submit::{self, Submit};
@@ -76,12 +76,14 @@ pub(super) struct List {
     /// Only children of this task
     #[arg(long, value_name = "ID")]
     parent: Option<String>,
-    /// Only those older than this one: how the next page is asked for
+    /// Only those of this agent
     #[arg(long, value_name = "ID")]
-    before: Option<String>,
-    /// At most this many
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    limit: Option<u32>,
+    agent: Option<String>,
+    /// Only those for this user
+    #[arg(long, value_name = "ID")]
+    user: Option<String>,
+    #[command(flatten)]
+    page: client::PageArguments,
     #[command(flatten)]
     host: client::HostArguments,
 }
@@ -96,6 +98,8 @@ pub(super) struct Task {
     created_at: String,
     finished_at: Option<String>,
     parent: Option<String>,
+    agent: Option<String>,
+    user: Option<String>,
     progress: Option<Progress>,
     content_type: Option<String>,
     result: Option<Box<RawValue>>,
@@ -194,21 +198,18 @@ fn path(id: &str, rest: &str) -> String {
 }
 
 fn list(arguments: &List) -> Result<ExitCode, Failure> {
-    let limit = arguments.limit.map(|limit| limit.to_string());
+    let mut query = Query::default();
     let filters = [
         ("state", &arguments.state),
         ("plugin", &arguments.plugin),
         ("kind", &arguments.kind),
         ("parent", &arguments.parent),
-        ("before", &arguments.before),
-        ("limit", &limit),
+        ("agent", &arguments.agent),
+        ("user", &arguments.user),
     ];
-    let given =
-        filters.iter().filter_map(|(name, value)| Some(format!("{name}={}", segment(value.as_ref()?))));
-    let query: Vec<String> = given.collect();
-    let path =
-        if query.is_empty() { "/v1/tasks".to_owned() } else { format!("/v1/tasks?{}", query.join("&")) };
-    let answer = arguments.host.client()?.send(Call::get(&path))?;
+    filters.into_iter().for_each(|(name, value)| query.add(name, value.as_deref()));
+    query.page(&arguments.page);
+    let answer = arguments.host.client()?.send(Call::get(&query.of("/v1/tasks")))?;
     if arguments.host.json {
         answer.print();
         return Ok(ExitCode::SUCCESS);
@@ -220,9 +221,7 @@ fn list(arguments: &List) -> Result<ExitCode, Failure> {
     };
     let rows = tasks.into_iter().map(row).collect();
     print::table(&["id", "plugin", "kind", "state", "attempts", "created", "code"], rows);
-    if let Some(next) = next {
-        print::note(&format!("there are more: --before {}", print::clean(&next)));
-    }
+    print::next(next.as_deref());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -365,6 +364,12 @@ fn show(task: &Task) {
     }
     if let Some(parent) = &task.parent {
         line("parent", parent);
+    }
+    if let Some(agent) = &task.agent {
+        line("agent", agent);
+    }
+    if let Some(user) = &task.user {
+        line("user", user);
     }
     if let Some(Progress { fraction, message }) = &task.progress {
         line("progress", &format!("{:.0} % {message}", fraction * 100.0));

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use keiko_core::limit::{BULK_TASKS_MAX, COMPONENT_BYTES_CEILING, MIB};
+use keiko_core::limit::{BULK_TASKS_MAX, COMPONENT_BYTES_CEILING, LEASE_MS, MIB};
 use keiko_core::policy::{BUDGET_CEILING, Capability, Grants, TenantPolicy};
 use keiko_core::{PluginName, TenantName};
 use keiko_runtime::TenantOptions;
@@ -28,9 +28,10 @@ const SETTING_BYTES_MAX: usize = 64 << 10;
 
 /// Checks everything, and says all that is wrong.
 pub(super) fn check(written: Written) -> Result<Config, ConfigError> {
-    let Written { scalars, tenants, mistakes } = written;
+    let Written { scalars, tenants, cluster_key, mistakes } = written;
     let mut checker = Checker { scalars, mistakes, effective: Vec::new() };
     let mut config = checker.host();
+    config.cluster_key = checker.cluster_key(cluster_key);
     config.tenants = checker.tenants(tenants);
     checker.reachable(&config);
     if !checker.mistakes.is_empty() {
@@ -88,6 +89,10 @@ impl Checker {
                 header,
             },
             drain: Duration::from_secs(self.number("host.drain_s", 30, 0, 3_600)),
+            lease: Duration::from_secs(self.number("host.lease_s", LEASE_MS as u64 / 1_000, 2, 600)),
+            database: self.database(),
+            retention: self.retention(),
+            cluster_key: None,
             log: log.unwrap_or_default(),
             log_format: log_format.unwrap_or(LogFormat::Text),
             tenants: Vec::new(),
@@ -383,5 +388,6 @@ impl TenantWritten {
     }
 }
 
+mod database;
 #[cfg(test)]
 mod tests;

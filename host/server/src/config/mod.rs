@@ -9,16 +9,19 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use keiko_runtime::TenantOptions;
+use keiko_engine::ClusterKey;
+use keiko_runtime::{Retention, TenantOptions};
 
 use crate::token::TokenEntry;
 
 mod check;
 mod origin;
 mod suggest;
+mod url;
 mod written;
 
 pub use origin::Origin;
+pub use url::DatabaseUrl;
 pub use written::{Flags, Layers};
 
 /// Everything a host runs with.
@@ -36,6 +39,14 @@ pub struct Config {
     pub readers: u32,
     /// How long a drain waits for running attempts.
     pub drain: Duration,
+    /// How long what this host leased is its own without a sign of life; then other hosts run it.
+    pub lease: Duration,
+    /// Where tasks are kept, and how.
+    pub database: Database,
+    /// How long ended tasks are kept.
+    pub retention: Retention,
+    /// The key of compiled components, when it does not come from the data folder.
+    pub cluster_key: Option<ClusterKey>,
     /// Filter of the host's own log.
     pub log: String,
     /// Form of the host's own log.
@@ -70,6 +81,33 @@ impl Config {
     pub fn is_open(&self) -> bool {
         self.tenants.iter().all(|tenant| tenant.tokens.is_empty())
     }
+}
+
+/// `[database]`. Everything but the URL is about PostgreSQL alone.
+#[derive(Clone, Debug)]
+pub struct Database {
+    /// A PostgreSQL server; without one, SQLite in the data folder.
+    pub url: Option<DatabaseUrl>,
+    /// A server that follows it, for lists and statistics.
+    pub replica_url: Option<DatabaseUrl>,
+    /// Connections that are kept.
+    pub pool_size: u32,
+    /// Connections that are made beyond those when many are wanted.
+    pub pool_overflow: u32,
+    /// How long a caller waits for a connection.
+    pub acquire_timeout: Duration,
+    /// A connection is replaced after this long.
+    pub recycle: Duration,
+    /// A connection that nobody used for this long is closed.
+    pub idle_timeout: Duration,
+    /// Whether a connection is tried before it is used.
+    pub test_before_use: bool,
+    /// Whether statements are logged, at `info`, without their values.
+    pub statement_log: bool,
+    /// Prepared statements of a connection.
+    pub statement_cache: usize,
+    /// Waiting for a connection longer than this is counted.
+    pub slow_acquire: Duration,
 }
 
 /// A tenant: what the runtime is told of it, and who may speak for it.

@@ -16,6 +16,13 @@ use super::{ConfigError, Mistake};
 /// Largest file, in bytes.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
+/// The tables of the scalar values.
+const SECTIONS: &[&str] = &["host", "database", "retention", "api"];
+/// Variables with a name of their own, and what they set; the long name wins.
+const SHORT: &[(&str, &str)] = &[("KEIKO_LOG", "host.log"), ("KEIKO_DATABASE_URL", "database.url")];
+/// The variable of the key that hosts of one database share. A file is no place for it.
+pub(super) const CLUSTER_KEY: &str = "KEIKO_CLUSTER_KEY";
+
 /// The scalar values outside tenants: their paths and what they are.
 pub(super) const SCALARS: &[(&str, Kind)] = &[
     ("host.listen", Kind::Text),
@@ -24,8 +31,23 @@ pub(super) const SCALARS: &[(&str, Kind)] = &[
     ("host.running_max", Kind::Number),
     ("host.readers", Kind::Number),
     ("host.drain_s", Kind::Number),
+    ("host.lease_s", Kind::Number),
     ("host.log", Kind::Text),
     ("host.log_format", Kind::Text),
+    ("database.url", Kind::Text),
+    ("database.replica_url", Kind::Text),
+    ("database.pool_size", Kind::Number),
+    ("database.pool_overflow", Kind::Number),
+    ("database.acquire_timeout_s", Kind::Number),
+    ("database.recycle_s", Kind::Number),
+    ("database.idle_timeout_s", Kind::Number),
+    ("database.test_before_use", Kind::Boolean),
+    ("database.statement_log", Kind::Boolean),
+    ("database.statement_cache", Kind::Number),
+    ("database.slow_acquire_ms", Kind::Number),
+    ("retention.completed_days", Kind::Number),
+    ("retention.failed_days", Kind::Number),
+    ("retention.cancelled_days", Kind::Number),
     ("api.connections_max", Kind::Number),
     ("api.requests_max", Kind::Number),
     ("api.waits_max", Kind::Number),
@@ -57,6 +79,7 @@ pub(super) const LIMITS: &[&str] = &[
 pub(super) enum Kind {
     Text,
     Number,
+    Boolean,
 }
 
 /// A value that was written.
@@ -64,6 +87,7 @@ pub(super) enum Kind {
 pub(super) enum Scalar {
     Text(String),
     Number(u64),
+    Boolean(bool),
 }
 
 /// A value and where it stands.
@@ -78,6 +102,7 @@ pub(super) struct Set<T> {
 pub(super) struct Written {
     pub(super) scalars: BTreeMap<&'static str, Set<Scalar>>,
     pub(super) tenants: BTreeMap<String, TenantWritten>,
+    pub(super) cluster_key: Option<Set<String>>,
     /// Mistakes that were found on the way; the check adds its own.
     pub(super) mistakes: Vec<Mistake>,
 }
@@ -136,15 +161,20 @@ impl Layers {
 }
 
 impl Written {
-    /// `KEIKO_HOST__WORKERS` is `host.workers`; `KEIKO_LOG` is short for `KEIKO_HOST__LOG`, which wins.
+    /// `KEIKO_HOST__WORKERS` is `host.workers`.
     fn take_environment(&mut self, environment: &[(String, String)]) {
-        let sections = ["KEIKO_HOST__", "KEIKO_API__"];
-        let short = environment.iter().find(|(name, _)| name == "KEIKO_LOG");
-        if let Some((name, text)) = short {
-            self.take("host.log", text.clone(), Origin::Environment(name.clone()));
+        for (short, path) in SHORT {
+            if let Some((name, text)) = environment.iter().find(|(name, _)| name == short) {
+                self.take(path, text.clone(), Origin::Environment(name.clone()));
+            }
         }
+        let key = environment.iter().find(|(name, _)| name == CLUSTER_KEY);
+        self.cluster_key =
+            key.map(|(name, text)| Set { value: text.clone(), origin: Origin::Environment(name.clone()) });
         for (name, text) in environment {
-            if !sections.iter().any(|section| name.starts_with(section)) {
+            let ours =
+                |section: &&str| name.starts_with(&format!("KEIKO_{}__", section.to_ascii_uppercase()));
+            if !SECTIONS.iter().any(ours) {
                 continue;
             }
             let path = name.trim_start_matches("KEIKO_").to_ascii_lowercase().replacen("__", ".", 1);
@@ -163,6 +193,13 @@ impl Written {
                 Ok(number) => Scalar::Number(number),
                 Err(_) => {
                     let text = format!("`{text}` is not a whole number");
+                    return self.mistakes.push(Mistake { path: path.to_owned(), origin, text });
+                }
+            },
+            Kind::Boolean => match text.parse() {
+                Ok(value) => Scalar::Boolean(value),
+                Err(_) => {
+                    let text = format!("`{text}` is not true or false");
                     return self.mistakes.push(Mistake { path: path.to_owned(), origin, text });
                 }
             },
@@ -207,13 +244,14 @@ pub(super) fn read_text(path: &Path, text: &str) -> Result<Written, Vec<Mistake>
     let root =
         Table { file: &file, path: String::new(), entries: table.get_ref(), known: RefCell::default() };
     let mut written = Written::default();
-    for section in ["host", "api"] {
+    for section in SECTIONS {
         if let Some(table) = root.table(section) {
             for (path, kind) in SCALARS {
-                if let Some(key) = path.strip_prefix(section).and_then(|rest| rest.strip_prefix('.')) {
+                if let Some(key) = path.strip_prefix(*section).and_then(|rest| rest.strip_prefix('.')) {
                     let value = match kind {
                         Kind::Text => table.text(key).map(|set| set.map(Scalar::Text)),
                         Kind::Number => table.number(key).map(|set| set.map(Scalar::Number)),
+                        Kind::Boolean => table.boolean(key).map(|set| set.map(Scalar::Boolean)),
                     };
                     written.scalars.extend(value.map(|set| (*path, set)));
                 }
@@ -358,6 +396,15 @@ impl<'a> Table<'a> {
                 None
             }
         }
+    }
+
+    fn boolean(&self, key: &'static str) -> Option<Set<bool>> {
+        let value = self.get(key)?;
+        let Some(boolean) = value.get_ref().as_bool() else {
+            self.expected(self.child(key), value, "true or false");
+            return None;
+        };
+        Some(Set { value: boolean, origin: self.file.origin(value.span().start) })
     }
 
     fn table(&self, key: &'static str) -> Option<Table<'a>> {

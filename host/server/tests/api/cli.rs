@@ -43,11 +43,17 @@ struct Served {
 
 impl Served {
     fn start(arguments: &[&str]) -> Served {
+        Served::start_with(arguments, &[])
+    }
+
+    fn start_with(arguments: &[&str], environment: &[(&str, &str)]) -> Served {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("guest.wasm"), guest::component("guest", "0.1.0")).unwrap();
         let mut all = vec!["serve", "--listen", "127.0.0.1:0", "--workers", "1"];
         all.extend(arguments);
-        let mut child = keiko(&all, folder.path()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut command = keiko(&all, folder.path());
+        let command = command.envs(environment.iter().copied()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let ready = lines.find(|line| line.as_ref().unwrap().contains("ready on ")).unwrap().unwrap();
         // Nobody reads the rest; a pipe that is full must not stop the host.
@@ -290,4 +296,146 @@ fn a_token_opens_a_host_that_asks_for_one() {
     let served = Served::start(&["--config", file.to_str().unwrap()]);
     served.run(&["plugin", "list"], 3);
     served.run(&["plugin", "list", "--token", token], 0);
+}
+
+#[test]
+fn a_database_is_looked_after_beside_its_host() {
+    let mut served = Served::start(&[]);
+    served.run(&["plugin", "install", "guest.wasm"], 0);
+    served.run(&["task", "submit", "--kind", "echo", "--wait", "60"], 0);
+    let folder = served.folder.path().to_owned();
+    for command in ["status", "check", "migrate"] {
+        let refused = err(&run(&["db", command], &folder, 4));
+        assert!(refused.contains(&format!("in use by process {}", served.child.id())), "{refused}");
+    }
+    let copied = out(&run(&["db", "backup", "copy"], &folder, 0));
+    assert!(copied.contains("copy/keiko.db ") && copied.contains("copy/components.db "), "{copied}");
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&folder.join("copy").metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o700, "a copy is as private as the data folder");
+    assert!(err(&run(&["db", "backup", "copy"], &folder, 2)).contains("needs an empty folder"));
+    assert!(out(&run(&["db", "check", "--data-dir", "copy"], &folder, 0)).contains("rules hold"));
+    served.signal(Signal::TERM);
+    assert_eq!(served.child.wait().unwrap().code(), Some(0));
+
+    let status = |place: &str| -> Value {
+        let output = run(&["db", "status", "--json", "--data-dir", place], &folder, 0);
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let (data, copy) = (status("data"), status("copy"));
+    assert_eq!((&data["engine"], &data["schema"]), (&json!("sqlite"), &data["schema_known"]));
+    assert_eq!((&data["tenants"], data["tenants"][0]["completed"].as_u64()), (&copy["tenants"], Some(1)));
+    assert_eq!(
+        (data["holders"].as_array().unwrap().len(), copy["holders"].as_array().unwrap().len()),
+        (0, 1)
+    );
+    assert!(out(&run(&["db", "status"], &folder, 0)).contains("completed   1"));
+    assert!(out(&run(&["db", "migrate"], &folder, 0)).ends_with(" already\n"));
+
+    let path = folder.join("copy/keiko.db");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let half = bytes.len() / 8_192 * 4_096;
+    bytes[half..].fill(0xff);
+    std::fs::write(&path, bytes).unwrap();
+    let broken = run(&["db", "check", "--json", "--data-dir", "copy"], &folder, 1);
+    let broken: Value = serde_json::from_slice(&broken.stdout).unwrap();
+    assert!(broken["rules_broken"].as_u64().unwrap() > 0, "{broken}");
+    assert!(
+        out(&run(&["db", "check", "--data-dir", "copy"], &folder, 1)).contains("the file of tasks is sound")
+    );
+    run(&["db", "status", "--data-dir", "nowhere"], &folder, 2);
+    assert!(!folder.join("nowhere").exists());
+}
+
+#[test]
+fn a_database_that_is_not_there_is_named_without_its_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |arguments: &[&str], status: i32, expected: &str| {
+        let output = run(arguments, folder.path(), status);
+        let text = format!("{}{}", err(&output), out(&output));
+        assert!(text.contains(expected) && !text.contains("secret"), "{text}");
+    };
+    let nobody = "postgres://u:secret@127.0.0.1:1/d";
+    refused(&["serve", "--listen", "127.0.0.1:0", "--database", nobody], 4, "127.0.0.1:1/d");
+    for command in ["status", "check", "migrate"] {
+        refused(&["db", command, "--database", nobody], 4, "127.0.0.1:1/d");
+    }
+    refused(&["db", "backup", "copy", "--database", nobody], 2, "pg_dump");
+    refused(&["serve", "--database", "postgres://u:se/secret@h/d"], 2, "in a password write");
+    refused(&["config", "--database", nobody], 0, "postgres://u:***@127.0.0.1:1/d");
+    refused(&["config", "--json", "--database", nobody], 0, "postgres://u:***@127.0.0.1:1/d");
+}
+
+#[test]
+fn a_given_cluster_key_takes_the_place_of_the_folders_own() {
+    let key = "0123456789abcdef".repeat(4);
+    let served = Served::start_with(&[], &[("KEIKO_CLUSTER_KEY", &key)]);
+    served.run(&["plugin", "install", "guest.wasm"], 0);
+    let data = served.folder.path().join("data");
+    assert!(data.join("artifacts").is_dir() && !data.join("cluster.key").exists());
+    let mode = std::os::unix::fs::PermissionsExt::mode(&data.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o700);
+    let wrong = keiko(&["serve"], served.folder.path()).env("KEIKO_CLUSTER_KEY", &key[1..]).output().unwrap();
+    assert_eq!(wrong.status.code(), Some(2));
+    let text = err(&wrong);
+    assert!(text.contains("KEIKO_CLUSTER_KEY") && !text.contains("0123456789"), "{text}");
+}
+
+#[test]
+fn a_person_follows_an_agents_work_for_a_user() {
+    let served = Served::start(&[]);
+    served.run(&["plugin", "install", "guest.wasm"], 0);
+    let made = out(&served.run(&["agent", "create", "Ada", "Ben", "--kind", "writer"], 0));
+    let (ada, ben) = made.trim().split_once('\n').unwrap();
+    let user = out(&served.run(&["user", "create", "Ann"], 0));
+    let user = user.trim();
+    let named = ["--agent", ada, "--user", user, "--wait", "60"];
+    let submit = |kind: &str, status| {
+        let mut all = vec!["task", "submit", "--kind", kind, "--input", "\"why\""];
+        all.extend(named);
+        served.run(&all, status)
+    };
+    submit("echo", 0);
+    submit("fail", 1);
+    let shown = out(&served.run(&["agent", "show", ada], 0));
+    for part in ["name       Ada", "tasks      2", "failed     1", "success    50.0 %"] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+    served.run(&["agent", "status", "paused", ada, ben], 0);
+    let paused = out(&served.run(&["agent", "list", "--status", "paused"], 0));
+    assert!(paused.starts_with("ID ") && paused.lines().count() == 3, "{paused}");
+    let first = served.run(&["agent", "list", "--limit", "1"], 0);
+    assert!(err(&first).contains(&format!("--before {ben}")), "{}", err(&first));
+    let changed = out(&served.run(&["agent", "update", ben, "--name", "Cem", "--status", "retired"], 0));
+    assert!(changed.contains("Cem") && changed.contains("retired"), "{changed}");
+    let tasks = out(&served.run(&["user", "tasks", user], 0));
+    assert!(tasks.contains("Ada") && tasks.contains("\"why\"") && tasks.contains("plugin_failed"), "{tasks}");
+    assert!(out(&served.run(&["user", "list"], 0)).contains("Ann"));
+    assert!(out(&served.run(&["user", "show", user], 0)).contains("name       Ann"));
+    let of_agent = out(&served.run(&["task", "list", "--agent", ada, "--user", user], 0));
+    assert_eq!(of_agent.lines().count(), 3, "{of_agent}");
+    assert_eq!(out(&served.run(&["task", "list", "--agent", ben], 0)).lines().count(), 1);
+    let stats = served.run(&["stats"], 0);
+    assert!(out(&stats).lines().count() == 3 && out(&stats).contains("failed"), "{}", out(&stats));
+    assert!(err(&stats).contains("submitted from "), "{}", err(&stats));
+    // For programs it is the host's own.
+    let json: Value = serde_json::from_str(&out(&served.run(&["agent", "show", ada, "--json"], 0))).unwrap();
+    assert_eq!((&json["status"], &json["tasks"]["total"]), (&json!("paused"), &json!(2)));
+    let json: Value = serde_json::from_str(&out(&served.run(&["stats", "--json"], 0))).unwrap();
+    assert_eq!(json["statistics"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn what_the_host_refuses_of_agents_and_users_is_told() {
+    let served = Served::start(&[]);
+    let nobody = "agent_0000000000001";
+    let refused = served.run(&["agent", "status", "active", nobody], 3);
+    assert!(err(&refused).contains(nobody) && err(&refused).contains("not_found"), "{}", err(&refused));
+    served.run(&["agent", "show", nobody], 3);
+    served.run(&["agent", "create", "Ada", "--kind", "A B"], 3);
+    served.run(&["agent", "create", "--kind", "writer"], 2);
+    served.run(&["agent", "update", nobody], 2);
+    served.run(&["agent", "status", "busy", nobody], 2);
+    served.run(&["user", "tasks", "user_0000000000001"], 3);
+    served.run(&["stats", "--from", "yesterday"], 3);
 }

@@ -4,7 +4,9 @@
 #![allow(missing_docs, reason = "a test binary has no readers of its interface")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod agents;
 mod auth;
+mod bounds;
 mod cli;
 mod drain;
 mod guest;

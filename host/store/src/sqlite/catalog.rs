@@ -11,9 +11,10 @@ use keiko_core::port::StoreError;
 use sqlx::Row;
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 
-use super::error::{store_error, undecodable};
+use super::error::store_error;
 use super::session::{Session, json};
 use crate::format::Undecodable;
+use crate::trouble::undecodable;
 
 /// Plugins that are not removed, with their current versions and all their kinds.
 const PLUGINS: &str = "SELECT p.id, p.tenant, p.name, v.id, v.name, v.digest, v.component_bytes, v.manifest,
@@ -66,7 +67,8 @@ pub(crate) async fn install(
     let kinds: Vec<&str> = new.manifest.kinds.iter().map(|kind| kind.name.as_str()).collect();
     let query = "INSERT INTO kind (tenant, plugin, name)
             SELECT ?1, ?2, value FROM json_each(?3) WHERE true ON CONFLICT DO NOTHING;
-        UPDATE plugin SET current = ?4, removed = 0 WHERE id = ?2 AND tenant = ?1";
+        UPDATE plugin SET current = ?4, removed = 0 WHERE id = ?2 AND tenant = ?1;
+        UPDATE sequence SET last = last + 1 WHERE name = 'catalog'";
     let query = sqlx::query(query).bind(new.tenant.0).bind(plugin.0).bind(json(&kinds)).bind(version.0);
     session.run(query).await?;
     plugin_by_id(session, plugin).await.map(Installed::Current)
@@ -92,7 +94,8 @@ pub(crate) async fn remove(
     if live > 0 {
         return Ok(Removed::Busy { live: live as u64 });
     }
-    let query = "UPDATE plugin SET removed = 1 WHERE id = ?1 AND tenant = ?2";
+    let query = "UPDATE plugin SET removed = 1 WHERE id = ?1 AND tenant = ?2;
+        UPDATE sequence SET last = last + 1 WHERE name = 'catalog'";
     session.run(sqlx::query(query).bind(plugin).bind(tenant.0)).await?;
     Ok(Removed::Removed)
 }

@@ -3,32 +3,24 @@
 
 use std::collections::HashMap;
 
-use keiko_core::effect::Child;
-use keiko_core::id::{Holder, TaskId};
-use keiko_core::policy::BudgetRequest;
+use keiko_core::id::{AgentId, Holder, TaskId, UserId};
 use keiko_core::port::StoreError;
-use keiko_core::task::{Key, Lineage, NewTask, Settled, Settlement};
+use keiko_core::task::{Settled, Settlement};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::count::{Change, Changes};
-use super::error::{store_error, undecodable};
+use super::count::Changes;
+use super::error::store_error;
 use super::session::{Session, json};
 use super::submit::{self, Keys};
+use crate::family::{self, Parent};
 use crate::format::decode_budget;
+use crate::trouble::undecodable;
 
 /// What a child takes from its parent's row; `?2` is the holder.
-pub(crate) const PARENTS: &str = "SELECT id, tenant, token, root, depth, budget, trace FROM task NOT INDEXED
+pub(crate) const PARENTS: &str = "SELECT id, tenant, token, root, depth, budget, trace, agent, app_user
+    FROM task NOT INDEXED
     WHERE id IN (SELECT value FROM json_each(?1)) AND state = 1 AND holder = ?2";
-
-struct Parent {
-    tenant: i64,
-    token: i64,
-    root: TaskId,
-    depth: u32,
-    budget: BudgetRequest,
-    trace: Option<String>,
-}
 
 /// Writes the children of these settlements. Returns those that must not be settled, with their answers; of
 /// them nothing is written.
@@ -40,7 +32,7 @@ pub(crate) async fn apply(
     changes: &mut Changes,
 ) -> Result<HashMap<TaskId, Settled>, StoreError> {
     let mut refused = HashMap::new();
-    let asking: Vec<_> = settlements.iter().filter(|one| !one.effects.is_empty()).collect();
+    let asking: Vec<_> = settlements.iter().copied().filter(|one| family::asks(one)).collect();
     if asking.is_empty() {
         return Ok(refused);
     }
@@ -50,74 +42,17 @@ pub(crate) async fn apply(
         named.extend(one.effects.children.iter().filter_map(|child| Some((one.tenant, child.key.as_ref()?))));
     }
     let mut keys = Keys::load(session, &named).await?;
-    let mut tasks = Vec::new();
-    for one in asking {
-        let parent = parents.get(&one.id);
-        let Some(parent) = parent.filter(|row| row.tenant == one.tenant.0 && row.token == one.token.0) else {
-            refused.insert(one.id, Settled::Stale);
-            continue;
-        };
-        let Some(children) = without_known(one, &keys, now_ms) else {
-            refused.insert(one.id, Settled::Conflict);
-            continue;
-        };
-        for child in children {
-            if let Some(key) = &child.key {
-                keys.remember(one.tenant, key, child.id, 1, now_ms);
-            }
-            tasks.push((one.tenant, new_task(child, one.id, parent, now_ms)));
-            changes.add(one.tenant, Change { live: 1, ..Change::default() });
-        }
-    }
+    let tasks = family::children(&asking, &parents, &mut keys, now_ms, changes, &mut refused);
     let tasks: Vec<_> = tasks.iter().map(|(tenant, task)| (*tenant, task)).collect();
     submit::insert(session, &tasks).await?;
     keys.store(session).await?;
     Ok(refused)
 }
 
-/// The children that do not exist yet; `None` when the key of one stands for another body.
-fn without_known<'a>(one: &'a Settlement, keys: &Keys, now_ms: i64) -> Option<Vec<&'a Child>> {
-    let mut own: HashMap<&str, &Key> = HashMap::new();
-    let mut children = Vec::new();
-    for child in &one.effects.children {
-        let known = child.key.as_ref().and_then(|key| {
-            let stored = keys.find(one.tenant, &key.text, now_ms).map(|known| known.body);
-            let body = stored.or_else(|| own.get(key.text.as_str()).map(|own| own.body))?;
-            Some(body == key.body)
-        });
-        match known {
-            Some(false) => return None,
-            Some(true) => {}
-            None => {
-                own.extend(child.key.as_ref().map(|key| (key.text.as_str(), key)));
-                children.push(child);
-            }
-        }
-    }
-    Some(children)
-}
-
-fn new_task(child: &Child, parent_id: TaskId, parent: &Parent, now_ms: i64) -> NewTask {
-    NewTask {
-        id: child.id,
-        kind: child.kind,
-        input: child.input.clone(),
-        created_ms: now_ms,
-        run_at_ms: now_ms.saturating_add_unsigned(child.delay_ms),
-        budget: parent.budget,
-        lineage: Lineage {
-            root: parent.root,
-            parent: Some(parent_id),
-            depth: parent.depth.saturating_add(1),
-        },
-        trace: parent.trace.clone(),
-    }
-}
-
 async fn parents(
     session: &mut Session,
     holder: Holder,
-    asking: &[&&Settlement],
+    asking: &[&Settlement],
 ) -> Result<HashMap<TaskId, Parent>, StoreError> {
     let ids: Vec<i64> = asking.iter().map(|one| one.id.0).collect();
     let rows = session.rows(sqlx::query(PARENTS).bind(json(&ids)).bind(holder.0)).await?;
@@ -133,5 +68,7 @@ fn parent(row: &SqliteRow) -> Result<Parent, StoreError> {
         depth: row.try_get(4).map_err(store_error)?,
         budget: decode_budget(budget).map_err(undecodable)?,
         trace: row.try_get(6).map_err(store_error)?,
+        agent: row.try_get::<Option<i64>, _>(7).map_err(store_error)?.map(AgentId),
+        user: row.try_get::<Option<i64>, _>(8).map_err(store_error)?.map(UserId),
     })
 }

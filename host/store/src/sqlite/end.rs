@@ -4,24 +4,27 @@
 //! kept attempts and logs go on behind the earlier ones, so a number names one attempt for ever.
 
 use keiko_core::code::Code;
-use keiko_core::id::{TaskId, TenantId};
+use keiko_core::id::{AgentId, TaskId, TenantId};
 use keiko_core::port::StoreError;
 use keiko_core::task::{CancelAnswer, RetryAnswer, TaskState};
 use sqlx::Row;
 
-use super::count::{Change, Changes, Spent, Usage};
-use super::error::{store_error, undecodable};
+use super::count::{AgentChange, Change, Changes, Spent, Usage};
+use super::error::store_error;
 use super::session::{Session, json};
+use crate::ending::End;
 use crate::format::Undecodable;
+use crate::trouble::undecodable;
 
 /// Copies live tasks to the finished ones.
 pub(crate) const FINISH: &str = "
     INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
-        finished_ms, root, parent, depth, code, message, budget, trace, input_type, input_bytes, input)
+        finished_ms, root, parent, depth, code, message, budget, trace, input_type, input_bytes, input, agent,
+        app_user)
     SELECT id, tenant, kind, ?2, token + ?3, attempts, crashes + ?4, earlier, created_ms, run_at_ms,
-        ?5, root, parent, depth, ?6, ?7, budget, trace, input_type, input_bytes, input
+        ?5, root, parent, depth, ?6, ?7, budget, trace, input_type, input_bytes, input, agent, app_user
     FROM task WHERE id IN (SELECT value FROM json_each(?1)) AND tenant = coalesce(?8, tenant)
-    RETURNING id, tenant";
+    RETURNING id, tenant, agent";
 
 /// Copies an ended task back, and the attempt that ended it to the others.
 const REVIVE: &str = "
@@ -31,24 +34,11 @@ const REVIVE: &str = "
         elapsed_us, taint, effects, code, message, detail
     FROM finished WHERE id = ?1 AND tenant = ?2 AND started_ms IS NOT NULL;
     INSERT INTO task (id, tenant, kind, token, earlier, created_ms, run_at_ms, root, parent, depth, budget, trace,
-        input_type, input_bytes, input)
+        input_type, input_bytes, input, agent, app_user)
     SELECT id, tenant, kind, token, earlier + attempts, created_ms, ?3, root, parent, depth, budget, trace,
-        input_type, input_bytes, input
+        input_type, input_bytes, input, agent, app_user
     FROM finished WHERE id = ?1 AND tenant = ?2;
     DELETE FROM finished WHERE id = ?1 AND tenant = ?2";
-
-/// How tasks end without an attempt.
-struct End<'a> {
-    state: TaskState,
-    /// What is added to the token.
-    token: i64,
-    /// What is added to the crashes.
-    crashes: i64,
-    code: Option<Code>,
-    message: Option<&'a str>,
-    /// Only tasks of this tenant.
-    tenant: Option<TenantId>,
-}
 
 /// Cancels a task that has not ended.
 pub(crate) async fn cancel(
@@ -57,33 +47,16 @@ pub(crate) async fn cancel(
     id: TaskId,
     now_ms: i64,
 ) -> Result<CancelAnswer, StoreError> {
-    let end = End {
-        state: TaskState::Cancelled,
-        token: 1,
-        crashes: 0,
-        code: None,
-        message: None,
-        tenant: Some(tenant),
-    };
-    if finish(session, &[id], &end, now_ms).await? > 0 {
+    if finish(session, &[id], &End::cancelled(tenant), now_ms).await? > 0 {
         return Ok(CancelAnswer::Cancelled);
     }
-    let state = state(session, tenant, id).await?;
-    Ok(state.map_or(CancelAnswer::NotFound, |(state, _)| CancelAnswer::AlreadyTerminal(state)))
+    let found = find(session, tenant, id).await?;
+    Ok(found.map_or(CancelAnswer::NotFound, |found| CancelAnswer::AlreadyTerminal(found.state)))
 }
 
 /// Ends tasks that crashed their host alone.
 pub(crate) async fn quarantine(session: &mut Session, ids: &[TaskId], now_ms: i64) -> Result<(), StoreError> {
-    let message = "the host died three times while this task ran, the last time with nothing beside it";
-    let end = End {
-        state: TaskState::Failed,
-        token: 0,
-        crashes: 1,
-        code: Some(Code::Quarantined),
-        message: Some(message),
-        tenant: None,
-    };
-    finish(session, ids, &end, now_ms).await.map(drop)
+    finish(session, ids, &End::QUARANTINED, now_ms).await.map(drop)
 }
 
 /// Ends tasks whose rows cannot be read, so that they do not stop others.
@@ -92,15 +65,7 @@ pub(crate) async fn fail_undecodable(
     ids: &[TaskId],
     now_ms: i64,
 ) -> Result<(), StoreError> {
-    let end = End {
-        state: TaskState::Failed,
-        token: 0,
-        crashes: 0,
-        code: Some(Code::Integrity),
-        message: Some("the stored task cannot be read"),
-        tenant: None,
-    };
-    let ended = finish(session, ids, &end, now_ms).await?;
+    let ended = finish(session, ids, &End::UNDECODABLE, now_ms).await?;
     if ended > 0 {
         tracing::error!(items = ended, "tasks that cannot be read were ended");
     }
@@ -115,7 +80,8 @@ pub(crate) async fn retry(
     queue_max: u64,
     now_ms: i64,
 ) -> Result<RetryAnswer, StoreError> {
-    let Some((state, live)) = state(session, tenant, id).await? else { return Ok(RetryAnswer::NotFound) };
+    let Some(found) = find(session, tenant, id).await? else { return Ok(RetryAnswer::NotFound) };
+    let (state, live) = (found.state, found.live);
     let change = match state {
         TaskState::Failed => Change { live: 1, failed: -1, ..Change::default() },
         TaskState::Cancelled => Change { live: 1, cancelled: -1, ..Change::default() },
@@ -129,35 +95,38 @@ pub(crate) async fn retry(
     session.run(sqlx::query(REVIVE).bind(id.0).bind(tenant.0).bind(now_ms)).await?;
     let mut changes = Changes::default();
     changes.add(tenant, change);
+    changes.add_agent(tenant, found.agent, AgentChange::end(state, found.elapsed_us, -1));
     changes.store(session).await?;
     Ok(RetryAnswer::Retried)
 }
 
-/// The state of a task, and how many live tasks its tenant has.
-async fn state(
-    session: &mut Session,
-    tenant: TenantId,
-    id: TaskId,
-) -> Result<Option<(TaskState, u64)>, StoreError> {
-    let query = "SELECT t.state, c.live FROM (
-            SELECT tenant, state FROM task WHERE id = ?1 AND tenant = ?2
-            UNION ALL SELECT tenant, state FROM finished WHERE id = ?1 AND tenant = ?2) AS t
+/// What a cancel or a retry looks at.
+struct Found {
+    state: TaskState,
+    agent: Option<AgentId>,
+    /// Running time of the attempt that ended the task.
+    elapsed_us: Option<i64>,
+    /// Live tasks of the tenant.
+    live: u64,
+}
+
+async fn find(session: &mut Session, tenant: TenantId, id: TaskId) -> Result<Option<Found>, StoreError> {
+    let query = "SELECT t.state, c.live, t.agent, t.elapsed_us FROM (
+            SELECT tenant, state, agent, NULL AS elapsed_us FROM task WHERE id = ?1 AND tenant = ?2
+            UNION ALL SELECT tenant, state, agent, elapsed_us FROM finished WHERE id = ?1 AND tenant = ?2) AS t
         JOIN tenant_count AS c ON c.tenant = t.tenant";
     let rows = session.rows(sqlx::query(query).bind(id.0).bind(tenant.0)).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     let number: i64 = row.try_get(0).map_err(store_error)?;
     let state = TaskState::numbered(number).ok_or_else(|| undecodable(Undecodable("task state")))?;
     let live: i64 = row.try_get(1).map_err(store_error)?;
-    Ok(Some((state, live.max(0) as u64)))
+    let agent: Option<i64> = row.try_get(2).map_err(store_error)?;
+    let elapsed_us = row.try_get(3).map_err(store_error)?;
+    Ok(Some(Found { state, agent: agent.map(AgentId), elapsed_us, live: live.max(0) as u64 }))
 }
 
 /// Moves live tasks to the finished ones and counts them; returns how many there were.
-async fn finish(
-    session: &mut Session,
-    ids: &[TaskId],
-    end: &End<'_>,
-    now_ms: i64,
-) -> Result<usize, StoreError> {
+async fn finish(session: &mut Session, ids: &[TaskId], end: &End, now_ms: i64) -> Result<usize, StoreError> {
     if ids.is_empty() {
         return Ok(0);
     }
@@ -170,6 +139,8 @@ async fn finish(
     for row in &rows {
         moved.push(row.try_get(0).map_err(store_error)?);
         let tenant = TenantId(row.try_get(1).map_err(store_error)?);
+        let agent: Option<i64> = row.try_get(2).map_err(store_error)?;
+        changes.add_agent(tenant, agent.map(AgentId), AgentChange::end(end.state, None, 1));
         let failed = i64::from(end.state == TaskState::Failed);
         let cancelled = i64::from(end.state == TaskState::Cancelled);
         changes.add(tenant, Change { live: -1, completed: 0, failed, cancelled });

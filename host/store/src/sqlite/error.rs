@@ -1,17 +1,13 @@
 //! What SQLite says, in the words of the seam. Messages carry neither SQL nor payloads.
 
-use std::error::Error;
-
 use keiko_core::port::{StoreError, StoreErrorKind};
-
-use crate::format::Undecodable;
 
 // Primary result codes: https://www.sqlite.org/rescode.html
 const BUSY: u32 = 5;
 const LOCKED: u32 = 6;
 const READONLY: u32 = 8;
 const IOERR: u32 = 10;
-const CORRUPT: u32 = 11;
+pub(super) const CORRUPT: u32 = 11;
 const FULL: u32 = 13;
 const CANTOPEN: u32 = 14;
 const TOOBIG: u32 = 18;
@@ -22,20 +18,6 @@ const NOTADB: u32 = 26;
 pub(crate) fn store_error(error: sqlx::Error) -> StoreError {
     let (kind, message) = classify(&error);
     StoreError::new(kind, message).caused_by(error)
-}
-
-/// The store's error for stored content that does not decode.
-pub(crate) fn undecodable(error: Undecodable) -> StoreError {
-    StoreError::new(StoreErrorKind::Integrity, error.to_string())
-}
-
-/// The same error for another caller of the same transaction, with its source as text.
-pub(crate) fn copy(error: &StoreError) -> StoreError {
-    let copy = StoreError::new(error.kind(), error.to_string());
-    match error.source() {
-        Some(source) => copy.caused_by(source.to_string()),
-        None => copy,
-    }
 }
 
 fn classify(error: &sqlx::Error) -> (StoreErrorKind, &'static str) {

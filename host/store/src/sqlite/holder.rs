@@ -1,16 +1,13 @@
 //! Holders of leases, task ids, and what becomes of tasks whose holder is gone.
 
-use std::collections::HashSet;
-
-use keiko_core::crash::{Verdict, verdict};
 use keiko_core::id::{Holder, TaskId, Token};
 use keiko_core::port::{Beat, Dead, IdBlock, Rescued, StoreError};
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 
 use super::end;
 use super::error::store_error;
 use super::session::{Session, json};
+use crate::rescue::{Sorted, sort};
 
 /// Takes `?3` numbers named `?1` that are above all earlier ones and not below `?2`; the last of them.
 const TAKE_NUMBERS: &str =
@@ -38,10 +35,13 @@ pub(crate) async fn beat(
     now_ms: i64,
     lease_ms: i64,
 ) -> Result<Beat, StoreError> {
+    let query = "UPDATE holder SET until_ms = ?2 WHERE id = ?1
+        RETURNING (SELECT min(until_ms) FROM holder WHERE id <> ?1), (SELECT last FROM sequence WHERE name = 'catalog')";
     let until_ms = now_ms.saturating_add(lease_ms);
-    let query = "UPDATE holder SET until_ms = ?2 WHERE id = ?1 RETURNING id";
     let rows = session.rows(sqlx::query(query).bind(holder.0).bind(until_ms)).await?;
-    Ok(if rows.is_empty() { Beat::Lost } else { Beat::Alive { until_ms } })
+    let Some(row) = rows.first() else { return Ok(Beat::Lost) };
+    let beat = || Ok(Beat::Alive { others_end_ms: row.try_get(0)?, catalog: row.try_get(1)? });
+    beat().map_err(store_error)
 }
 
 /// Forgets a holder; returns how many tasks it gave back.
@@ -86,41 +86,12 @@ pub(crate) async fn rescue(
         Dead::Expired => (RUNNING_OF_EXPIRED, "DELETE FROM holder WHERE until_ms <= ?1", now_ms),
     };
     let rows = session.rows(sqlx::query(select).bind(parameter)).await?;
-    let sorted = sort(&rows, started).map_err(store_error)?;
+    let running = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)));
+    let sorted = sort(running.collect::<Result<Vec<_>, _>>().map_err(store_error)?, started);
     give_back(session, &sorted).await?;
     end::quarantine(session, &sorted.quarantined, now_ms).await?;
     session.run(sqlx::query(forget).bind(parameter)).await?;
-    Ok(Rescued {
-        returned: (sorted.unstarted.len() + sorted.crashed.len()) as u64,
-        crashed: sorted.crashed.len() as u64,
-        quarantined: sorted.quarantined,
-    })
-}
-
-/// The tasks of dead holders by what becomes of them.
-#[derive(Default)]
-struct Sorted {
-    unstarted: Vec<i64>,
-    crashed: Vec<i64>,
-    quarantined: Vec<TaskId>,
-}
-
-fn sort(rows: &[SqliteRow], started: &[(TaskId, Token)]) -> Result<Sorted, sqlx::Error> {
-    let started: HashSet<(TaskId, Token)> = started.iter().copied().collect();
-    let mut sorted = Sorted::default();
-    for row in rows {
-        let id: i64 = row.try_get(0)?;
-        let crashes: i64 = row.try_get(2)?;
-        if !started.contains(&(TaskId(id), Token(row.try_get(1)?))) {
-            sorted.unstarted.push(id);
-            continue;
-        }
-        match verdict(u32::try_from(crashes.saturating_add(1)).unwrap_or(u32::MAX)) {
-            Verdict::Return | Verdict::ReturnAlone => sorted.crashed.push(id),
-            Verdict::Quarantine => sorted.quarantined.push(TaskId(id)),
-        }
-    }
-    Ok(sorted)
+    Ok(sorted.rescued())
 }
 
 async fn give_back(session: &mut Session, sorted: &Sorted) -> Result<(), StoreError> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
-use keiko_core::id::{KindId, TaskId, TenantId, Token};
+use keiko_core::id::{AgentId, KindId, TaskId, TenantId, Token, UserId};
 use keiko_core::port::{Lease, LeaseRequest, StoreError};
 use keiko_core::share::{Claim, shares};
 use keiko_core::task::{LeasedTask, Lineage, Payload};
@@ -13,15 +13,16 @@ use sqlx::sqlite::SqliteRow;
 use super::end::fail_undecodable;
 use super::error::store_error;
 use super::session::{Session, json};
-use super::submit::read_type;
+use crate::admit::read_type;
 use crate::format::decode_budget;
+use crate::turns::take_turns;
 
 /// Inputs that one lease loads from beside their rows, in bytes; the first always fits. What does not fit is left
 /// for the next lease.
 const LEASE_BYTES_MAX: u64 = 64 << 20;
 
-/// Tenants with due tasks, from the one behind `?1` on and round to it, at most `?3`; also whether the holder
-/// `?4` is registered. A walk from tenant to tenant: two looks into the index for each, however many tasks it has.
+/// Tenants with due tasks, from the one behind `?1` on and round to it, at most `?3`.
+/// A walk from tenant to tenant: two looks into the index for each, however many tasks it has.
 /// SQLite runs both walks one after the other and no further than the limit; only fairness depends on it.
 pub(crate) const READY_TENANTS: &str = "
     WITH RECURSIVE behind (tenant, run_at_ms) AS (
@@ -41,8 +42,7 @@ pub(crate) const READY_TENANTS: &str = "
     )
     SELECT tenant FROM (
         SELECT tenant, run_at_ms FROM behind WHERE run_at_ms <= ?2
-        UNION ALL SELECT tenant, run_at_ms FROM before WHERE run_at_ms <= ?2)
-    WHERE EXISTS (SELECT 1 FROM holder WHERE id = ?4) LIMIT ?3";
+        UNION ALL SELECT tenant, run_at_ms FROM before WHERE run_at_ms <= ?2) LIMIT ?3";
 
 /// Leases up to `?3` due tasks of each tenant in `?1` for the holder `?4`.
 pub(crate) const LEASE_TASKS: &str = "
@@ -53,7 +53,7 @@ pub(crate) const LEASE_TASKS: &str = "
             WHERE tenant = tenants.value AND state = 0 AND run_at_ms <= ?2
             ORDER BY run_at_ms, id LIMIT ?3))
     RETURNING id, tenant, kind, token, attempts, deadlines, crashes, created_ms, run_at_ms, root, parent, depth,
-        budget, trace, input_type, input_bytes, input";
+        budget, trace, input_type, input_bytes, input, agent, app_user";
 
 /// Due tasks of each tenant in `?1`, in that order, counted up to `?3`.
 pub(crate) const COUNT_DUE: &str = "
@@ -75,12 +75,17 @@ pub(crate) const NEXT_RUN_AT: &str = "
 
 /// Leases due tasks. A holder that is not registered gets nothing: its tasks could never be rescued.
 pub(crate) async fn lease(session: &mut Session, request: &LeaseRequest) -> Result<Lease, StoreError> {
+    let query = "UPDATE holder SET until_ms = max(until_ms, ?2) WHERE id = ?1 RETURNING 1";
+    let until_ms = request.now_ms.saturating_add(request.lease_ms);
+    if session.rows(sqlx::query(query).bind(request.holder.0).bind(until_ms)).await?.is_empty() {
+        return Ok(Lease { lost: true, ..Lease::default() });
+    }
     let claims = claims(session, request).await?;
     let first_shares = shares(&claims, request.room, request.after);
     let mut rows = Vec::new();
     take(session, request, claims, &mut rows).await?;
     let (mut taken, mut undecodable) = decode(&rows);
-    take_turns(&mut taken, &first_shares);
+    take_turns(&mut taken, &first_shares, |taken| (taken.task.tenant, taken.run_at_ms, taken.task.id));
     let fitted = load_inputs(session, &mut taken, &mut undecodable).await?;
     fail_undecodable(session, &undecodable, request.now_ms).await?;
     let next_run_at_ms = match (fitted, taken.len() < request.room) {
@@ -90,7 +95,8 @@ pub(crate) async fn lease(session: &mut Session, request: &LeaseRequest) -> Resu
         (true, false) => None,
     };
     let after = first_shares.last().map(|&(tenant, _)| tenant).or(request.after);
-    Ok(Lease { tasks: taken.into_iter().map(|taken| taken.task).collect(), after, next_run_at_ms })
+    let tasks = taken.into_iter().map(|taken| taken.task).collect();
+    Ok(Lease { tasks, after, next_run_at_ms, lost: false })
 }
 
 /// Leases in even shares; what tenants with less than their share leave goes to those who have more, which are
@@ -169,7 +175,7 @@ async fn claims(session: &mut Session, request: &LeaseRequest) -> Result<Vec<Cla
     let limit = if request.cap_default == 0 { i64::MAX } else { (request.room + zero_caps) as i64 };
     let after = request.after.map_or(i64::MIN, |tenant| tenant.0);
     let query = sqlx::query(READY_TENANTS).bind(after).bind(request.now_ms).bind(limit);
-    let rows = session.rows(query.bind(request.holder.0)).await?;
+    let rows = session.rows(query).await?;
     let mut tenants: Vec<i64> =
         rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(store_error)?;
     tenants.sort_unstable();
@@ -236,28 +242,13 @@ fn decode_row(row: &SqliteRow) -> Option<Taken> {
             parent: row.try_get::<Option<i64>, _>(10).ok()?.map(TaskId),
             depth: row.try_get(11).ok()?,
         },
+        agent: row.try_get::<Option<i64>, _>(17).ok()?.map(AgentId),
+        user: row.try_get::<Option<i64>, _>(18).ok()?.map(UserId),
         trace: row.try_get(13).ok()?,
     };
     let input_bytes = input_bytes.map(|bytes| u64::try_from(bytes).ok());
     let input_bytes = if input_bytes == Some(None) { return None } else { input_bytes.flatten() };
     Some(Taken { task, run_at_ms: row.try_get(8).ok()?, input_bytes })
-}
-
-/// Puts the tasks in the order to run them: every tenant's oldest first, then every tenant's second.
-fn take_turns(taken: &mut [Taken], shares: &[(TenantId, usize)]) {
-    let place: HashMap<TenantId, usize> =
-        shares.iter().enumerate().map(|(place, &(tenant, _))| (tenant, place)).collect();
-    taken.sort_unstable_by_key(|taken| (taken.run_at_ms, taken.task.id));
-    let mut turns: HashMap<TenantId, usize> = HashMap::new();
-    let turns: HashMap<TaskId, usize> = taken
-        .iter()
-        .map(|taken| {
-            let turn = turns.entry(taken.task.tenant).or_default();
-            *turn += 1;
-            (taken.task.id, *turn)
-        })
-        .collect();
-    taken.sort_by_key(|taken| (turns.get(&taken.task.id).copied(), place.get(&taken.task.tenant).copied()));
 }
 
 /// Loads the inputs that are kept beside the rows, as many as fit, and gives the tasks of the others back.

@@ -7,7 +7,10 @@
 use sqlx::{Connection, Row, SqliteConnection};
 
 /// Migrations in order, by name; the number is the place, from 1.
-const MIGRATIONS: &[(&str, &str)] = &[("init", include_str!("../../../../migrations/sqlite/0001_init.sql"))];
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("init", include_str!("../../../../migrations/sqlite/0001_init.sql")),
+    ("agents", include_str!("../../../../migrations/sqlite/0002_agents.sql")),
+];
 
 /// Why a database cannot be brought to this schema.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +20,11 @@ pub(crate) enum MigrateError {
     Unknown { number: i64, name: String },
     #[error("the database could not be brought to this binary's schema")]
     Database(#[from] sqlx::Error),
+}
+
+/// The number of this binary's newest migration.
+pub(crate) fn newest() -> i64 {
+    MIGRATIONS.len() as i64
 }
 
 /// Runs what is missing, or refuses.

@@ -6,18 +6,23 @@
 //!   share with others.
 //! - Times come in as parameters: the store reads no clock, except to note when a migration ran.
 
+pub mod admin;
+mod agents;
 mod catalog;
 mod child;
 mod component;
 mod count;
+mod data;
 mod end;
 pub(crate) mod error;
+mod history;
 mod holder;
 mod lease;
 mod migrate;
 mod open;
 #[cfg(test)]
 mod plan;
+mod prune;
 mod records;
 pub(crate) mod session;
 mod settle;
@@ -34,19 +39,21 @@ use keiko_core::catalog::{Installed, NewVersion, Plugin, Removed, Tenant};
 use keiko_core::id::{Digest, Holder, TaskId, TenantId, Token};
 use keiko_core::name::{PluginName, TenantName};
 use keiko_core::port::{
-    Beat, CatalogStore, Components, Dead, IdBlock, Lease, LeaseRequest, Records, Rescued, StoreError,
-    StoreErrorKind, TaskStore,
+    Beat, CatalogStore, Components, Dead, IdBlock, Lease, LeaseRequest, Pruned, Records, Rescued, Signal,
+    Signals, StoreError, StoreErrorKind, TaskStore,
 };
+use keiko_core::retention::KeptFrom;
 use keiko_core::task::{
     CancelAnswer, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskCounts, TaskFilter, TaskSummary,
-    TaskView, Transition,
+    TaskView,
 };
 use sqlx::ConnectOptions;
 use sqlx::sqlite::SqlitePool;
 
-pub use self::open::OpenError;
-use self::open::{Lock, readers, writer_options};
+pub use self::open::{Lock, OpenError};
+use self::open::{readers, writer_options};
 use self::session::Session;
+use crate::stored::payload_bytes;
 pub use crate::transaction::WriterCounts;
 use crate::transaction::{Counters, Entry, Priority, Writer};
 
@@ -64,7 +71,7 @@ pub struct SqliteOptions {
 pub struct SqliteStore(Arc<Inner>);
 
 struct Inner {
-    writer: Writer,
+    writer: Writer<Session>,
     readers: SqlitePool,
     components: SqlitePool,
 }
@@ -126,10 +133,11 @@ impl TaskStore for SqliteStore {
     }
 
     async fn beat(&self, holder: Holder, now_ms: i64, lease_ms: i64) -> Result<Beat, StoreError> {
-        self.write(Priority::Task, 0, (), move |session, ()| {
-            Box::pin(holder::beat(session, holder, now_ms, lease_ms))
-        })
-        .await
+        let beat = self
+            .0
+            .writer
+            .write_plain((), move |session, ()| Box::pin(holder::beat(session, holder, now_ms, lease_ms)));
+        beat.await
     }
 
     async fn close_holder(&self, holder: Holder, _now_ms: i64) -> Result<u64, StoreError> {
@@ -200,6 +208,19 @@ impl TaskStore for SqliteStore {
     ) -> Result<RetryAnswer, StoreError> {
         self.write(Priority::Task, 0, (), move |session, ()| {
             Box::pin(end::retry(session, tenant, id, queue_max, now_ms))
+        })
+        .await
+    }
+
+    async fn prune_finished(
+        &self,
+        tenant: TenantId,
+        kept: KeptFrom,
+        after: Option<TaskId>,
+        count_max: u32,
+    ) -> Result<Pruned, StoreError> {
+        self.write(Priority::Background, 0, kept, move |session, kept| {
+            Box::pin(prune::finished(session, tenant, kept, after, count_max))
         })
         .await
     }
@@ -275,6 +296,16 @@ impl CatalogStore for SqliteStore {
     }
 }
 
+/// The file is this process's alone: there is nobody to tell.
+#[async_trait]
+impl Signals for SqliteStore {
+    fn tell(&self, _signal: Signal) {}
+
+    async fn next(&self) -> Signal {
+        std::future::pending().await
+    }
+}
+
 #[async_trait]
 impl Components for SqliteStore {
     async fn put(&self, digest: Digest, bytes: Bytes) -> Result<(), StoreError> {
@@ -286,18 +317,8 @@ impl Components for SqliteStore {
     }
 }
 
-/// What one settlement carries, roughly.
-fn payload_bytes(settlement: &Settlement) -> usize {
-    let result = match &settlement.transition {
-        Transition::Complete(result) => result.bytes.len(),
-        Transition::Fail(_) | Transition::Retry { .. } | Transition::HandBack => 0,
-    };
-    let children = settlement.effects.children.iter().map(|child| child.input.bytes.len());
-    result + settlement.log.len() + children.sum::<usize>()
-}
-
 /// Gives back a lease that nobody heard of, or its tasks would run for nobody until the holder is closed.
-fn undo_lease(lease: Lease) -> Option<Entry> {
+fn undo_lease(lease: Lease) -> Option<Entry<Session>> {
     let tasks: Vec<_> = lease.tasks.iter().map(|task| (task.id, task.token)).collect();
     (!tasks.is_empty())
         .then(|| Entry::unheard(tasks, |session, tasks| Box::pin(lease::give_back(session, tasks))))

@@ -85,13 +85,13 @@ impl OpenError {
     }
 }
 
-/// The lock file, locked. Dropping it unlocks.
+/// The lock file of a data folder, locked. Dropping it unlocks.
 #[derive(Debug)]
-pub(crate) struct Lock(#[expect(dead_code, reason = "held, never used")] File);
+pub struct Lock(#[expect(dead_code, reason = "held, never used")] File);
 
 impl Lock {
     /// Makes the folder when it is missing, and locks it for this process.
-    pub(crate) fn take(data_dir: &Path) -> Result<Lock, OpenError> {
+    pub fn take(data_dir: &Path) -> Result<Lock, OpenError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| OpenError::Folder { path, source }

@@ -1,11 +1,14 @@
 //! The plans of the statements that must stay fast whatever the history: what `EXPLAIN QUERY PLAN` says of them.
 
+use keiko_core::agent::{AgentFilter, AgentStatus};
 use keiko_core::task::{TaskFilter, TaskState};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 
+use super::agents;
 use super::child::PARENTS;
 use super::end::FINISH;
+use super::history::{STATISTICS, USER_TASKS};
 use super::lease::{COUNT_DUE, LEASE_TASKS, NEXT_RUN_AT, READY_TENANTS};
 use super::open::writer_options;
 use super::records::{COUNTS, TASK, list_text};
@@ -57,7 +60,10 @@ async fn plan(connection: &mut SqliteConnection, text: &str) -> Vec<String> {
 /// Whether a step walks a whole table or index that grows with the tasks.
 fn walks(step: &str) -> bool {
     let table = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next());
-    matches!(table, Some("task" | "finished" | "due" | "next" | "t" | "attempt" | "a" | "task_input" | "f"))
+    matches!(
+        table,
+        Some("task" | "finished" | "due" | "next" | "one" | "t" | "attempt" | "a" | "task_input" | "f")
+    )
 }
 
 async fn check(connection: &mut SqliteConnection, text: &str, indexes: &[&str]) {
@@ -114,5 +120,48 @@ async fn lists_use_their_indexes() {
         let children = list_text(&TaskFilter { parent, ..TaskFilter::default() });
         let both = ["task_parent (parent=? AND rowid<?)", "finished_parent (parent=? AND rowid<?)"];
         check(&mut connection, &children, &both).await;
+        let kind = TaskFilter { kind: Some("k".parse().unwrap()), ..TaskFilter::default() };
+        check(&mut connection, &list_text(&kind), &["finished_kind (tenant=? AND kind=? AND rowid<?)"]).await;
+        let agent = TaskFilter { agent: Some(keiko_core::AgentId(1)), ..TaskFilter::default() };
+        let both = [
+            "task_agent (tenant=? AND agent=? AND rowid<?)",
+            "finished_agent (tenant=? AND agent=? AND rowid<?)",
+        ];
+        check(&mut connection, &list_text(&agent), &both).await;
+        let user = TaskFilter { user: Some(keiko_core::UserId(1)), ..TaskFilter::default() };
+        let both = [
+            "task_user (tenant=? AND app_user=? AND rowid<?)",
+            "finished_user (tenant=? AND app_user=? AND rowid<?)",
+        ];
+        check(&mut connection, &list_text(&user), &both).await;
+        check(&mut connection, USER_TASKS, &both).await;
+    }
+}
+
+#[tokio::test]
+async fn the_data_layer_uses_its_indexes() {
+    for (mut connection, _folder) in databases().await {
+        check(
+            &mut connection,
+            STATISTICS,
+            &["finished_created (tenant=? AND created_ms>? AND created_ms<?)"],
+        )
+        .await;
+        for text in [agents::BY_IDS, agents::ONE, agents::USERS_BY_IDS] {
+            check(&mut connection, text, &["INTEGER PRIMARY KEY (rowid=?)"]).await;
+        }
+        check(&mut connection, agents::LIST_USERS, &["app_user_tenant (tenant=? AND rowid<?)"]).await;
+        let list = |kind: Option<&str>, status| {
+            let kind = kind.map(|kind| kind.parse().unwrap());
+            agents::list_text(&AgentFilter { kind, status, before: None })
+        };
+        check(&mut connection, &list(None, None), &["agent_tenant (tenant=? AND rowid<?)"]).await;
+        let status = Some(AgentStatus::Idle);
+        check(
+            &mut connection,
+            &list(Some("k"), status),
+            &["agent_kind (tenant=? AND kind=? AND status=? AND rowid<?)"],
+        )
+        .await;
     }
 }

@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use keiko_core::id::{TaskId, TenantId, Token};
-use keiko_core::outcome::Failure;
+use keiko_core::id::{AgentId, TaskId, TenantId, Token, UserId};
 use keiko_core::port::StoreError;
 use keiko_core::task::{
     AttemptView, Lineage, Payload, TaskCounts, TaskFilter, TaskState, TaskSummary, TaskView,
@@ -13,9 +12,10 @@ use sqlx::sqlite::{SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
 
 use super::catalog::read_name;
-use super::error::{store_error, undecodable};
-use super::submit::read_type;
-use crate::format::{Undecodable, decode_attempts, decode_failure};
+use super::error::store_error;
+use crate::admit::read_type;
+use crate::format::{Undecodable, check_end, decode_attempts, decode_failure};
+use crate::trouble::undecodable;
 
 /// A task, live or ended, with its attempts as `format::decode_attempts` reads them: kept ones, and the one that
 /// ended it.
@@ -23,18 +23,18 @@ pub(crate) const TASK: &str = "
     WITH head AS (
         SELECT id, tenant, kind, state, created_ms, run_at_ms, NULL AS finished_ms, attempts, crashes,
             NULL AS code, root, parent, depth, token, NULL AS message, NULL AS detail, NULL AS result_type,
-            NULL AS result, NULL AS last
+            NULL AS result, NULL AS last, agent, app_user
         FROM task WHERE id = ?1 AND tenant = ?2
         UNION ALL
         SELECT f.id, f.tenant, f.kind, f.state, f.created_ms, f.run_at_ms, f.finished_ms, f.attempts, f.crashes,
             f.code, f.root, f.parent, f.depth, f.token, f.message, f.detail, f.result_type, f.result,
             iif(f.started_ms IS NULL, NULL, json_array(json_array(f.earlier + f.attempts, f.started_ms,
                 f.fuel_used, f.memory_bytes_peak, f.host_calls, f.elapsed_us, f.taint, f.effects, f.version,
-                v.name, nullif(hex(v.digest), ''), f.code, f.message, f.detail)))
+                v.name, nullif(hex(v.digest), ''), f.code, f.message, f.detail))), f.agent, f.app_user
         FROM finished AS f LEFT JOIN plugin_version AS v ON v.id = f.version AND v.tenant = f.tenant
         WHERE f.id = ?1 AND f.tenant = ?2)
     SELECT h.id, p.name, k.name, h.state, h.created_ms, h.run_at_ms, h.finished_ms, h.attempts, h.crashes, h.code,
-        h.root, h.parent, h.depth, h.token, h.message, h.detail, h.result_type, h.result, h.last,
+        h.root, h.parent, h.depth, h.agent, h.app_user, h.token, h.message, h.detail, h.result_type, h.result, h.last,
         (SELECT json_group_array(json_array(a.number, a.started_ms, a.fuel_used, a.memory_bytes_peak,
                 a.host_calls, a.elapsed_us, a.taint, a.effects, a.version, v.name, nullif(hex(v.digest), ''), a.code,
                 a.message, a.detail) ORDER BY a.number)
@@ -65,17 +65,17 @@ pub(crate) async fn task(
 fn view(row: &SqliteRow) -> Result<TaskView, StoreError> {
     let summary = summary(row)?;
     let (message, detail): (Option<String>, Option<&str>) =
-        (row.try_get(14).map_err(store_error)?, row.try_get(15).map_err(store_error)?);
+        (row.try_get(16).map_err(store_error)?, row.try_get(17).map_err(store_error)?);
     let failure = match &summary.code {
         Some(code) => Some(decode_failure(code, message.unwrap_or_default(), detail).map_err(undecodable)?),
         None => None,
     };
-    let result: Option<Vec<u8>> = row.try_get(17).map_err(store_error)?;
-    let content_type = read_type(row.try_get(16).map_err(store_error)?);
+    let result: Option<Vec<u8>> = row.try_get(19).map_err(store_error)?;
+    let content_type = read_type(row.try_get(18).map_err(store_error)?);
     let attempts = attempts(row)?;
-    check(&summary, result.is_some(), failure.as_ref()).map_err(undecodable)?;
+    check_end(summary.state, result.is_some(), failure.is_some()).map_err(undecodable)?;
     Ok(TaskView {
-        token: Token(row.try_get(13).map_err(store_error)?),
+        token: Token(row.try_get(15).map_err(store_error)?),
         result: result.map(|bytes| Payload { content_type, bytes: bytes.into() }),
         summary,
         failure,
@@ -83,16 +83,9 @@ fn view(row: &SqliteRow) -> Result<TaskView, StoreError> {
     })
 }
 
-/// Exactly one result for completed, one error for failed, none for others.
-fn check(summary: &TaskSummary, result: bool, failure: Option<&Failure>) -> Result<(), Undecodable> {
-    let result_fits = result == (summary.state == TaskState::Completed);
-    let failure_fits = failure.is_some() == (summary.state == TaskState::Failed);
-    if result_fits && failure_fits { Ok(()) } else { Err(Undecodable("end of the task")) }
-}
-
 fn attempts(row: &SqliteRow) -> Result<Vec<AttemptView>, StoreError> {
-    let kept: Option<&str> = row.try_get(19).map_err(store_error)?;
-    let last: Option<&str> = row.try_get(18).map_err(store_error)?;
+    let kept: Option<&str> = row.try_get(21).map_err(store_error)?;
+    let last: Option<&str> = row.try_get(20).map_err(store_error)?;
     let mut attempts = Vec::new();
     for text in [kept, last].into_iter().flatten() {
         attempts.extend(decode_attempts(text).map_err(undecodable)?);
@@ -100,7 +93,7 @@ fn attempts(row: &SqliteRow) -> Result<Vec<AttemptView>, StoreError> {
     Ok(attempts)
 }
 
-fn summary(row: &SqliteRow) -> Result<TaskSummary, StoreError> {
+pub(crate) fn summary(row: &SqliteRow) -> Result<TaskSummary, StoreError> {
     let state: i64 = row.try_get(3).map_err(store_error)?;
     let parent: Option<i64> = row.try_get(11).map_err(store_error)?;
     Ok(TaskSummary {
@@ -119,6 +112,8 @@ fn summary(row: &SqliteRow) -> Result<TaskSummary, StoreError> {
             parent: parent.map(TaskId),
             depth: row.try_get(12).map_err(store_error)?,
         },
+        agent: row.try_get::<Option<i64>, _>(13).map_err(store_error)?.map(AgentId),
+        user: row.try_get::<Option<i64>, _>(14).map_err(store_error)?.map(UserId),
     })
 }
 
@@ -135,38 +130,59 @@ pub(crate) async fn list(
         .bind(limit)
         .bind(filter.plugin.as_ref().map(|name| name.as_str()))
         .bind(filter.kind.as_ref().map(|name| name.as_str()))
-        .bind(filter.parent.map(|parent| parent.0));
+        .bind(filter.parent.map(|parent| parent.0))
+        .bind(filter.agent.map(|agent| agent.0))
+        .bind(filter.user.map(|user| user.0));
     let rows = query.fetch_all(readers).await.map_err(store_error)?;
     rows.iter().map(summary).collect()
 }
 
 /// The statement for a filter, made of fixed pieces only; values are always parameters: tenant, before, limit,
-/// plugin, kind, parent. Each branch finds a page of ids in the index that serves it; the rows are looked up for
-/// the page alone.
+/// plugin, kind, parent, agent, user. Each branch finds a page of ids in the index that serves it; the rows are looked up
+/// for the page alone.
 pub(crate) fn list_text(filter: &TaskFilter) -> String {
-    let kinds = match (&filter.plugin, &filter.kind) {
-        (None, None) => "",
-        (Some(_), None) => {
-            " AND kind IN (SELECT k.id FROM kind AS k JOIN plugin AS p ON p.id = k.plugin
-            WHERE k.tenant = ?1 AND p.name = ?4)"
-        }
-        (None, Some(_)) => " AND kind IN (SELECT k.id FROM kind AS k WHERE k.tenant = ?1 AND k.name = ?5)",
-        (Some(_), Some(_)) => {
-            " AND kind IN (SELECT k.id FROM kind AS k JOIN plugin AS p ON p.id = k.plugin
-            WHERE k.tenant = ?1 AND p.name = ?4 AND k.name = ?5)"
-        }
-    };
-    let branches: Vec<String> = branches(filter)
-        .into_iter()
-        .map(|(ended, source, condition)| {
+    let mut conditions = String::from("t.tenant = ?1 AND t.id < ?2");
+    let asked = [
+        (filter.parent.is_some(), " AND t.parent = ?6"),
+        (filter.agent.is_some(), " AND t.agent = ?7"),
+        (filter.user.is_some(), " AND t.app_user = ?8"),
+    ];
+    for (_, condition) in asked.into_iter().filter(|(asked, _)| *asked) {
+        conditions.push_str(condition);
+    }
+    let named = [(filter.plugin.is_some(), " AND p.name = ?4"), (filter.kind.is_some(), " AND k.name = ?5")];
+    let names: String =
+        named.into_iter().filter(|(asked, _)| *asked).map(|(_, condition)| condition).collect();
+    let kinds = format!(
+        "SELECT k.id FROM kind AS k JOIN plugin AS p ON p.id = k.plugin AND p.tenant = k.tenant
+         WHERE k.tenant = ?1{names}"
+    );
+    let branch = |Branch { ended, table, index, state }: Branch| {
+        let page = |more: &str| {
             format!(
-                "SELECT * FROM (SELECT id, {ended} AS ended FROM {source} WHERE tenant = ?1 AND id < ?2
-                 AND {condition}{kinds} ORDER BY id DESC LIMIT ?3)"
+                "SELECT t.id FROM {table} AS t INDEXED BY {index} WHERE {conditions}{state}{more}
+                 ORDER BY t.id DESC LIMIT ?3"
             )
-        })
-        .collect();
+        };
+        if names.is_empty() {
+            return format!("SELECT *, {ended} AS ended FROM ({})", page(""));
+        }
+        if index != BY_KIND {
+            return format!(
+                "SELECT *, {ended} AS ended FROM ({})",
+                page(&format!(" AND t.kind IN ({kinds})"))
+            );
+        }
+        // A page of each kind, of which the newest make the page.
+        format!(
+            "SELECT one.id, {ended} AS ended FROM ({kinds}) AS wanted
+             CROSS JOIN {table} AS one ON one.id IN ({})",
+            page(" AND t.kind = wanted.id")
+        )
+    };
+    let branches: Vec<String> = branches(filter).into_iter().map(branch).collect();
     let columns = "t.id, p.name, k.name, t.state, t.created_ms, t.run_at_ms";
-    let lineage = "t.root, t.parent, t.depth";
+    let lineage = "t.root, t.parent, t.depth, t.agent, t.app_user";
     let names = "JOIN kind AS k ON k.id = t.kind AND k.tenant = t.tenant
         JOIN plugin AS p ON p.id = k.plugin AND p.tenant = t.tenant";
     format!(
@@ -181,27 +197,51 @@ pub(crate) fn list_text(filter: &TaskFilter) -> String {
     )
 }
 
-/// Where tasks of a filter's states are found: whether they ended, the table with its index, what holds for them.
-fn branches(filter: &TaskFilter) -> Vec<(u8, &'static str, &'static str)> {
-    const PENDING: (u8, &str, &str) = (0, "task INDEXED BY task_ready", "state = 0");
-    const RUNNING: (u8, &str, &str) = (0, "task INDEXED BY task_running", "state = 1");
-    const ENDED: &str = "finished INDEXED BY finished_tenant";
-    const INCOMPLETE: &str = "finished INDEXED BY finished_incomplete";
-    const LIVE_CHILD: &str = "task INDEXED BY task_parent";
-    const ENDED_CHILD: &str = "finished INDEXED BY finished_parent";
-    match (filter.parent.is_some(), filter.state) {
-        (false, None) => vec![PENDING, RUNNING, (1, ENDED, "true")],
-        (false, Some(TaskState::Pending)) => vec![PENDING],
-        (false, Some(TaskState::Running)) => vec![RUNNING],
-        (false, Some(TaskState::Completed)) => vec![(1, ENDED, "state = 2")],
-        (false, Some(TaskState::Failed)) => vec![(1, INCOMPLETE, "state <> 2 AND state = 3")],
-        (false, Some(TaskState::Cancelled)) => vec![(1, INCOMPLETE, "state <> 2 AND state = 4")],
-        (true, None) => vec![(0, LIVE_CHILD, "parent = ?6"), (1, ENDED_CHILD, "parent = ?6")],
-        (true, Some(TaskState::Pending)) => vec![(0, LIVE_CHILD, "parent = ?6 AND state = 0")],
-        (true, Some(TaskState::Running)) => vec![(0, LIVE_CHILD, "parent = ?6 AND state = 1")],
-        (true, Some(TaskState::Completed)) => vec![(1, ENDED_CHILD, "parent = ?6 AND state = 2")],
-        (true, Some(TaskState::Failed)) => vec![(1, ENDED_CHILD, "parent = ?6 AND state = 3")],
-        (true, Some(TaskState::Cancelled)) => vec![(1, ENDED_CHILD, "parent = ?6 AND state = 4")],
+/// The index of ended tasks by kind.
+const BY_KIND: &str = "finished_kind";
+
+/// Where some of the tasks are found that a filter names.
+struct Branch {
+    /// Whether they ended, as a number.
+    ended: u8,
+    table: &'static str,
+    index: &'static str,
+    /// What holds for their state.
+    state: &'static str,
+}
+
+/// Where tasks of a filter's states are found: in the index of what it names that is most selective.
+fn branches(filter: &TaskFilter) -> Vec<Branch> {
+    let live = |by_state, state| {
+        let index = match (filter.user.is_some(), filter.agent.is_some(), filter.parent.is_some()) {
+            (true, _, _) => "task_user",
+            (_, true, _) => "task_agent",
+            (_, _, true) => "task_parent",
+            _ => by_state,
+        };
+        Branch { ended: 0, table: "task", index, state }
+    };
+    let ended = |by_state, state| {
+        let index = match (filter.user.is_some(), filter.agent.is_some(), filter.parent.is_some()) {
+            (true, _, _) => "finished_user",
+            (_, true, _) => "finished_agent",
+            (_, _, true) => "finished_parent",
+            _ => by_state,
+        };
+        Branch { ended: 1, table: "finished", index, state }
+    };
+    let by_kind = filter.kind.is_some() || filter.plugin.is_some();
+    let all = if by_kind { BY_KIND } else { "finished_tenant" };
+    let (pending, running) =
+        (live("task_ready", " AND t.state = 0"), live("task_running", " AND t.state = 1"));
+    let incomplete = "finished_incomplete";
+    match filter.state {
+        None => vec![pending, running, ended(all, "")],
+        Some(TaskState::Pending) => vec![pending],
+        Some(TaskState::Running) => vec![running],
+        Some(TaskState::Completed) => vec![ended(all, " AND t.state = 2")],
+        Some(TaskState::Failed) => vec![ended(incomplete, " AND t.state <> 2 AND t.state = 3")],
+        Some(TaskState::Cancelled) => vec![ended(incomplete, " AND t.state <> 2 AND t.state = 4")],
     }
 }
 

@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use keiko_core::port::StoreError;
+use keiko_core::task::{Submit, Submitted};
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{AssertSqlSafe, Connection, Sqlite, SqliteConnection};
 
 use super::error::store_error;
+use super::submit;
+use crate::transaction::Transactions;
 
 /// Rows of one statement, few sizes so that few statements are cached. 512 rows of 20 columns stay below
 /// SQLite's 32,766 parameters.
@@ -68,9 +71,35 @@ impl Session {
         }
         Ok(rows)
     }
+}
 
-    /// Writes everything to the database file and ends the connection.
-    pub(crate) async fn close(mut self) -> Result<(), StoreError> {
+impl Transactions for Session {
+    /// Only a person with a shell is ever in the way, and a statement waits for them by itself.
+    const RETRIES: u32 = 0;
+
+    async fn alone(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn begin(&mut self) -> Result<(), StoreError> {
+        self.run(sqlx::query("BEGIN IMMEDIATE")).await
+    }
+
+    async fn commit(&mut self) -> Result<(), StoreError> {
+        self.run(sqlx::query("COMMIT")).await
+    }
+
+    async fn rollback(&mut self) {
+        // Fails when the database has rolled back by itself, which is as good.
+        let _ = self.run(sqlx::query("ROLLBACK")).await;
+    }
+
+    async fn enqueue(&mut self, submits: &[(&Submit, i64)]) -> Result<Vec<Submitted>, StoreError> {
+        submit::enqueue(self, submits).await
+    }
+
+    /// Writes everything to the database file first.
+    async fn close(mut self) -> Result<(), StoreError> {
         self.run(sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")).await?;
         self.connection.close().await.map_err(store_error)
     }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use keiko_core::code::Code;
-use keiko_core::id::{Holder, TaskId};
+use keiko_core::id::{AgentId, Holder, TaskId};
 use keiko_core::outcome::Failure;
 use keiko_core::port::StoreError;
 use keiko_core::task::{AttemptRecord, Settled, Settlement, TaskState, Transition};
@@ -15,11 +15,12 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::child;
-use super::count::{Change, Changes, Spent, Usage};
+use super::count::Changes;
 use super::error::store_error;
 use super::session::{Binds, RowStatement, Session, json};
-use super::submit::stored_type;
+use crate::admit::stored_type;
 use crate::format::encode_detail;
+use crate::stored::{Stored, count, statuses, stored_number};
 
 /// Columns of every settlement: the fence and the attempt. See [`bind_attempt`].
 const ATTEMPT_COLUMNS: usize = 12;
@@ -31,16 +32,16 @@ static END: LazyLock<RowStatement> = LazyLock::new(|| {
          INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
             finished_ms, root, parent, depth, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
             elapsed_us, taint, effects, code, message, detail, budget, trace, input_type, input_bytes,
-            result_type, input, result)
+            result_type, input, result, agent, app_user)
          SELECT t.id, t.tenant, t.kind, s.state, t.token, t.attempts + 1, t.crashes, t.earlier, t.created_ms,
             t.run_at_ms, s.finished_ms, t.root, t.parent, t.depth, s.started_ms, s.version, s.fuel_used,
             s.memory_bytes_peak, s.host_calls, s.elapsed_us, s.taint, s.effects, s.code, s.message, s.detail,
             iif(s.state = 2, NULL, t.budget), iif(s.state = 2, NULL, t.trace),
             iif(s.state = 2, NULL, t.input_type), iif(s.state = 2, NULL, t.input_bytes),
-            s.result_type, iif(s.state = 2, NULL, t.input), s.result
+            s.result_type, iif(s.state = 2, NULL, t.input), s.result, t.agent, t.app_user
          FROM s CROSS JOIN task AS t NOT INDEXED
             ON t.id = s.id AND t.tenant = s.tenant AND t.token = s.token AND t.holder = s.holder AND t.state = 1
-         RETURNING id, earlier + attempts",
+         RETURNING id, earlier + attempts, agent",
         ATTEMPT_COLUMNS + 7,
     )
 });
@@ -55,7 +56,7 @@ static KEEP_ATTEMPT: LazyLock<RowStatement> = LazyLock::new(|| {
             s.memory_bytes_peak, s.host_calls, s.elapsed_us, s.taint, s.effects, s.code, s.message, s.detail
          FROM s CROSS JOIN task AS t NOT INDEXED
             ON t.id = s.id AND t.tenant = s.tenant AND t.token = s.token AND t.holder = s.holder AND t.state = 1
-         RETURNING task, number",
+         RETURNING task, number, NULL",
         ATTEMPT_COLUMNS + 3,
     )
 });
@@ -81,6 +82,10 @@ const HAND_BACK: &str = "UPDATE task NOT INDEXED SET state = 0, holder = NULL FR
     WHERE task.id = h.value ->> 0 AND tenant = h.value ->> 1 AND token = h.value ->> 2 AND holder = ?2 AND state = 1
     RETURNING task.id";
 
+/// Gives agents the statuses that completed tasks ask for; an agent of another tenant is none.
+pub(crate) const SET_STATUSES: &str = "UPDATE agent NOT INDEXED SET status = s.value ->> 2, updated_ms = ?2
+    FROM json_each(?1) AS s WHERE agent.id = s.value ->> 0 AND agent.tenant = s.value ->> 1";
+
 /// Writes the ends of attempts; the answers are in their order.
 pub(crate) async fn settle(
     session: &mut Session,
@@ -103,6 +108,10 @@ pub(crate) async fn settle(
         }
         rest = later;
     }
+    let statuses = statuses(settlements, &answers);
+    if !statuses.is_empty() {
+        session.run(sqlx::query(SET_STATUSES).bind(json(&statuses)).bind(now_ms)).await?;
+    }
     Ok(answers)
 }
 
@@ -123,27 +132,46 @@ async fn settle_round(
     ended.retain(|one| !answers.contains_key(&one.id));
 
     let mut stored = Vec::new();
-    let numbers = end(session, holder, &ended, now_ms).await?;
-    stored.extend(ended.iter().filter_map(|one| Some((*one, *numbers.get(&one.id)?))));
-    let numbers = retry(session, holder, &retried).await?;
-    stored.extend(retried.iter().filter_map(|one| Some((*one, *numbers.get(&one.id)?))));
+    let written = end(session, holder, &ended, now_ms).await?;
+    stored.extend(ended.iter().filter_map(|one| written.stored(one)));
+    let written = retry(session, holder, &retried).await?;
+    stored.extend(retried.iter().filter_map(|one| written.stored(one)));
     keep_logs(session, &stored).await?;
-    count(session, &stored, changes, now_ms).await?;
+    let usage = count(&stored, &mut changes);
+    changes.store_with(&usage, now_ms, session).await?;
 
-    answers.extend(stored.iter().map(|(one, _)| (one.id, Settled::Stored)));
+    answers.extend(stored.iter().map(|stored| (stored.one.id, Settled::Stored)));
     for id in hand_back(session, holder, &handed_back).await? {
         answers.insert(id, Settled::Stored);
     }
     Ok(answers)
 }
 
-/// Moves ended tasks away; the attempt's number of each that was not stale.
+/// The attempt's number and the task's agent of every settlement that was not stale.
+struct Written(HashMap<TaskId, (u32, Option<AgentId>)>);
+
+impl Written {
+    fn read(rows: &[SqliteRow]) -> Result<Written, StoreError> {
+        let read = |row: &SqliteRow| {
+            let agent: Option<i64> = row.try_get(2)?;
+            Ok((TaskId(row.try_get(0)?), (row.try_get(1)?, agent.map(AgentId))))
+        };
+        rows.iter().map(read).collect::<Result<_, _>>().map(Written).map_err(store_error)
+    }
+
+    fn stored<'a>(&self, one: &'a Settlement) -> Option<Stored<'a>> {
+        let &(number, agent) = self.0.get(&one.id)?;
+        Some(Stored { one, number, agent })
+    }
+}
+
+/// Moves ended tasks away.
 async fn end(
     session: &mut Session,
     holder: Holder,
     ended: &[&Settlement],
     now_ms: i64,
-) -> Result<HashMap<TaskId, u32>, StoreError> {
+) -> Result<Written, StoreError> {
     let rows = session
         .each(&END, ended, |one, binds| {
             bind_attempt(one, holder, binds);
@@ -157,25 +185,25 @@ async fn end(
             binds.add(result.and_then(stored_type)).add(result.map(|result| &result.bytes[..]));
         })
         .await?;
-    let numbers = read_numbers(&rows)?;
-    if numbers.is_empty() {
-        return Ok(numbers);
+    let written = Written::read(&rows)?;
+    if written.0.is_empty() {
+        return Ok(written);
     }
-    let stored: Vec<i64> = numbers.keys().map(|id| id.0).collect();
+    let stored: Vec<i64> = written.0.keys().map(|id| id.0).collect();
     let completed = |one: &&&Settlement| {
-        matches!(one.transition, Transition::Complete(_)) && numbers.contains_key(&one.id)
+        matches!(one.transition, Transition::Complete(_)) && written.0.contains_key(&one.id)
     };
     let completed: Vec<i64> = ended.iter().filter(completed).map(|one| one.id.0).collect();
     session.run(sqlx::query(DELETE_ENDED).bind(json(&stored)).bind(json(&completed))).await?;
-    Ok(numbers)
+    Ok(written)
 }
 
-/// Puts tasks back for another attempt; the number of the one that ended of each that was not stale.
+/// Puts tasks back for another attempt.
 async fn retry(
     session: &mut Session,
     holder: Holder,
     retried: &[&Settlement],
-) -> Result<HashMap<TaskId, u32>, StoreError> {
+) -> Result<Written, StoreError> {
     let rows = session
         .each(&KEEP_ATTEMPT, retried, |one, binds| {
             bind_attempt(one, holder, binds);
@@ -186,9 +214,9 @@ async fn retry(
             bind_failure(failure, binds);
         })
         .await?;
-    let numbers = read_numbers(&rows)?;
+    let written = Written::read(&rows)?;
     let change = |one: &&Settlement| match &one.transition {
-        Transition::Retry { run_at_ms, failure } if numbers.contains_key(&one.id) => {
+        Transition::Retry { run_at_ms, failure } if written.0.contains_key(&one.id) => {
             Some((one.id.0, i32::from(failure.code == Code::DeadlineExceeded), *run_at_ms))
         }
         _ => None,
@@ -197,7 +225,7 @@ async fn retry(
     if !pending.is_empty() {
         session.run(sqlx::query(RETRY).bind(json(&pending))).await?;
     }
-    Ok(numbers)
+    Ok(written)
 }
 
 async fn hand_back(
@@ -213,41 +241,14 @@ async fn hand_back(
     rows.iter().map(|row| row.try_get(0).map(TaskId)).collect::<Result<_, _>>().map_err(store_error)
 }
 
-async fn keep_logs(session: &mut Session, stored: &[(&Settlement, u32)]) -> Result<(), StoreError> {
-    let logs: Vec<_> = stored.iter().filter(|(one, _)| !one.log.is_empty()).collect();
+async fn keep_logs(session: &mut Session, stored: &[Stored<'_>]) -> Result<(), StoreError> {
+    let logs: Vec<_> = stored.iter().filter(|stored| !stored.one.log.is_empty()).collect();
     session
-        .each(&INSERT_LOG, &logs, |(one, number), binds| {
+        .each(&INSERT_LOG, &logs, |Stored { one, number, .. }, binds| {
             binds.add(one.id.0).add(*number).add(one.tenant.0).add(&one.log[..]);
         })
         .await?;
     Ok(())
-}
-
-/// Counts what was stored, on top of what the children changed.
-async fn count(
-    session: &mut Session,
-    stored: &[(&Settlement, u32)],
-    mut changes: Changes,
-    now_ms: i64,
-) -> Result<(), StoreError> {
-    let mut usage = Usage::default();
-    for (one, _) in stored {
-        let completed = i64::from(matches!(one.transition, Transition::Complete(_)));
-        let failed = i64::from(matches!(one.transition, Transition::Fail(_)));
-        if completed + failed > 0 {
-            changes.add(one.tenant, Change { live: -1, completed, failed, cancelled: 0 });
-        }
-        let meter = &one.attempt.meter;
-        let spent = Spent {
-            attempts: 1,
-            completed,
-            failed,
-            fuel_used: stored_number(meter.fuel_used),
-            guest_us: stored_number(meter.elapsed_us),
-        };
-        usage.add(one.tenant, spent);
-    }
-    changes.store_with(&usage, now_ms, session).await
 }
 
 /// Binds the first [`ATTEMPT_COLUMNS`]. The number is not among them: the row knows it.
@@ -265,19 +266,8 @@ fn bind_failure(failure: Option<&Failure>, binds: &mut Binds) {
     binds.add(failure.and_then(encode_detail));
 }
 
-/// A count as a column holds it: 63 bits, which no meter reaches.
-fn stored_number(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// Pairs of task and attempt number.
-fn read_numbers(rows: &[SqliteRow]) -> Result<HashMap<TaskId, u32>, StoreError> {
-    let pair = |row: &SqliteRow| Ok((TaskId(row.try_get(0)?), row.try_get(1)?));
-    rows.iter().map(pair).collect::<Result<_, _>>().map_err(store_error)
-}
-
 /// The statements whose plans are checked.
 #[cfg(test)]
-pub(crate) fn texts() -> [&'static str; 4] {
-    [END.text(), KEEP_ATTEMPT.text(), RETRY, HAND_BACK]
+pub(crate) fn texts() -> [&'static str; 5] {
+    [END.text(), KEEP_ATTEMPT.text(), RETRY, HAND_BACK, SET_STATUSES]
 }

@@ -4,15 +4,16 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::LazyLock;
 
-use keiko_core::id::{TaskId, TenantId};
-use keiko_core::limit::KEY_AGE_MS;
+use keiko_core::id::{AgentId, TaskId, TenantId, UserId};
 use keiko_core::port::StoreError;
-use keiko_core::task::{JSON, Key, NewTask, Payload, Submit, Submitted};
+use keiko_core::task::{Key, NewTask, Submit, Submitted};
 use sqlx::Row;
 
-use super::count::{Change, Changes};
+use super::count::{AgentChange, Change, Changes};
 use super::error::store_error;
 use super::session::{RowStatement, Session, json};
+pub(crate) use crate::admit::Keys;
+use crate::admit::{Known, People, decide, read_body, stored_type};
 use crate::format::encode_budget;
 
 /// Inputs larger than this are kept beside the task's row, in bytes: half a page, so that a state change
@@ -22,9 +23,9 @@ const INLINE_BYTES_MAX: usize = 2_048;
 static INSERT_TASK: LazyLock<RowStatement> = LazyLock::new(|| {
     RowStatement::new(
         "INSERT INTO task (id, tenant, kind, created_ms, run_at_ms, root, parent, depth, budget, trace,
-            input_type, input_bytes, input)
+            input_type, input_bytes, input, agent, app_user)
          SELECT * FROM (VALUES) WHERE column1 IS NOT NULL",
-        13,
+        15,
     )
 });
 
@@ -53,11 +54,12 @@ pub(crate) async fn enqueue(
     let named: Vec<_> =
         submits.iter().filter_map(|(submit, _)| Some((submit.tenant, submit.key.as_ref()?))).collect();
     let mut keys = Keys::load(session, &named).await?;
+    let known = People::load(session, submits).await?;
     let mut live = live(session, submits.iter().map(|(submit, _)| submit.tenant).collect()).await?;
     let mut tasks = Vec::new();
     let mut answers = Vec::with_capacity(submits.len());
     for &(submit, now_ms) in submits {
-        let answer = decide(submit, now_ms, &mut keys, live.entry(submit.tenant).or_insert(0));
+        let answer = decide(submit, now_ms, &mut keys, &known, live.entry(submit.tenant).or_insert(0));
         if let Submitted::Accepted { duplicate: false, .. } = answer {
             tasks.extend(submit.tasks.iter().map(|task| (submit.tenant, task)));
         }
@@ -66,8 +68,9 @@ pub(crate) async fn enqueue(
     insert(session, &tasks).await?;
     keys.store(session).await?;
     let mut changes = Changes::default();
-    for &(tenant, _) in &tasks {
+    for &(tenant, task) in &tasks {
         changes.add(tenant, Change { live: 1, ..Change::default() });
+        changes.add_agent(tenant, task.agent, AgentChange::NEW);
     }
     changes.store(session).await?;
     Ok(answers)
@@ -85,28 +88,28 @@ pub(crate) async fn prune_keys(
     Ok(rows.len() as u64)
 }
 
-fn decide(submit: &Submit, now_ms: i64, keys: &mut Keys, live: &mut u64) -> Submitted {
-    let wanted = submit.tasks.len() as u64;
-    let known = submit.key.as_ref().and_then(|key| keys.find(submit.tenant, &key.text, now_ms));
-    if let (Some(key), Some(known)) = (&submit.key, known) {
-        return if known.body == key.body {
-            Submitted::Accepted { first: known.first, count: known.count, duplicate: true }
-        } else {
-            Submitted::Conflict
-        };
+impl People {
+    async fn load(session: &mut Session, submits: &[(&Submit, i64)]) -> Result<People, StoreError> {
+        let tasks = || submits.iter().flat_map(|(submit, _)| &submit.tasks);
+        let agents: BTreeSet<i64> = tasks().filter_map(|task| Some(task.agent?.0)).collect();
+        let users: BTreeSet<i64> = tasks().filter_map(|task| Some(task.user?.0)).collect();
+        let mut people = People::default();
+        if agents.is_empty() && users.is_empty() {
+            return Ok(people);
+        }
+        let query = "SELECT 0, tenant, id FROM agent WHERE id IN (SELECT value FROM json_each(?1))
+            UNION ALL SELECT 1, tenant, id FROM app_user WHERE id IN (SELECT value FROM json_each(?2))";
+        let query = sqlx::query(query).bind(json(&agents)).bind(json(&users));
+        for row in session.rows(query).await? {
+            let read =
+                || Ok((row.try_get::<i64, _>(0)?, row.try_get::<i64, _>(1)?, row.try_get::<i64, _>(2)?));
+            match read().map_err(store_error)? {
+                (0, tenant, id) => people.agents.insert((tenant, AgentId(id))),
+                (_, tenant, id) => people.users.insert((tenant, UserId(id))),
+            };
+        }
+        Ok(people)
     }
-    let Some(first) = submit.tasks.first().map(|task| task.id) else {
-        return Submitted::Accepted { first: TaskId(0), count: 0, duplicate: false };
-    };
-    if *live + wanted > submit.queue_max {
-        return Submitted::QueueFull { live: *live };
-    }
-    *live += wanted;
-    let count = wanted as u32;
-    if let Some(key) = &submit.key {
-        keys.remember(submit.tenant, key, first, count, now_ms);
-    }
-    Submitted::Accepted { first, count, duplicate: false }
 }
 
 /// Live tasks of these tenants.
@@ -134,7 +137,10 @@ pub(crate) async fn insert(session: &mut Session, tasks: &[(TenantId, &NewTask)]
             binds.add(lineage.root.0).add(lineage.parent.map(|id| id.0)).add(lineage.depth);
             binds.add(encode_budget(&task.budget)).add(task.trace.as_deref());
             binds.add(stored_type(&task.input)).add((!inline).then_some(bytes.len() as i64));
-            binds.add(inline.then_some(&bytes[..]));
+            binds
+                .add(inline.then_some(&bytes[..]))
+                .add(task.agent.map(|id| id.0))
+                .add(task.user.map(|id| id.0));
         })
         .await?;
     let large: Vec<_> = tasks.iter().filter(|(_, task)| task.input.bytes.len() > INLINE_BYTES_MAX).collect();
@@ -144,32 +150,6 @@ pub(crate) async fn insert(session: &mut Session, tasks: &[(TenantId, &NewTask)]
         })
         .await?;
     Ok(())
-}
-
-/// The media type as a column holds it: most payloads are JSON and store none.
-pub(crate) fn stored_type(payload: &Payload) -> Option<&str> {
-    (payload.content_type != JSON).then_some(payload.content_type.as_str())
-}
-
-/// The media type that a column holds.
-pub(crate) fn read_type(stored: Option<String>) -> String {
-    stored.unwrap_or_else(|| JSON.to_owned())
-}
-
-/// What a key stands for.
-#[derive(Clone, Copy)]
-pub(crate) struct Known {
-    pub(crate) first: TaskId,
-    pub(crate) count: u32,
-    pub(crate) body: [u8; 32],
-    expires_ms: i64,
-}
-
-/// The idempotency keys that a call names: as they are stored, and as the call changes them.
-#[derive(Default)]
-pub(crate) struct Keys {
-    known: HashMap<(TenantId, String), Known>,
-    fresh: BTreeSet<(TenantId, String)>,
 }
 
 impl Keys {
@@ -185,27 +165,13 @@ impl Keys {
             ON i.tenant = wanted.value ->> 0 AND i.key = wanted.value ->> 1";
         let rows = session.rows(sqlx::query(query).bind(json(&wanted))).await?;
         let known = rows.iter().map(known).collect::<Result<_, _>>().map_err(store_error)?;
-        Ok(Keys { known, fresh: BTreeSet::new() })
-    }
-
-    /// What the key stands for, unless it has expired.
-    pub(crate) fn find(&self, tenant: TenantId, text: &str, now_ms: i64) -> Option<Known> {
-        let known = self.known.get(&(tenant, text.to_owned()))?;
-        (known.expires_ms > now_ms).then_some(*known)
-    }
-
-    /// Makes the key stand for these tasks.
-    pub(crate) fn remember(&mut self, tenant: TenantId, key: &Key, first: TaskId, count: u32, now_ms: i64) {
-        let known = Known { first, count, body: key.body, expires_ms: now_ms.saturating_add(KEY_AGE_MS) };
-        self.known.insert((tenant, key.text.clone()), known);
-        self.fresh.insert((tenant, key.text.clone()));
+        Ok(Keys::of(known))
     }
 
     /// Writes what was remembered.
     pub(crate) async fn store(self, session: &mut Session) -> Result<(), StoreError> {
-        let fresh: Vec<_> = self.fresh.iter().filter_map(|key| Some((key, self.known.get(key)?))).collect();
         session
-            .each(&UPSERT_KEY, &fresh, |((tenant, text), known), binds| {
+            .each(&UPSERT_KEY, &self.fresh(), |((tenant, text), known), binds| {
                 binds.add(tenant.0).add(text.as_str()).add(known.first.0).add(known.count);
                 binds.add(&known.body[..]).add(known.expires_ms);
             })
@@ -219,8 +185,7 @@ fn known(row: &sqlx::sqlite::SqliteRow) -> Result<((TenantId, String), Known), s
     let known = Known {
         first: TaskId(row.try_get(2)?),
         count: row.try_get(3)?,
-        // A damaged hash equals no body's, so the key answers `Conflict`: nothing is stored twice.
-        body: body.try_into().unwrap_or([0; 32]),
+        body: read_body(body),
         expires_ms: row.try_get(5)?,
     };
     Ok(((TenantId(row.try_get(0)?), row.try_get(1)?), known))

@@ -3,10 +3,10 @@
 use futures::future::join_all;
 use keiko_core::code::Code;
 use keiko_core::id::{Holder, TaskId, Token};
-use keiko_core::port::{Beat, Dead, Rescued};
+use keiko_core::port::{Beat, Dead, LeaseRequest, Rescued};
 use keiko_core::task::{LeasedTask, Settled, TaskState};
 
-use crate::world::{LEASE_MS, NOW, World, complete, other_token};
+use crate::world::{LEASE_MS, NOW, World, complete, other_token, request, version};
 
 pub async fn holders_rise(world: &World) {
     let mut last = Holder(0);
@@ -34,7 +34,15 @@ async fn rescue(world: &World, dead: Dead, started: &[(TaskId, Token)], now_ms: 
 
 pub async fn a_beat_prolongs_and_a_forgotten_holder_is_lost(world: &World) {
     let holder = world.holder().await;
-    assert_eq!(beat(world, holder, NOW + 5).await, Beat::Alive { until_ms: NOW + 5 + LEASE_MS });
+    let Beat::Alive { others_end_ms: None, catalog } = beat(world, holder, NOW + 5).await else {
+        panic!("the only holder lives")
+    };
+    let other = world.holder().await;
+    assert_eq!(
+        beat(world, holder, NOW + 5).await,
+        Beat::Alive { others_end_ms: Some(NOW + LEASE_MS), catalog }
+    );
+    world.tasks.close_holder(other, NOW).await.unwrap();
     rescue(world, Dead::Expired, &[], NOW + LEASE_MS).await;
     let late = NOW + 5 + LEASE_MS;
     assert!(matches!(beat(world, holder, late).await, Beat::Alive { .. }), "expired, but nobody came");
@@ -65,14 +73,49 @@ pub async fn only_expired_holders_are_rescued(world: &World) {
     let early = world.tasks.open_holder(NOW, 10).await.unwrap();
     let late = world.tasks.open_holder(NOW, 20).await.unwrap();
     world.submit_plain(&world.ada, 2).await;
-    let ours = world.lease(early, 1).await.remove(0);
-    let theirs = world.lease(late, 1).await.remove(0);
+    let ours = lease_for(world, early, NOW, 1).await.remove(0);
+    let theirs = lease_for(world, late, NOW, 1).await.remove(0);
     assert_eq!(rescue(world, Dead::Expired, &[], NOW + 9).await, Rescued::default());
     assert_eq!(rescue(world, Dead::Expired, &[], NOW + 10).await.returned, 1);
     assert_eq!(world.state(&world.ada, ours.id).await, TaskState::Pending);
     assert_eq!(world.state(&world.ada, theirs.id).await, TaskState::Running);
     assert_eq!(beat(world, early, NOW + 10).await, Beat::Lost);
     assert!(matches!(beat(world, late, NOW + 10).await, Beat::Alive { .. }));
+}
+
+/// Leases one task, and prolongs the holder's lease until so many milliseconds from then.
+async fn lease_for(world: &World, holder: Holder, now_ms: i64, lease_ms: i64) -> Vec<LeasedTask> {
+    let request = LeaseRequest { now_ms, lease_ms, ..request(holder, 1) };
+    world.tasks.lease(request).await.unwrap().tasks
+}
+
+pub async fn a_lease_prolongs_its_holder_and_never_shortens(world: &World) {
+    let holder = world.tasks.open_holder(NOW, 10).await.unwrap();
+    let task = world.submit_plain(&world.ada, 1).await[0];
+    assert_eq!(lease_for(world, holder, NOW + 5, 10).await.len(), 1);
+    assert!(
+        lease_for(world, holder, NOW + 6, 1).await.is_empty(),
+        "nothing is left, and it does not shorten"
+    );
+    assert_eq!(rescue(world, Dead::Expired, &[], NOW + 14).await, Rescued::default());
+    assert_eq!(world.state(&world.ada, task).await, TaskState::Running);
+    assert_eq!(rescue(world, Dead::Expired, &[], NOW + 15).await.returned, 1);
+}
+
+pub async fn a_beat_tells_of_installs_and_removals(world: &World) {
+    let holder = world.holder().await;
+    let number = async || match beat(world, holder, NOW).await {
+        Beat::Alive { catalog, .. } => catalog,
+        Beat::Lost => panic!("the holder lives"),
+    };
+    let first = number().await;
+    world.catalog.install(version(world.ada.tenant, "1", 1), NOW).await.unwrap();
+    assert_eq!(number().await, first, "it was current already");
+    world.catalog.install(version(world.ada.tenant, "2", 2), NOW).await.unwrap();
+    let second = number().await;
+    assert!(second > first);
+    world.catalog.remove(world.bob.tenant, &world.bob.plugin.name).await.unwrap();
+    assert!(number().await > second);
 }
 
 pub async fn a_rescue_of_all_but_one_spares_that_one(world: &World) {

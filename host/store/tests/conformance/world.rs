@@ -1,5 +1,6 @@
 //! An empty store with two tenants, and the few moves that every test makes.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -11,12 +12,18 @@ use keiko_core::manifest::Manifest;
 use keiko_core::name::TenantName;
 use keiko_core::outcome::{Failure, Meter, Taint};
 use keiko_core::policy::BudgetRequest;
-use keiko_core::port::{CatalogStore, Components, Lease, LeaseRequest, Records, TaskStore};
+use keiko_core::port::{Agents, CatalogStore, Components, History, Lease, LeaseRequest, Records, TaskStore};
 use keiko_core::task::{
     AttemptRecord, Key, LeasedTask, Lineage, NewTask, Payload, Settled, Settlement, Submit, Submitted,
     TaskFilter, TaskState, TaskSummary, TaskView, Transition,
 };
+use keiko_store::memory::{MemoryStore, Mutation};
 use keiko_store::sqlite::{SqliteOptions, SqliteStore};
+
+#[allow(dead_code, reason = "the tests of what only PostgreSQL promises use more of it")]
+#[path = "database.rs"]
+pub mod database;
+use self::database::Database;
 
 /// When every test begins.
 pub const NOW: i64 = 1_800_000_000_000;
@@ -24,15 +31,17 @@ pub const LEASE_MS: i64 = 30_000;
 /// A quota that no test meets by accident.
 pub const ROOMY: u64 = 1_000_000;
 
-/// A store and what was put into it. The folder goes with it.
+/// A store and what was put into it. Its folder or database goes with it.
 pub struct World {
     pub tasks: Arc<dyn TaskStore>,
     pub records: Arc<dyn Records>,
     pub catalog: Arc<dyn CatalogStore>,
     pub components: Arc<dyn Components>,
+    pub agents: Arc<dyn Agents>,
+    pub history: Arc<dyn History>,
     pub ada: Customer,
     pub bob: Customer,
-    _folder: Option<tempfile::TempDir>,
+    _kept: Box<dyn Any + Send + Sync>,
 }
 
 /// A tenant with a plugin of two kinds.
@@ -48,12 +57,26 @@ pub async fn sqlite() -> World {
     let folder = tempfile::tempdir().unwrap();
     let options = SqliteOptions { data_dir: folder.path().to_owned(), readers: 2 };
     let store = Arc::new(SqliteStore::open(options).await.unwrap());
-    world(store, Some(folder)).await
+    world(store, Box::new(folder)).await
 }
 
-async fn world<S>(store: Arc<S>, folder: Option<tempfile::TempDir>) -> World
+pub async fn postgres() -> World {
+    let database = Database::new().await;
+    world(Arc::new(database.open().await), Box::new(database)).await
+}
+
+pub async fn memory() -> World {
+    world(Arc::new(MemoryStore::new()), Box::new(())).await
+}
+
+/// A store in memory that breaks one promise.
+pub async fn broken(mutation: Mutation) -> World {
+    world(Arc::new(MemoryStore::broken(mutation)), Box::new(())).await
+}
+
+async fn world<S>(store: Arc<S>, kept: Box<dyn Any + Send + Sync>) -> World
 where
-    S: TaskStore + Records + CatalogStore + Components,
+    S: TaskStore + Records + CatalogStore + Components + Agents + History,
 {
     let ada = customer(&*store, "ada").await;
     let bob = customer(&*store, "bob").await;
@@ -61,10 +84,12 @@ where
         tasks: store.clone(),
         records: store.clone(),
         catalog: store.clone(),
-        components: store,
+        components: store.clone(),
+        agents: store.clone(),
+        history: store,
         ada,
         bob,
-        _folder: folder,
+        _kept: kept,
     }
 }
 
@@ -154,7 +179,15 @@ impl World {
 }
 
 pub fn request(holder: Holder, room: usize) -> LeaseRequest {
-    LeaseRequest { holder, room, caps: HashMap::new(), cap_default: usize::MAX, after: None, now_ms: NOW }
+    LeaseRequest {
+        holder,
+        room,
+        caps: HashMap::new(),
+        cap_default: usize::MAX,
+        after: None,
+        lease_ms: LEASE_MS,
+        now_ms: NOW,
+    }
 }
 
 pub fn new_task(id: TaskId, kind: KindId) -> NewTask {
@@ -166,6 +199,8 @@ pub fn new_task(id: TaskId, kind: KindId) -> NewTask {
         run_at_ms: NOW,
         budget: BudgetRequest::default(),
         lineage: Lineage::root(id),
+        agent: None,
+        user: None,
         trace: None,
     }
 }

@@ -12,7 +12,7 @@ const MANIFEST_BYTES_MAX: usize = 64 * 1024;
 const KINDS_MAX: usize = 100;
 const NAME_BYTES_MAX: usize = 63;
 const DESCRIPTION_BYTES_MAX: usize = 1_000;
-const CAPABILITIES: [&str; 5] = ["attempt", "config", "log", "progress", "tasks"];
+const CAPABILITIES: [&str; 7] = ["agents", "attempt", "config", "history", "log", "progress", "tasks"];
 const KIND_LIMITS: [&str; 4] = ["fuel", "memory-mib", "timeout-s", "attempts"];
 
 /// What the expansion needs of the manifest.
@@ -212,7 +212,7 @@ mod tests {
         check(&format!("{PLUGIN}{KIND}[extra]"), "the manifest has an unknown field `extra`");
         check(&format!("{PLUGIN}{KIND}{KIND}"), "the kind `count` stands here twice");
         check_lines("author = \"me\"", "", "[plugin] has an unknown field `author`");
-        check_lines("wants = [\"disk\"]", "", "`wants` names `disk`; the capabilities are attempt, config");
+        check_lines("wants = [\"disk\"]", "", "`wants` names `disk`; the capabilities are agents, attempt");
         check_lines("wants = \"log\"", "", "`wants` is not a list");
         check_lines("", "timeout-ms = 5", "the kind `count` has an unknown field `timeout-ms`");
         check_lines("", "fuel = 0", "a `fuel` that is no whole number above 0");

@@ -6,7 +6,7 @@
 use std::fmt::Display;
 
 use crate::log::Level;
-use crate::{attempt, config, progress, tasks};
+use crate::{agents, attempt, config, history, progress, tasks};
 
 /// The host's limit on a progress message.
 const PROGRESS_MESSAGE_BYTES_MAX: usize = 1024;
@@ -48,6 +48,30 @@ pub(crate) fn submit(_child: tasks::Child) -> Result<String, tasks::Error> {
 
 pub(crate) fn submit_many(_children: Vec<tasks::Child>) -> Result<Vec<String>, tasks::Error> {
     Err(tasks::Error::Unavailable)
+}
+
+pub(crate) fn load_agents(_ids: &[&str]) -> Result<Vec<Option<agents::Agent>>, agents::Error> {
+    Err(agents::Error::Unavailable)
+}
+
+pub(crate) fn list_agents(_filter: &agents::Filter) -> Result<agents::Page, agents::Error> {
+    Err(agents::Error::Unavailable)
+}
+
+pub(crate) fn set_statuses(_changes: &[agents::Change]) -> Result<(), agents::Error> {
+    Err(agents::Error::Unavailable)
+}
+
+pub(crate) fn user_tasks(
+    _user: &str,
+    _before: Option<&str>,
+    _limit: Option<u32>,
+) -> Result<history::Page, history::Error> {
+    Err(history::Error::Unavailable)
+}
+
+pub(crate) fn summarize(_from_ms: u64, _to_ms: u64) -> Result<Vec<history::Statistics>, history::Error> {
+    Err(history::Error::Unavailable)
 }
 
 fn line(level: Level, message: &str, fields: &[(&str, &dyn Display)]) -> String {

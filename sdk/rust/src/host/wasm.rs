@@ -1,11 +1,15 @@
 //! The host's side in a component: each function is one call through the bindings, with the types turned over.
 
+mod data;
+
 use std::fmt::Display;
 use std::time::Duration;
 
 use crate::bindings::exports::keiko::plugin::task as export;
 use crate::bindings::keiko::{attempt, config, log, progress, tasks};
 use crate::{Failure, Payload, TaskPlugin};
+
+pub(crate) use data::*;
 
 pub(crate) fn log(level: crate::log::Level, message: &str, fields: &[(&str, &dyn Display)]) {
     let field = |(name, value): &(&str, &dyn Display)| log::log::Field {

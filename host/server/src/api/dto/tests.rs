@@ -1,11 +1,11 @@
 //! The shapes, as `docs/http-api.md` shows them.
 
-use keiko_core::Token;
 use keiko_core::id::{Digest, VersionId};
 use keiko_core::limit::SetBy;
 use keiko_core::log::Kept;
 use keiko_core::outcome::{Meter, Taint};
 use keiko_core::task::{AttemptRecord, Lineage, TaskState, TaskView};
+use keiko_core::{AgentId, Token, UserId};
 use keiko_runtime::Progress;
 
 use super::*;
@@ -70,6 +70,8 @@ fn what_is_wrong_is_named_with_its_place() {
     check("{\"input\":1,\"input_base64\":\"\"}", "exclude each other");
     check("{\"input\":1,\"content_type\":\"text/plain\"}", "`content_type` goes with `input_base64`");
     check("{\"input_base64\":\"*\"}", "input_base64: ");
+    check("{\"agent\":\"task_0000000000001\"}", "agent: not an id: expected `agent_`");
+    check("{\"tasks\":[{},{\"user\":\"\"}]}", "tasks[1]: user: not an id: expected `user_`");
     check("{\"input\":\"\u{1}\"}", "control character");
     check("{\"tasks\":[]}", "found none");
     check("{\"tasks\":[{}],\"plugin\":\"p\"}", "unknown field `plugin`, expected `tasks`");
@@ -126,6 +128,8 @@ fn detail(result: Option<Payload>) -> TaskDetail {
                 crashes: 0,
                 code: None,
                 lineage: Lineage { root: TaskId(1), parent: Some(TaskId(1)), depth: 1 },
+                agent: Some(AgentId(3)),
+                user: Some(UserId(4)),
             },
             token: Token(2),
             result,
@@ -141,7 +145,7 @@ fn a_task_has_the_documented_shape() {
     let text = String::from_utf8(task(&detail(Some(Payload::json("{\"a\": 1.0}"))))).unwrap();
     let digest = "01".repeat(32);
     let expected = format!(
-        r#"{{"id":"task_0000000000002","plugin":"movie-facts","kind":"normalise","state":"completed","created_at":"2023-11-14T22:13:20.000Z","run_at":"2023-11-14T22:13:20.000Z","finished_at":"2023-11-14T22:13:21.000Z","root":"task_0000000000001","parent":"task_0000000000001","depth":1,"crashes":0,"attempts":[{{"number":1,"started_at":"2023-11-14T22:13:20.005Z","duration_us":812,"version":"0.1.0","digest":"sha256:{digest}","fuel_used":9,"memory_bytes_peak":65536,"host_calls":2,"pure":false,"tainted_by":["random"],"effects":0,"error":{{"code":"fuel_exhausted","message":"out of fuel","limit":{{"name":"fuel","limit":5,"set_by":"task"}},"backtrace":[{{"function":"run","file":"lib.rs","line":3}}]}}}},{{"number":2,"started_at":"2023-11-14T22:13:20.005Z","duration_us":812,"version":"0.1.0","digest":"sha256:{digest}","fuel_used":9,"memory_bytes_peak":65536,"host_calls":2,"pure":true,"tainted_by":[],"effects":0}}],"content_type":"application/json","result":{{"a": 1.0}}}}"#
+        r#"{{"id":"task_0000000000002","plugin":"movie-facts","kind":"normalise","state":"completed","created_at":"2023-11-14T22:13:20.000Z","run_at":"2023-11-14T22:13:20.000Z","finished_at":"2023-11-14T22:13:21.000Z","root":"task_0000000000001","parent":"task_0000000000001","depth":1,"crashes":0,"agent":"agent_0000000000003","user":"user_0000000000004","attempts":[{{"number":1,"started_at":"2023-11-14T22:13:20.005Z","duration_us":812,"version":"0.1.0","digest":"sha256:{digest}","fuel_used":9,"memory_bytes_peak":65536,"host_calls":2,"pure":false,"tainted_by":["random"],"effects":0,"error":{{"code":"fuel_exhausted","message":"out of fuel","limit":{{"name":"fuel","limit":5,"set_by":"task"}},"backtrace":[{{"function":"run","file":"lib.rs","line":3}}]}}}},{{"number":2,"started_at":"2023-11-14T22:13:20.005Z","duration_us":812,"version":"0.1.0","digest":"sha256:{digest}","fuel_used":9,"memory_bytes_peak":65536,"host_calls":2,"pure":true,"tainted_by":[],"effects":0}}],"content_type":"application/json","result":{{"a": 1.0}}}}"#
     );
     assert_eq!(text, expected);
 }

@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use super::super::written::read_text;
+use keiko_runtime::Retention;
+
 use super::super::{Flags, Layers};
 use super::*;
 use crate::token::Token;
@@ -90,6 +92,42 @@ fn each_mistake_is_named_with_its_place() {
 }
 
 #[test]
+fn each_mistake_about_a_database_is_named_with_its_place() {
+    let check = |text: &str, expected: &str| {
+        let error = read(text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}\ngave\n{error}\nnot\n{expected}");
+    };
+    check("[host]\nlease_s = 1", "host.lease_s (keiko.toml:2): 1 is not a number from 2 to 600");
+    check("[database]\nurl = 5", "database.url (keiko.toml:2): expected a text in quotes, found integer");
+    check(
+        "[database]\nurl = \"mysql://h/d\"",
+        "database.url (keiko.toml:2): is not a URL such as postgres://",
+    );
+    check("[database]\nurl = \"postgres://h:x/d\"", "the port is not a number up to 65535");
+    check(
+        "[database]\nreplica_url = \"postgres://h/d\"",
+        "database.replica_url (keiko.toml:2): there is no `url` that it could be a replica of",
+    );
+    check(
+        "[database]\nstatement_cache = 0",
+        "database.statement_cache (keiko.toml:2): 0 is not a number from 1",
+    );
+    check("[database]\npool_size = 0", "database.pool_size (keiko.toml:2): 0 is not a number from 1 to 1000");
+    check("[database]\npool_overflow = 1001", "1001 is not a number from 0 to 1000");
+    check(
+        "[database]\ntest_before_use = 1",
+        "database.test_before_use (keiko.toml:2): expected true or false, found integer",
+    );
+    check("[database]\npool_sise = 1", "did you mean `pool_size`?");
+    check("[retention]\nfailed_days = -1", "`-1` is not a number from 0");
+    check("[retention]\nfailed_days = 36501", "36501 is not a number from 0 to 36500");
+    check(
+        "[retention]\nfinished_days = 1",
+        "retention.finished_days (keiko.toml:2): there is no such setting",
+    );
+}
+
+#[test]
 fn all_mistakes_are_told_at_once() {
     let text = "[host]\nworkers = 0\nlisten = \"x\"\ncolor = 1\n[tenants.A]\n[tenants.b.limits]\nfuel = 0\n";
     let error = read(text).unwrap_err();
@@ -149,6 +187,21 @@ fn an_unknown_environment_variable_of_ours_is_a_mistake() {
         "host.worker (KEIKO_HOST__WORKER): there is no such setting; did you mean `host.workers`?",
     );
     check("KEIKO_HOST__WORKERS", "two", "host.workers (KEIKO_HOST__WORKERS): `two` is not a whole number");
+    check(
+        "KEIKO_DATABASE__TEST_BEFORE_USE",
+        "yes",
+        "database.test_before_use (KEIKO_DATABASE__TEST_BEFORE_USE): `yes` is not true or false",
+    );
+    check(
+        "KEIKO_RETENTION__FAILED",
+        "1",
+        "retention.failed (KEIKO_RETENTION__FAILED): there is no such setting",
+    );
+    check(
+        "KEIKO_CLUSTER_KEY",
+        "0123",
+        "(KEIKO_CLUSTER_KEY): a cluster key is 64 hexadecimal digits, or the base64 of 32 bytes",
+    );
 }
 
 #[test]
@@ -173,4 +226,67 @@ fn a_tenant_is_read_whole() {
     let shown = serde_json::to_string(&config.effective.iter().map(|entry| &entry.value).collect::<Vec<_>>())
         .unwrap();
     assert!(!shown.contains("films"), "a setting may be a secret: {shown}");
+}
+
+#[test]
+fn a_database_is_read_whole() {
+    let text = "[database]\nurl = \"postgres://u:secret@h/d\"\nreplica_url = \"postgres://r/d\"\npool_size = 1\n\
+        pool_overflow = 0\nacquire_timeout_s = 2\nrecycle_s = 3\nidle_timeout_s = 4\ntest_before_use = false\n\
+        statement_log = true\nstatement_cache = 5\nslow_acquire_ms = 6\n\
+        [retention]\ncompleted_days = 0\nfailed_days = 2\n";
+    let config = read(text).unwrap();
+    let database = &config.database;
+    assert_eq!(database.url.as_ref().unwrap().reveal(), "postgres://u:secret@h/d");
+    assert_eq!(database.replica_url.as_ref().unwrap().reveal(), "postgres://r/d");
+    let seconds =
+        [database.acquire_timeout, database.recycle, database.idle_timeout].map(|time| time.as_secs());
+    assert_eq!((database.pool_size, database.pool_overflow, seconds), (1, 0, [2, 3, 4]));
+    assert_eq!((database.test_before_use, database.statement_log), (false, true));
+    assert_eq!((database.statement_cache, database.slow_acquire.as_millis()), (5, 6));
+    let days = |days: u64| Some(Duration::from_secs(days * 86_400));
+    let expected = Retention { completed: None, failed: days(2), cancelled: days(30) };
+    assert_eq!(config.retention, expected);
+}
+
+#[test]
+fn a_database_comes_from_any_layer_and_its_password_is_never_shown() {
+    let environment = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    let read = |pairs: &[(&str, &str)], flags: &[&str]| {
+        let flag = |url: &&str| ("database.url", "--database", (*url).to_owned());
+        let flags = Flags { values: flags.iter().map(flag).collect() };
+        Config::from_layers(Layers { environment: environment(pairs), flags, ..Layers::default() }).unwrap()
+    };
+    let short = ("KEIKO_DATABASE_URL", "postgres://u:secret@short/d");
+    let long = ("KEIKO_DATABASE__URL", "postgres://u:secret@long/d");
+    let check = |pairs: &[(&str, &str)], flags: &[&str], expected: &str| {
+        let config = read(pairs, flags);
+        let shown = config.database.url.as_ref().map(ToString::to_string).unwrap_or_default();
+        assert_eq!(shown, expected);
+        assert!(!format!("{config:?}").contains("secret"), "{config:?}");
+        let entry = config.effective.iter().find(|entry| entry.path == "database.url").unwrap();
+        assert_eq!(entry.value, expected);
+    };
+    check(&[], &[], "");
+    check(&[short], &[], "postgres://u:***@short/d");
+    check(&[long, short], &[], "postgres://u:***@long/d");
+    check(&[long, short], &["postgres://u:secret@flag/d"], "postgres://u:***@flag/d");
+    check(&[long], &[""], "");
+    let secret = ["secret"; 8].concat();
+    let pairs = environment(&[("KEIKO_DATABASE_URL", &format!("postgres://u:{secret}/x@h/d"))]);
+    let error = Config::from_layers(Layers { environment: pairs, ..Layers::default() }).unwrap_err();
+    assert!(!error.to_string().contains("secret"), "{error}");
+}
+
+#[test]
+fn a_cluster_key_comes_from_the_environment_alone_and_is_not_shown() {
+    let key = "0123456789abcdef".repeat(4);
+    let environment = vec![("KEIKO_CLUSTER_KEY".to_owned(), key.clone())];
+    let config = Config::from_layers(Layers { environment, ..Layers::default() }).unwrap();
+    assert!(config.cluster_key.is_some() && !format!("{config:?}").contains("0123"));
+    assert_eq!(*origin_of(&config, "KEIKO_CLUSTER_KEY"), Origin::Environment("KEIKO_CLUSTER_KEY".to_owned()));
+    assert!(Config::defaults().cluster_key.is_none());
+    let error = read(&format!("[host]\ncluster_key = \"{key}\"")).unwrap_err().to_string();
+    assert!(error.contains("host.cluster_key (keiko.toml:2): there is no such setting"), "{error}");
 }

@@ -1,0 +1,45 @@
+//! What hosts of one database tell each other. A hint and never a promise: whoever waits for a signal also looks by
+//! itself, only more slowly.
+
+use async_trait::async_trait;
+
+use crate::id::TaskId;
+
+/// News, gathered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Signal {
+    /// There may be something to lease.
+    pub ready: bool,
+    /// A plugin was installed or removed.
+    pub catalog: bool,
+    /// These tasks have ended.
+    pub ended: Vec<TaskId>,
+    /// More tasks have ended than were worth naming.
+    pub many_ended: bool,
+}
+
+impl Signal {
+    /// Whether there is no news.
+    pub fn is_empty(&self) -> bool {
+        *self == Signal::default()
+    }
+
+    /// Adds other news.
+    pub fn add(&mut self, other: Signal) {
+        self.ready |= other.ready;
+        self.catalog |= other.catalog;
+        self.many_ended |= other.many_ended;
+        self.ended.extend(other.ended);
+    }
+}
+
+/// The way to the other hosts of the same database.
+#[async_trait]
+pub trait Signals: Send + Sync + 'static {
+    /// Passes news on, soon and together with other news; nobody waits for it and it may be lost.
+    fn tell(&self, signal: Signal);
+
+    /// The next news from another host. Says that everything may have changed after news could have been lost.
+    /// Without other hosts it waits for ever.
+    async fn next(&self) -> Signal;
+}

@@ -1,0 +1,68 @@
+//! Corrects the gauge while there is work, and forgets what is old.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use keiko_core::port::StoreError;
+use tokio_util::sync::CancellationToken;
+
+use crate::shared::Shared;
+
+/// Time between two corrections of the gauge.
+const CORRECT_EVERY: Duration = Duration::from_secs(30);
+/// Corrections between two rounds of forgetting: ten minutes.
+const PRUNE_EVERY: u32 = 20;
+/// Keys forgotten, and ended tasks looked at, in one transaction.
+const PRUNE_COUNT: u32 = 1_000;
+
+/// Keeps up until stopped.
+pub(crate) async fn keep_up(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut leased = 0;
+    for round in 1u32.. {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(CORRECT_EVERY) => {}
+        }
+        let leased_now = shared.counters.leased.load(Ordering::Relaxed);
+        let worked = std::mem::replace(&mut leased, leased_now) != leased_now;
+        if let Err(error) = once(&shared, round, worked).await {
+            tracing::warn!(error = %error, "a round of upkeep failed");
+        }
+    }
+}
+
+async fn once(shared: &Shared, round: u32, worked: bool) -> Result<(), StoreError> {
+    if worked {
+        shared.gauge.correct(&shared.records.live().await?);
+    }
+    if round.is_multiple_of(PRUNE_EVERY) {
+        let now_ms = shared.clock.now_ms();
+        while shared.tasks.prune(now_ms, PRUNE_COUNT).await? == u64::from(PRUNE_COUNT) {}
+        forget(shared, now_ms).await?;
+    }
+    Ok(())
+}
+
+/// Forgets ended tasks of every tenant that are older than what is kept.
+async fn forget(shared: &Shared, now_ms: i64) -> Result<(), StoreError> {
+    let kept = shared.options.retention.kept_from(now_ms);
+    if kept.latest_ms().is_none() {
+        return Ok(());
+    }
+    for tenant in shared.tenants.keys() {
+        let (mut after, mut forgotten) = (None, 0);
+        loop {
+            let round = shared.tasks.prune_finished(*tenant, kept, after, PRUNE_COUNT).await?;
+            forgotten += round.pruned;
+            after = round.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        if forgotten > 0 {
+            tracing::info!(items = forgotten, "ended tasks were forgotten");
+        }
+    }
+    Ok(())
+}

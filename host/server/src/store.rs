@@ -1,0 +1,147 @@
+//! The store of a host, whichever engine it has: the one place that chooses.
+//!
+//! A data folder is one host's, also when its tasks are in PostgreSQL: the journal of what runs and the compiled
+//! components are in it.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use keiko_core::port::{Agents, CatalogStore, Components, History, Records, Signals, StoreError, TaskStore};
+use keiko_store::admin::Numbers;
+use keiko_store::postgres::{self, PostgresOptions, PostgresStore};
+use keiko_store::sqlite::{self, Lock, SqliteOptions, SqliteStore};
+
+use crate::api::PoolLook;
+use crate::config::{Config, Database};
+
+/// An open store. The host that closes it has it to itself.
+pub(crate) enum Store {
+    /// Files in the data folder, which they lock.
+    Sqlite(SqliteStore),
+    /// A server; the data folder is locked all the same.
+    Postgres(PostgresStore, #[expect(dead_code, reason = "held, never used")] Lock),
+}
+
+/// What the store is to the rest of the host.
+pub(crate) struct Seams {
+    pub(crate) tasks: Arc<dyn TaskStore>,
+    pub(crate) records: Arc<dyn Records>,
+    pub(crate) catalog: Arc<dyn CatalogStore>,
+    pub(crate) components: Arc<dyn Components>,
+    pub(crate) agents: Arc<dyn Agents>,
+    pub(crate) history: Arc<dyn History>,
+    pub(crate) signals: Arc<dyn Signals>,
+}
+
+/// Why there is no store. The text has every cause, and no password.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The files.
+    #[error("{}", with_causes(.0))]
+    Sqlite(sqlite::OpenError),
+    /// The server.
+    #[error("{}", with_causes(.0))]
+    Postgres(postgres::OpenError),
+}
+
+impl Store {
+    /// Opens what the configuration names, and brings it to this binary's schema.
+    pub(crate) async fn open(config: &Config) -> Result<Store, OpenError> {
+        let Some(options) = postgres_options(&config.database) else {
+            let options = SqliteOptions { data_dir: config.data_dir.clone(), readers: config.readers };
+            return Ok(Store::Sqlite(SqliteStore::open(options).await.map_err(OpenError::Sqlite)?));
+        };
+        let lock = Lock::take(&config.data_dir).map_err(OpenError::Sqlite)?;
+        let store = PostgresStore::open(options).await.map_err(OpenError::Postgres)?;
+        Ok(Store::Postgres(store, lock))
+    }
+
+    /// The store behind the seams.
+    pub(crate) fn seams(&self) -> Seams {
+        match self {
+            Store::Sqlite(store) => seams(store),
+            Store::Postgres(store, _) => seams(store),
+        }
+    }
+
+    /// The last numbers given out.
+    pub(crate) async fn numbers(&self) -> Result<Numbers, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.numbers().await,
+            Store::Postgres(store, _) => store.numbers().await,
+        }
+    }
+
+    /// What looks at the pool of connections, where there is one.
+    pub(crate) fn pool_look(&self) -> PoolLook {
+        match self {
+            Store::Sqlite(_) => Box::new(|| None),
+            Store::Postgres(store, _) => {
+                let store = store.clone();
+                Box::new(move || Some(store.pool_figures()))
+            }
+        }
+    }
+
+    /// Takes a number, so that the database has counted further than any copy that was made of it before.
+    pub(crate) async fn take_number(&self, now_ms: i64) -> Result<(), StoreError> {
+        self.seams().tasks.reserve_ids(1, now_ms).await.map(drop)
+    }
+
+    /// Finishes what waits to be written, and ends.
+    pub(crate) async fn close(&self) -> Result<(), StoreError> {
+        match self {
+            Store::Sqlite(store) => store.close().await,
+            Store::Postgres(store, _) => store.close().await,
+        }
+    }
+}
+
+fn seams<S>(store: &S) -> Seams
+where
+    S: TaskStore + Records + CatalogStore + Components + Agents + History + Signals + Clone,
+{
+    Seams {
+        tasks: Arc::new(store.clone()),
+        records: Arc::new(store.clone()),
+        catalog: Arc::new(store.clone()),
+        components: Arc::new(store.clone()),
+        agents: Arc::new(store.clone()),
+        history: Arc::new(store.clone()),
+        signals: Arc::new(store.clone()),
+    }
+}
+
+/// The server's options in the store's words; `None` without a server.
+pub(crate) fn postgres_options(database: &Database) -> Option<PostgresOptions> {
+    let url = database.url.as_ref()?;
+    Some(PostgresOptions {
+        replica_url: database.replica_url.as_ref().map(|url| url.reveal().to_owned()),
+        size: database.pool_size,
+        overflow: database.pool_overflow,
+        acquire_timeout: database.acquire_timeout,
+        recycle: database.recycle,
+        idle: database.idle_timeout,
+        test_before_use: database.test_before_use,
+        statement_log: database.statement_log,
+        statement_cache: database.statement_cache,
+        slow_acquire: database.slow_acquire,
+        ..PostgresOptions::new(url.reveal())
+    })
+}
+
+/// An error and everything that caused it, in one line.
+pub(crate) fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // Some errors repeat the one below them.
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,144 @@
+//! What is counted: a tenant's tasks by state and its usage by day, and what became of an agent's tasks. Added up here
+//! for a call, and written by each store in the transaction that changes it, so that the counts equal a recount at every
+//! commit.
+
+use std::collections::BTreeMap;
+
+use keiko_core::id::{AgentId, TenantId};
+use keiko_core::task::TaskState;
+
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// The UTC day of a time, counted from 1970-01-01.
+pub(crate) fn day(now_ms: i64) -> i64 {
+    now_ms.div_euclid(DAY_MS)
+}
+
+/// How a tenant's numbers change.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Change {
+    pub(crate) live: i64,
+    pub(crate) completed: i64,
+    pub(crate) failed: i64,
+    pub(crate) cancelled: i64,
+}
+
+/// How an agent's numbers change.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct AgentChange {
+    pub(crate) total: i64,
+    pub(crate) completed: i64,
+    pub(crate) failed: i64,
+    pub(crate) cancelled: i64,
+    /// 1 when an attempt ended the task, which ran for `elapsed_us`.
+    pub(crate) timed: i64,
+    pub(crate) elapsed_us: i64,
+}
+
+impl AgentChange {
+    /// A new task.
+    pub(crate) const NEW: AgentChange =
+        AgentChange { total: 1, completed: 0, failed: 0, cancelled: 0, timed: 0, elapsed_us: 0 };
+
+    /// A task that ends, `by` 1, or whose end is taken back, `by` -1. `elapsed_us` is that of the attempt that ended it.
+    pub(crate) fn end(state: TaskState, elapsed_us: Option<i64>, by: i64) -> AgentChange {
+        let one = |of: TaskState| if state == of { by } else { 0 };
+        AgentChange {
+            total: 0,
+            completed: one(TaskState::Completed),
+            failed: one(TaskState::Failed),
+            cancelled: one(TaskState::Cancelled),
+            timed: elapsed_us.map_or(0, |_| by),
+            elapsed_us: elapsed_us.unwrap_or_default().saturating_mul(by),
+        }
+    }
+}
+
+/// Changes of one call, by tenant, and by agent.
+#[derive(Default)]
+pub(crate) struct Changes {
+    tenants: BTreeMap<i64, Change>,
+    agents: BTreeMap<(i64, i64), AgentChange>,
+}
+
+impl Changes {
+    /// Adds what changes for the agent that a task names, if it names one.
+    pub(crate) fn add_agent(&mut self, tenant: TenantId, agent: Option<AgentId>, change: AgentChange) {
+        let Some(agent) = agent else { return };
+        let sum = self.agents.entry((agent.0, tenant.0)).or_default();
+        sum.total += change.total;
+        sum.completed += change.completed;
+        sum.failed += change.failed;
+        sum.cancelled += change.cancelled;
+        sum.timed += change.timed;
+        sum.elapsed_us = sum.elapsed_us.saturating_add(change.elapsed_us);
+    }
+
+    /// Agent, tenant, total, completed, failed, cancelled, timed, microseconds; in the order of the agents.
+    #[allow(clippy::type_complexity, reason = "a row of a table")]
+    pub(crate) fn agent_rows(&self) -> Vec<(i64, i64, i64, i64, i64, i64, i64, i64)> {
+        let row = |(&(agent, tenant), change): (&(i64, i64), &AgentChange)| {
+            let AgentChange { total, completed, failed, cancelled, timed, elapsed_us } = *change;
+            (agent, tenant, total, completed, failed, cancelled, timed, elapsed_us)
+        };
+        self.agents.iter().map(row).collect()
+    }
+
+    pub(crate) fn add(&mut self, tenant: TenantId, change: Change) {
+        let sum = self.tenants.entry(tenant.0).or_default();
+        sum.live += change.live;
+        sum.completed += change.completed;
+        sum.failed += change.failed;
+        sum.cancelled += change.cancelled;
+    }
+
+    /// Whether no tenant's numbers change; an agent's change only with its tenant's.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tenants.is_empty()
+    }
+
+    /// Tenant, live, completed, failed, cancelled; in the order of the tenants.
+    pub(crate) fn rows(&self) -> Vec<(i64, i64, i64, i64, i64)> {
+        let row = |(tenant, change): (&i64, &Change)| {
+            (*tenant, change.live, change.completed, change.failed, change.cancelled)
+        };
+        self.tenants.iter().map(row).collect()
+    }
+}
+
+/// What a tenant spent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Spent {
+    pub(crate) attempts: i64,
+    pub(crate) completed: i64,
+    pub(crate) failed: i64,
+    pub(crate) fuel_used: i64,
+    pub(crate) guest_us: i64,
+}
+
+/// What the tenants of one call spent.
+#[derive(Default)]
+pub(crate) struct Usage(BTreeMap<i64, Spent>);
+
+impl Usage {
+    pub(crate) fn add(&mut self, tenant: TenantId, spent: Spent) {
+        let sum = self.0.entry(tenant.0).or_default();
+        sum.attempts += spent.attempts;
+        sum.completed += spent.completed;
+        sum.failed += spent.failed;
+        sum.fuel_used = sum.fuel_used.saturating_add(spent.fuel_used);
+        sum.guest_us = sum.guest_us.saturating_add(spent.guest_us);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Tenant, attempts, completed, failed, fuel, microseconds; in the order of the tenants.
+    pub(crate) fn rows(&self) -> Vec<(i64, i64, i64, i64, i64, i64)> {
+        let row = |(tenant, spent): (&i64, &Spent)| {
+            (*tenant, spent.attempts, spent.completed, spent.failed, spent.fuel_used, spent.guest_us)
+        };
+        self.0.iter().map(row).collect()
+    }
+}

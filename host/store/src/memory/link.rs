@@ -1,0 +1,190 @@
+//! A host's way to the store: whether it works, and the news that other hosts have for it.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use async_trait::async_trait;
+use keiko_core::port::{Signal, Signals, StoreError, StoreErrorKind};
+use parking_lot::Mutex;
+
+use super::MemoryStore;
+use super::state::State;
+
+/// What goes wrong between one host and the store. Nothing by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Every call answers `Down` and does nothing. When it ends, the host is told that anything may have changed.
+    pub down: bool,
+    /// So many calls from now on answer `Busy` and do nothing.
+    pub fail_next: u32,
+    /// So many calls after those are done, but answer `Down`: the caller cannot know.
+    pub lose_next: u32,
+    /// A call lets others go first so many times before it looks at the store.
+    pub slow: u32,
+}
+
+/// What the hosts of a store share.
+pub(super) struct Shared {
+    pub(super) state: Mutex<State>,
+    /// News by host. Taken after the state's lock or without it, never before.
+    boxes: Mutex<BTreeMap<u64, Letters>>,
+}
+
+impl Shared {
+    pub(super) fn of(state: State) -> Shared {
+        Shared { state: Mutex::new(state), boxes: Mutex::default() }
+    }
+}
+
+/// One host's way to the store; its news end with it.
+pub(super) struct Link {
+    shared: Arc<Shared>,
+    number: u64,
+    doing: Mutex<Doing>,
+}
+
+#[derive(Default)]
+struct Doing {
+    closed: bool,
+    faults: Faults,
+    /// Calls until a store that breaks a promise is down, so that whoever goes round and round because of it ends.
+    calls_left: Option<u32>,
+}
+
+/// What a host was told and has not read, and who waits for more.
+#[derive(Default)]
+struct Letters {
+    news: Signal,
+    waiting: Vec<Waker>,
+}
+
+impl Letters {
+    fn add(&mut self, news: Signal) {
+        self.news.add(news);
+        self.waiting.drain(..).for_each(Waker::wake);
+    }
+}
+
+impl Link {
+    pub(super) fn new(shared: Arc<Shared>) -> Link {
+        let mut boxes = shared.boxes.lock();
+        let number = boxes.last_key_value().map_or(0, |(last, _)| last + 1);
+        boxes.insert(number, Letters::default());
+        drop(boxes);
+        Link { shared, number, doing: Mutex::default() }
+    }
+
+    /// Is down after so many calls.
+    pub(super) fn limit_calls(&self, calls: u32) {
+        self.doing.lock().calls_left = Some(calls);
+    }
+
+    pub(super) fn close(&self) {
+        self.doing.lock().closed = true;
+    }
+
+    pub(super) fn set_faults(&self, faults: Faults) {
+        let before = std::mem::replace(&mut self.doing.lock().faults, faults);
+        if before.down && !faults.down {
+            let anything = Signal { ready: true, catalog: true, ended: Vec::new(), many_ended: true };
+            self.shared.boxes.lock().entry(self.number).or_default().add(anything);
+        }
+    }
+
+    fn works(&self) -> bool {
+        let doing = self.doing.lock();
+        !doing.closed && !doing.faults.down
+    }
+
+    /// Does something with what is stored, unless a fault is in the way.
+    pub(super) async fn call<T>(
+        &self,
+        work: impl FnOnce(&mut State) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let slow = self.doing.lock().faults.slow;
+        for _ in 0..slow {
+            give_way().await;
+        }
+        let lost = self.begin()?;
+        let answer = work(&mut self.shared.state.lock());
+        if lost { Err(down("the answer of the store was lost")) } else { answer }
+    }
+
+    /// Whether the answer of a call that begins now is to be lost.
+    fn begin(&self) -> Result<bool, StoreError> {
+        let mut doing = self.doing.lock();
+        let Doing { closed, faults, calls_left } = &mut *doing;
+        if let Some(left) = calls_left {
+            *left = left
+                .checked_sub(1)
+                .ok_or_else(|| down("a store that breaks a promise was called too often"))?;
+        }
+        if *closed {
+            return Err(down("the store is closed"));
+        }
+        if faults.down {
+            return Err(down("the store cannot be reached"));
+        }
+        if faults.fail_next > 0 {
+            faults.fail_next -= 1;
+            return Err(StoreError::new(StoreErrorKind::Busy, "another user of the store is in the way"));
+        }
+        let lost = faults.lose_next > 0;
+        faults.lose_next -= u32::from(lost);
+        Ok(lost)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.shared.boxes.lock().remove(&self.number);
+    }
+}
+
+fn down(message: &str) -> StoreError {
+    StoreError::new(StoreErrorKind::Down, message)
+}
+
+/// Is polled twice before it is ready.
+async fn give_way() {
+    let mut gave = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut gave, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+#[async_trait]
+impl Signals for MemoryStore {
+    fn tell(&self, signal: Signal) {
+        if signal.is_empty() || !self.link.works() {
+            return;
+        }
+        let mut boxes = self.shared.boxes.lock();
+        for (_, letters) in boxes.iter_mut().filter(|(number, _)| **number != self.link.number) {
+            letters.add(signal.clone());
+        }
+    }
+
+    async fn next(&self) -> Signal {
+        poll_fn(|context| {
+            let works = self.link.works();
+            let mut boxes = self.shared.boxes.lock();
+            let letters = boxes.entry(self.link.number).or_default();
+            if works && !letters.news.is_empty() {
+                return Poll::Ready(std::mem::take(&mut letters.news));
+            }
+            if !letters.waiting.iter().any(|waiting| waiting.will_wake(context.waker())) {
+                letters.waiting.push(context.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}

@@ -1,0 +1,311 @@
+//! What a store in memory can do wrong on purpose: one broken promise each, which some body of the conformance suite
+//! must notice. A promise that no body notices broken is not one that the suite keeps.
+
+macro_rules! mutations {
+    ($($(#[doc = $doc:literal])+ $name:ident;)+) => {
+        /// One broken promise.
+        #[doc(hidden)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Mutation { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Mutation {
+            /// Every one.
+            pub const ALL: &'static [Mutation] = &[$(Mutation::$name,)+];
+        }
+    };
+}
+
+mutations! {
+    /// A settlement needs neither the token nor the holder of the lease.
+    NoFence;
+    /// A settlement needs the token and may come from any holder.
+    FenceByTokenOnly;
+    /// A settlement needs the holder and may carry any token.
+    FenceByHolderOnly;
+    /// A settlement may name another tenant.
+    SettlesForOthers;
+    /// A task that is named twice in a call settles twice.
+    SettlesTwiceInOneCall;
+    /// Answers of a settle call come backwards.
+    AnswersBackwards;
+    /// A completed task has no result.
+    ResultLost;
+    /// A task does not say when it ended.
+    EndTimeLost;
+    /// What an attempt spent is not kept.
+    MeterLost;
+    /// Which version an attempt ran is not kept.
+    VersionLost;
+    /// A failure keeps its code and message only.
+    FailureDetailLost;
+    /// An attempt that is tried again leaves no trace.
+    RetriedAttemptLost;
+    /// A task that is tried again is due at once.
+    RetryDueAtOnce;
+    /// A task that is handed back is charged an attempt.
+    HandBackCharged;
+    /// An attempt that met its deadline counts as any other.
+    DeadlineUncounted;
+    /// Logs are kept under the number that the runtime counts, which starts again with a retry by hand.
+    LogNumbersRepeat;
+    /// Effects are written though the settlement is stale.
+    EffectsThoughStale;
+    /// Effects are written apart from the end of the task, and lost.
+    EffectsLost;
+    /// A child's key is not looked at.
+    ChildKeyIgnored;
+    /// Children of whom one's key stands for another body are left out, and their parent completes.
+    ChildConflictIgnored;
+    /// A conflict takes the keys of the children that were not made.
+    ChildConflictTakesKeys;
+    /// Children are not counted.
+    ChildrenUncounted;
+    /// A child does not inherit its parent's budget and trace.
+    ChildForgetsBudget;
+    /// A child starts a tree of its own.
+    ChildForgetsLineage;
+    /// A child is another tenant's.
+    ChildForgetsTenant;
+    /// A child's delay is not waited for.
+    ChildDelayIgnored;
+    /// A child does not inherit its parent's agent.
+    ChildForgetsAgent;
+    /// A child does not inherit its parent's user.
+    ChildForgetsUser;
+    /// Idempotency keys are not looked at.
+    KeyIgnored;
+    /// A key is taken for the same submit whatever the body.
+    KeyTakesAnyBody;
+    /// A key finds another tenant's submit.
+    KeyOfAnyTenant;
+    /// A key is remembered for ever.
+    KeyNeverExpires;
+    /// A key that is known answers with the ids of the new submit.
+    KeyAnswersNewIds;
+    /// A key is taken by a submit that was refused.
+    KeyTakenByRefused;
+    /// A prune forgets ended tasks that are kept.
+    PruneKeepsNothing;
+    /// What a prune forgets stays counted.
+    PruneUncounted;
+    /// A prune forgets keys that have not expired.
+    PruneForgetsLiveKeys;
+    /// A prune forgets more keys than it was told to.
+    PruneIgnoresItsNumber;
+    /// The quota is not looked at.
+    QuotaUnchecked;
+    /// The quota is looked at before the key, though what is stored needs no room.
+    QuotaBeforeKey;
+    /// A tenant may have one task more than its quota.
+    QuotaOneMore;
+    /// A tenant may have one task less than its quota.
+    QuotaOneLess;
+    /// Of a submit that does not fit, the tasks that fit are stored.
+    SubmitInPart;
+    /// A task may name another tenant's kind.
+    KindOfAnyTenant;
+    /// A task may name an agent that its tenant does not have.
+    AgentOfAnyTenant;
+    /// A task may name a user whom its tenant does not have.
+    UserOfAnyTenant;
+    /// Ids start from the clock each time.
+    IdsRepeat;
+    /// Holders start from the clock each time.
+    HoldersRepeat;
+    /// A beat brings a holder back that was rescued.
+    BeatRevives;
+    /// A beat does not prolong.
+    BeatProlongsNothing;
+    /// A lease does not prolong its holder.
+    LeaseProlongsNothing;
+    /// A beat does not say when other holders end.
+    BeatHidesOthers;
+    /// A closed holder keeps its tasks.
+    CloseKeepsTasks;
+    /// A lease does not grow the token.
+    LeaseWithoutToken;
+    /// A lease does not carry the budget and the trace of the submit.
+    LeaseForgetsBudget;
+    /// Tasks are leased before they are due.
+    LeaseOfNotDue;
+    /// Running tasks are leased again.
+    LeaseTwice;
+    /// The newest due tasks go first.
+    LeaseNewestFirst;
+    /// A holder that is not registered gets leases.
+    LeaseToAnyone;
+    /// The first tenant is served first, and the others with what it leaves.
+    NoFairness;
+    /// Sharing always starts with the first tenant.
+    NoRotation;
+    /// Tasks of a lease come tenant by tenant.
+    NoTurns;
+    /// Caps are not looked at.
+    CapsIgnored;
+    /// A lease takes one task more than it has room for.
+    RoomOneMore;
+    /// A lease does not say when the next task comes due.
+    NextDueForgotten;
+    /// A lease loads every input, however large they are together.
+    InputsUnbounded;
+    /// Holders whose lease lasts are rescued too.
+    RescueOfTheLiving;
+    /// A rescue of all but one holder takes that one along.
+    RescueSparesNobody;
+    /// A rescue charges tasks a crash that had not started.
+    CrashChargedToUnstarted;
+    /// A rescue charges by task, whichever lease had started.
+    CrashChargedByTask;
+    /// A rescue charges no task a crash.
+    CrashUncharged;
+    /// A third crash gives the task back as the first two did.
+    ThirdCrashReturns;
+    /// A rescue does not forget the dead holders.
+    RescueForgetsNobody;
+    /// A cancel does not grow the token.
+    CancelWithoutToken;
+    /// A cancel does not change the counts.
+    CancelUncounted;
+    /// A cancel takes tasks that have ended.
+    CancelOfEnded;
+    /// A tenant can cancel another's task.
+    CancelForOthers;
+    /// A retry by hand loses the attempts before it.
+    RetryLosesHistory;
+    /// A retry by hand loses the attempt that ended the task.
+    RetryLosesLastAttempt;
+    /// Numbers of attempts start again with a retry by hand.
+    RetryRestartsNumbers;
+    /// A retry by hand goes on counting attempts.
+    RetryKeepsAttempts;
+    /// A retry by hand goes on counting crashes.
+    RetryKeepsCrashes;
+    /// A retry by hand goes on counting deadlines.
+    RetryKeepsDeadlines;
+    /// A retry by hand waits for the time that the task last waited for.
+    RetryKeepsDueTime;
+    /// Tokens start again with a retry by hand.
+    RetryRestartsTokens;
+    /// A retry by hand does not look at the quota.
+    RetryUnchecked;
+    /// A retry by hand does not change the counts.
+    RetryUncounted;
+    /// A retry by hand takes completed tasks.
+    RetryOfCompleted;
+    /// A tenant can retry another's task.
+    RetryForOthers;
+    /// A task that fails loses its input.
+    InputLostOnFailure;
+    /// A settlement does not change the counts.
+    SettleUncounted;
+    /// A tenant can read another's task.
+    ReadForOthers;
+    /// A tenant can read another's logs.
+    LogsForOthers;
+    /// A tenant's lists show another's tasks.
+    ListForOthers;
+    /// Lists are oldest first.
+    ListOldestFirst;
+    /// A page starts with the task that the one before ended with.
+    PageRepeatsItsEdge;
+    /// A page leaves out the first task behind the one before.
+    PageSkipsItsEdge;
+    /// A page has one task more than its limit.
+    PageOneMore;
+    /// Lists do not filter by state.
+    ListOfAnyState;
+    /// Lists do not filter by plugin.
+    ListOfAnyPlugin;
+    /// Lists do not filter by kind.
+    ListOfAnyKind;
+    /// Lists do not filter by parent.
+    ListOfAnyParent;
+    /// Lists do not filter by agent.
+    ListOfAnyAgent;
+    /// Lists do not filter by user.
+    ListOfAnyUser;
+    /// A name stands for whatever was installed under it last.
+    VersionReplaced;
+    /// A version that is current already is installed anew.
+    UnchangedInstalledAnew;
+    /// A version brings rows of its own for the kinds that were there.
+    KindsMadeAnew;
+    /// A plugin goes though it has live tasks.
+    RemoveOfBusy;
+    /// A plugin that was removed is still listed.
+    RemovedStillListed;
+    /// Tasks of a plugin that was removed cannot be read.
+    RemovedHidesTasks;
+    /// A tenant that exists is made again.
+    TenantsMadeAnew;
+    /// An install does not move the number that a beat tells.
+    CatalogNumberStands;
+    /// A component is kept as it was put last, though its digest is the first one's.
+    ComponentLost;
+    /// Agents are loaded in the order of their ids.
+    AgentsInIdOrder;
+    /// Agents that are missing are left out.
+    MissingAgentsLeftOut;
+    /// A tenant can load another's agents.
+    AgentsForOthers;
+    /// A tenant can load another's users.
+    UsersForOthers;
+    /// Agents without tasks are left out of lists.
+    IdleAgentsLeftOut;
+    /// Agents are listed oldest first.
+    AgentsOldestFirst;
+    /// Lists of agents do not filter by kind.
+    AgentsOfAnyKind;
+    /// Lists of agents do not filter by status.
+    AgentsOfAnyStatus;
+    /// A page of agents starts with the one that the page before ended with.
+    AgentPageRepeatsItsEdge;
+    /// A page of users starts with the one that the page before ended with.
+    UserPageRepeatsItsEdge;
+    /// An agent's update takes no time.
+    UpdateKeepsTime;
+    /// Statuses are applied though some agents are unknown.
+    StatusesThoughUnknown;
+    /// A tenant can give another's agents statuses.
+    StatusesForOthers;
+    /// Of an agent that is named twice the first status counts.
+    FirstStatusCounts;
+    /// Statuses that a settlement asks for are given though it is stale.
+    StatusesThoughStale;
+    /// Statuses that a settlement asks for are given though its task failed.
+    StatusesThoughFailed;
+    /// An agent's tasks are not counted when they are submitted.
+    AgentTotalUncounted;
+    /// An agent's tasks are not counted when they end.
+    AgentEndUncounted;
+    /// The running time of an agent's tasks is not counted.
+    AgentTimeUncounted;
+    /// A retry by hand does not take an agent's end back.
+    AgentEndStaysAfterRetry;
+    /// An agent's children are not counted.
+    AgentChildrenUncounted;
+    /// A user's tasks are listed oldest first.
+    UserTasksOldestFirst;
+    /// A tenant can list another's user's tasks.
+    UserTasksForOthers;
+    /// A user's tasks come without their results.
+    UserTasksWithoutResults;
+    /// A user's tasks come without their agents.
+    UserTasksWithoutAgents;
+    /// A page of a user's tasks starts with the one that the page before ended with.
+    UserTasksPageRepeatsItsEdge;
+    /// Statistics leave out what was created at the start of the range.
+    RangeStartExcluded;
+    /// Statistics leave out what was created at the end of the range.
+    RangeEndExcluded;
+    /// Percentiles are one rank too high.
+    PercentileOneUp;
+    /// Percentiles are one rank too low.
+    PercentileOneDown;
+    /// An average is rounded up.
+    AverageRoundedUp;
+    /// Statistics leave out tasks that have not ended.
+    StatisticsWithoutLive;
+    /// Statistics count another tenant's tasks.
+    StatisticsForOthers;
+}

@@ -1,0 +1,273 @@
+//! Submits, and ends that no attempt wrote: cancel, quarantine, and the way back by hand.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use keiko_core::id::{TaskId, TenantId, Token};
+use keiko_core::outcome::Failure;
+use keiko_core::port::{Pruned, StoreError};
+use keiko_core::retention::KeptFrom;
+use keiko_core::task::{CancelAnswer, NewTask, RetryAnswer, Submit, Submitted, TaskState};
+
+use super::mutation::Mutation;
+use super::state::{Row, State};
+use crate::admit::{Known, People, decide};
+use crate::count::{AgentChange, Change, Changes};
+use crate::ending::End;
+use crate::prune::{Ended, answer, changes, doomed, end_of_walk};
+
+impl State {
+    pub(super) fn enqueue(&mut self, submits: &[Submit], now_ms: i64) -> Result<Vec<Submitted>, StoreError> {
+        let submits: Vec<Cow<'_, Submit>> = submits.iter().map(|submit| self.bent(submit)).collect();
+        let named: Vec<_> =
+            submits.iter().filter_map(|submit| Some((submit.tenant, submit.key.as_ref()?))).collect();
+        let mut keys = self.known_keys(&named);
+        let people = self.people(&submits);
+        let mut live: HashMap<TenantId, u64> = HashMap::new();
+        let mut tasks: Vec<(TenantId, NewTask)> = Vec::new();
+        let mut answers = Vec::with_capacity(submits.len());
+        for submit in &submits {
+            let live = live.entry(submit.tenant).or_insert_with(|| self.live(submit.tenant));
+            let over = *live + submit.tasks.len() as u64 > submit.queue_max;
+            let answer = match decide(submit, now_ms, &mut keys, &people, live) {
+                Submitted::Accepted { duplicate: true, .. }
+                    if over && self.breaks(Mutation::QuotaBeforeKey) =>
+                {
+                    Submitted::QueueFull { live: *live }
+                }
+                Submitted::Accepted { count, duplicate: true, .. }
+                    if self.breaks(Mutation::KeyAnswersNewIds) =>
+                {
+                    Submitted::Accepted { first: submit.tasks[0].id, count, duplicate: true }
+                }
+                answer => answer,
+            };
+            let taken = match answer {
+                Submitted::Accepted { duplicate: false, .. } => submit.tasks.len(),
+                Submitted::QueueFull { .. } => self.taken_of_refused(submit, *live),
+                _ => 0,
+            };
+            if self.breaks(Mutation::KeyTakenByRefused)
+                && let (Submitted::QueueFull { .. }, Some(key)) = (answer, &submit.key)
+            {
+                keys.remember(submit.tenant, key, submit.tasks[0].id, 1, now_ms);
+            }
+            tasks.extend(submit.tasks[..taken].iter().map(|task| (submit.tenant, task.clone())));
+            answers.push(answer);
+        }
+        self.insert(&tasks)?;
+        self.store_keys(&keys);
+        let mut changes = Changes::default();
+        for (tenant, task) in &tasks {
+            changes.add(*tenant, Change { live: 1, ..Change::default() });
+            if !self.breaks(Mutation::AgentTotalUncounted) {
+                changes.add_agent(*tenant, task.agent, AgentChange::NEW);
+            }
+        }
+        self.store_counts(&changes);
+        Ok(answers)
+    }
+
+    /// The submit as it is decided on: itself, unless a broken promise sees another one.
+    fn bent<'a>(&self, submit: &'a Submit) -> Cow<'a, Submit> {
+        let Some(mutation) = self.mutation else { return Cow::Borrowed(submit) };
+        let mut submit = submit.clone();
+        match mutation {
+            Mutation::KeyIgnored => submit.key = None,
+            Mutation::KeyTakesAnyBody => submit.key.iter_mut().for_each(|key| key.body = [0; 32]),
+            Mutation::QuotaUnchecked => submit.queue_max = u64::MAX,
+            Mutation::QuotaOneMore => submit.queue_max = submit.queue_max.saturating_add(1),
+            Mutation::QuotaOneLess => submit.queue_max = submit.queue_max.saturating_sub(1),
+            _ => {}
+        }
+        Cow::Owned(submit)
+    }
+
+    /// How many tasks of a submit are stored that does not fit: none.
+    fn taken_of_refused(&self, submit: &Submit, live: u64) -> usize {
+        let room = submit.queue_max.saturating_sub(live) as usize;
+        if self.breaks(Mutation::SubmitInPart) { room.min(submit.tasks.len()) } else { 0 }
+    }
+
+    fn people(&self, submits: &[Cow<'_, Submit>]) -> People {
+        let mut people = People::default();
+        for submit in submits {
+            for task in &submit.tasks {
+                if let Some((agent, (tenant, _))) = task.agent.and_then(|id| self.agents.get_key_value(&id)) {
+                    let any = self.breaks(Mutation::AgentOfAnyTenant);
+                    people.agents.insert((if any { submit.tenant.0 } else { tenant.0 }, *agent));
+                }
+                if let Some((user, (tenant, _))) = task.user.and_then(|id| self.users.get_key_value(&id)) {
+                    let any = self.breaks(Mutation::UserOfAnyTenant);
+                    people.users.insert((if any { submit.tenant.0 } else { tenant.0 }, *user));
+                }
+            }
+        }
+        people
+    }
+
+    /// Walks ended tasks and forgets those that are not kept.
+    pub(super) fn prune_finished(
+        &mut self,
+        tenant: TenantId,
+        kept: &KeptFrom,
+        after: Option<TaskId>,
+        count_max: u32,
+    ) -> Pruned {
+        let Some(end) = end_of_walk(kept) else { return Pruned::default() };
+        let first = after.map_or(TaskId(i64::MIN), |after| TaskId(after.0.saturating_add(1)));
+        let range = (tenant, first)..(tenant, end.max(first));
+        let ended = self.owned.range(range).filter_map(|(_, id)| {
+            let row = self.tasks.get(id)?;
+            Some((*id, row.state, row.finished_ms?))
+        });
+        let walked: Vec<Ended> = ended.take(count_max as usize).collect();
+        let mut ids = doomed(&walked, kept);
+        if self.breaks(Mutation::PruneKeepsNothing) {
+            ids = walked.iter().map(|(id, ..)| id.0).collect();
+        }
+        let states = walked.iter().filter(|(id, ..)| ids.contains(&id.0)).map(|(_, state, _)| *state);
+        let changes = changes(tenant, states.collect::<Vec<_>>().into_iter());
+        for id in &ids {
+            self.tasks.remove(&TaskId(*id));
+            self.owned.remove(&(tenant, TaskId(*id)));
+        }
+        if !self.breaks(Mutation::PruneUncounted) {
+            self.store_counts(&changes);
+        }
+        answer(&walked, ids.len(), count_max)
+    }
+
+    /// Forgets keys that have expired, those that expired first first.
+    pub(super) fn prune_keys(&mut self, now_ms: i64, count_max: u32) -> u64 {
+        let live_too = self.breaks(Mutation::PruneForgetsLiveKeys);
+        let count_max = if self.breaks(Mutation::PruneIgnoresItsNumber) { u32::MAX } else { count_max };
+        let expired = |known: &Known| known.expires_ms <= now_ms || live_too;
+        let mut names: Vec<_> = self.keys.iter().filter(|(_, known)| expired(known)).collect();
+        names.sort_by_key(|(_, known)| known.expires_ms);
+        let names: Vec<_> =
+            names.into_iter().take(count_max as usize).map(|(name, _)| name.clone()).collect();
+        for name in &names {
+            self.keys.remove(name);
+        }
+        names.len() as u64
+    }
+
+    pub(super) fn cancel(&mut self, tenant: TenantId, id: TaskId, now_ms: i64) -> CancelAnswer {
+        let mut end = End::cancelled(tenant);
+        if self.breaks(Mutation::CancelWithoutToken) {
+            end.token = 0;
+        }
+        if self.breaks(Mutation::CancelForOthers) {
+            end.tenant = None;
+        }
+        if self.finish(&[id], &end, now_ms) > 0 {
+            return CancelAnswer::Cancelled;
+        }
+        match self.task_of(tenant, id, Mutation::CancelForOthers) {
+            Some(row) => CancelAnswer::AlreadyTerminal(row.state),
+            None => CancelAnswer::NotFound,
+        }
+    }
+
+    /// Ends live tasks without an attempt and counts them; returns how many there were.
+    pub(super) fn finish(&mut self, ids: &[TaskId], end: &End, now_ms: i64) -> usize {
+        let of_ended = self.breaks(Mutation::CancelOfEnded);
+        let mut changes = Changes::default();
+        let mut ended = 0;
+        for &id in ids {
+            let Some(row) = self.tasks.get(&id) else { continue };
+            let (tenant, agent) = (row.tenant, row.agent);
+            if end.tenant.is_some_and(|only| only != tenant) || row.state.is_terminal() && !of_ended {
+                continue;
+            }
+            self.change(id, |row| {
+                (row.state, row.holder, row.finished_ms) = (end.state, None, Some(now_ms));
+                row.token.0 += end.token;
+                row.crashes = row.crashes.saturating_add(end.crashes as u32);
+                row.failure = end.code.map(|code| Failure::new(code, end.message.unwrap_or_default()));
+            });
+            let failed = i64::from(end.state == TaskState::Failed);
+            let cancelled = i64::from(end.state == TaskState::Cancelled);
+            changes.add(tenant, Change { live: -1, completed: 0, failed, cancelled });
+            if !self.breaks(Mutation::AgentEndUncounted) {
+                changes.add_agent(tenant, agent, AgentChange::end(end.state, None, 1));
+            }
+            ended += 1;
+        }
+        if !(self.breaks(Mutation::CancelUncounted) && end.state == TaskState::Cancelled) {
+            self.store_counts(&changes);
+        }
+        ended
+    }
+
+    pub(super) fn retry(&mut self, tenant: TenantId, id: TaskId, queue_max: u64, now_ms: i64) -> RetryAnswer {
+        let Some(row) = self.task_of(tenant, id, Mutation::RetryForOthers) else {
+            return RetryAnswer::NotFound;
+        };
+        let (state, agent) = (row.state, row.agent);
+        let elapsed_us = row.elapsed_us().map(crate::stored::stored_number);
+        let change = match state {
+            TaskState::Failed => Change { live: 1, failed: -1, ..Change::default() },
+            TaskState::Cancelled => Change { live: 1, cancelled: -1, ..Change::default() },
+            TaskState::Completed if self.breaks(Mutation::RetryOfCompleted) => {
+                Change { live: 1, completed: -1, ..Change::default() }
+            }
+            TaskState::Pending | TaskState::Running | TaskState::Completed => {
+                return RetryAnswer::NotRetryable(state);
+            }
+        };
+        let live = self.live(tenant);
+        if live >= queue_max && !self.breaks(Mutation::RetryUnchecked) {
+            return RetryAnswer::QueueFull { live };
+        }
+        let mutation = self.mutation;
+        self.change(id, |row| revive(row, now_ms, mutation));
+        let mut changes = Changes::default();
+        if !self.breaks(Mutation::RetryUncounted) {
+            changes.add(tenant, change);
+        }
+        if !self.breaks(Mutation::AgentEndStaysAfterRetry) {
+            changes.add_agent(tenant, agent, AgentChange::end(state, elapsed_us, -1));
+        }
+        self.store_counts(&changes);
+        RetryAnswer::Retried
+    }
+}
+
+/// Makes an ended task pending again. Its attempts count from none; their numbers go on behind the earlier ones.
+fn revive(row: &mut Row, now_ms: i64, mutation: Option<Mutation>) {
+    let last = row.last.take().filter(|_| mutation != Some(Mutation::RetryLosesLastAttempt));
+    row.kept.extend(last);
+    if mutation == Some(Mutation::RetryLosesHistory) {
+        row.kept.clear();
+    }
+    if mutation != Some(Mutation::RetryRestartsNumbers) {
+        row.earlier += row.attempts;
+    }
+    if mutation != Some(Mutation::RetryKeepsAttempts) {
+        row.attempts = 0;
+    }
+    if mutation != Some(Mutation::RetryKeepsCrashes) {
+        row.crashes = 0;
+    }
+    if mutation != Some(Mutation::RetryKeepsDeadlines) {
+        row.deadlines = 0;
+    }
+    if mutation != Some(Mutation::RetryKeepsDueTime) {
+        row.run_at_ms = now_ms;
+    }
+    if mutation == Some(Mutation::RetryRestartsTokens) {
+        row.token = Token(0);
+    }
+    (row.state, row.finished_ms) = (TaskState::Pending, None);
+    (row.result, row.failure) = (None, None);
+}
+
+/// What a task that completed needs no more.
+pub(super) fn strip(row: &mut Row) {
+    row.input.bytes = Bytes::new();
+    row.budget = Default::default();
+    row.trace = None;
+}

@@ -1,0 +1,192 @@
+//! Tenants, plugins, versions and kinds. Every install and removal goes through the row of the sequence `catalog`, one
+//! after the other, and makes it grow.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use keiko_core::catalog::{Installed, NewVersion, Plugin, PluginVersion, Removed, Tenant};
+use keiko_core::id::{KindId, PluginId, TenantId, VersionId};
+use keiko_core::manifest::Manifest;
+use keiko_core::name::{KindName, PluginName, TenantName};
+use keiko_core::port::{StoreError, StoreErrorKind};
+use sqlx::postgres::PgRow;
+
+use super::pool::Pool;
+use super::row::{digest, get, large_count, name};
+use super::session::Session;
+use crate::format::Undecodable;
+use crate::trouble::undecodable;
+
+/// Plugins that are not removed, with their current versions and all their kinds.
+const PLUGINS: &str = "SELECT p.id, p.tenant, p.name, v.id, v.name, v.digest, v.component_bytes, v.manifest,
+        v.installed_ms,
+        (SELECT coalesce(json_object_agg(k.name, k.id), '{}')::text FROM kind AS k WHERE k.plugin = p.id) AS kinds
+    FROM plugin AS p JOIN plugin_version AS v ON v.id = p.current AND v.plugin = p.id
+    WHERE NOT p.removed AND p.id = coalesce($1, p.id) ORDER BY p.id";
+
+/// The rows of tenants, made when they are missing.
+pub(crate) async fn ensure_tenants(
+    session: &mut Session,
+    names: &[TenantName],
+) -> Result<Vec<Tenant>, StoreError> {
+    let mut wanted: Vec<&str> = names.iter().map(TenantName::as_str).collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    // In order, so that two hosts that make the same tenants wait for each other in one direction.
+    let query = "INSERT INTO tenant (name) SELECT n FROM unnest($1::text[]) AS n
+        WHERE NOT EXISTS (SELECT 1 FROM tenant WHERE name = n) ON CONFLICT DO NOTHING";
+    session.run(sqlx::query(query).bind(wanted.clone())).await?;
+    let query = "INSERT INTO tenant_count (tenant) SELECT id FROM tenant WHERE name = ANY($1)
+        AND NOT EXISTS (SELECT 1 FROM tenant_count WHERE tenant = tenant.id) ORDER BY id ON CONFLICT DO NOTHING";
+    session.run(sqlx::query(query).bind(wanted.clone())).await?;
+    let query = "SELECT name, id FROM tenant WHERE name = ANY($1)";
+    let mut ids: BTreeMap<String, i64> = BTreeMap::new();
+    for row in &session.rows(sqlx::query(query).bind(wanted)).await? {
+        ids.insert(get(row, 0)?, get(row, 1)?);
+    }
+    let tenant = |name: &TenantName| {
+        let id = ids.get(name.as_str()).ok_or_else(|| undecodable(Undecodable("tenant")))?;
+        Ok(Tenant { id: TenantId(*id), name: name.clone() })
+    };
+    names.iter().map(tenant).collect()
+}
+
+/// Makes a version the current one of its plugin.
+pub(crate) async fn install(
+    session: &mut Session,
+    new: &NewVersion,
+    now_ms: i64,
+) -> Result<Installed, StoreError> {
+    one_after_the_other(session).await?;
+    let section = &new.manifest.plugin;
+    let (plugin, current) = ensure_plugin(session, new.tenant, &section.name).await?;
+    let query = "SELECT id, digest, manifest FROM plugin_version WHERE plugin = $1 AND name = $2";
+    let query = sqlx::query(query).bind(plugin.0).bind(section.version.as_str());
+    let version = match session.row(query).await? {
+        None => insert_version(session, plugin, new, now_ms).await?,
+        Some(row) => {
+            let digest = digest(&row, 1)?;
+            if digest != new.digest || manifest(&row, 2)? != *new.manifest {
+                return Ok(Installed::VersionTaken { digest });
+            }
+            VersionId(get(&row, 0)?)
+        }
+    };
+    if current == Some(version) {
+        return plugin_by_id(session, plugin).await.map(Installed::Unchanged);
+    }
+    let kinds: Vec<&str> = new.manifest.kinds.iter().map(|kind| kind.name.as_str()).collect();
+    let query = "WITH kinds AS (
+            INSERT INTO kind (tenant, plugin, name) SELECT $1, $2, n FROM unnest($3::text[]) AS n
+            WHERE NOT EXISTS (SELECT 1 FROM kind WHERE plugin = $2 AND name = n)),
+        grown AS (UPDATE sequence SET last = last + 1 WHERE name = 'catalog')
+        UPDATE plugin SET current = $4, removed = false WHERE id = $2 AND tenant = $1";
+    let query = sqlx::query(query).bind(new.tenant.0).bind(plugin.0).bind(kinds).bind(version.0);
+    session.run(query).await?;
+    plugin_by_id(session, plugin).await.map(Installed::Current)
+}
+
+/// Takes a plugin away unless it has live tasks.
+pub(crate) async fn remove(
+    session: &mut Session,
+    tenant: TenantId,
+    name: &PluginName,
+) -> Result<Removed, StoreError> {
+    one_after_the_other(session).await?;
+    let query = "SELECT id FROM plugin WHERE tenant = $1 AND name = $2 AND NOT removed";
+    let row = session.row(sqlx::query(query).bind(tenant.0).bind(name.as_str())).await?;
+    let Some(row) = row else { return Ok(Removed::NotFound) };
+    let plugin: i64 = get(&row, 0)?;
+    // Walks the tenant's live tasks, which the quota bounds.
+    let query = "SELECT count(*) FROM task WHERE tenant = $1
+        AND kind = ANY(ARRAY(SELECT id FROM kind WHERE plugin = $2))";
+    let row = session.row(sqlx::query(query).bind(tenant.0).bind(plugin)).await?;
+    let live = row.as_ref().map_or(Ok(0), |row| large_count(row, 0))?;
+    if live > 0 {
+        return Ok(Removed::Busy { live });
+    }
+    let query = "WITH grown AS (UPDATE sequence SET last = last + 1 WHERE name = 'catalog')
+        UPDATE plugin SET removed = true WHERE id = $1 AND tenant = $2";
+    session.run(sqlx::query(query).bind(plugin).bind(tenant.0)).await?;
+    Ok(Removed::Removed)
+}
+
+/// Every plugin of every tenant.
+pub(crate) async fn plugins(pool: &Pool) -> Result<Vec<Plugin>, StoreError> {
+    let rows = pool.system().await?.rows(sqlx::query(PLUGINS).bind(None::<i64>)).await?;
+    rows.iter().map(plugin).collect()
+}
+
+async fn one_after_the_other(session: &mut Session) -> Result<(), StoreError> {
+    let query = "SELECT last FROM sequence WHERE name = 'catalog' FOR UPDATE";
+    session.row(sqlx::query(query)).await.map(drop)
+}
+
+/// The plugin's row, made when it is missing, and its current version unless it was removed.
+async fn ensure_plugin(
+    session: &mut Session,
+    tenant: TenantId,
+    name: &PluginName,
+) -> Result<(PluginId, Option<VersionId>), StoreError> {
+    let find =
+        "SELECT id, CASE WHEN NOT removed THEN current END FROM plugin WHERE tenant = $1 AND name = $2";
+    let make = "INSERT INTO plugin (tenant, name) VALUES ($1, $2) RETURNING id, current";
+    for query in [find, make] {
+        if let Some(row) = session.row(sqlx::query(query).bind(tenant.0).bind(name.as_str())).await? {
+            return Ok((PluginId(get(&row, 0)?), get::<Option<i64>>(&row, 1)?.map(VersionId)));
+        }
+    }
+    Err(missing())
+}
+
+async fn insert_version(
+    session: &mut Session,
+    plugin: PluginId,
+    new: &NewVersion,
+    now_ms: i64,
+) -> Result<VersionId, StoreError> {
+    let query =
+        "INSERT INTO plugin_version (tenant, plugin, name, digest, component_bytes, manifest, installed_ms)
+        VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id";
+    let query =
+        sqlx::query(query).bind(new.tenant.0).bind(plugin.0).bind(new.manifest.plugin.version.as_str());
+    let manifest = serde_json::to_string(&*new.manifest).expect("numbers and texts always encode");
+    let query = query.bind(&new.digest.0[..]).bind(new.component_bytes as i64).bind(manifest).bind(now_ms);
+    let row = session.row(query).await?.ok_or_else(missing)?;
+    get(&row, 0).map(VersionId)
+}
+
+async fn plugin_by_id(session: &mut Session, id: PluginId) -> Result<Plugin, StoreError> {
+    let row = session.row(sqlx::query(PLUGINS).bind(Some(id.0))).await?.ok_or_else(missing)?;
+    plugin(&row)
+}
+
+fn missing() -> StoreError {
+    StoreError::new(StoreErrorKind::Internal, "a row that was just written is missing")
+}
+
+fn plugin(row: &PgRow) -> Result<Plugin, StoreError> {
+    let kinds: BTreeMap<KindName, i64> =
+        serde_json::from_str(get(row, 9)?).map_err(|_| undecodable(Undecodable("kind name")))?;
+    Ok(Plugin {
+        id: PluginId(get(row, 0)?),
+        tenant: TenantId(get(row, 1)?),
+        name: name(row, 2, "plugin name")?,
+        current: PluginVersion {
+            id: VersionId(get(row, 3)?),
+            name: name(row, 4, "version name")?,
+            digest: digest(row, 5)?,
+            component_bytes: large_count(row, 6)?,
+            manifest: Arc::new(manifest(row, 7)?),
+            installed_ms: get(row, 8)?,
+        },
+        kinds: kinds.into_iter().map(|(name, id)| (name, KindId(id))).collect(),
+    })
+}
+
+fn manifest(row: &PgRow, column: usize) -> Result<Manifest, StoreError> {
+    serde_json::from_str(get(row, column)?).map_err(|_| undecodable(Undecodable("manifest")))
+}

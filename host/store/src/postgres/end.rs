@@ -1,0 +1,157 @@
+//! Ends that no attempt wrote: cancel, quarantine, a row that cannot be read. And the way back, a retry by hand.
+//!
+//! A retry by hand keeps the task's id, token and history. Its attempts count from none again; the numbers of
+//! kept attempts and logs go on behind the earlier ones, so a number names one attempt for ever.
+
+use keiko_core::code::Code;
+use keiko_core::id::{AgentId, TaskId, TenantId};
+use keiko_core::port::{StoreError, StoreErrorKind};
+use keiko_core::task::{CancelAnswer, RetryAnswer, TaskState};
+
+use super::count;
+use super::row::get;
+use super::session::Session;
+use super::submit::lock_tenants;
+use crate::count::{AgentChange, Change, Changes, Spent, Usage};
+use crate::ending::End;
+use crate::format::Undecodable;
+use crate::trouble::undecodable;
+
+/// How often a cancel looks for a task that is between live and ended.
+const LOOKS: usize = 5;
+
+/// Moves live tasks, in order of their ids, to the finished ones.
+pub(crate) const FINISH: &str = "
+    WITH gone AS (
+        DELETE FROM task AS t USING unnest($1::bigint[]) AS e (id)
+        WHERE t.id = e.id AND t.tenant = coalesce($8, t.tenant) RETURNING t.*)
+    INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
+        finished_ms, root, parent, depth, code, message, budget, trace, input_type, input, agent, app_user)
+    SELECT id, tenant, kind, $2, token + $3, attempts, crashes + $4, earlier, created_ms, run_at_ms,
+        $5, root, parent, depth, $6, $7, budget, trace, input_type, input, agent, app_user
+    FROM gone RETURNING id, tenant, agent";
+
+/// Moves an ended task back, and the attempt that ended it to the others; whose counts change, and how.
+const REVIVE: &str = "
+    WITH gone AS (DELETE FROM finished WHERE id = $1 AND tenant = $2 AND state = $4 RETURNING *),
+    kept AS (
+        INSERT INTO attempt (task, number, tenant, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
+            elapsed_us, taint, effects, code, message, detail)
+        SELECT id, earlier + attempts, tenant, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
+            elapsed_us, taint, effects, code, message, detail
+        FROM gone WHERE started_ms IS NOT NULL),
+    revived AS (
+        INSERT INTO task (id, tenant, kind, token, earlier, created_ms, run_at_ms, root, parent, depth, budget, trace,
+            input_type, input, agent, app_user)
+        SELECT id, tenant, kind, token, earlier + attempts, created_ms, keiko_now($3), root, parent, depth, budget,
+            trace, input_type, coalesce(input, ''), agent, app_user
+        FROM gone)
+    SELECT agent, elapsed_us FROM gone";
+
+/// Cancels a task that has not ended.
+pub(crate) async fn cancel(
+    session: &mut Session,
+    tenant: TenantId,
+    id: TaskId,
+    now_ms: i64,
+) -> Result<CancelAnswer, StoreError> {
+    for _ in 0..LOOKS {
+        if finish(session, &[id], &End::cancelled(tenant), now_ms).await? > 0 {
+            return Ok(CancelAnswer::Cancelled);
+        }
+        match state(session, tenant, id).await? {
+            None => return Ok(CancelAnswer::NotFound),
+            Some(state) if state.is_terminal() => return Ok(CancelAnswer::AlreadyTerminal(state)),
+            // Retried by hand in between.
+            Some(_) => {}
+        }
+    }
+    Err(StoreError::new(StoreErrorKind::Busy, "the task is ended and retried all the time"))
+}
+
+/// Ends tasks that crashed their host alone.
+pub(crate) async fn quarantine(session: &mut Session, ids: &[TaskId], now_ms: i64) -> Result<(), StoreError> {
+    finish(session, ids, &End::QUARANTINED, now_ms).await.map(drop)
+}
+
+/// Ends tasks whose rows cannot be read, so that they do not stop others.
+pub(crate) async fn fail_undecodable(
+    session: &mut Session,
+    ids: &[TaskId],
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    let ended = finish(session, ids, &End::UNDECODABLE, now_ms).await?;
+    if ended > 0 {
+        tracing::error!(items = ended, "tasks that cannot be read were ended");
+    }
+    Ok(())
+}
+
+/// Makes a failed or cancelled task pending again.
+pub(crate) async fn retry(
+    session: &mut Session,
+    tenant: TenantId,
+    id: TaskId,
+    queue_max: u64,
+    now_ms: i64,
+) -> Result<RetryAnswer, StoreError> {
+    // First, as every submit does: the quota is exact.
+    let (live, _) = lock_tenants(session, [tenant].into(), now_ms).await?;
+    let Some(state) = state(session, tenant, id).await? else { return Ok(RetryAnswer::NotFound) };
+    let change = match state {
+        TaskState::Failed => Change { live: 1, failed: -1, ..Change::default() },
+        TaskState::Cancelled => Change { live: 1, cancelled: -1, ..Change::default() },
+        TaskState::Pending | TaskState::Running | TaskState::Completed => {
+            return Ok(RetryAnswer::NotRetryable(state));
+        }
+    };
+    let live = live.get(&tenant).copied().unwrap_or_default();
+    if live >= queue_max {
+        return Ok(RetryAnswer::QueueFull { live });
+    }
+    let query = sqlx::query(REVIVE).bind(id.0).bind(tenant.0).bind(now_ms).bind(state as i16);
+    let Some(row) = session.row(query).await? else {
+        return Err(StoreError::new(StoreErrorKind::Busy, "the task was changed at the same time"));
+    };
+    let agent = get::<Option<i64>>(&row, 0)?.map(AgentId);
+    let mut changes = Changes::default();
+    changes.add(tenant, change);
+    changes.add_agent(tenant, agent, AgentChange::end(state, get(&row, 1)?, -1));
+    count::store(session, &changes).await?;
+    Ok(RetryAnswer::Retried)
+}
+
+/// The state of a task.
+async fn state(session: &mut Session, tenant: TenantId, id: TaskId) -> Result<Option<TaskState>, StoreError> {
+    let query = "SELECT CASE WHEN holder IS NULL THEN 0 ELSE 1 END FROM task WHERE id = $1 AND tenant = $2
+        UNION ALL SELECT state FROM finished WHERE id = $1 AND tenant = $2";
+    let Some(row) = session.row(sqlx::query(query).bind(id.0).bind(tenant.0)).await? else { return Ok(None) };
+    let state = TaskState::numbered(i64::from(get::<i32>(&row, 0)?));
+    state.map(Some).ok_or_else(|| undecodable(Undecodable("task state")))
+}
+
+/// Moves live tasks to the finished ones and counts them; returns how many there were.
+async fn finish(session: &mut Session, ids: &[TaskId], end: &End, now_ms: i64) -> Result<usize, StoreError> {
+    if ids.is_empty() {
+        return Ok(0);
+    }
+    let mut ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
+    ids.sort_unstable();
+    let query = sqlx::query(FINISH).bind(ids).bind(end.state as i16).bind(end.token).bind(end.crashes as i32);
+    let query = query.bind(now_ms).bind(end.code.map(Code::as_str)).bind(end.message);
+    let rows = session.rows(query.bind(end.tenant.map(|tenant| tenant.0))).await?;
+    let (mut changes, mut usage) = (Changes::default(), Usage::default());
+    for row in &rows {
+        let tenant = TenantId(get(row, 1)?);
+        let failed = i64::from(end.state == TaskState::Failed);
+        let cancelled = i64::from(end.state == TaskState::Cancelled);
+        changes.add(tenant, Change { live: -1, completed: 0, failed, cancelled });
+        let agent = get::<Option<i64>>(row, 2)?.map(AgentId);
+        changes.add_agent(tenant, agent, AgentChange::end(end.state, None, 1));
+        if failed > 0 {
+            usage.add(tenant, Spent { failed, ..Spent::default() });
+        }
+    }
+    count::store_with(session, &changes, &usage, now_ms).await?;
+    Ok(rows.len())
+}

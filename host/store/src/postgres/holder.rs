@@ -1,0 +1,114 @@
+//! Holders of leases, ids, and what becomes of tasks whose holder is gone.
+//!
+//! A holder's row is changed first, then its tasks: so a lease, which prolongs the row, is wholly before or wholly after
+//! a rescue. Rescues and new holders follow one another, by the row of the holders' numbers.
+
+use keiko_core::id::{Holder, TaskId, Token};
+use keiko_core::port::{Beat, Dead, IdBlock, Rescued, StoreError, StoreErrorKind};
+
+use super::end;
+use super::row::get;
+use super::session::Session;
+use crate::rescue::{Sorted, sort};
+
+/// Takes `$3` numbers named `$1` that are above all earlier ones and not below `$2`; the last of them.
+const TAKE_NUMBERS: &str =
+    "UPDATE sequence SET last = greatest(last + 1, $2) + $3 - 1 WHERE name = $1 RETURNING last";
+
+/// What looks for tasks by their holder walks all live ones: no index may look at the holder.
+const WALK: &str =
+    "SELECT set_config('enable_seqscan', 'on', true), set_config('enable_hashjoin', 'on', true)";
+
+/// Registers a holder. Its number starts from the clock, so that it is above every earlier one even when an older
+/// database was put back.
+pub(crate) async fn open(session: &mut Session, now_ms: i64, lease_ms: i64) -> Result<Holder, StoreError> {
+    let id = take_numbers(session, "holder", now_ms, 1).await?;
+    let query = "INSERT INTO holder (id, opened_ms, until_ms) VALUES ($1, keiko_now($2), keiko_now($2) + $3)";
+    session.run(sqlx::query(query).bind(id).bind(now_ms).bind(lease_ms)).await?;
+    Ok(Holder(id))
+}
+
+/// Prolongs a holder's lease.
+pub(crate) async fn beat(
+    session: &mut Session,
+    holder: Holder,
+    now_ms: i64,
+    lease_ms: i64,
+) -> Result<Beat, StoreError> {
+    let query = "UPDATE holder SET until_ms = keiko_now($2) + $3 WHERE id = $1
+        RETURNING (SELECT min(until_ms) FROM holder WHERE id <> $1) - (keiko_now($2) - $2),
+            (SELECT last FROM sequence WHERE name = 'catalog')";
+    let query = sqlx::query(query).bind(holder.0).bind(now_ms).bind(lease_ms);
+    let Some(row) = session.row(query).await? else { return Ok(Beat::Lost) };
+    Ok(Beat::Alive { others_end_ms: get(&row, 0)?, catalog: get(&row, 1)? })
+}
+
+/// Forgets a holder; returns how many tasks it gave back.
+pub(crate) async fn close(session: &mut Session, holder: Holder) -> Result<u64, StoreError> {
+    session.run(sqlx::query("DELETE FROM holder WHERE id = $1").bind(holder.0)).await?;
+    session.rows(sqlx::query(WALK)).await?;
+    let query = "WITH held AS MATERIALIZED (SELECT id FROM task WHERE holder = $1 ORDER BY id FOR UPDATE)
+        UPDATE task SET holder = NULL FROM held WHERE task.id = held.id";
+    session.run(sqlx::query(query).bind(holder.0)).await
+}
+
+/// Reserves task ids.
+pub(crate) async fn reserve_ids(
+    session: &mut Session,
+    count: u32,
+    now_ms: i64,
+) -> Result<IdBlock, StoreError> {
+    let last = take_numbers(session, "task", TaskId::floor(now_ms).0, i64::from(count)).await?;
+    Ok(IdBlock { first: TaskId(last - i64::from(count) + 1), count })
+}
+
+async fn take_numbers(
+    session: &mut Session,
+    name: &'static str,
+    floor: i64,
+    count: i64,
+) -> Result<i64, StoreError> {
+    let row = session.row(sqlx::query(TAKE_NUMBERS).bind(name).bind(floor).bind(count)).await?;
+    let row = row.ok_or_else(|| StoreError::new(StoreErrorKind::Integrity, "a sequence is missing"))?;
+    get(&row, 0)
+}
+
+/// Returns the tasks of dead holders. A holder without a row is dead, however that came about.
+pub(crate) async fn rescue(
+    session: &mut Session,
+    dead: Dead,
+    started: &[(TaskId, Token)],
+    now_ms: i64,
+) -> Result<Rescued, StoreError> {
+    session.row(sqlx::query("SELECT last FROM sequence WHERE name = 'holder' FOR UPDATE")).await?;
+    let (forget, held, parameter) = match dead {
+        Dead::AllBut(holder) => ("DELETE FROM holder WHERE id <> $1", "holder <> $1", holder.0),
+        Dead::Expired => (
+            "DELETE FROM holder WHERE until_ms <= keiko_now($1)",
+            "holder IS NOT NULL AND NOT EXISTS (SELECT 1 FROM holder AS h WHERE h.id = task.holder) AND $1 = $1",
+            now_ms,
+        ),
+    };
+    session.run(sqlx::query(forget).bind(parameter)).await?;
+    session.rows(sqlx::query(WALK)).await?;
+    let text = format!("SELECT id, token, crashes::bigint FROM task WHERE {held} ORDER BY id FOR UPDATE");
+    let rows = session.rows(sqlx::query(sqlx::AssertSqlSafe(text)).bind(parameter)).await?;
+    let running = rows.iter().map(|row| Ok((get(row, 0)?, get(row, 1)?, get(row, 2)?)));
+    let sorted = sort(running.collect::<Result<Vec<_>, StoreError>>()?, started);
+    give_back(session, &sorted).await?;
+    end::quarantine(session, &sorted.quarantined, now_ms).await?;
+    Ok(sorted.rescued())
+}
+
+async fn give_back(session: &mut Session, sorted: &Sorted) -> Result<(), StoreError> {
+    if sorted.unstarted.is_empty() && sorted.crashed.is_empty() {
+        return Ok(());
+    }
+    let query = "UPDATE task SET holder = NULL, crashes = crashes + c.more
+        FROM (SELECT unnest($1::bigint[]) AS id, 0 AS more UNION ALL SELECT unnest($2::bigint[]), 1) AS c
+        WHERE task.id = c.id";
+    session
+        .run(sqlx::query(query).bind(sorted.unstarted.clone()).bind(sorted.crashed.clone()))
+        .await
+        .map(drop)
+}

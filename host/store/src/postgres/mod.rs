@@ -1,0 +1,373 @@
+//! The store of many hosts: one PostgreSQL database, 14 or newer.
+//!
+//! - Four connections write, each with its own group commit of [`crate::transaction`]: submits, leases, ends with
+//!   everything else that is written about tasks, and what keeps this host alive. So a stalled write of one kind holds up
+//!   no other, and above all no beat.
+//! - Reads come from a pool, one statement each, as the tenant they are for: see [`pool`].
+//! - Every method of [`TaskStore`] and every writing one of [`CatalogStore`] is one transaction, which it may share with
+//!   others. Rows are locked in one order: holders, tasks by id, counts of tenants, counts of agents. Submits start with
+//!   the counts of tenants. What still meets crosswise is run again.
+//! - What hosts compare is on the database's clock, by the SQL function `keiko_now`.
+
+pub mod admin;
+mod agents;
+mod catalog;
+mod child;
+mod component;
+mod count;
+mod data;
+mod end;
+pub(crate) mod error;
+mod history;
+mod holder;
+mod lease;
+mod migrate;
+mod news;
+mod open;
+mod options;
+pub(crate) mod pool;
+mod prune;
+mod records;
+pub(crate) mod row;
+pub(crate) mod session;
+mod settle;
+mod submit;
+#[cfg(test)]
+mod tenancy;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use keiko_core::catalog::{Installed, NewVersion, Plugin, Removed, Tenant};
+use keiko_core::id::{Digest, Holder, TaskId, TenantId, Token};
+use keiko_core::name::{PluginName, TenantName};
+use keiko_core::port::{
+    Beat, CatalogStore, Components, Dead, IdBlock, Lease, LeaseRequest, Pruned, Records, Rescued, Signal,
+    Signals, StoreError, StoreErrorKind, TaskStore,
+};
+use keiko_core::retention::KeptFrom;
+use keiko_core::task::{
+    CancelAnswer, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskCounts, TaskFilter, TaskSummary,
+    TaskView,
+};
+
+use self::news::News;
+use self::open::Named;
+pub use self::open::OpenError;
+pub use self::options::PostgresOptions;
+use self::pool::Pool;
+pub use self::pool::PoolFigures;
+use self::session::Session;
+use crate::stored::payload_bytes;
+pub use crate::transaction::WriterCounts;
+use crate::transaction::{Counters, Entry, Priority, Writer};
+
+/// A store in a database. Clones share it.
+#[derive(Clone)]
+pub struct PostgresStore(Arc<Inner>);
+
+struct Inner {
+    submit: Writer<Session>,
+    lease: Writer<Session>,
+    settle: Writer<Session>,
+    keep: Writer<Session>,
+    pool: Pool,
+    news: News,
+    /// Whether the last lease found nothing.
+    quiet: AtomicBool,
+}
+
+impl PostgresStore {
+    /// Opens the store, bringing its database to this binary's schema. Needs a Tokio runtime that stays.
+    pub async fn open(options: PostgresOptions) -> Result<PostgresStore, OpenError> {
+        open::prepare(&options).await?;
+        let inner = Inner {
+            submit: writer(&options, "submit").await?,
+            lease: writer(&options, "lease").await?,
+            settle: writer(&options, "settle").await?,
+            keep: writer(&options, "keep").await?,
+            pool: Pool::new(&options)?,
+            news: News::start(options.news()?),
+            quiet: AtomicBool::new(false),
+        };
+        Ok(PostgresStore(Arc::new(inner)))
+    }
+
+    /// Finishes what waits to be written and closes every connection. Whatever is asked afterwards answers `Down`.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        let inner = &*self.0;
+        inner.news.close();
+        let (submit, lease, settle, keep, ()) = futures::join!(
+            inner.submit.close(),
+            inner.lease.close(),
+            inner.settle.close(),
+            inner.keep.close(),
+            inner.pool.close(),
+        );
+        submit.and(lease).and(settle).and(keep)
+    }
+
+    /// How much was written so far, and in how many transactions.
+    pub fn writer_counts(&self) -> WriterCounts {
+        let inner = &*self.0;
+        let mut sum = WriterCounts::default();
+        for counts in [&inner.submit, &inner.lease, &inner.settle, &inner.keep].map(Writer::counts) {
+            sum.transactions += counts.transactions;
+            sum.writes += counts.writes;
+            sum.statements += counts.statements;
+        }
+        sum
+    }
+
+    /// What the connections for reads have done.
+    pub fn pool_figures(&self) -> PoolFigures {
+        self.0.pool.figures()
+    }
+
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.0.pool
+    }
+
+    /// Writes through the connection that ends attempts; where the data layer writes, too.
+    pub(crate) async fn write<I, T, W>(
+        &self,
+        priority: Priority,
+        bytes: usize,
+        input: I,
+        work: W,
+    ) -> Result<T, StoreError>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+        W: for<'s> Fn(&'s mut Session, &'s I) -> BoxFuture<'s, Result<T, StoreError>> + Send + 'static,
+    {
+        self.0.settle.write_or_undo(priority, bytes, input, work, |_| None).await
+    }
+
+    /// Writes through the connection that keeps this host alive.
+    async fn keep<I, T, W>(&self, input: I, work: W) -> Result<T, StoreError>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+        W: for<'s> Fn(&'s mut Session, &'s I) -> BoxFuture<'s, Result<T, StoreError>> + Send + 'static,
+    {
+        self.0.keep.write_or_undo(Priority::Task, 0, input, work, |_| None).await
+    }
+}
+
+async fn writer(options: &PostgresOptions, purpose: &str) -> Result<Writer<Session>, OpenError> {
+    let connect = options.writer(purpose)?;
+    let named = Named::of(options, &connect);
+    let counters = Arc::new(Counters::default());
+    let session = Session::open(connect, Arc::clone(&counters.statements)).await;
+    Ok(Writer::start(session.map_err(|error| named.refused(error))?, counters, Box::new(())))
+}
+
+#[async_trait]
+impl TaskStore for PostgresStore {
+    async fn open_holder(&self, now_ms: i64, lease_ms: i64) -> Result<Holder, StoreError> {
+        self.keep((), move |session, ()| Box::pin(holder::open(session, now_ms, lease_ms))).await
+    }
+
+    async fn beat(&self, holder: Holder, now_ms: i64, lease_ms: i64) -> Result<Beat, StoreError> {
+        let beat = self
+            .0
+            .keep
+            .write_plain((), move |session, ()| Box::pin(holder::beat(session, holder, now_ms, lease_ms)));
+        beat.await
+    }
+
+    async fn close_holder(&self, holder: Holder, _now_ms: i64) -> Result<u64, StoreError> {
+        self.keep((), move |session, ()| Box::pin(holder::close(session, holder))).await
+    }
+
+    async fn reserve_ids(&self, count: u32, now_ms: i64) -> Result<IdBlock, StoreError> {
+        self.keep((), move |session, ()| Box::pin(holder::reserve_ids(session, count, now_ms))).await
+    }
+
+    async fn enqueue(&self, submits: Vec<Submit>, now_ms: i64) -> Result<Vec<Submitted>, StoreError> {
+        self.0.submit.submit(submits, now_ms).await
+    }
+
+    /// After a lease that found nothing, a look comes first: an idle host costs one statement a poll.
+    async fn lease(&self, request: LeaseRequest) -> Result<Lease, StoreError> {
+        if self.0.quiet.load(Ordering::Relaxed) {
+            let look = self
+                .0
+                .lease
+                .write_plain(request.clone(), |session, request| Box::pin(lease::look(session, request)));
+            if let Some(nothing) = look.await? {
+                return Ok(nothing);
+            }
+        }
+        let lease = self.0.lease.write_or_undo(
+            Priority::Task,
+            0,
+            request,
+            |session, request| Box::pin(lease::lease(session, request)),
+            undo_lease,
+        );
+        let lease = lease.await?;
+        self.0.quiet.store(lease.tasks.is_empty(), Ordering::Relaxed);
+        Ok(lease)
+    }
+
+    async fn settle(
+        &self,
+        holder: Holder,
+        settlements: Vec<Settlement>,
+        now_ms: i64,
+    ) -> Result<Vec<Settled>, StoreError> {
+        let bytes = settlements.iter().map(payload_bytes).sum();
+        self.write(Priority::Task, bytes, settlements, move |session, settlements| {
+            Box::pin(settle::settle(session, holder, settlements, now_ms))
+        })
+        .await
+    }
+
+    async fn rescue(
+        &self,
+        dead: Dead,
+        started: Vec<(TaskId, Token)>,
+        now_ms: i64,
+    ) -> Result<Rescued, StoreError> {
+        self.keep(started, move |session, started| Box::pin(holder::rescue(session, dead, started, now_ms)))
+            .await
+    }
+
+    async fn cancel(&self, tenant: TenantId, id: TaskId, now_ms: i64) -> Result<CancelAnswer, StoreError> {
+        self.write(Priority::Task, 0, (), move |session, ()| {
+            Box::pin(end::cancel(session, tenant, id, now_ms))
+        })
+        .await
+    }
+
+    async fn retry(
+        &self,
+        tenant: TenantId,
+        id: TaskId,
+        queue_max: u64,
+        now_ms: i64,
+    ) -> Result<RetryAnswer, StoreError> {
+        self.write(Priority::Task, 0, (), move |session, ()| {
+            Box::pin(end::retry(session, tenant, id, queue_max, now_ms))
+        })
+        .await
+    }
+
+    async fn prune_finished(
+        &self,
+        tenant: TenantId,
+        kept: KeptFrom,
+        after: Option<TaskId>,
+        count_max: u32,
+    ) -> Result<Pruned, StoreError> {
+        self.write(Priority::Background, 0, kept, move |session, kept| {
+            Box::pin(prune::finished(session, tenant, kept, after, count_max))
+        })
+        .await
+    }
+
+    async fn prune(&self, now_ms: i64, count_max: u32) -> Result<u64, StoreError> {
+        self.write(Priority::Background, 0, (), move |session, ()| {
+            Box::pin(submit::prune_keys(session, now_ms, count_max))
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Records for PostgresStore {
+    async fn task(&self, tenant: TenantId, id: TaskId) -> Result<Option<TaskView>, StoreError> {
+        records::task(&self.0.pool, tenant, id).await
+    }
+
+    async fn list(
+        &self,
+        tenant: TenantId,
+        filter: &TaskFilter,
+        limit: u32,
+    ) -> Result<Vec<TaskSummary>, StoreError> {
+        records::list(&self.0.pool, tenant, filter, limit).await
+    }
+
+    async fn counts(&self, tenant: TenantId) -> Result<TaskCounts, StoreError> {
+        records::counts(&self.0.pool, tenant).await
+    }
+
+    async fn live(&self) -> Result<HashMap<TenantId, u64>, StoreError> {
+        records::live(&self.0.pool).await
+    }
+
+    async fn logs(&self, tenant: TenantId, id: TaskId) -> Result<Vec<(u32, Bytes)>, StoreError> {
+        records::logs(&self.0.pool, tenant, id).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        if !self.0.settle.is_open() {
+            return Err(StoreError::new(StoreErrorKind::Down, "the store is closed"));
+        }
+        records::ping(&self.0.pool).await
+    }
+}
+
+#[async_trait]
+impl CatalogStore for PostgresStore {
+    async fn ensure_tenants(&self, names: &[TenantName]) -> Result<Vec<Tenant>, StoreError> {
+        self.write(Priority::Background, 0, names.to_vec(), |session, names| {
+            Box::pin(catalog::ensure_tenants(session, names))
+        })
+        .await
+    }
+
+    async fn install(&self, version: NewVersion, now_ms: i64) -> Result<Installed, StoreError> {
+        self.write(Priority::Background, 0, version, move |session, version| {
+            Box::pin(catalog::install(session, version, now_ms))
+        })
+        .await
+    }
+
+    async fn remove(&self, tenant: TenantId, name: &PluginName) -> Result<Removed, StoreError> {
+        self.write(Priority::Background, 0, name.clone(), move |session, name| {
+            Box::pin(catalog::remove(session, tenant, name))
+        })
+        .await
+    }
+
+    async fn plugins(&self) -> Result<Vec<Plugin>, StoreError> {
+        catalog::plugins(&self.0.pool).await
+    }
+}
+
+#[async_trait]
+impl Components for PostgresStore {
+    async fn put(&self, digest: Digest, bytes: Bytes) -> Result<(), StoreError> {
+        component::put(&self.0.pool, digest, bytes).await
+    }
+
+    async fn get(&self, digest: Digest) -> Result<Option<Bytes>, StoreError> {
+        component::get_bytes(&self.0.pool, digest).await
+    }
+}
+
+#[async_trait]
+impl Signals for PostgresStore {
+    fn tell(&self, signal: Signal) {
+        self.0.news.tell(signal);
+    }
+
+    async fn next(&self) -> Signal {
+        self.0.news.next().await
+    }
+}
+
+/// Gives back a lease that nobody heard of, or its tasks would run for nobody until the holder is closed.
+fn undo_lease(lease: Lease) -> Option<Entry<Session>> {
+    let tasks: Vec<_> = lease.tasks.iter().map(|task| (task.id, task.token)).collect();
+    (!tasks.is_empty())
+        .then(|| Entry::unheard(tasks, |session, tasks| Box::pin(lease::give_back(session, tasks))))
+}

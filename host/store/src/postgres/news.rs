@@ -1,0 +1,234 @@
+//! News between the hosts of one database, by `NOTIFY`: a hint, outside of every task's transaction.
+//!
+//! - What is told is gathered and sent by one connection, at most every [`PACE`]; a quiet store sends nothing.
+//! - A message names its sender, whose own listener drops it. It names up to [`ENDED_MAX`] tasks, which keeps it below
+//!   the server's 8,000 bytes; of more it says that there are many.
+//! - When the listener's connection was lost, so may be news: afterwards everything may have changed, and it says so.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use keiko_core::id::TaskId;
+use keiko_core::port::Signal;
+use parking_lot::Mutex;
+use sqlx::ConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+
+use crate::transaction::spawn;
+
+/// Where everybody listens.
+const CHANNEL: &str = "keiko";
+/// Least time between two messages.
+const PACE: Duration = Duration::from_millis(10);
+/// Wait before the next try to connect.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Longest wait for an answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Ended tasks that a message names.
+const ENDED_MAX: usize = 400;
+
+/// The way to the other hosts; both loops end when it is closed or gone.
+pub(crate) struct News {
+    out: Arc<Basket>,
+    heard: Arc<Basket>,
+    closing: watch::Sender<bool>,
+}
+
+/// News that wait for somebody.
+#[derive(Default)]
+struct Basket {
+    news: Mutex<Signal>,
+    some: Notify,
+}
+
+impl Basket {
+    fn add(&self, signal: Signal) {
+        let mut news = self.news.lock();
+        news.add(signal);
+        if news.ended.len() > ENDED_MAX {
+            news.ended.clear();
+            news.many_ended = true;
+        }
+        drop(news);
+        self.some.notify_one();
+    }
+
+    /// Everything there is, as soon as there is something.
+    async fn take(&self) -> Signal {
+        loop {
+            let signal = std::mem::take(&mut *self.news.lock());
+            if !signal.is_empty() {
+                return signal;
+            }
+            self.some.notified().await;
+        }
+    }
+}
+
+impl News {
+    /// Starts both loops, which connect by themselves.
+    pub(crate) fn start(options: PgConnectOptions) -> News {
+        let (closing, closed) = watch::channel(false);
+        let news = News { out: Arc::default(), heard: Arc::default(), closing };
+        let me = RandomState::new().build_hasher().finish();
+        let (out, heard) = (Arc::clone(&news.out), Arc::clone(&news.heard));
+        let (speak, hear) = (speak(options.clone(), me, out), hear(options, me, heard));
+        for service in [Box::pin(speak) as futures::future::BoxFuture<'static, ()>, Box::pin(hear)] {
+            let mut closed = closed.clone();
+            spawn(async move {
+                tokio::select! {
+                    () = service => {}
+                    // An error says that the store is gone.
+                    _ = closed.wait_for(|&closed| closed) => {}
+                }
+            });
+        }
+        news
+    }
+
+    pub(crate) fn tell(&self, signal: Signal) {
+        if !signal.is_empty() {
+            self.out.add(signal);
+        }
+    }
+
+    pub(crate) async fn next(&self) -> Signal {
+        self.heard.take().await
+    }
+
+    pub(crate) fn close(&self) {
+        self.closing.send_replace(true);
+    }
+}
+
+/// Sends what is told.
+async fn speak(options: PgConnectOptions, me: u64, out: Arc<Basket>) {
+    let mut connection: Option<PgConnection> = None;
+    loop {
+        let signal = out.take().await;
+        match timeout(ANSWER, send(&options, &mut connection, &encode(me, &signal))).await {
+            Ok(Ok(())) => tokio::time::sleep(PACE).await,
+            failed => {
+                if let Ok(Err(error)) = failed {
+                    tracing::debug!(error = %error, "news could not be sent");
+                }
+                // Together with what comes until then. A connection that was dead for long is replaced at once.
+                out.add(signal);
+                if connection.take().is_none() {
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+}
+
+async fn send(
+    options: &PgConnectOptions,
+    connection: &mut Option<PgConnection>,
+    text: &str,
+) -> Result<(), sqlx::Error> {
+    let connection = match connection {
+        Some(connection) => connection,
+        none => none.insert(options.connect().await?),
+    };
+    let query = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(text);
+    query.execute(connection).await.map(drop)
+}
+
+/// Hears what others send.
+async fn hear(options: PgConnectOptions, me: u64, heard: Arc<Basket>) {
+    let mut missed = false;
+    loop {
+        match listener(&options).await {
+            Ok(mut listener) => {
+                if missed {
+                    heard.add(Signal { ready: true, catalog: true, ended: Vec::new(), many_ended: true });
+                }
+                // Until the connection is lost.
+                while let Ok(Some(message)) = listener.try_recv().await {
+                    if let Some(signal) = decode(me, message.payload()) {
+                        heard.add(signal);
+                    }
+                }
+                tracing::info!("the connection that hears news was lost");
+                tokio::time::sleep(PACE).await;
+            }
+            Err(error) => {
+                tracing::debug!(error = %error, "news cannot be heard");
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+        missed = true;
+    }
+}
+
+async fn listener(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error> {
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(ANSWER)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .connect_lazy_with(options.clone());
+    let mut listener = PgListener::connect_with(&pool).await?;
+    listener.eager_reconnect(false);
+    listener.listen(CHANNEL).await?;
+    Ok(listener)
+}
+
+/// The format's number, the sender, a letter for each kind of news, and the ended tasks, all in hexadecimal.
+fn encode(me: u64, signal: &Signal) -> String {
+    let letter = |there: bool, letter: &'static str| if there { letter } else { "" };
+    let ended: Vec<String> = signal.ended.iter().map(|id| format!("{:x}", id.0)).collect();
+    let (ready, catalog) = (letter(signal.ready, "r"), letter(signal.catalog, "c"));
+    format!("1 {me:x} {ready}{catalog}{} {}", letter(signal.many_ended, "m"), ended.join(","))
+}
+
+/// Somebody else's news. Of another format nothing is known but that there was something.
+fn decode(me: u64, text: &str) -> Option<Signal> {
+    let parts: Vec<&str> = text.split(' ').collect();
+    let everything = Signal { ready: true, catalog: true, ended: Vec::new(), many_ended: true };
+    let ["1", sender, letters, ended] = parts[..] else { return Some(everything) };
+    if u64::from_str_radix(sender, 16) == Ok(me) {
+        return None;
+    }
+    let ids = ended.split(',').filter(|id| !id.is_empty());
+    let ended: Result<Vec<TaskId>, _> = ids.map(|id| i64::from_str_radix(id, 16).map(TaskId)).collect();
+    Some(Signal {
+        ready: letters.contains('r'),
+        catalog: letters.contains('c'),
+        many_ended: letters.contains('m') || ended.is_err(),
+        ended: ended.unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn news_come_through_and_fit_and_ones_own_are_dropped() {
+        let check = |signal: Signal| {
+            let text = encode(7, &signal);
+            assert!(text.len() < 8_000, "{} bytes", text.len());
+            assert_eq!(decode(7, &text), None);
+            assert_eq!(decode(8, &text), Some(signal));
+        };
+        check(Signal { ready: true, ..Signal::default() });
+        check(Signal { catalog: true, many_ended: true, ..Signal::default() });
+        check(Signal { ended: vec![TaskId(i64::MAX); ENDED_MAX], ..Signal::default() });
+        let unknown = decode(8, "2 hello").unwrap();
+        assert!(unknown.ready && unknown.catalog && unknown.many_ended);
+    }
+
+    #[tokio::test]
+    async fn more_ended_tasks_than_a_message_names_are_many() {
+        let basket = Basket::default();
+        for id in 0..=ENDED_MAX as i64 {
+            basket.add(Signal { ended: vec![TaskId(id)], ..Signal::default() });
+        }
+        assert_eq!(basket.take().await, Signal { many_ended: true, ..Signal::default() });
+    }
+}

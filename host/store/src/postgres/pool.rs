@@ -1,0 +1,391 @@
+//! The connections that read, and the data layer's. Whoever takes one says for whom: its role and its tenant are set in
+//! the same moment, so that the database itself shows no other tenant's rows.
+//!
+//! - A tenant has at most half of the pool, so that it cannot keep the others out. Its place is taken first, then the
+//!   pool's: nobody holds a connection while waiting for a tenant's place.
+//! - Every use is one statement, which is its own transaction: a caller that goes away leaves nothing open.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use keiko_core::id::TenantId;
+use keiko_core::port::{StoreError, StoreErrorKind};
+use parking_lot::Mutex;
+use sqlx::Postgres;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
+use sqlx::query::Query;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+
+use super::error::{is_lost, store_error};
+use super::open::OpenError;
+use super::options::PostgresOptions;
+use crate::transaction::spawn;
+
+/// Sets for whom a connection works from now on.
+const WORK_FOR: &str = "SELECT set_config('role', $1, false), set_config('keiko.tenant', $2, false)";
+
+/// What the pool has done and holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolFigures {
+    /// Open connections.
+    pub size: u32,
+    /// Those that nobody uses.
+    pub idle: u32,
+    /// Those that somebody uses.
+    pub in_use: u32,
+    /// Reads that wait for one.
+    pub waiting: u32,
+    /// Reads that got one since the store was opened.
+    pub acquires: u64,
+    /// Reads that waited too long and got none.
+    pub timeouts: u64,
+    /// Reads that waited longer than the operator calls slow.
+    pub slow: u64,
+}
+
+/// The pool; clones share it.
+#[derive(Clone)]
+pub(crate) struct Pool(Arc<Inner>);
+
+struct Inner {
+    primary: Arc<Side>,
+    replica: Option<Arc<Side>>,
+    counters: Arc<Counters>,
+    /// Places of each tenant that uses one or waits for one.
+    tenants: Mutex<HashMap<TenantId, Arc<Semaphore>>>,
+    tenant_places: usize,
+    places: u32,
+    acquire_timeout: Duration,
+    slow_acquire: Duration,
+    test_before_use: bool,
+}
+
+/// The connections to one server.
+struct Side {
+    pool: PgPool,
+    kept: u32,
+    /// Connections on their way out, which the pool still counts.
+    closing: AtomicU32,
+}
+
+impl Side {
+    fn new(options: &PostgresOptions, connect: PgConnectOptions) -> Arc<Side> {
+        let pool = pool(options, connect);
+        Arc::new(Side { pool, kept: options.size.max(1), closing: AtomicU32::default() })
+    }
+
+    /// Whether one of the connections is to be closed instead of given back; whoever is told so closes it.
+    fn sheds_one(&self) -> bool {
+        let more =
+            |closing: u32| (self.pool.size().saturating_sub(closing) > self.kept).then_some(closing + 1);
+        self.closing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+}
+
+#[derive(Default)]
+struct Counters {
+    in_use: AtomicU32,
+    waiting: AtomicU32,
+    acquires: AtomicU64,
+    timeouts: AtomicU64,
+    slow: AtomicU64,
+}
+
+impl Pool {
+    /// A pool that connects when somebody asks.
+    pub(crate) fn new(options: &PostgresOptions) -> Result<Pool, OpenError> {
+        let counters = Arc::new(Counters::default());
+        let primary = Side::new(options, options.reader(&options.url)?);
+        let replica = match &options.replica_url {
+            Some(url) => Some(Side::new(options, options.reader(url)?)),
+            None => None,
+        };
+        let places = places(options);
+        Ok(Pool(Arc::new(Inner {
+            primary,
+            replica,
+            counters,
+            tenants: Mutex::default(),
+            tenant_places: places.div_ceil(2) as usize,
+            places,
+            acquire_timeout: options.acquire_timeout,
+            slow_acquire: options.slow_acquire,
+            test_before_use: options.test_before_use,
+        })))
+    }
+
+    /// A connection that sees and writes this tenant's rows.
+    pub(crate) async fn tenant(&self, tenant: TenantId) -> Result<TenantConnection, StoreError> {
+        self.tenant_of(&self.0.primary, tenant).await
+    }
+
+    /// A connection that sees this tenant's rows, perhaps as they were a moment ago: for lists and statistics.
+    pub(crate) async fn tenant_replica(&self, tenant: TenantId) -> Result<TenantConnection, StoreError> {
+        self.tenant_of(self.0.replica.as_ref().unwrap_or(&self.0.primary), tenant).await
+    }
+
+    /// A connection that sees every tenant's rows, for what is nobody's or everybody's.
+    pub(crate) async fn system(&self) -> Result<SystemConnection, StoreError> {
+        let start = Instant::now();
+        let connection = self.take(&self.0.primary, "keiko_system", "", start).await?;
+        Ok(SystemConnection { connection })
+    }
+
+    async fn tenant_of(&self, side: &Arc<Side>, tenant: TenantId) -> Result<TenantConnection, StoreError> {
+        let start = Instant::now();
+        let place = self.place(tenant, start).await?;
+        let connection = self.take(side, "keiko_tenant", &tenant.to_string(), start).await?;
+        Ok(TenantConnection { connection, tenant, _place: place })
+    }
+
+    /// One of the tenant's places.
+    async fn place(&self, tenant: TenantId, start: Instant) -> Result<Place, StoreError> {
+        let semaphore = {
+            let mut tenants = self.0.tenants.lock();
+            let places = self.0.tenant_places;
+            Arc::clone(tenants.entry(tenant).or_insert_with(|| Arc::new(Semaphore::new(places))))
+        };
+        let mut place = Place { pool: self.clone(), tenant, permit: None };
+        let _waiting = Counted::new(&self.0.counters, |counters| &counters.waiting);
+        let permit = timeout_at(start + self.0.acquire_timeout, semaphore.acquire_owned()).await;
+        match permit {
+            Ok(permit) => place.permit = permit.ok(),
+            Err(_) => return Err(self.timed_out()),
+        }
+        Ok(place)
+    }
+
+    /// A connection that works for this role and tenant from now on.
+    async fn take(
+        &self,
+        side: &Arc<Side>,
+        role: &str,
+        tenant: &str,
+        start: Instant,
+    ) -> Result<Used, StoreError> {
+        let waiting = Counted::new(&self.0.counters, |counters| &counters.waiting);
+        // Whatever was idle may be dead, and then one that is new.
+        let mut tries = if self.0.test_before_use { self.0.places + 1 } else { 1 };
+        let connection = loop {
+            tries -= 1;
+            let acquired = timeout_at(start + self.0.acquire_timeout, side.pool.acquire()).await;
+            let mut connection = match acquired {
+                Ok(Ok(connection)) => connection,
+                Err(_) | Ok(Err(sqlx::Error::PoolTimedOut)) => return Err(self.timed_out()),
+                Ok(Err(error)) => return Err(store_error(error)),
+            };
+            let used = Counted::new(&self.0.counters, |counters| &counters.in_use);
+            let set = sqlx::query(WORK_FOR).bind(role).bind(tenant).execute(&mut *connection).await;
+            match set {
+                Ok(_) => {
+                    let (side, counters) = (Arc::clone(side), Arc::clone(&self.0.counters));
+                    break Used { connection: Some(connection), side, counters, _used: used };
+                }
+                Err(error) => {
+                    connection.close_on_drop();
+                    if !is_lost(&error) || tries == 0 {
+                        return Err(store_error(error));
+                    }
+                }
+            }
+        };
+        drop(waiting);
+        self.0.counters.acquires.fetch_add(1, Ordering::Relaxed);
+        if start.elapsed() > self.0.slow_acquire {
+            self.0.counters.slow.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(connection)
+    }
+
+    fn timed_out(&self) -> StoreError {
+        self.0.counters.timeouts.fetch_add(1, Ordering::Relaxed);
+        StoreError::new(StoreErrorKind::Busy, "no connection became free in time")
+    }
+
+    pub(crate) fn figures(&self) -> PoolFigures {
+        let sides = [Some(&self.0.primary), self.0.replica.as_ref()];
+        let counters = &self.0.counters;
+        PoolFigures {
+            size: sides.iter().flatten().map(|side| side.pool.size()).sum(),
+            idle: sides.iter().flatten().map(|side| side.pool.num_idle() as u32).sum(),
+            in_use: counters.in_use.load(Ordering::Relaxed),
+            waiting: counters.waiting.load(Ordering::Relaxed),
+            acquires: counters.acquires.load(Ordering::Relaxed),
+            timeouts: counters.timeouts.load(Ordering::Relaxed),
+            slow: counters.slow.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Waits for those who read, and closes every connection.
+    pub(crate) async fn close(&self) {
+        self.0.primary.pool.close().await;
+        if let Some(replica) = &self.0.replica {
+            replica.pool.close().await;
+        }
+    }
+}
+
+/// Connections that the pool may open.
+fn places(options: &PostgresOptions) -> u32 {
+    options.size.saturating_add(options.overflow).max(1)
+}
+
+fn pool(options: &PostgresOptions, connect: PgConnectOptions) -> PgPool {
+    let or_never = |time: Duration| (!time.is_zero()).then_some(time);
+    PgPoolOptions::new()
+        .max_connections(places(options))
+        .acquire_timeout(options.acquire_timeout)
+        .max_lifetime(or_never(options.recycle))
+        .idle_timeout(or_never(options.idle))
+        // Setting the role is the test.
+        .test_before_acquire(false)
+        .acquire_slow_threshold(Duration::MAX)
+        .connect_lazy_with(connect)
+}
+
+/// A connection that sees and writes one tenant's rows. The only way to the tables of tenants from here: every query
+/// still names the tenant, and the database's own rules stand behind it.
+pub(crate) struct TenantConnection {
+    connection: Used,
+    tenant: TenantId,
+    _place: Place,
+}
+
+impl TenantConnection {
+    /// Whose rows these are.
+    pub(crate) fn id(&self) -> TenantId {
+        self.tenant
+    }
+
+    /// Runs a statement; its rows.
+    pub(crate) async fn rows(
+        &mut self,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        self.connection.rows(query).await
+    }
+
+    /// Runs a statement; its one row, if it has one.
+    pub(crate) async fn row(
+        &mut self,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Option<PgRow>, StoreError> {
+        self.connection.row(query).await
+    }
+}
+
+/// A connection that sees every tenant's rows.
+pub(crate) struct SystemConnection {
+    connection: Used,
+}
+
+impl SystemConnection {
+    /// Runs a statement; its rows.
+    pub(crate) async fn rows(
+        &mut self,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        self.connection.rows(query).await
+    }
+
+    /// Runs a statement; its one row, if it has one.
+    pub(crate) async fn row(
+        &mut self,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Option<PgRow>, StoreError> {
+        self.connection.row(query).await
+    }
+}
+
+/// A connection that is in use.
+struct Used {
+    /// There until this is dropped.
+    connection: Option<PoolConnection<Postgres>>,
+    side: Arc<Side>,
+    counters: Arc<Counters>,
+    _used: Counted,
+}
+
+impl Used {
+    async fn rows(&mut self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, StoreError> {
+        let outcome = query.fetch_all(&mut **self.connection()?).await;
+        self.noted(outcome)
+    }
+
+    async fn row(&mut self, query: Query<'_, Postgres, PgArguments>) -> Result<Option<PgRow>, StoreError> {
+        let outcome = query.fetch_optional(&mut **self.connection()?).await;
+        self.noted(outcome)
+    }
+
+    fn connection(&mut self) -> Result<&mut PoolConnection<Postgres>, StoreError> {
+        self.connection.as_mut().ok_or_else(|| store_error(sqlx::Error::PoolClosed))
+    }
+
+    fn noted<T>(&mut self, outcome: Result<T, sqlx::Error>) -> Result<T, StoreError> {
+        outcome.map_err(|error| {
+            if let (true, Some(connection)) = (is_lost(&error), &mut self.connection) {
+                connection.close_on_drop();
+            }
+            store_error(error)
+        })
+    }
+}
+
+impl Drop for Used {
+    /// What is beyond the kept ones is closed, unless somebody waits for it.
+    fn drop(&mut self) {
+        let wanted = self.counters.waiting.load(Ordering::Relaxed) > 0;
+        if wanted || tokio::runtime::Handle::try_current().is_err() || !self.side.sheds_one() {
+            return;
+        }
+        let (connection, side) = (self.connection.take(), Arc::clone(&self.side));
+        spawn(async move {
+            if let Some(connection) = connection {
+                // A server that is gone has closed it already.
+                let _ = connection.close().await;
+            }
+            side.closing.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+/// A tenant's place in the pool.
+struct Place {
+    pool: Pool,
+    tenant: TenantId,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut tenants = self.pool.0.tenants.lock();
+        self.permit = None;
+        // Whoever uses or waits for a place shares the semaphore.
+        if tenants.get(&self.tenant).is_some_and(|semaphore| Arc::strong_count(semaphore) == 1) {
+            tenants.remove(&self.tenant);
+        }
+    }
+}
+
+/// One more in a counter, until it is dropped.
+struct Counted {
+    counters: Arc<Counters>,
+    which: fn(&Counters) -> &AtomicU32,
+}
+
+impl Counted {
+    fn new(counters: &Arc<Counters>, which: fn(&Counters) -> &AtomicU32) -> Counted {
+        which(counters).fetch_add(1, Ordering::Relaxed);
+        Counted { counters: Arc::clone(counters), which }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        (self.which)(&self.counters).fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,57 @@
+//! Forgetting ended tasks.
+
+use std::collections::HashSet;
+
+use keiko_core::id::{TaskId, TenantId};
+use keiko_core::port::{Pruned, StoreError};
+use keiko_core::retention::KeptFrom;
+use keiko_core::task::TaskState;
+use sqlx::postgres::PgRow;
+
+use super::count;
+use super::row::get;
+use super::session::Session;
+use crate::format::Undecodable;
+use crate::prune::{Ended, answer, changes, doomed, end_of_walk};
+use crate::trouble::undecodable;
+
+/// The oldest ended tasks of a tenant behind one, below another.
+pub(crate) const WALK: &str = "SELECT id, state, finished_ms FROM finished
+    WHERE tenant = $1 AND id > $2 AND id < $3 ORDER BY id LIMIT $4";
+
+/// A task that was tried again by hand in the meantime is not among the ended ones any more, and keeps what it has.
+const FORGET: &str = "
+    WITH gone AS (DELETE FROM finished WHERE tenant = $1 AND id = ANY ($2::bigint[]) RETURNING id),
+    attempts AS (DELETE FROM attempt WHERE task IN (SELECT id FROM gone)),
+    logs AS (DELETE FROM attempt_log WHERE task IN (SELECT id FROM gone))
+    SELECT id FROM gone";
+
+/// Walks up to so many ended tasks and forgets those that are not kept.
+pub(crate) async fn finished(
+    session: &mut Session,
+    tenant: TenantId,
+    kept: &KeptFrom,
+    after: Option<TaskId>,
+    count_max: u32,
+) -> Result<Pruned, StoreError> {
+    let Some(end) = end_of_walk(kept) else { return Ok(Pruned::default()) };
+    let query = sqlx::query(WALK).bind(tenant.0).bind(after.map_or(i64::MIN, |id| id.0)).bind(end.0);
+    let rows = session.rows(query.bind(i64::from(count_max))).await?;
+    let walked = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    let ids = doomed(&walked, kept);
+    let mut pruned = 0;
+    if !ids.is_empty() {
+        let gone = session.rows(sqlx::query(FORGET).bind(tenant.0).bind(ids)).await?;
+        let gone = gone.iter().map(|row| get(row, 0).map(TaskId)).collect::<Result<HashSet<_>, _>>()?;
+        pruned = gone.len();
+        let states = walked.iter().filter(|(id, ..)| gone.contains(id)).map(|(_, state, _)| *state);
+        count::store(session, &changes(tenant, states)).await?;
+    }
+    Ok(answer(&walked, pruned, count_max))
+}
+
+fn read(row: &PgRow) -> Result<Ended, StoreError> {
+    let state = TaskState::numbered(i64::from(get::<i16>(row, 1)?));
+    let state = state.ok_or_else(|| undecodable(Undecodable("task state")))?;
+    Ok((TaskId(get(row, 0)?), state, get(row, 2)?))
+}

@@ -1,0 +1,230 @@
+//! Reads: always one tenant's, always one statement, so that every answer is of one moment.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use keiko_core::id::{AgentId, TaskId, TenantId, Token, UserId};
+use keiko_core::port::StoreError;
+use keiko_core::task::{
+    AttemptView, Lineage, Payload, TaskCounts, TaskFilter, TaskState, TaskSummary, TaskView,
+};
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgRow;
+
+use super::pool::Pool;
+use super::row::{count, get, large_count, name};
+use crate::admit::read_type;
+use crate::format::{Undecodable, check_end, decode_attempts, decode_failure};
+use crate::trouble::undecodable;
+
+/// A task, live or ended, with its attempts as `format::decode_attempts` reads them: kept ones, and the one that
+/// ended it.
+pub(crate) const TASK: &str = "
+    WITH head AS (
+        SELECT id, tenant, kind, CASE WHEN holder IS NULL THEN 0 ELSE 1 END AS state, created_ms, run_at_ms,
+            NULL::bigint AS finished_ms, attempts, crashes, NULL AS code, root, parent, depth, token, NULL AS message,
+            NULL AS detail, NULL AS result_type, NULL::bytea AS result, NULL AS last, agent, app_user
+        FROM task WHERE id = $1 AND tenant = $2
+        UNION ALL
+        SELECT f.id, f.tenant, f.kind, f.state, f.created_ms, f.run_at_ms, f.finished_ms, f.attempts, f.crashes,
+            f.code, f.root, f.parent, f.depth, f.token, f.message, f.detail, f.result_type, f.result,
+            CASE WHEN f.started_ms IS NOT NULL THEN json_build_array(json_build_array(f.earlier + f.attempts,
+                f.started_ms, f.fuel_used, f.memory_bytes_peak, f.host_calls, f.elapsed_us, f.taint, f.effects,
+                f.version, v.name, encode(v.digest, 'hex'), f.code, f.message, f.detail))::text END,
+            f.agent, f.app_user
+        FROM finished AS f LEFT JOIN plugin_version AS v ON v.id = f.version AND v.tenant = f.tenant
+        WHERE f.id = $1 AND f.tenant = $2)
+    SELECT h.id, p.name, k.name, h.state, h.created_ms, h.run_at_ms, h.finished_ms, h.attempts, h.crashes, h.code,
+        h.root, h.parent, h.depth, h.agent, h.app_user, h.token, h.message, h.detail, h.result_type, h.result, h.last,
+        (SELECT json_agg(json_build_array(a.number, a.started_ms, a.fuel_used, a.memory_bytes_peak,
+                a.host_calls, a.elapsed_us, a.taint, a.effects, a.version, v.name, encode(v.digest, 'hex'), a.code,
+                a.message, a.detail) ORDER BY a.number)::text
+            FROM attempt AS a LEFT JOIN plugin_version AS v ON v.id = a.version AND v.tenant = a.tenant
+            WHERE a.task = h.id AND a.tenant = h.tenant) AS kept
+    FROM head AS h
+    JOIN kind AS k ON k.id = h.kind AND k.tenant = h.tenant
+    JOIN plugin AS p ON p.id = k.plugin AND p.tenant = h.tenant";
+
+/// Tasks in each state: pending ones are counted, the others are kept counts.
+pub(crate) const COUNTS: &str = "
+    SELECT p.pending, c.live - p.pending, c.completed, c.failed, c.cancelled
+    FROM tenant_count AS c,
+        (SELECT count(*) AS pending FROM task WHERE tenant = $1 AND holder IS NULL) AS p
+    WHERE c.tenant = $1";
+
+/// A task with its result and its attempts.
+pub(crate) async fn task(pool: &Pool, tenant: TenantId, id: TaskId) -> Result<Option<TaskView>, StoreError> {
+    let mut connection = pool.tenant(tenant).await?;
+    let row = connection.row(sqlx::query(TASK).bind(id.0).bind(connection.id().0)).await?;
+    row.as_ref().map(view).transpose()
+}
+
+fn view(row: &PgRow) -> Result<TaskView, StoreError> {
+    let summary = summary(row)?;
+    let (message, detail): (Option<String>, Option<&str>) = (get(row, 16)?, get(row, 17)?);
+    let failure = match &summary.code {
+        Some(code) => Some(decode_failure(code, message.unwrap_or_default(), detail).map_err(undecodable)?),
+        None => None,
+    };
+    let result: Option<Vec<u8>> = get(row, 19)?;
+    let content_type = read_type(get(row, 18)?);
+    check_end(summary.state, result.is_some(), failure.is_some()).map_err(undecodable)?;
+    Ok(TaskView {
+        token: Token(get(row, 15)?),
+        result: result.map(|bytes| Payload { content_type, bytes: bytes.into() }),
+        attempts: attempts(row)?,
+        summary,
+        failure,
+    })
+}
+
+fn attempts(row: &PgRow) -> Result<Vec<AttemptView>, StoreError> {
+    let (kept, last): (Option<&str>, Option<&str>) = (get(row, 21)?, get(row, 20)?);
+    let mut attempts = Vec::new();
+    for text in [kept, last].into_iter().flatten() {
+        attempts.extend(decode_attempts(text).map_err(undecodable)?);
+    }
+    Ok(attempts)
+}
+
+/// The first fifteen columns of a task: see [`list_text`].
+pub(crate) fn summary(row: &PgRow) -> Result<TaskSummary, StoreError> {
+    let state = TaskState::numbered(i64::from(get::<i32>(row, 3)?));
+    Ok(TaskSummary {
+        id: TaskId(get(row, 0)?),
+        plugin: name(row, 1, "plugin name")?,
+        kind: name(row, 2, "kind name")?,
+        state: state.ok_or_else(|| undecodable(Undecodable("task state")))?,
+        created_ms: get(row, 4)?,
+        run_at_ms: get(row, 5)?,
+        finished_ms: get(row, 6)?,
+        attempts: count(row, 7)?,
+        crashes: count(row, 8)?,
+        code: get(row, 9)?,
+        lineage: Lineage {
+            root: TaskId(get(row, 10)?),
+            parent: get::<Option<i64>>(row, 11)?.map(TaskId),
+            depth: count(row, 12)?,
+        },
+        agent: get::<Option<i64>>(row, 13)?.map(AgentId),
+        user: get::<Option<i64>>(row, 14)?.map(UserId),
+    })
+}
+
+/// Up to `limit` tasks, newest first.
+pub(crate) async fn list(
+    pool: &Pool,
+    tenant: TenantId,
+    filter: &TaskFilter,
+    limit: u32,
+) -> Result<Vec<TaskSummary>, StoreError> {
+    let mut connection = pool.tenant_replica(tenant).await?;
+    let query = sqlx::query(AssertSqlSafe(list_text(filter)))
+        .bind(connection.id().0)
+        .bind(filter.before.map_or(i64::MAX, |before| before.0))
+        .bind(i64::from(limit))
+        .bind(filter.plugin.as_ref().map(|name| name.as_str()))
+        .bind(filter.kind.as_ref().map(|name| name.as_str()))
+        .bind(filter.parent.map(|parent| parent.0))
+        .bind(filter.agent.map(|agent| agent.0))
+        .bind(filter.user.map(|user| user.0));
+    connection.rows(query).await?.iter().map(summary).collect()
+}
+
+/// The statement for a filter, made of fixed pieces only; values are always parameters: tenant, before, limit, plugin,
+/// kind, parent, agent, user. Each branch finds a page of ids in the index that serves it, kind by kind when kinds are
+/// asked for; the rows are looked up for the page alone.
+pub(crate) fn list_text(filter: &TaskFilter) -> String {
+    let mut conditions = String::from("t.tenant = $1 AND t.id < $2");
+    let asked = [
+        (filter.parent.is_some(), " AND t.parent = $6"),
+        (filter.agent.is_some(), " AND t.agent = $7"),
+        (filter.user.is_some(), " AND t.app_user = $8"),
+    ];
+    for (_, condition) in asked.into_iter().filter(|(asked, _)| *asked) {
+        conditions.push_str(condition);
+    }
+    let named = [(filter.plugin.is_some(), " AND p.name = $4"), (filter.kind.is_some(), " AND k.name = $5")];
+    let names: String =
+        named.into_iter().filter(|(asked, _)| *asked).map(|(_, condition)| condition).collect();
+    let branch = |(ended, table, state): (u8, &str, &str)| {
+        let page = |more: &str| {
+            format!(
+                "SELECT t.id, {ended} AS ended FROM {table} AS t WHERE {conditions}{state}{more}
+                 ORDER BY t.id DESC LIMIT $3"
+            )
+        };
+        if names.is_empty() {
+            return format!("({})", page(""));
+        }
+        format!(
+            "SELECT one.id, one.ended FROM kind AS k JOIN plugin AS p ON p.id = k.plugin AND p.tenant = k.tenant
+             CROSS JOIN LATERAL ({}) AS one WHERE k.tenant = $1{names}",
+            page(" AND t.kind = k.id")
+        )
+    };
+    let branches: Vec<String> = branches(filter.state).into_iter().map(branch).collect();
+    let lineage = "t.root, t.parent, t.depth, t.agent, t.app_user";
+    let names = "JOIN kind AS k ON k.id = t.kind AND k.tenant = t.tenant
+        JOIN plugin AS p ON p.id = k.plugin AND p.tenant = t.tenant";
+    // Parameters that a filter does not use still have to have a type.
+    format!(
+        "WITH page AS MATERIALIZED (SELECT id, ended FROM ({}) AS found ORDER BY id DESC LIMIT $3),
+         unused AS (SELECT $4::text, $5::text, $6::bigint, $7::bigint, $8::bigint)
+         SELECT t.id, p.name, k.name, CASE WHEN t.holder IS NULL THEN 0 ELSE 1 END, t.created_ms, t.run_at_ms,
+            NULL::bigint, t.attempts, t.crashes, NULL, {lineage}
+         FROM page JOIN task AS t ON t.id = page.id AND t.tenant = $1 AND page.ended = 0 {names}
+         UNION ALL
+         SELECT t.id, p.name, k.name, t.state, t.created_ms, t.run_at_ms,
+            t.finished_ms, t.attempts, t.crashes, t.code, {lineage}
+         FROM page JOIN finished AS t ON t.id = page.id AND t.tenant = $1 AND page.ended = 1 {names}
+         ORDER BY 1 DESC",
+        branches.join(" UNION ALL ")
+    )
+}
+
+/// Where tasks in a state are found: whether they ended, the table, what holds for them.
+fn branches(state: Option<TaskState>) -> Vec<(u8, &'static str, &'static str)> {
+    match state {
+        None => vec![(0, "task", ""), (1, "finished", "")],
+        Some(TaskState::Pending) => vec![(0, "task", " AND t.holder IS NULL")],
+        Some(TaskState::Running) => vec![(0, "task", " AND t.holder IS NOT NULL")],
+        Some(TaskState::Completed) => vec![(1, "finished", " AND t.state = 2")],
+        Some(TaskState::Failed) => vec![(1, "finished", " AND t.state <> 2 AND t.state = 3")],
+        Some(TaskState::Cancelled) => vec![(1, "finished", " AND t.state <> 2 AND t.state = 4")],
+    }
+}
+
+/// How many tasks there are in each state.
+pub(crate) async fn counts(pool: &Pool, tenant: TenantId) -> Result<TaskCounts, StoreError> {
+    let mut connection = pool.tenant(tenant).await?;
+    let row = connection.row(sqlx::query(COUNTS).bind(connection.id().0)).await?;
+    let Some(row) = row else { return Ok(TaskCounts::default()) };
+    Ok(TaskCounts {
+        pending: large_count(&row, 0)?,
+        running: large_count(&row, 1)?,
+        completed: large_count(&row, 2)?,
+        failed: large_count(&row, 3)?,
+        cancelled: large_count(&row, 4)?,
+    })
+}
+
+/// Live tasks of every tenant that has any.
+pub(crate) async fn live(pool: &Pool) -> Result<HashMap<TenantId, u64>, StoreError> {
+    let query = sqlx::query("SELECT tenant, live FROM tenant_count WHERE live > 0");
+    let rows = pool.system().await?.rows(query).await?;
+    rows.iter().map(|row| Ok((TenantId(get(row, 0)?), large_count(row, 1)?))).collect()
+}
+
+/// The kept logs of a task's attempts.
+pub(crate) async fn logs(pool: &Pool, tenant: TenantId, id: TaskId) -> Result<Vec<(u32, Bytes)>, StoreError> {
+    let mut connection = pool.tenant(tenant).await?;
+    let query = "SELECT attempt, bytes FROM attempt_log WHERE task = $1 AND tenant = $2 ORDER BY attempt";
+    let rows = connection.rows(sqlx::query(query).bind(id.0).bind(connection.id().0)).await?;
+    rows.iter().map(|row| Ok((count(row, 0)?, Bytes::from(get::<Vec<u8>>(row, 1)?)))).collect()
+}
+
+/// Whether the database answers.
+pub(crate) async fn ping(pool: &Pool) -> Result<(), StoreError> {
+    pool.system().await?.row(sqlx::query("SELECT last FROM sequence WHERE name = 'task'")).await.map(drop)
+}

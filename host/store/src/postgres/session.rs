@@ -1,0 +1,290 @@
+//! A connection that writes, and what becomes of a transaction whose connection is lost.
+//!
+//! - A transaction's first round trip begins it and learns its number. A connection that is found dead there is opened
+//!   again, and nobody notices.
+//! - A connection that dies during the commit leaves the question whether it took place. The server is asked by the
+//!   transaction's number, on a new connection, for [`RESOLVE`] at most.
+//! - Many rows go as arrays, one for each column, whatever their number: see [`CHUNK_ROWS`] and [`CHUNK_BYTES`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::TryFutureExt;
+use keiko_core::port::{StoreError, StoreErrorKind};
+use keiko_core::task::{Submit, Submitted};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow};
+use sqlx::query::Query;
+use sqlx::{ConnectOptions, Connection, Postgres, Row};
+use tokio::time::{Instant, timeout};
+
+use super::error::{is_lost, store_error};
+use super::submit;
+use crate::transaction::Transactions;
+
+/// Rows of one statement.
+pub(crate) const CHUNK_ROWS: usize = 2_000;
+/// Payload bytes of one statement; the first row always fits.
+pub(crate) const CHUNK_BYTES: usize = 32 << 20;
+/// Longest wait for an answer, above every time-out of the server's: a network that swallows everything.
+const ANSWER: Duration = Duration::from_secs(60);
+/// Longest wait for a new connection.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long the server is asked what became of a commit, and how long to wait between two questions.
+const RESOLVE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_millis(100));
+
+/// A connection that writes; opened by the first `begin` that finds none.
+pub(crate) struct Session {
+    options: PgConnectOptions,
+    connection: Option<PgConnection>,
+    /// The number of the transaction that is open.
+    number: Option<String>,
+    /// Whether a statement of the transaction failed, so that a commit would be a rollback.
+    failed: bool,
+    /// Whether a transaction was given up since the last commit because its connection was lost.
+    given_up: bool,
+    /// Written here, read by whoever holds the counters of the store.
+    statements: Arc<AtomicU64>,
+}
+
+impl Session {
+    /// Connects.
+    pub(crate) async fn open(
+        options: PgConnectOptions,
+        statements: Arc<AtomicU64>,
+    ) -> Result<Session, sqlx::Error> {
+        let connection = Some(connect(&options).await?);
+        Ok(Session { options, connection, number: None, failed: false, given_up: false, statements })
+    }
+
+    /// Runs a statement; its rows.
+    pub(crate) async fn rows(
+        &mut self,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        let connection = self.counted()?;
+        let outcome = answered(query.fetch_all(connection)).await;
+        self.noted(outcome)
+    }
+
+    /// Runs a statement; its one row, if it has one.
+    pub(crate) async fn row(
+        &mut self,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Option<PgRow>, StoreError> {
+        let connection = self.counted()?;
+        let outcome = answered(query.fetch_optional(connection)).await;
+        self.noted(outcome)
+    }
+
+    /// Runs a statement; how many rows it wrote.
+    pub(crate) async fn run(&mut self, query: Query<'_, Postgres, PgArguments>) -> Result<u64, StoreError> {
+        let connection = self.counted()?;
+        let outcome = answered(query.execute(connection).map_ok(|done| done.rows_affected())).await;
+        self.noted(outcome)
+    }
+
+    fn counted(&mut self) -> Result<&mut PgConnection, StoreError> {
+        self.statements.fetch_add(1, Ordering::Relaxed);
+        self.connection.as_mut().ok_or_else(|| down("the connection to the database was lost"))
+    }
+
+    /// Remembers that a statement failed, and forgets the connection with which nothing can be done any more. Before its
+    /// commit nothing of a transaction is stored, so that it is run again, on a new connection: once, in case that it is
+    /// the transaction itself which brings the server down.
+    fn noted<T>(&mut self, outcome: Result<T, sqlx::Error>) -> Result<T, StoreError> {
+        // A statement that is a transaction by itself has no other commit; such a one does no harm when it runs twice.
+        if outcome.is_ok() && self.number.is_none() {
+            self.given_up = false;
+        }
+        outcome.map_err(|error| {
+            self.failed = true;
+            if !is_lost(&error) {
+                return store_error(error);
+            }
+            self.connection = None;
+            if std::mem::replace(&mut self.given_up, true) {
+                return store_error(error);
+            }
+            let message = "the connection was lost before the commit";
+            StoreError::new(StoreErrorKind::Busy, message).caused_by(error)
+        })
+    }
+
+    async fn try_begin(&mut self) -> Result<String, sqlx::Error> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => none.insert(connect(&self.options).await?),
+        };
+        self.statements.fetch_add(1, Ordering::Relaxed);
+        let text = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_current_xact_id()::text";
+        answered(sqlx::raw_sql(text).fetch_one(connection)).await?.try_get(0)
+    }
+
+    /// What became of the transaction whose commit got no answer.
+    async fn resolve(&mut self) -> Result<(), StoreError> {
+        let Some(number) = self.number.take() else { return Err(down("there is no transaction to commit")) };
+        let end = Instant::now() + RESOLVE.0;
+        tracing::warn!("the connection was lost during a commit; asking the database what became of it");
+        loop {
+            match self.status(&number).await {
+                Ok(Some(status)) if status == "committed" => return Ok(()),
+                Ok(Some(status)) if status == "aborted" => {
+                    return Err(down("the connection was lost during the commit; nothing was stored"));
+                }
+                Ok(None) => {
+                    return Err(down("the connection was lost during the commit; its outcome is not known"));
+                }
+                Ok(Some(_)) => {}
+                Err(error) => tracing::debug!(error = %error, "the outcome of a commit is not known yet"),
+            }
+            if Instant::now() > end {
+                return Err(down("the connection was lost during the commit; its outcome is not known"));
+            }
+            tokio::time::sleep(RESOLVE.1).await;
+        }
+    }
+
+    async fn status(&mut self, number: &str) -> Result<Option<String>, sqlx::Error> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => none.insert(connect(&self.options).await?),
+        };
+        self.statements.fetch_add(1, Ordering::Relaxed);
+        let query = sqlx::query("SELECT pg_xact_status($1::text::xid8)").bind(number);
+        let outcome = answered(query.fetch_one(connection)).await;
+        if outcome.as_ref().is_err_and(is_lost) {
+            self.connection = None;
+        }
+        outcome?.try_get(0)
+    }
+}
+
+impl Transactions for Session {
+    /// Deadlocks and conflicts between hosts.
+    const RETRIES: u32 = 8;
+
+    async fn alone(&mut self) -> Result<(), StoreError> {
+        (self.number, self.failed) = (None, false);
+        if self.connection.is_none() {
+            let connection = connect(&self.options).await.map(Some);
+            self.connection = self.noted(connection)?;
+        }
+        Ok(())
+    }
+
+    async fn begin(&mut self) -> Result<(), StoreError> {
+        (self.number, self.failed) = (None, false);
+        let fresh = self.connection.is_none();
+        let number = match self.try_begin().await {
+            // Nothing was done yet, so that another connection does as well.
+            Err(error) if !fresh && is_lost(&error) => {
+                self.connection = None;
+                tracing::info!(error = %error, "connecting to the database again");
+                self.try_begin().await
+            }
+            outcome => outcome,
+        };
+        self.number = Some(number.map_err(|error| {
+            if is_lost(&error) {
+                self.connection = None;
+            }
+            store_error(error)
+        })?);
+        Ok(())
+    }
+
+    async fn commit(&mut self) -> Result<(), StoreError> {
+        if self.failed {
+            return Err(StoreError::new(StoreErrorKind::Internal, "a statement of the transaction failed"));
+        }
+        let connection = self.counted()?;
+        match answered(sqlx::raw_sql("COMMIT").execute(connection)).await {
+            Ok(_) => {
+                self.given_up = false;
+                Ok(())
+            }
+            Err(error) if is_lost(&error) => {
+                self.connection = None;
+                self.resolve().await
+            }
+            Err(error) => Err(store_error(error)),
+        }
+    }
+
+    async fn rollback(&mut self) {
+        let Some(connection) = &mut self.connection else { return };
+        let rolled_back = answered(sqlx::raw_sql("ROLLBACK").execute(connection)).await;
+        if rolled_back.is_err() {
+            self.connection = None;
+        }
+    }
+
+    async fn enqueue(&mut self, submits: &[(&Submit, i64)]) -> Result<Vec<Submitted>, StoreError> {
+        submit::enqueue(self, submits).await
+    }
+
+    async fn close(self) -> Result<(), StoreError> {
+        match self.connection {
+            // A server that is gone has closed it already.
+            Some(connection) => {
+                let _ = timeout(CONNECT, connection.close()).await;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    timeout(CONNECT, options.connect()).await.unwrap_or_else(|_| Err(silent()))
+}
+
+/// The outcome, or that there was none for too long.
+async fn answered<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    timeout(ANSWER, work).await.unwrap_or_else(|_| Err(silent()))
+}
+
+fn silent() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the database does not answer"))
+}
+
+fn down(message: &str) -> StoreError {
+    StoreError::new(StoreErrorKind::Down, message)
+}
+
+/// Splits rows so that each part fits into one statement.
+pub(crate) fn chunks<T>(rows: &[T], bytes: impl Fn(&T) -> usize) -> Vec<&[T]> {
+    let mut chunks = Vec::new();
+    let (mut start, mut sum) = (0, 0);
+    for (at, row) in rows.iter().enumerate() {
+        let size = bytes(row);
+        if at > start && (at - start == CHUNK_ROWS || sum + size > CHUNK_BYTES) {
+            chunks.push(&rows[start..at]);
+            (start, sum) = (at, 0);
+        }
+        sum += size;
+    }
+    if start < rows.len() {
+        chunks.push(&rows[start..]);
+    }
+    chunks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_keep_to_rows_and_bytes_and_a_first_row_always_fits() {
+        let check = |sizes: &[usize], expected: &[usize]| {
+            let lengths: Vec<usize> = chunks(sizes, |&size| size).iter().map(|chunk| chunk.len()).collect();
+            assert_eq!(lengths, expected);
+        };
+        check(&[], &[]);
+        check(&vec![1; CHUNK_ROWS], &[CHUNK_ROWS]);
+        check(&vec![1; CHUNK_ROWS + 1], &[CHUNK_ROWS, 1]);
+        check(&[CHUNK_BYTES, 1, CHUNK_BYTES - 1, 1], &[1, 2, 1]);
+        check(&[2 * CHUNK_BYTES, 2 * CHUNK_BYTES], &[1, 1]);
+    }
+}

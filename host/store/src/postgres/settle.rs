@@ -1,0 +1,330 @@
+//! Settling: the ends of attempts, all of a call in a handful of statements.
+//!
+//! Every end is written by one statement that takes the live row, fenced by id, tenant, token and holder, and writes the
+//! history of what it took: what it does not return was stale. Rows are taken in the order of their ids.
+
+use std::collections::HashMap;
+
+use keiko_core::code::Code;
+use keiko_core::id::{AgentId, Holder, TaskId};
+use keiko_core::outcome::Failure;
+use keiko_core::port::StoreError;
+use keiko_core::task::{Payload, Settled, Settlement, TaskState, Transition};
+use sqlx::Postgres;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+
+use super::child;
+use super::count as counts;
+use super::row::{self, get, stored_text};
+use super::session::{Session, chunks};
+use crate::admit::stored_type;
+use crate::count::Changes;
+use crate::family::{self, Parent};
+use crate::format::encode_detail;
+use crate::stored::{Stored, count, statuses, stored_number};
+
+/// Tasks that the holder `$2` runs, which nobody else changes until the commit, and how far the database's clock is
+/// before the caller's, `$3`.
+pub(crate) const HOLD: &str =
+    "SELECT t.id, t.tenant, t.token, t.root, t.depth, t.budget, t.trace, t.agent, t.app_user,
+        keiko_now($3) - $3
+    FROM unnest($1::bigint[]) AS s (id) JOIN task AS t ON t.id = s.id WHERE t.holder = $2
+    ORDER BY t.id FOR UPDATE OF t";
+
+/// Moves ended tasks to the finished ones; the fence and the attempt are `$1` to `$14`: see [`bind_attempts`].
+pub(crate) const END: &str = "
+    WITH gone AS (
+        DELETE FROM task AS t USING unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[],
+            $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::integer[], $11::integer[], $12::text[],
+            $13::text[], $14::text[], $15::smallint[], $16::text[], $17::bytea[])
+            AS s (id, tenant, token, started_ms, version, fuel_used, memory_bytes_peak, host_calls, elapsed_us, taint,
+                effects, code, message, detail, state, result_type, result)
+        WHERE t.id = s.id AND t.tenant = s.tenant AND t.token = s.token AND t.holder = $18
+        RETURNING t.id, t.tenant, t.kind, t.token, t.attempts, t.crashes, t.earlier, t.created_ms, t.run_at_ms,
+            t.root, t.parent, t.depth, t.budget, t.trace, t.input_type, t.input, t.agent, t.app_user, s.started_ms,
+            s.version, s.fuel_used, s.memory_bytes_peak, s.host_calls, s.elapsed_us, s.taint, s.effects, s.code,
+            s.message, s.detail, s.state, s.result_type, s.result)
+    INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
+        finished_ms, root, parent, depth, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
+        elapsed_us, taint, effects, code, message, detail, budget, trace, input_type, result_type, input, result,
+        agent, app_user)
+    SELECT id, tenant, kind, state, token, attempts + 1, crashes, earlier, created_ms, run_at_ms,
+        $19, root, parent, depth, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
+        elapsed_us, taint, effects, code, message, detail, CASE WHEN state <> 2 THEN budget END,
+        CASE WHEN state <> 2 THEN trace END, CASE WHEN state <> 2 THEN input_type END, result_type,
+        CASE WHEN state <> 2 THEN input END, result, agent, app_user
+    FROM gone RETURNING id, earlier + attempts, agent";
+
+/// Puts tasks back to pending with one more attempt, and keeps that. Due times are the caller's, by the clock of `$18`.
+pub(crate) const RETRY: &str = "
+    WITH back AS (
+        UPDATE task AS t SET holder = NULL, attempts = t.attempts + 1, deadlines = t.deadlines + s.deadlines,
+            run_at_ms = s.run_at_ms + (keiko_now($18) - $18)
+        FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[],
+            $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::integer[], $11::integer[], $12::text[],
+            $13::text[], $14::text[], $15::integer[], $16::bigint[])
+            AS s (id, tenant, token, started_ms, version, fuel_used, memory_bytes_peak, host_calls, elapsed_us, taint,
+                effects, code, message, detail, deadlines, run_at_ms)
+        WHERE t.id = s.id AND t.tenant = s.tenant AND t.token = s.token AND t.holder = $17
+        RETURNING t.id, t.tenant, t.earlier, t.attempts, t.agent, s.started_ms, s.version, s.fuel_used,
+            s.memory_bytes_peak, s.host_calls, s.elapsed_us, s.taint, s.effects, s.code, s.message, s.detail),
+    kept AS (
+        INSERT INTO attempt (task, number, tenant, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
+            elapsed_us, taint, effects, code, message, detail)
+        SELECT id, earlier + attempts, tenant, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
+            elapsed_us, taint, effects, code, message, detail FROM back)
+    SELECT id, earlier + attempts, agent FROM back";
+
+pub(crate) const HAND_BACK: &str = "UPDATE task AS t SET holder = NULL
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS s (id, tenant, token)
+    WHERE t.id = s.id AND t.tenant = s.tenant AND t.token = s.token AND t.holder = $4 RETURNING t.id";
+
+const INSERT_LOGS: &str = "INSERT INTO attempt_log (task, attempt, tenant, bytes)
+    SELECT * FROM unnest($1::bigint[], $2::integer[], $3::bigint[], $4::bytea[])";
+
+/// Gives agents the statuses that completed tasks ask for; an agent of another tenant is none.
+pub(crate) const SET_STATUSES: &str = "UPDATE agent AS a SET status = s.status, updated_ms = $4
+    FROM unnest($1::bigint[], $2::bigint[], $3::smallint[]) AS s (id, tenant, status)
+    WHERE a.id = s.id AND a.tenant = s.tenant";
+
+/// Writes the ends of attempts; the answers are in their order.
+pub(crate) async fn settle(
+    session: &mut Session,
+    holder: Holder,
+    settlements: &[Settlement],
+    now_ms: i64,
+) -> Result<Vec<Settled>, StoreError> {
+    let mut answers = vec![Settled::Stale; settlements.len()];
+    let mut rest: Vec<usize> = (0..settlements.len()).collect();
+    while !rest.is_empty() {
+        // A statement sees every task once, so a task that is settled twice takes two rounds, in order.
+        let mut places = HashMap::new();
+        let (round, later): (Vec<usize>, Vec<usize>) =
+            rest.into_iter().partition(|&at| *places.entry(settlements[at].id).or_insert(at) == at);
+        let mut round: Vec<&Settlement> = round.into_iter().map(|at| &settlements[at]).collect();
+        round.sort_unstable_by_key(|one| one.id);
+        for (id, settled) in settle_round(session, holder, round, now_ms).await? {
+            if let Some(&at) = places.get(&id) {
+                answers[at] = settled;
+            }
+        }
+        rest = later;
+    }
+    set_statuses(session, &statuses(settlements, &answers), now_ms).await?;
+    Ok(answers)
+}
+
+/// Settles tasks of which each is named once; tasks that are not in the answer were stale.
+async fn settle_round(
+    session: &mut Session,
+    holder: Holder,
+    round: Vec<&Settlement>,
+    now_ms: i64,
+) -> Result<HashMap<TaskId, Settled>, StoreError> {
+    let held = hold(session, holder, &round, now_ms).await?;
+    let (mut ended, other): (Vec<_>, Vec<_>) = round
+        .into_iter()
+        .partition(|one| matches!(one.transition, Transition::Complete(_) | Transition::Fail(_)));
+    let (retried, handed_back): (Vec<_>, Vec<_>) =
+        other.into_iter().partition(|one| matches!(one.transition, Transition::Retry { .. }));
+    let mut changes = Changes::default();
+    let mut answers = child::apply(session, &ended, &held, now_ms, &mut changes).await?;
+    ended.retain(|one| !answers.contains_key(&one.id));
+
+    let mut stored = Vec::new();
+    let written = end(session, holder, &ended, now_ms).await?;
+    stored.extend(ended.iter().filter_map(|one| written.stored(one)));
+    let written = retry(session, holder, &retried, now_ms).await?;
+    stored.extend(retried.iter().filter_map(|one| written.stored(one)));
+    let handed_back = hand_back(session, holder, &handed_back).await?;
+    keep_logs(session, &stored).await?;
+    let usage = count(&stored, &mut changes);
+    counts::store_with(session, &changes, &usage, now_ms).await?;
+
+    answers.extend(stored.iter().map(|stored| (stored.one.id, Settled::Stored)));
+    answers.extend(handed_back.into_iter().map(|id| (id, Settled::Stored)));
+    Ok(answers)
+}
+
+/// The tasks of a round, as far as they had to be held before anything is written.
+#[derive(Default)]
+pub(crate) struct Held {
+    pub(crate) parents: HashMap<TaskId, Parent>,
+    /// How far the database's clock is before the caller's.
+    pub(crate) shift_ms: i64,
+}
+
+/// Holds the tasks of a round that takes more than one statement, so that rows are still taken in one order, and that
+/// the children of a task go with its end.
+async fn hold(
+    session: &mut Session,
+    holder: Holder,
+    round: &[&Settlement],
+    now_ms: i64,
+) -> Result<Held, StoreError> {
+    let class = |one: &&Settlement| match one.transition {
+        Transition::Complete(_) | Transition::Fail(_) => 0,
+        Transition::Retry { .. } => 1,
+        Transition::HandBack => 2,
+    };
+    let mixed = round.windows(2).any(|pair| class(&pair[0]) != class(&pair[1]));
+    let mut held = Held::default();
+    if !mixed && !round.iter().any(|one| family::asks(one)) {
+        return Ok(held);
+    }
+    let ids: Vec<i64> = round.iter().map(|one| one.id.0).collect();
+    for row in &session.rows(sqlx::query(HOLD).bind(ids).bind(holder.0).bind(now_ms)).await? {
+        let (id, parent) = child::parent(row)?;
+        held.parents.insert(id, parent);
+        held.shift_ms = get(row, 9)?;
+    }
+    Ok(held)
+}
+
+/// The attempt's number and the task's agent of every settlement that was not stale.
+#[derive(Default)]
+struct Written(HashMap<TaskId, (u32, Option<AgentId>)>);
+
+impl Written {
+    fn add(&mut self, written: &[PgRow]) -> Result<(), StoreError> {
+        for one in written {
+            let agent = get::<Option<i64>>(one, 2)?.map(AgentId);
+            self.0.insert(TaskId(get(one, 0)?), (row::count(one, 1)?, agent));
+        }
+        Ok(())
+    }
+
+    fn stored<'a>(&self, one: &'a Settlement) -> Option<Stored<'a>> {
+        let &(number, agent) = self.0.get(&one.id)?;
+        Some(Stored { one, number, agent })
+    }
+}
+
+/// Moves ended tasks away.
+async fn end(
+    session: &mut Session,
+    holder: Holder,
+    ended: &[&Settlement],
+    now_ms: i64,
+) -> Result<Written, StoreError> {
+    let mut written = Written::default();
+    for chunk in chunks(ended, |one| result(one).map_or(0, |result| result.bytes.len())) {
+        let state = |one: &&Settlement| match one.transition {
+            Transition::Complete(_) => TaskState::Completed as i16,
+            _ => TaskState::Failed as i16,
+        };
+        let types = chunk.iter().map(|one| result(one).and_then(stored_type).map(stored_text));
+        let results = chunk.iter().map(|one| result(one).map(|result| &result.bytes[..]));
+        let query = bind_attempts(sqlx::query(END), chunk).bind(chunk.iter().map(state).collect::<Vec<_>>());
+        let query = query.bind(types.collect::<Vec<_>>()).bind(results.collect::<Vec<Option<&[u8]>>>());
+        written.add(&session.rows(query.bind(holder.0).bind(now_ms)).await?)?;
+    }
+    Ok(written)
+}
+
+/// Puts tasks back for another attempt.
+async fn retry(
+    session: &mut Session,
+    holder: Holder,
+    retried: &[&Settlement],
+    now_ms: i64,
+) -> Result<Written, StoreError> {
+    let mut written = Written::default();
+    for chunk in chunks(retried, |_| 0) {
+        let again = |one: &&Settlement| match &one.transition {
+            Transition::Retry { run_at_ms, failure } => {
+                (i32::from(failure.code == Code::DeadlineExceeded), *run_at_ms)
+            }
+            _ => (0, now_ms),
+        };
+        let (deadlines, run_at): (Vec<i32>, Vec<i64>) = chunk.iter().map(again).unzip();
+        let query = bind_attempts(sqlx::query(RETRY), chunk).bind(deadlines).bind(run_at);
+        written.add(&session.rows(query.bind(holder.0).bind(now_ms)).await?)?;
+    }
+    Ok(written)
+}
+
+async fn hand_back(
+    session: &mut Session,
+    holder: Holder,
+    handed_back: &[&Settlement],
+) -> Result<Vec<TaskId>, StoreError> {
+    if handed_back.is_empty() {
+        return Ok(Vec::new());
+    }
+    let column = |of: fn(&Settlement) -> i64| handed_back.iter().map(|one| of(one)).collect::<Vec<i64>>();
+    let query = sqlx::query(HAND_BACK).bind(column(|one| one.id.0)).bind(column(|one| one.tenant.0));
+    let rows = session.rows(query.bind(column(|one| one.token.0)).bind(holder.0)).await?;
+    rows.iter().map(|row| get(row, 0).map(TaskId)).collect()
+}
+
+async fn keep_logs(session: &mut Session, stored: &[Stored<'_>]) -> Result<(), StoreError> {
+    let logs: Vec<_> = stored.iter().filter(|stored| !stored.one.log.is_empty()).collect();
+    for chunk in chunks(&logs, |stored| stored.one.log.len()) {
+        let ids: Vec<i64> = chunk.iter().map(|stored| stored.one.id.0).collect();
+        let numbers: Vec<i32> = chunk.iter().map(|stored| stored.number as i32).collect();
+        let tenants: Vec<i64> = chunk.iter().map(|stored| stored.one.tenant.0).collect();
+        let bytes: Vec<&[u8]> = chunk.iter().map(|stored| &stored.one.log[..]).collect();
+        session.run(sqlx::query(INSERT_LOGS).bind(ids).bind(numbers).bind(tenants).bind(bytes)).await?;
+    }
+    Ok(())
+}
+
+async fn set_statuses(
+    session: &mut Session,
+    statuses: &[(i64, i64, i64)],
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    if statuses.is_empty() {
+        return Ok(());
+    }
+    let agents: Vec<i64> = statuses.iter().map(|row| row.0).collect();
+    let tenants: Vec<i64> = statuses.iter().map(|row| row.1).collect();
+    let numbers: Vec<i16> = statuses.iter().map(|row| row.2 as i16).collect();
+    let query = sqlx::query(SET_STATUSES).bind(agents).bind(tenants).bind(numbers).bind(now_ms);
+    session.run(query).await.map(drop)
+}
+
+fn result(one: &Settlement) -> Option<&Payload> {
+    match &one.transition {
+        Transition::Complete(result) => Some(result),
+        _ => None,
+    }
+}
+
+fn failure(one: &Settlement) -> Option<&Failure> {
+    match &one.transition {
+        Transition::Fail(failure) | Transition::Retry { failure, .. } => Some(failure),
+        _ => None,
+    }
+}
+
+/// Binds the first 14 parameters, a column each: the fence, the attempt, the failure. The number is not among them: the
+/// row knows it.
+fn bind_attempts<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    chunk: &[&'q Settlement],
+) -> Query<'q, Postgres, PgArguments> {
+    let column = |of: fn(&Settlement) -> i64| chunk.iter().map(|one| of(one)).collect::<Vec<i64>>();
+    let text = |of: fn(&Settlement) -> Option<String>| chunk.iter().map(|one| of(one)).collect::<Vec<_>>();
+    let versions: Vec<Option<i64>> =
+        chunk.iter().map(|one| one.attempt.version.map(|version| version.0)).collect();
+    let taints: Vec<i32> = chunk.iter().map(|one| one.attempt.taint.0 as i32).collect();
+    let effects: Vec<i32> = chunk.iter().map(|one| one.attempt.effects as i32).collect();
+    query
+        .bind(column(|one| one.id.0))
+        .bind(column(|one| one.tenant.0))
+        .bind(column(|one| one.token.0))
+        .bind(column(|one| one.attempt.started_ms))
+        .bind(versions)
+        .bind(column(|one| stored_number(one.attempt.meter.fuel_used)))
+        .bind(column(|one| stored_number(one.attempt.meter.memory_bytes_peak)))
+        .bind(column(|one| stored_number(one.attempt.meter.host_calls)))
+        .bind(column(|one| stored_number(one.attempt.meter.elapsed_us)))
+        .bind(taints)
+        .bind(effects)
+        .bind(text(|one| failure(one).map(|failure| failure.code.as_str().to_owned())))
+        .bind(text(|one| failure(one).map(|failure| stored_text(&failure.message))))
+        .bind(text(|one| failure(one).and_then(encode_detail)))
+}

@@ -1,0 +1,215 @@
+//! New tasks: quota, idempotency keys, rows. Submits of many callers become few statements, and children of tasks that
+//! complete go the same way.
+//!
+//! The rows of the tenants' counts are locked first: the quota is exact, and two submits of a tenant, from whichever
+//! host, see each other's keys.
+
+use std::collections::{BTreeSet, HashMap};
+
+use keiko_core::id::{AgentId, TaskId, TenantId, UserId};
+use keiko_core::port::{StoreError, StoreErrorKind};
+use keiko_core::task::{Key, NewTask, Submit, Submitted};
+use sqlx::postgres::PgRow;
+
+use super::count;
+use super::row::{self, get, stored_text};
+use super::session::{Session, chunks};
+use crate::admit::{Keys, Known, People, decide, read_body, stored_type};
+use crate::count::{AgentChange, Change, Changes};
+use crate::format::encode_budget;
+
+/// Live tasks of these tenants, whose counts nobody else changes until the commit, and how far the database's clock is
+/// before the caller's, `$2`.
+const LOCK_TENANTS: &str = "SELECT tenant, live, keiko_now($2) - $2 FROM tenant_count WHERE tenant = ANY($1)
+    ORDER BY tenant FOR UPDATE";
+
+const KEYS: &str = "SELECT i.tenant, i.key, i.first, i.count, i.body, i.expires_ms
+    FROM unnest($1::bigint[], $2::text[]) AS wanted (tenant, key)
+    JOIN idempotency AS i ON i.tenant = wanted.tenant AND i.key = wanted.key";
+
+/// A key that somebody else took in the meantime stays theirs, and is missing in the answer.
+const UPSERT_KEYS: &str = "INSERT INTO idempotency AS i (tenant, key, first, count, body, expires_ms)
+    SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::integer[], $5::bytea[], $6::bigint[])
+    ON CONFLICT (tenant, key) DO UPDATE SET first = excluded.first, count = excluded.count,
+        body = excluded.body, expires_ms = excluded.expires_ms
+    WHERE i.expires_ms <= keiko_now($7)";
+
+/// Only tasks whose kind is their tenant's; the number tells.
+const INSERT_TASKS: &str = "INSERT INTO task (id, tenant, kind, created_ms, run_at_ms, root, parent, depth, budget,
+        trace, input_type, input, agent, app_user)
+    SELECT n.id, n.tenant, n.kind, n.created_ms, n.run_at_ms, n.root, n.parent, n.depth, n.budget,
+        n.trace, n.input_type, n.input, n.agent, n.app_user
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
+        $8::integer[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::bigint[], $14::bigint[])
+        AS n (id, tenant, kind, created_ms, run_at_ms, root, parent, depth, budget, trace, input_type, input, agent,
+            app_user)
+    JOIN kind AS k ON k.id = n.kind AND k.tenant = n.tenant";
+
+/// Stores submits, each with its own now; the answers are in their order.
+pub(crate) async fn enqueue(
+    session: &mut Session,
+    submits: &[(&Submit, i64)],
+) -> Result<Vec<Submitted>, StoreError> {
+    let Some(&(_, now_ms)) = submits.first() else { return Ok(Vec::new()) };
+    let tenants = submits.iter().map(|(submit, _)| submit.tenant).collect();
+    let (mut live, shift_ms) = lock_tenants(session, tenants, now_ms).await?;
+    let named: Vec<_> =
+        submits.iter().filter_map(|(submit, _)| Some((submit.tenant, submit.key.as_ref()?))).collect();
+    let mut keys = load_keys(session, &named, shift_ms).await?;
+    let known = people(session, submits).await?;
+    let mut tasks = Vec::new();
+    let mut answers = Vec::with_capacity(submits.len());
+    for &(submit, now_ms) in submits {
+        let answer = decide(submit, now_ms, &mut keys, &known, live.entry(submit.tenant).or_insert(0));
+        if let Submitted::Accepted { duplicate: false, .. } = answer {
+            tasks.extend(submit.tasks.iter().map(|task| (submit.tenant, task)));
+        }
+        answers.push(answer);
+    }
+    insert(session, &tasks, shift_ms).await?;
+    store_keys(session, &keys, shift_ms, now_ms).await?;
+    let mut changes = Changes::default();
+    for &(tenant, task) in &tasks {
+        changes.add(tenant, Change { live: 1, ..Change::default() });
+        changes.add_agent(tenant, task.agent, AgentChange::NEW);
+    }
+    count::store(session, &changes).await?;
+    Ok(answers)
+}
+
+/// Forgets keys that have expired, at most so many.
+pub(crate) async fn prune_keys(
+    session: &mut Session,
+    now_ms: i64,
+    count_max: u32,
+) -> Result<u64, StoreError> {
+    let query = "DELETE FROM idempotency WHERE (tenant, key) IN (SELECT tenant, key FROM idempotency
+        WHERE expires_ms <= keiko_now($1) ORDER BY expires_ms LIMIT $2 FOR UPDATE SKIP LOCKED)";
+    session.run(sqlx::query(query).bind(now_ms).bind(i64::from(count_max))).await
+}
+
+/// Live tasks of these tenants, whose counts are the transaction's from now on, and how far the database's clock is
+/// before the caller's.
+pub(crate) async fn lock_tenants(
+    session: &mut Session,
+    tenants: BTreeSet<TenantId>,
+    now_ms: i64,
+) -> Result<(HashMap<TenantId, u64>, i64), StoreError> {
+    let ids: Vec<i64> = tenants.iter().map(|tenant| tenant.0).collect();
+    let rows = session.rows(sqlx::query(LOCK_TENANTS).bind(ids).bind(now_ms)).await?;
+    let mut live = HashMap::new();
+    let mut shift_ms = 0;
+    for row in &rows {
+        live.insert(TenantId(get(row, 0)?), row::large_count(row, 1)?);
+        shift_ms = get(row, 2)?;
+    }
+    Ok((live, shift_ms))
+}
+
+/// The agents and users that submits name, as far as they exist.
+async fn people(session: &mut Session, submits: &[(&Submit, i64)]) -> Result<People, StoreError> {
+    let tasks = || submits.iter().flat_map(|(submit, _)| &submit.tasks);
+    let agents: BTreeSet<i64> = tasks().filter_map(|task| Some(task.agent?.0)).collect();
+    let users: BTreeSet<i64> = tasks().filter_map(|task| Some(task.user?.0)).collect();
+    let mut people = People::default();
+    if agents.is_empty() && users.is_empty() {
+        return Ok(people);
+    }
+    let query = "SELECT 0, tenant, id FROM agent WHERE id = ANY($1)
+        UNION ALL SELECT 1, tenant, id FROM app_user WHERE id = ANY($2)";
+    let (agents, users) = (agents.into_iter().collect::<Vec<_>>(), users.into_iter().collect::<Vec<_>>());
+    for row in session.rows(sqlx::query(query).bind(agents).bind(users)).await? {
+        match (get::<i32>(&row, 0)?, get(&row, 1)?, get(&row, 2)?) {
+            (0, tenant, id) => people.agents.insert((tenant, AgentId(id))),
+            (_, tenant, id) => people.users.insert((tenant, UserId(id))),
+        };
+    }
+    Ok(people)
+}
+
+/// Writes the rows of tasks, without counting them. `shift_ms` moves due times to the database's clock.
+pub(crate) async fn insert(
+    session: &mut Session,
+    tasks: &[(TenantId, &NewTask)],
+    shift_ms: i64,
+) -> Result<(), StoreError> {
+    for chunk in chunks(tasks, |(_, task)| task.input.bytes.len()) {
+        let ids = |of: fn(&NewTask) -> i64| chunk.iter().map(|(_, task)| of(task)).collect::<Vec<i64>>();
+        let perhaps =
+            |of: fn(&NewTask) -> Option<i64>| chunk.iter().map(|(_, task)| of(task)).collect::<Vec<_>>();
+        let texts =
+            |of: fn(&NewTask) -> Option<String>| chunk.iter().map(|(_, task)| of(task)).collect::<Vec<_>>();
+        let tenants: Vec<i64> = chunk.iter().map(|(tenant, _)| tenant.0).collect();
+        let run_at = chunk.iter().map(|(_, task)| task.run_at_ms.saturating_add(shift_ms));
+        let depths: Vec<i32> = chunk.iter().map(|(_, task)| depth(task)).collect();
+        let inputs: Vec<&[u8]> = chunk.iter().map(|(_, task)| &task.input.bytes[..]).collect();
+        let query = sqlx::query(INSERT_TASKS).bind(ids(|task| task.id.0)).bind(tenants);
+        let query = query.bind(ids(|task| task.kind.0)).bind(ids(|task| task.created_ms));
+        let query = query.bind(run_at.collect::<Vec<i64>>()).bind(ids(|task| task.lineage.root.0));
+        let query = query.bind(perhaps(|task| Some(task.lineage.parent?.0))).bind(depths);
+        let query = query.bind(texts(|task| encode_budget(&task.budget)));
+        let query = query.bind(texts(|task| task.trace.as_deref().map(stored_text)));
+        let query = query.bind(texts(|task| stored_type(&task.input).map(stored_text))).bind(inputs);
+        let query = query.bind(perhaps(|task| Some(task.agent?.0))).bind(perhaps(|task| Some(task.user?.0)));
+        if session.run(query).await? != chunk.len() as u64 {
+            let message = "a task's kind is not its tenant's";
+            return Err(StoreError::new(StoreErrorKind::Refused, message));
+        }
+    }
+    Ok(())
+}
+
+fn depth(task: &NewTask) -> i32 {
+    i32::try_from(task.lineage.depth).unwrap_or(i32::MAX)
+}
+
+/// Reads those of the keys that are stored, with their ends on the caller's clock.
+pub(crate) async fn load_keys(
+    session: &mut Session,
+    keys: &[(TenantId, &Key)],
+    shift_ms: i64,
+) -> Result<Keys, StoreError> {
+    if keys.is_empty() {
+        return Ok(Keys::default());
+    }
+    let tenants: Vec<i64> = keys.iter().map(|(tenant, _)| tenant.0).collect();
+    let texts: Vec<&str> = keys.iter().map(|(_, key)| key.text.as_str()).collect();
+    let rows = session.rows(sqlx::query(KEYS).bind(tenants).bind(texts)).await?;
+    Ok(Keys::of(rows.iter().map(|row| known(row, shift_ms)).collect::<Result<_, _>>()?))
+}
+
+fn known(row: &PgRow, shift_ms: i64) -> Result<((TenantId, String), Known), StoreError> {
+    let known = Known {
+        first: TaskId(get(row, 2)?),
+        count: row::count(row, 3)?,
+        body: read_body(get(row, 4)?),
+        expires_ms: get::<i64>(row, 5)?.saturating_sub(shift_ms),
+    };
+    Ok(((TenantId(get(row, 0)?), get(row, 1)?), known))
+}
+
+/// Writes what was remembered.
+pub(crate) async fn store_keys(
+    session: &mut Session,
+    keys: &Keys,
+    shift_ms: i64,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    let fresh = keys.fresh();
+    if fresh.is_empty() {
+        return Ok(());
+    }
+    let tenants: Vec<i64> = fresh.iter().map(|((tenant, _), _)| tenant.0).collect();
+    let texts: Vec<&str> = fresh.iter().map(|((_, text), _)| text.as_str()).collect();
+    let firsts: Vec<i64> = fresh.iter().map(|(_, known)| known.first.0).collect();
+    let counts: Vec<i32> = fresh.iter().map(|(_, known)| known.count as i32).collect();
+    let bodies: Vec<&[u8]> = fresh.iter().map(|(_, known)| &known.body[..]).collect();
+    let expires = fresh.iter().map(|(_, known)| known.expires_ms.saturating_add(shift_ms));
+    let query = sqlx::query(UPSERT_KEYS).bind(tenants).bind(texts).bind(firsts).bind(counts).bind(bodies);
+    let query = query.bind(expires.collect::<Vec<i64>>()).bind(now_ms);
+    if session.run(query).await? != fresh.len() as u64 {
+        // Looked at again, the keys are known.
+        return Err(StoreError::new(StoreErrorKind::Busy, "a key was taken at the same time"));
+    }
+    Ok(())
+}

@@ -1,0 +1,51 @@
+//! Forgetting ended tasks.
+
+use keiko_core::id::{TaskId, TenantId};
+use keiko_core::port::{Pruned, StoreError};
+use keiko_core::retention::KeptFrom;
+use keiko_core::task::TaskState;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::error::store_error;
+use super::session::{Session, json};
+use crate::format::Undecodable;
+use crate::prune::{Ended, answer, changes, doomed, end_of_walk};
+use crate::trouble::undecodable;
+
+/// The oldest ended tasks of a tenant behind one, below another.
+pub(crate) const WALK: &str = "SELECT id, state, finished_ms FROM finished INDEXED BY finished_tenant
+    WHERE tenant = ?1 AND id > ?2 AND id < ?3 ORDER BY id LIMIT ?4";
+
+const FORGET: &str = "DELETE FROM attempt WHERE task IN (SELECT value FROM json_each(?1));
+    DELETE FROM attempt_log WHERE task IN (SELECT value FROM json_each(?1));
+    DELETE FROM task_input WHERE task IN (SELECT value FROM json_each(?1));
+    DELETE FROM finished WHERE id IN (SELECT value FROM json_each(?1)) AND tenant = ?2";
+
+/// Walks up to so many ended tasks and forgets those that are not kept.
+pub(crate) async fn finished(
+    session: &mut Session,
+    tenant: TenantId,
+    kept: &KeptFrom,
+    after: Option<TaskId>,
+    count_max: u32,
+) -> Result<Pruned, StoreError> {
+    let Some(end) = end_of_walk(kept) else { return Ok(Pruned::default()) };
+    let query = sqlx::query(WALK).bind(tenant.0).bind(after.map_or(i64::MIN, |id| id.0)).bind(end.0);
+    let rows = session.rows(query.bind(count_max)).await?;
+    let walked = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    let ids = doomed(&walked, kept);
+    if !ids.is_empty() {
+        session.run(sqlx::query(FORGET).bind(json(&ids)).bind(tenant.0)).await?;
+        let forgotten = walked.iter().filter(|(_, state, at)| kept.forgets(*state, *at));
+        changes(tenant, forgotten.map(|(_, state, _)| *state)).store(session).await?;
+    }
+    Ok(answer(&walked, ids.len(), count_max))
+}
+
+fn read(row: &SqliteRow) -> Result<Ended, StoreError> {
+    let state: i64 = row.try_get(1).map_err(store_error)?;
+    let state = TaskState::numbered(state).ok_or_else(|| undecodable(Undecodable("task state")))?;
+    let read = || Ok((TaskId(row.try_get(0)?), state, row.try_get(2)?));
+    read().map_err(store_error)
+}

@@ -1,0 +1,67 @@
+//! What settlements that were stored change beside their tasks: counts, usage, and the statuses of agents.
+
+use std::collections::BTreeMap;
+
+use keiko_core::id::{AgentId, TenantId};
+use keiko_core::task::{Settled, Settlement, TaskState, Transition};
+
+use crate::count::{AgentChange, Change, Changes, Spent, Usage};
+
+/// A settlement that was stored.
+pub(crate) struct Stored<'a> {
+    pub(crate) one: &'a Settlement,
+    /// The attempt's number.
+    pub(crate) number: u32,
+    /// The agent of a task that ended.
+    pub(crate) agent: Option<AgentId>,
+}
+
+/// Adds what was stored to what the children changed; returns the usage.
+pub(crate) fn count(stored: &[Stored<'_>], changes: &mut Changes) -> Usage {
+    let mut usage = Usage::default();
+    for Stored { one, agent, .. } in stored {
+        let meter = &one.attempt.meter;
+        let (fuel_used, guest_us) = (stored_number(meter.fuel_used), stored_number(meter.elapsed_us));
+        let end = match one.transition {
+            Transition::Complete(_) => Some(TaskState::Completed),
+            Transition::Fail(_) => Some(TaskState::Failed),
+            Transition::Retry { .. } | Transition::HandBack => None,
+        };
+        let completed = i64::from(end == Some(TaskState::Completed));
+        let failed = i64::from(end == Some(TaskState::Failed));
+        if let Some(state) = end {
+            changes.add(one.tenant, Change { live: -1, completed, failed, cancelled: 0 });
+            changes.add_agent(one.tenant, *agent, AgentChange::end(state, Some(guest_us), 1));
+        }
+        usage.add(one.tenant, Spent { attempts: 1, completed, failed, fuel_used, guest_us });
+    }
+    usage
+}
+
+/// A count as a column holds it: 63 bits, which no meter reaches.
+pub(crate) fn stored_number(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The statuses that the settlements of a call ask for, of those that completed their task: agent, tenant and status,
+/// in the order of the agents. Of an agent that is named twice the last counts.
+pub(crate) fn statuses(settlements: &[Settlement], answers: &[Settled]) -> Vec<(i64, i64, i64)> {
+    let mut last: BTreeMap<(AgentId, TenantId), i64> = BTreeMap::new();
+    for (one, answer) in settlements.iter().zip(answers) {
+        if *answer == Settled::Stored && matches!(one.transition, Transition::Complete(_)) {
+            let changes = one.effects.statuses.iter();
+            last.extend(changes.map(|change| ((change.agent, one.tenant), change.status as i64)));
+        }
+    }
+    last.into_iter().map(|((agent, tenant), status)| (agent.0, tenant.0, status)).collect()
+}
+
+/// What one settlement carries, roughly.
+pub(crate) fn payload_bytes(settlement: &Settlement) -> usize {
+    let result = match &settlement.transition {
+        Transition::Complete(result) => result.bytes.len(),
+        Transition::Fail(_) | Transition::Retry { .. } | Transition::HandBack => 0,
+    };
+    let children = settlement.effects.children.iter().map(|child| child.input.bytes.len());
+    result + settlement.log.len() + children.sum::<usize>()
+}

@@ -1,0 +1,79 @@
+//! Hosts on PostgreSQL, seen from outside.
+
+use std::time::Duration;
+
+use keiko_tests::postgres::{Database, Postgres, Programs};
+use keiko_tests::{Host, Options, tree, wait};
+use serde_json::json;
+
+/// A host that holds nothing costs its database no more than this.
+const STATEMENTS_A_MINUTE_MAX: f64 = 5.0;
+/// How long it is watched.
+const WATCHED: Duration = Duration::from_secs(60);
+/// A host is through with its start by then: its first beat and its first look for tasks.
+const SETTLED: Duration = Duration::from_secs(3);
+
+fn host(folder: &tempfile::TempDir, database: &Database) -> Host {
+    let config = format!("[database]\nurl = \"{}\"\npool_size = 2\npool_overflow = 2\n", database.url());
+    Host::start(Options::in_folder(folder.path()).unwrap().with_config(&config).unwrap()).unwrap()
+}
+
+/// Statements of the host so far: what the database has counted, less what asks for it.
+fn statements(database: &Database) -> f64 {
+    let query =
+        "SELECT coalesce(sum(calls), 0) FROM pg_stat_statements AS s JOIN pg_database AS d ON d.oid = s.dbid
+        WHERE d.datname = current_database() AND s.query NOT LIKE '%pg_stat_statements%'";
+    database.query(query).unwrap().parse().unwrap()
+}
+
+#[test]
+fn an_idle_host_asks_its_database_next_to_nothing() {
+    let database = Database::for_test().unwrap();
+    database.query("CREATE EXTENSION pg_stat_statements").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let host = host(&folder, &database);
+    host.client().install(&tree::guest("family").unwrap()).unwrap();
+    let child = json!({"plugin": "family", "kind": "child", "input": {"n": 1, "which": 0}});
+    let task = host.client().post_json("/v1/tasks?wait=30", &child, None).unwrap().expect(&[201]).unwrap();
+    assert_eq!(task["state"], "completed", "{task}");
+    wait::pause(SETTLED);
+    let before = statements(&database);
+    wait::pause(WATCHED);
+    let asked = statements(&database) - before;
+    let allowed = STATEMENTS_A_MINUTE_MAX * WATCHED.as_secs_f64() / 60.0;
+    let every =
+        "SELECT calls, left(query, 150) FROM pg_stat_statements AS s JOIN pg_database AS d ON d.oid = s.dbid
+        WHERE d.datname = current_database() ORDER BY calls DESC LIMIT 30";
+    assert!(
+        asked <= allowed,
+        "{asked} statements in a minute; all since the start:\n{}",
+        database.query(every).unwrap()
+    );
+    assert!(asked >= 1.0, "the host beats, or it would lose its lease");
+}
+
+#[test]
+fn a_database_that_goes_and_comes_back_loses_nothing() {
+    let mut postgres = Postgres::start(Programs::find(None).unwrap()).unwrap();
+    let database = postgres.new_database().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let host = host(&folder, &database);
+    let client = host.client();
+    client.install(&tree::guest("family").unwrap()).unwrap();
+    let child = |n: u64| json!({"plugin": "family", "kind": "child", "input": {"n": n, "which": 0}});
+    let before = client.post_json("/v1/tasks", &child(1), None).unwrap().expect(&[201]).unwrap();
+    postgres.stop().unwrap();
+    let refused = client.post_json("/v1/tasks", &child(2), None).unwrap();
+    assert_eq!((refused.status, refused.code()), (503, "storage_down".to_owned()), "{refused:.400}");
+    assert!(refused.headers.contains_key("retry-after"), "{refused:.400}");
+    assert_eq!(client.get("/livez").unwrap().status, 200);
+    assert_eq!(client.get("/readyz").unwrap().status, 503);
+    postgres.restart(true).unwrap();
+    let task = wait::until("a submit to be taken", Duration::from_secs(30), || {
+        let answer = client.post_json("/v1/tasks?wait=30", &child(3), Some("again"))?;
+        Ok((answer.status == 201 || answer.status == 200).then_some(answer.json()?))
+    });
+    assert_eq!(task.unwrap()["state"], "completed");
+    let ended = client.ended(before["id"].as_str().unwrap()).unwrap();
+    assert_eq!(ended["state"], "completed", "{ended}");
+}
