@@ -65,6 +65,10 @@ pub const COMPILE_ADDRESS_SPACE_BYTES: u64 = 1536 * MIB;
 /// CPU time of the compile child, in seconds.
 pub const COMPILE_CPU_SECONDS: u64 = 60;
 
+/// Bytes of results that a page of a user's tasks loads. The task with which they are more still comes, so that whoever
+/// shows less sees that there is more; further ones are left for the next page.
+pub const USER_RESULTS_BYTES_MAX: u64 = 16 * MIB;
+
 /// Guest log bytes kept with an attempt.
 pub const LOG_BYTES_MAX: usize = MIB as usize;
 /// Guest log bytes taken within one second.

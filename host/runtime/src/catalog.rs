@@ -20,6 +20,9 @@ use crate::request::Error;
 /// Time between two looks for kinds that this host does not know.
 const MEET_EVERY: Duration = Duration::from_secs(1);
 
+/// Time between two reads for submits of what this host does not know.
+const READ_EVERY: Duration = Duration::from_millis(50);
+
 /// The plugins, replaced as a whole whenever one changes.
 pub(crate) struct Catalog {
     store: Arc<dyn CatalogStore>,
@@ -92,6 +95,22 @@ impl Catalog {
             || began.is_some_and(|began| began.elapsed() < MEET_EVERY)
         {
             return Ok(());
+        }
+        *began = Some(Instant::now());
+        self.read().await
+    }
+
+    /// Reads the plugins for a submit that names what this host does not know: another host may have installed it just
+    /// now.
+    pub(crate) async fn read_again(&self) -> Result<(), Error> {
+        let asked = Instant::now();
+        let mut began = self.refreshing.lock().await;
+        // Whoever waited while others read has what they read; and nobody reads without a pause.
+        if began.is_some_and(|began| began >= asked) {
+            return Ok(());
+        }
+        if let Some(began) = *began {
+            tokio::time::sleep_until(began + READ_EVERY).await;
         }
         *began = Some(Instant::now());
         self.read().await

@@ -75,10 +75,13 @@ impl Handle {
             let fact = LimitFact::of_host("tasks", BULK_TASKS_MAX as u64, Some(tasks.len() as u64));
             return Err(Error::at_limit(Code::InvalidInput, fact));
         }
-        let mut handlers = Vec::with_capacity(tasks.len());
-        for (index, task) in tasks.iter().enumerate() {
-            handlers.push(self.check(tenant, entry, task).map_err(|error| at(index, tasks.len(), error))?);
-        }
+        let handlers = match self.check_all(tenant, entry, &tasks) {
+            Err(error) if error.code == Code::NotFound => {
+                self.shared.catalog.read_again().await?;
+                self.check_all(tenant, entry, &tasks)?
+            }
+            checked => checked?,
+        };
         let key = key.map(|text| self.key(text, &tasks, &handlers)).transpose()?;
         let named: Vec<_> = tasks.iter().map(|task| (task.agent, task.user)).collect();
         let first = self.shared.ids.take(count).await?;
@@ -127,6 +130,17 @@ impl Handle {
             Some(Submitted::QueueFull { live }) => Err(queue_full(entry, live + named.len() as u64)),
             None => Err(Error::new(Code::Internal, "the store did not answer a submit")),
         }
+    }
+
+    fn check_all(
+        &self,
+        tenant: TenantId,
+        entry: &TenantEntry,
+        tasks: &[TaskRequest],
+    ) -> Result<Vec<KindId>, Error> {
+        let check =
+            |(index, task)| self.check(tenant, entry, task).map_err(|error| at(index, tasks.len(), error));
+        tasks.iter().enumerate().map(check).collect()
     }
 
     fn check(&self, tenant: TenantId, entry: &TenantEntry, task: &TaskRequest) -> Result<KindId, Error> {

@@ -69,7 +69,8 @@ pub trait Agents: Send + Sync + 'static {
 /// Questions about many tasks at once. Each method is one statement of the database.
 #[async_trait]
 pub trait History: Send + Sync + 'static {
-    /// Up to `limit` tasks of a user with agent, user and result, newest first, older than `before`.
+    /// Up to `limit` tasks of a user with agent, user and result, newest first, older than `before`; fewer when their
+    /// results are more than [`crate::limit::USER_RESULTS_BYTES_MAX`]: then the last one is that with which they are.
     async fn user_tasks(
         &self,
         tenant: TenantId,

@@ -24,7 +24,7 @@ pub const PAGE_DEFAULT: u32 = 100;
 /// Longest page of a user's tasks, whose results come with them.
 pub const USER_TASKS_MAX: u32 = 100;
 /// Results of such a page together, in bytes; the first is exempt.
-pub const USER_TASKS_BYTES_MAX: usize = 16 << 20;
+pub const USER_TASKS_BYTES_MAX: usize = keiko_core::limit::USER_RESULTS_BYTES_MAX as usize;
 /// Page of a user's tasks that asks for none.
 pub const USER_TASKS_DEFAULT: u32 = 20;
 /// Longest range of statistics, in days.

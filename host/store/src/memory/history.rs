@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use keiko_core::history::{DateRange, Statistics, UserTask};
 use keiko_core::id::{TaskId, TenantId, UserId};
+use keiko_core::limit::USER_RESULTS_BYTES_MAX;
 use keiko_core::name::{KindName, PluginName};
 use keiko_core::port::{History, StoreError};
 use keiko_core::task::TaskState;
@@ -67,7 +68,13 @@ impl State {
         if self.breaks(Mutation::UserTasksOldestFirst) {
             return found.take(limit as usize).collect();
         }
-        found.rev().take(limit as usize).collect()
+        let mut newer = 0;
+        let fits = |task: &UserTask| {
+            let fits = newer <= USER_RESULTS_BYTES_MAX || self.breaks(Mutation::UserTasksUnbounded);
+            newer += task.result.as_ref().map_or(0, |result| result.bytes.len() as u64);
+            fits
+        };
+        found.rev().take(limit as usize).take_while(fits).collect()
     }
 
     fn statistics(&self, tenant: TenantId, range: DateRange) -> Vec<Statistics> {

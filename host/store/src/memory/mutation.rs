@@ -84,6 +84,8 @@ mutations! {
     KeyAnswersNewIds;
     /// A key is taken by a submit that was refused.
     KeyTakenByRefused;
+    /// A page of a user's tasks loads all their results.
+    UserTasksUnbounded;
     /// A prune forgets ended tasks that are kept.
     PruneKeepsNothing;
     /// What a prune forgets stays counted.

@@ -2,6 +2,7 @@
 
 use keiko_core::history::{DateRange, Statistics, UserTask};
 use keiko_core::id::{TaskId, TenantId, UserId};
+use keiko_core::limit::USER_RESULTS_BYTES_MAX;
 use keiko_core::port::StoreError;
 use keiko_core::task::{Payload, TaskState};
 use sqlx::postgres::PgRow;
@@ -17,14 +18,18 @@ use crate::trouble::undecodable;
 /// A page of a user's tasks: ids first, from the two partial indexes, then the rows of the page alone. Columns: a
 /// summary (15), message, detail, media type of the result, result, the user (3), the agent (6).
 pub(crate) const USER_TASKS: &str = "
-    WITH page AS MATERIALIZED (SELECT id, ended FROM (
-            (SELECT id, 0 AS ended FROM task WHERE tenant = $1 AND app_user = $2 AND id < $3
+    WITH found AS MATERIALIZED (SELECT id, ended, bytes FROM (
+            (SELECT id, 0 AS ended, 0 AS bytes FROM task WHERE tenant = $1 AND app_user = $2 AND id < $3
                 ORDER BY id DESC LIMIT $4)
             UNION ALL
-            (SELECT id, 1 AS ended FROM finished WHERE tenant = $1 AND app_user = $2 AND id < $3
-                ORDER BY id DESC LIMIT $4)) AS found
+            (SELECT id, 1 AS ended, coalesce(octet_length(result), 0) AS bytes FROM finished WHERE tenant = $1 AND app_user = $2 AND id < $3
+                ORDER BY id DESC LIMIT $4)) AS both_tables
         ORDER BY id DESC LIMIT $4),
-    found AS (
+    page AS MATERIALIZED (SELECT id, ended FROM (
+            SELECT id, ended, sum(bytes) OVER (ORDER BY id DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS newer
+            FROM found) AS summed
+        WHERE coalesce(newer, 0) <= $5),
+    wanted AS (
         SELECT t.id, t.tenant, t.kind, CASE WHEN t.holder IS NULL THEN 0 ELSE 1 END AS state, t.created_ms,
             t.run_at_ms, NULL::bigint AS finished_ms, t.attempts, t.crashes, NULL AS code, t.root, t.parent, t.depth,
             t.agent, t.app_user, NULL AS message, NULL AS detail, NULL AS result_type, NULL::bytea AS result
@@ -36,7 +41,7 @@ pub(crate) const USER_TASKS: &str = "
     SELECT r.id, p.name, k.name, r.state, r.created_ms, r.run_at_ms, r.finished_ms, r.attempts, r.crashes, r.code,
         r.root, r.parent, r.depth, r.agent, r.app_user, r.message, r.detail, r.result_type, r.result,
         u.id, u.name, u.created_ms, a.id, a.name, a.kind, a.status, a.created_ms, a.updated_ms
-    FROM found AS r
+    FROM wanted AS r
     JOIN kind AS k ON k.id = r.kind AND k.tenant = r.tenant
     JOIN plugin AS p ON p.id = k.plugin AND p.tenant = r.tenant
     JOIN app_user AS u ON u.id = r.app_user AND u.tenant = r.tenant
@@ -74,6 +79,7 @@ pub(crate) async fn user_tasks(
     let mut connection = pool.tenant_replica(tenant).await?;
     let query = sqlx::query(USER_TASKS).bind(connection.id().0).bind(user.0);
     let query = query.bind(before.map_or(i64::MAX, |before| before.0)).bind(i64::from(limit));
+    let query = query.bind(USER_RESULTS_BYTES_MAX as i64);
     connection.rows(query).await?.iter().map(user_task).collect()
 }
 

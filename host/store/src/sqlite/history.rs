@@ -3,6 +3,7 @@
 use keiko_core::agent::User;
 use keiko_core::history::{DateRange, Statistics, UserTask};
 use keiko_core::id::{TaskId, TenantId, UserId};
+use keiko_core::limit::USER_RESULTS_BYTES_MAX;
 use keiko_core::port::StoreError;
 use keiko_core::task::{Payload, TaskState};
 use sqlx::Row;
@@ -19,13 +20,17 @@ use crate::trouble::undecodable;
 /// A page of a user's tasks: ids first, from the two partial indexes, then the rows of the page alone. Columns: a
 /// summary (15), message, detail, media type of the result, result, the user (3), the agent (6).
 pub(crate) const USER_TASKS: &str = "
-    WITH page AS MATERIALIZED (SELECT id, ended FROM (
-            SELECT * FROM (SELECT id, 0 AS ended FROM task INDEXED BY task_user
+    WITH found AS MATERIALIZED (SELECT id, ended, bytes FROM (
+            SELECT * FROM (SELECT id, 0 AS ended, 0 AS bytes FROM task INDEXED BY task_user
                 WHERE tenant = ?1 AND app_user = ?2 AND id < ?3 ORDER BY id DESC LIMIT ?4)
             UNION ALL
-            SELECT * FROM (SELECT id, 1 AS ended FROM finished INDEXED BY finished_user
+            SELECT * FROM (SELECT id, 1 AS ended, coalesce(length(result), 0) AS bytes FROM finished INDEXED BY finished_user
                 WHERE tenant = ?1 AND app_user = ?2 AND id < ?3 ORDER BY id DESC LIMIT ?4))
         ORDER BY id DESC LIMIT ?4),
+    page AS MATERIALIZED (SELECT id, ended FROM (
+            SELECT id, ended, sum(bytes) OVER (ORDER BY id DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS newer
+            FROM found)
+        WHERE coalesce(newer, 0) <= ?5),
     rows AS (
         SELECT t.id, t.tenant, t.kind, t.state, t.created_ms, t.run_at_ms, NULL AS finished_ms, t.attempts, t.crashes,
             NULL AS code, t.root, t.parent, t.depth, t.agent, t.app_user, NULL AS message, NULL AS detail,
@@ -78,6 +83,7 @@ pub(crate) async fn user_tasks(
 ) -> Result<Vec<UserTask>, StoreError> {
     let query = sqlx::query(USER_TASKS).bind(tenant.0).bind(user.0);
     let query = query.bind(before.map_or(i64::MAX, |before| before.0)).bind(limit);
+    let query = query.bind(USER_RESULTS_BYTES_MAX as i64);
     let rows = query.fetch_all(readers).await.map_err(store_error)?;
     rows.iter().map(user_task).collect()
 }

@@ -3,10 +3,11 @@
 use keiko_core::code::Code;
 use keiko_core::history::{DateRange, Statistics};
 use keiko_core::id::{Holder, TaskId};
-use keiko_core::task::{Payload, TaskState};
+use keiko_core::limit::USER_RESULTS_BYTES_MAX;
+use keiko_core::task::{Payload, TaskState, Transition};
 
 use crate::agents::{agents, named, user};
-use crate::world::{Customer, NOW, World, complete, fail};
+use crate::world::{Customer, NOW, World, complete, fail, settlement};
 
 /// Submits a task of a customer's first kind created then, and completes it with this running time.
 async fn completed(world: &World, customer: &Customer, holder: Holder, created_ms: i64, elapsed_us: u64) {
@@ -72,6 +73,23 @@ pub async fn a_users_tasks_come_in_pages_without_gaps(world: &World) {
         }
         assert_eq!(pages, ids, "pages of {size}");
     }
+}
+
+pub async fn a_page_of_large_results_ends_early(world: &World) {
+    let ann = user(world, &world.ada, "Ann").await;
+    let holder = world.holder().await;
+    let large = vec![b'1'; (USER_RESULTS_BYTES_MAX / 2) as usize];
+    for _ in 0..4 {
+        named(world, &world.ada, None, Some(ann.id)).await;
+        let task = world.lease(holder, 1).await.remove(0);
+        let result = Transition::Complete(Payload::json(large.clone()));
+        world.settle(holder, settlement(&task, result)).await;
+    }
+    let page = world.history.user_tasks(world.ada.tenant, ann.id, None, 4).await.unwrap();
+    assert_eq!(page.len(), 3, "two fill the page, the third says that there is more");
+    assert!(
+        page.iter().all(|task| task.result.as_ref().is_some_and(|result| result.bytes.len() == large.len()))
+    );
 }
 
 pub async fn another_tenant_has_no_history(world: &World) {
