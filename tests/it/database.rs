@@ -121,6 +121,18 @@ fn hosts_on_postgresql_share_tasks_and_no_folder() {
     db(&["check", "--database", database.url()], 0);
     assert!(one.stop().unwrap().success() && two.stop().unwrap().success());
     assert_eq!((&status()["holders"], &status()["tenants"][0]["live"]), (&json!([]), &json!(0)));
+    let prune = |more: &[&str]| {
+        let all = [&["prune", "--json", "--database", database.url()], more].concat();
+        serde_json::from_slice::<Value>(&db(&all, 0).stdout).unwrap()["forgotten"].clone()
+    };
+    assert_eq!(prune(&[]), 0);
+    // The three tasks, as if they were of 40 days ago: an id has the time in it.
+    let days = "40::bigint * 24 * 60 * 60 * 1000";
+    let older = format!("UPDATE finished SET id = id - (({days}) << 20), finished_ms = finished_ms - {days}");
+    database.query(&older).unwrap();
+    assert_eq!((prune(&["--completed-days", "50"]), prune(&["--completed-days", "0"])), (json!(0), json!(0)));
+    assert_eq!((prune(&[]), prune(&[])), (json!(3), json!(0)));
+    db(&["check", "--database", database.url()], 0);
     database.query("UPDATE tenant_count SET completed = completed + 1").unwrap();
     let broken: Value =
         serde_json::from_slice(&db(&["check", "--json", "--database", database.url()], 1).stdout).unwrap();

@@ -18,8 +18,8 @@ use crate::config::{Config, Database};
 pub(crate) enum Store {
     /// Files in the data folder, which they lock.
     Sqlite(SqliteStore),
-    /// A server; the data folder is locked all the same.
-    Postgres(PostgresStore, #[expect(dead_code, reason = "held, never used")] Lock),
+    /// A server; a host locks its data folder all the same.
+    Postgres(PostgresStore, #[expect(dead_code, reason = "held, never used")] Option<Lock>),
 }
 
 /// What the store is to the rest of the host.
@@ -53,7 +53,18 @@ impl Store {
         };
         let lock = Lock::take(&config.data_dir).map_err(OpenError::Sqlite)?;
         let store = PostgresStore::open(options).await.map_err(OpenError::Postgres)?;
-        Ok(Store::Postgres(store, lock))
+        Ok(Store::Postgres(store, Some(lock)))
+    }
+
+    /// Opens what the configuration names beside a host that may be there: a server is open to many, files are not.
+    pub(crate) async fn open_beside(config: &Config) -> Result<Store, OpenError> {
+        match postgres_options(&config.database) {
+            Some(options) => {
+                let store = PostgresStore::open(options).await.map_err(OpenError::Postgres)?;
+                Ok(Store::Postgres(store, None))
+            }
+            None => Store::open(config).await,
+        }
     }
 
     /// The store behind the seams.

@@ -83,8 +83,12 @@ async fn until(long: &Semaphore, count: u32) {
 
 /// Waits until so many tasks wait on the host or run.
 async fn until_held(handle: &Handle, count: usize) {
+    let held = || {
+        let figures = handle.figures();
+        figures.waiting + figures.running
+    };
     let held = async {
-        while { handle.figures() }.waiting + handle.figures().running != count {
+        while held() != count {
             tokio::task::yield_now().await;
         }
     };

@@ -2,8 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use keiko_store::admin::{AdminError, Finding, Status};
+use keiko_core::TenantName;
+use keiko_core::port::{Clock, StoreError};
+use keiko_core::retention::KeptFrom;
+use keiko_runtime::Retention;
+use keiko_store::admin::{AdminError, Finding, Status, TenantStatus};
 use keiko_store::{postgres, sqlite};
 use serde_json::{Value, json};
 
@@ -12,7 +17,11 @@ use super::exit::{self, Failure};
 use super::print;
 use crate::api::time;
 use crate::config::Config;
-use crate::store::{Store, postgres_options, with_causes};
+use crate::store::{Seams, Store, postgres_options, with_causes};
+use crate::wiring::SystemClock;
+
+/// A day of retention.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -23,6 +32,21 @@ pub(super) enum Command {
     /// Look whether the database holds together; exit status 1 when it does not
     #[command(long_about = CHECK)]
     Check(Arguments),
+    /// Forget ended tasks that are older than the configuration keeps them, as a host does every ten minutes
+    #[command(long_about = PRUNE)]
+    Prune {
+        /// Days that completed tasks are kept, instead of the configuration's; 0 is for ever
+        #[arg(long, value_name = "DAYS")]
+        completed_days: Option<u32>,
+        /// Days that failed tasks are kept
+        #[arg(long, value_name = "DAYS")]
+        failed_days: Option<u32>,
+        /// Days that cancelled tasks are kept
+        #[arg(long, value_name = "DAYS")]
+        cancelled_days: Option<u32>,
+        #[command(flatten)]
+        arguments: Arguments,
+    },
     /// Copy an embedded database into a folder, while a host works with it or not
     #[command(long_about = BACKUP)]
     Backup {
@@ -38,6 +62,13 @@ Look whether the database holds together: counts equal a recount, no task is the
 inputs belong to tasks, leases belong to hosts, files and indexes are sound. The exit status is 1 when a rule is broken.
 
 An embedded database is looked at while no host has it; PostgreSQL at any time.";
+
+const PRUNE: &str = "\
+Forget ended tasks that are older than the configuration keeps them ([retention]), with their attempts and logs, in small \
+batches. An embedded database is pruned while no host has it, and by its host otherwise; PostgreSQL at any time.";
+
+/// Ended tasks that are looked at in one transaction.
+const PRUNE_COUNT: u32 = 1_000;
 
 const BACKUP: &str = "\
 Copy the embedded database into an empty folder: keiko.db with the tasks, then components.db with the components. Each is \
@@ -64,6 +95,9 @@ pub(super) fn db(command: Command) -> Result<ExitCode, Failure> {
             Command::Migrate(arguments) => migrate(&arguments).await,
             Command::Status(arguments) => show_status(&arguments).await,
             Command::Check(arguments) => check(&arguments).await,
+            Command::Prune { completed_days, failed_days, cancelled_days, arguments } => {
+                prune([completed_days, failed_days, cancelled_days], &arguments).await
+            }
             Command::Backup { folder, arguments } => backup(folder, &arguments).await,
         }
     })
@@ -123,6 +157,49 @@ async fn check(arguments: &Arguments) -> Result<ExitCode, Failure> {
         print::out(&format!("{} of {} rules hold", findings.len() - broken.len(), findings.len()));
     }
     Ok(if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
+}
+
+async fn prune(days: [Option<u32>; 3], arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let config = arguments.place.config()?;
+    let kept = |asked: Option<u32>, configured: Option<Duration>| match asked {
+        Some(0) => None,
+        Some(days) => Some(DAY * days),
+        None => configured,
+    };
+    let retention = Retention {
+        completed: kept(days[0], config.retention.completed),
+        failed: kept(days[1], config.retention.failed),
+        cancelled: kept(days[2], config.retention.cancelled),
+    };
+    let tenants = status(&config).await.map_err(|error| failed(&error))?.tenants;
+    let store = Store::open_beside(&config).await.map_err(|error| Failure::Host(error.to_string()))?;
+    let outcome = prune_all(&store, &tenants, retention.kept_from(SystemClock.now_ms())).await;
+    let closed = store.close().await;
+    let forgotten = outcome.and_then(|forgotten| closed.map(|()| forgotten));
+    let forgotten = forgotten.map_err(|error| Failure::Host(with_causes(&error)))?;
+    match arguments.json {
+        true => print::out(&json!({ "forgotten": forgotten }).to_string()),
+        false => print::out(&format!("{} ended tasks were forgotten", print::thousands(forgotten))),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn prune_all(store: &Store, tenants: &[TenantStatus], kept: KeptFrom) -> Result<u64, StoreError> {
+    let Seams { tasks, catalog, .. } = store.seams();
+    let names: Vec<TenantName> = tenants.iter().filter_map(|tenant| tenant.name.parse().ok()).collect();
+    let mut forgotten = 0;
+    for tenant in catalog.ensure_tenants(&names).await? {
+        let mut after = None;
+        loop {
+            let round = tasks.prune_finished(tenant.id, kept, after, PRUNE_COUNT).await?;
+            forgotten += round.pruned;
+            after = round.next;
+            if after.is_none() {
+                break;
+            }
+        }
+    }
+    Ok(forgotten)
 }
 
 async fn backup(folder: PathBuf, arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -189,9 +266,7 @@ fn status_json(status: &Status) -> Value {
 
 fn print_status(status: &Status) {
     let row = |name: &str, text: String| print::out(&format!("{name:<12}{text}"));
-    let sum = |count: fn(&keiko_store::admin::TenantStatus) -> u64| {
-        print::thousands(status.tenants.iter().map(count).sum())
-    };
+    let sum = |count: fn(&TenantStatus) -> u64| print::thousands(status.tenants.iter().map(count).sum());
     row("engine", format!("{} {}", status.engine, status.version));
     row("schema", format!("{} (this program's is {})", status.schema, status.schema_known));
     for (name, bytes) in &status.sizes {

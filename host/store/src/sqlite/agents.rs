@@ -1,6 +1,6 @@
 //! Agents and users: each method one statement, whatever the number of ids.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use keiko_core::agent::{Agent, AgentFilter, AgentPatch, AgentStatistics, AgentStatus, StatusChange, User};
 use keiko_core::id::{AgentId, TenantId, UserId};
@@ -65,13 +65,14 @@ pub(crate) fn list_text(filter: &AgentFilter) -> String {
     )
 }
 
-/// Gives agents new statuses, all or none; answers the ids that are unknown.
-const SET_STATUSES: &str = "UPDATE agent SET updated_ms = ?3, status = (SELECT value ->> 1 FROM json_each(?1)
-        WHERE value ->> 0 = agent.id)
-    WHERE id IN (SELECT value ->> 0 FROM json_each(?1)) AND tenant = ?2
-        AND (SELECT count(*) FROM json_each(?1)) =
-            (SELECT count(*) FROM json_each(?1) AS w JOIN agent AS k ON k.id = w.value ->> 0 AND k.tenant = ?2)
-    RETURNING id";
+/// Gives agents new statuses, all or none, and answers the ids that are known: when some are not, the others keep what
+/// they have.
+pub(crate) const SET_STATUSES: &str = "
+    UPDATE agent NOT INDEXED SET status = iif(complete, wanted_status, agent.status),
+        updated_ms = iif(complete, ?3, agent.updated_ms)
+    FROM (SELECT k.id AS known, w.value ->> 1 AS wanted_status, count(*) OVER () = json_array_length(?1) AS complete
+        FROM json_each(?1) AS w CROSS JOIN agent AS k ON k.id = w.value ->> 0 AND k.tenant = ?2)
+    WHERE agent.id = known RETURNING agent.id";
 
 pub(crate) async fn create(
     session: &mut Session,
@@ -149,21 +150,17 @@ pub(crate) async fn set_statuses(
     changes: &[StatusChange],
     now_ms: i64,
 ) -> Result<Vec<AgentId>, StoreError> {
-    let last: std::collections::BTreeMap<i64, i64> =
+    let last: BTreeMap<i64, i64> =
         changes.iter().map(|change| (change.agent.0, change.status as i64)).collect();
     if last.is_empty() {
         return Ok(Vec::new());
     }
     let pairs: Vec<(i64, i64)> = last.iter().map(|(agent, status)| (*agent, *status)).collect();
-    // The second statement tells who is missing, and only when the first wrote nothing.
     let query = sqlx::query(SET_STATUSES).bind(json(&pairs)).bind(tenant.0).bind(now_ms);
-    if !session.rows(query).await?.is_empty() {
-        return Ok(Vec::new());
-    }
-    let query = "SELECT value ->> 0 FROM json_each(?1)
-        WHERE NOT EXISTS (SELECT 1 FROM agent WHERE id = value ->> 0 AND tenant = ?2) ORDER BY 1";
-    let rows = session.rows(sqlx::query(query).bind(json(&pairs)).bind(tenant.0)).await?;
-    rows.iter().map(|row| row.try_get(0).map(AgentId)).collect::<Result<_, _>>().map_err(store_error)
+    let rows = session.rows(query).await?;
+    let known =
+        rows.iter().map(|row| row.try_get(0)).collect::<Result<HashSet<i64>, _>>().map_err(store_error)?;
+    Ok(last.into_keys().filter(|id| !known.contains(id)).map(AgentId).collect())
 }
 
 pub(crate) async fn create_users(

@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use keiko_core::agent::{AgentFilter, AgentStatistics};
 use keiko_core::code::Code;
-use keiko_core::id::{Holder, TaskId, TenantId, Token};
+use keiko_core::id::{AgentId, Holder, TaskId, TenantId, Token};
 use keiko_core::port::{Beat, Dead};
 use keiko_core::task::{
     CancelAnswer, LeasedTask, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskCounts, TaskFilter,
     TaskState,
 };
 
+use crate::agents::agents;
 use crate::world::{
     Customer, LEASE_MS, NOW, World, child, complete, fail, hand_back, key, retry, submit, with_children,
 };
@@ -29,6 +31,9 @@ struct Model {
     crashes: u32,
     /// Attempts that are kept.
     kept: usize,
+    agent: Option<AgentId>,
+    /// Running time of the attempt that ended it.
+    elapsed_us: Option<u64>,
 }
 
 /// xorshift64: the same seed, the same life.
@@ -52,6 +57,8 @@ struct Game<'w> {
     dice: Dice,
     tasks: BTreeMap<TaskId, Model>,
     keys: HashMap<(TenantId, usize), (TaskId, u8)>,
+    /// Agents with their tenants, two of each.
+    agents: Vec<(TenantId, AgentId)>,
     holders: Vec<Holder>,
     /// Every lease ever given, stale ones too.
     leases: Vec<(Holder, LeasedTask)>,
@@ -59,11 +66,16 @@ struct Game<'w> {
 
 pub async fn random_lives_agree_with_the_model(world: &World) {
     for seed in 1..=SEEDS {
+        let mut made = Vec::new();
+        for customer in [&world.ada, &world.bob] {
+            made.extend(agents(world, customer, 2).await.iter().map(|agent| (customer.tenant, agent.id)));
+        }
         let mut game = Game {
             world,
             dice: Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             tasks: BTreeMap::new(),
             keys: HashMap::new(),
+            agents: made,
             holders: vec![world.holder().await],
             leases: Vec::new(),
         };
@@ -86,9 +98,19 @@ impl Game<'_> {
         self.tasks.values().filter(|task| task.tenant == tenant && !task.state.is_terminal()).count() as u64
     }
 
-    fn add(&mut self, id: TaskId, tenant: TenantId) {
-        let state = TaskState::Pending;
-        let model = Model { tenant, state, token: Token(0), holder: None, attempts: 0, crashes: 0, kept: 0 };
+    fn add(&mut self, id: TaskId, tenant: TenantId, agent: Option<AgentId>) {
+        let (state, token) = (TaskState::Pending, Token(0));
+        let model = Model {
+            tenant,
+            state,
+            token,
+            holder: None,
+            attempts: 0,
+            crashes: 0,
+            kept: 0,
+            agent,
+            elapsed_us: None,
+        };
         assert!(self.tasks.insert(id, model).is_none());
     }
 
@@ -107,9 +129,15 @@ impl Game<'_> {
     async fn submit(&mut self, seed: usize) {
         let customer = self.customer();
         let count = 1 + self.dice.roll(4) as u32;
-        let tasks = self.world.new_tasks(&customer, count).await;
+        let mut tasks = self.world.new_tasks(&customer, count).await;
+        let of_tenant =
+            |(tenant, agent): &(TenantId, AgentId)| (*tenant == customer.tenant).then_some(*agent);
+        let agents: Vec<AgentId> = self.agents.iter().filter_map(of_tenant).collect();
+        for task in &mut tasks {
+            task.agent = agents.get(self.dice.roll(3)).copied();
+        }
         let keyed = (self.dice.roll(2) == 0).then(|| (self.dice.roll(10), self.dice.roll(2) as u8));
-        let ids: Vec<TaskId> = tasks.iter().map(|task| task.id).collect();
+        let ids: Vec<_> = tasks.iter().map(|task| (task.id, task.agent)).collect();
         let key = keyed.and_then(|(name, body)| key(&format!("{seed} {name}"), body));
         let whole = Submit { key, queue_max: QUEUE_MAX, ..submit(&customer, tasks) };
         let answer = self.world.try_submit(whole).await;
@@ -126,12 +154,12 @@ impl Game<'_> {
                 assert_eq!(answer, Submitted::QueueFull { live });
             }
             (None, _) => {
-                assert_eq!(answer, Submitted::Accepted { first: ids[0], count, duplicate: false });
+                assert_eq!(answer, Submitted::Accepted { first: ids[0].0, count, duplicate: false });
                 if let Some((name, body)) = keyed {
-                    self.keys.insert((customer.tenant, name), (ids[0], body));
+                    self.keys.insert((customer.tenant, name), (ids[0].0, body));
                 }
-                for id in ids {
-                    self.add(id, customer.tenant);
+                for (id, agent) in ids {
+                    self.add(id, customer.tenant, agent);
                 }
             }
         }
@@ -158,7 +186,7 @@ impl Game<'_> {
         for _ in 0..=self.dice.roll(5) {
             let Some((holder, task)) = self.dice.pick(&self.leases).cloned() else { return };
             let kind = self.dice.roll(5);
-            let settlement = match kind {
+            let mut settlement = match kind {
                 0 => complete(&task),
                 1 => fail(&task, Code::Trap),
                 2 => retry(&task, Code::Internal, NOW),
@@ -170,6 +198,7 @@ impl Game<'_> {
                     with_children(complete(&task), vec![child(customer, id, None, "1")])
                 }
             };
+            settlement.attempt.meter.elapsed_us = 1 + self.dice.roll(1_000) as u64;
             call.push((holder, settlement, kind));
         }
         let holder = call[0].0;
@@ -195,13 +224,14 @@ impl Game<'_> {
             1 => TaskState::Failed,
             _ => TaskState::Pending,
         };
+        model.elapsed_us = model.state.is_terminal().then_some(settlement.attempt.meter.elapsed_us);
         if kind != 3 {
             model.attempts += 1;
             model.kept += 1;
         }
-        let tenant = model.tenant;
+        let (tenant, agent) = (model.tenant, model.agent);
         for child in &settlement.effects.children {
-            self.add(child.id, tenant);
+            self.add(child.id, tenant, agent);
         }
     }
 
@@ -235,6 +265,7 @@ impl Game<'_> {
             assert_eq!(answer, RetryAnswer::Retried);
             let model = self.tasks.get_mut(&id).expect("picked");
             (model.state, model.attempts, model.crashes) = (TaskState::Pending, 0, 0);
+            model.elapsed_us = None;
         }
     }
 
@@ -309,6 +340,30 @@ impl Game<'_> {
                 live => panic!("{when}: {} is {live:?} and not in the model", task.id),
             });
             assert_eq!(stored, earlier, "{when}");
+            self.compare_agents(customer, when).await;
+        }
+    }
+
+    /// What is counted of every agent is what a recount of its tasks gives.
+    async fn compare_agents(&self, customer: &Customer, when: &str) {
+        let filter = AgentFilter::default();
+        let listed = self.world.agents.list_agents(customer.tenant, &filter, 1_000).await.unwrap();
+        for (_, id) in self.agents.iter().filter(|(tenant, _)| *tenant == customer.tenant) {
+            let tasks = || self.tasks.values().filter(|task| task.agent == Some(*id));
+            let count = |state| tasks().filter(|task| task.state == state).count() as u64;
+            let expected = AgentStatistics {
+                total: tasks().count() as u64,
+                completed: count(TaskState::Completed),
+                failed: count(TaskState::Failed),
+                cancelled: count(TaskState::Cancelled),
+                timed: tasks().filter(|task| task.elapsed_us.is_some()).count() as u64,
+                elapsed_us: tasks().filter_map(|task| task.elapsed_us).sum(),
+            };
+            let (_, stored) =
+                self.world.agents.agent(customer.tenant, *id).await.unwrap().expect("it was made");
+            assert_eq!(stored, expected, "{when}, {id}");
+            let listed = listed.iter().find(|(agent, _)| agent.id == *id).map(|(_, statistics)| *statistics);
+            assert_eq!(listed, Some(expected), "{when}, {id}");
         }
     }
 
