@@ -11,6 +11,7 @@ use crate::limit::{
     CONTENT_TYPE_BYTES_MAX, DELAY_MS_MAX, EFFECT_BYTES_MAX, EFFECTS_MAX, INPUT_BYTES_MAX, KEY_BYTES_MAX,
 };
 use crate::policy::BudgetRequest;
+use crate::priority::Priority;
 use crate::task::{Key, Payload};
 
 /// Bytes that an effect counts beside its payload.
@@ -134,7 +135,7 @@ impl Effects {
         self.bytes += wish.bytes();
         let key = wish.key.map(|text| {
             let mut body = BodyHash::default();
-            body.add(kind, &wish.input, wish.delay_ms, &BudgetRequest::default(), None, None);
+            body.add(&Body { delay_ms: wish.delay_ms, ..Body::of(kind, &wish.input) });
             Key { text, body: body.finish() }
         });
         self.children.push(Child { id, kind, input: wish.input, key, delay_ms: wish.delay_ms });
@@ -181,8 +182,36 @@ pub fn check_key(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The hash of a submit's body, for its idempotency key: equal for equal handlers, payloads, delays, budgets, agents and
-/// users.
+/// What must be equal of two tasks for the same key to mean the same.
+#[derive(Clone, Copy, Debug)]
+pub struct Body<'a> {
+    /// The handler.
+    pub kind: KindId,
+    /// What it is given.
+    pub input: &'a Payload,
+    /// How long it waits.
+    pub delay_ms: u64,
+    /// The time it waits for.
+    pub run_at_ms: Option<i64>,
+    /// What it asks of the policy.
+    pub budget: BudgetRequest,
+    /// The agent that works on it.
+    pub agent: Option<AgentId>,
+    /// Whom it is for.
+    pub user: Option<UserId>,
+    /// How urgent it is.
+    pub priority: Priority,
+}
+
+impl<'a> Body<'a> {
+    /// A task with nothing but its handler and input.
+    pub fn of(kind: KindId, input: &'a Payload) -> Body<'a> {
+        let (budget, priority) = (BudgetRequest::default(), Priority::default());
+        Body { kind, input, delay_ms: 0, run_at_ms: None, budget, agent: None, user: None, priority }
+    }
+}
+
+/// The hash of a submit's body, for its idempotency key.
 #[derive(Clone, Debug)]
 pub struct BodyHash(blake3::Hasher);
 
@@ -196,16 +225,9 @@ impl Default for BodyHash {
 
 impl BodyHash {
     /// Adds one task.
-    pub fn add(
-        &mut self,
-        kind: KindId,
-        input: &Payload,
-        delay_ms: u64,
-        budget: &BudgetRequest,
-        agent: Option<AgentId>,
-        user: Option<UserId>,
-    ) {
-        let BudgetRequest { fuel, memory_bytes, wall_ms, attempts } = *budget;
+    pub fn add(&mut self, task: &Body<'_>) {
+        let Body { kind, input, delay_ms, run_at_ms, budget, agent, user, priority } = *task;
+        let BudgetRequest { fuel, memory_bytes, wall_ms, attempts } = budget;
         let asked = [fuel, memory_bytes, wall_ms, attempts].map(|wish| wish.unwrap_or(0));
         let lengths = [input.content_type.len() as u64, input.bytes.len() as u64];
         for number in [kind.0 as u64, delay_ms].into_iter().chain(asked).chain(lengths) {
@@ -213,11 +235,13 @@ impl BodyHash {
         }
         self.0.update(input.content_type.as_bytes());
         self.0.update(&input.bytes);
-        // Nothing is added for none, so that keys of submits that name neither mean what they meant before.
-        for (mark, id) in [(b'a', agent.map(|id| id.0)), (b'u', user.map(|id| id.0))] {
-            if let Some(id) = id {
+        // Nothing is added for none, so that keys of submits that name none of them mean what they meant before.
+        let level = (!priority.is_ordinary()).then_some(i64::from(priority.level()));
+        let (agent, user) = (agent.map(|id| id.0), user.map(|id| id.0));
+        for (mark, number) in [(b'a', agent), (b'u', user), (b'p', level), (b'r', run_at_ms)] {
+            if let Some(number) = number {
                 self.0.update(&[mark]);
-                self.0.update(&id.to_le_bytes());
+                self.0.update(&number.to_le_bytes());
             }
         }
     }
@@ -243,6 +267,33 @@ pub fn wish_of(len: usize) -> ChildWish {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_means_everything_that_a_submit_says() {
+        let input = Payload::json("1");
+        let plain = Body::of(KindId(1), &input);
+        let hash = |body: &Body<'_>| {
+            let mut hash = BodyHash::default();
+            hash.add(body);
+            hash.finish()
+        };
+        let others = [
+            Body { kind: KindId(2), ..plain },
+            Body { delay_ms: 1, ..plain },
+            Body { run_at_ms: Some(1), ..plain },
+            Body { budget: BudgetRequest { fuel: Some(1), ..BudgetRequest::default() }, ..plain },
+            Body { agent: Some(AgentId(1)), ..plain },
+            Body { user: Some(UserId(1)), ..plain },
+            Body { priority: Priority::new(1).unwrap(), ..plain },
+        ];
+        let mut hashes: Vec<_> = others.iter().map(hash).collect();
+        hashes.push(hash(&plain));
+        assert_eq!(hash(&plain), hash(&Body::of(KindId(1), &Payload::json("1"))));
+        let count = hashes.len();
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert_eq!(hashes.len(), count, "each difference is another body");
+    }
 
     #[test]
     fn effects_stop_at_their_number() {

@@ -19,6 +19,7 @@ pub mod outcome;
 pub mod page;
 pub mod policy;
 pub mod port;
+pub mod priority;
 pub mod retention;
 pub mod retry;
 pub mod share;

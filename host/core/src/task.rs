@@ -7,6 +7,7 @@ use crate::id::{AgentId, Digest, KindId, TaskId, TenantId, Token, UserId, Versio
 use crate::name::{KindName, PluginName, VersionName};
 use crate::outcome::{Failure, Meter, Taint};
 use crate::policy::BudgetRequest;
+use crate::priority::Priority;
 
 /// The media type of a payload that names none.
 pub const JSON: &str = "application/json";
@@ -110,6 +111,8 @@ pub struct NewTask {
     pub created_ms: i64,
     /// Not before this time.
     pub run_at_ms: i64,
+    /// How urgent it is among its tenant's.
+    pub priority: Priority,
     /// What it asks of the tenant's policy.
     pub budget: BudgetRequest,
     /// Where it stands in its tree.
@@ -188,6 +191,8 @@ pub struct LeasedTask {
     pub crashes: u32,
     /// When it was submitted.
     pub created_ms: i64,
+    /// Where it stands among its tenant's tasks: see [`crate::priority`].
+    pub place_ms: i64,
     /// What it is given.
     pub input: Payload,
     /// What it asks of the policy.
@@ -324,6 +329,8 @@ pub struct TaskSummary {
     pub agent: Option<AgentId>,
     /// Whom it is for.
     pub user: Option<UserId>,
+    /// How urgent it is among its tenant's.
+    pub priority: Priority,
 }
 
 /// A finished attempt, as a reader sees it.

@@ -91,7 +91,7 @@ fn take(shared: &Shared, lease: Lease) {
     let jobs = lease.tasks.into_iter().map(|task| {
         let tenant = task.tenant;
         let running_max = shared.tenant(tenant).map_or(1, |entry| entry.policy.running_max);
-        (tenant, running_max, runs_alone(task.crashes), Job { holder, task })
+        (tenant, running_max, runs_alone(task.crashes), task.place_ms, Job { holder, task })
     });
     shared.queue.push(jobs);
     // From now on the heart beats often.

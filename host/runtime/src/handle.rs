@@ -9,7 +9,7 @@ use bytes::Bytes;
 use keiko_core::admission::admit;
 use keiko_core::catalog::Plugin;
 use keiko_core::code::Code;
-use keiko_core::effect::{check_content_type, check_key};
+use keiko_core::effect::{Body, BodyHash, check_content_type, check_key};
 use keiko_core::limit::{BULK_TASKS_MAX, DELAY_MS_MAX, INPUT_BYTES_MAX, LimitFact, SetBy};
 use keiko_core::log::Kept;
 use keiko_core::manifest::Manifest;
@@ -150,8 +150,13 @@ impl Handle {
             let fact = LimitFact::of_host("input_bytes", INPUT_BYTES_MAX, Some(bytes));
             return Err(Error::at_limit(Code::InvalidInput, fact));
         }
-        if task.delay_ms > DELAY_MS_MAX {
-            let fact = LimitFact::of_host("delay_ms", DELAY_MS_MAX, Some(task.delay_ms));
+        if task.run_at_ms.is_some() && task.delay_ms > 0 {
+            return Err(invalid("a delay and a time to run at exclude each other".to_owned()));
+        }
+        let ahead_ms = task.run_at_ms.map_or(0, |at| at.saturating_sub(self.shared.clock.now_ms()).max(0));
+        let delay_ms = task.delay_ms.max(ahead_ms as u64);
+        if delay_ms > DELAY_MS_MAX {
+            let fact = LimitFact::of_host("delay_ms", DELAY_MS_MAX, Some(delay_ms));
             return Err(Error::at_limit(Code::InvalidInput, fact));
         }
         check_content_type(&task.input.content_type).map_err(invalid)?;
@@ -166,9 +171,17 @@ impl Handle {
 
     fn key(&self, text: String, tasks: &[TaskRequest], kinds: &[KindId]) -> Result<Key, Error> {
         check_key(&text).map_err(|text| Error::new(Code::InvalidInput, text))?;
-        let mut body = keiko_core::effect::BodyHash::default();
+        let mut body = BodyHash::default();
         for (task, kind) in tasks.iter().zip(kinds) {
-            body.add(*kind, &task.input, task.delay_ms, &task.budget, task.agent, task.user);
+            body.add(&Body {
+                delay_ms: task.delay_ms,
+                run_at_ms: task.run_at_ms,
+                budget: task.budget,
+                agent: task.agent,
+                user: task.user,
+                priority: task.priority,
+                ..Body::of(*kind, &task.input)
+            });
         }
         Ok(Key { text, body: body.finish() })
     }
@@ -312,7 +325,9 @@ fn new_task(id: TaskId, kind: KindId, task: TaskRequest, now_ms: i64) -> NewTask
         kind,
         input: task.input,
         created_ms: now_ms,
-        run_at_ms: now_ms.saturating_add_unsigned(task.delay_ms),
+        // What was due before it came has not waited yet: it goes behind what has.
+        run_at_ms: task.run_at_ms.unwrap_or(now_ms).max(now_ms).saturating_add_unsigned(task.delay_ms),
+        priority: task.priority,
         budget: task.budget,
         lineage: Lineage::root(id),
         agent: task.agent,

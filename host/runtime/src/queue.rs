@@ -25,7 +25,8 @@ pub(crate) struct Lanes<T> {
 
 #[derive(Debug)]
 struct Lane<T> {
-    waiting: VecDeque<T>,
+    /// By place; of equal ones the earlier pushed first.
+    waiting: VecDeque<(i64, T)>,
     running: usize,
     running_max: usize,
 }
@@ -44,8 +45,8 @@ impl<T> Lanes<T> {
         }
     }
 
-    /// Adds a task to its tenant's lane; `running_max` is how many of the tenant's may run at once.
-    pub(crate) fn push(&mut self, tenant: TenantId, running_max: usize, alone: bool, item: T) {
+    /// Adds a task to its tenant's lane, at its place there; `running_max` is how many of the tenant's may run at once.
+    pub(crate) fn push(&mut self, tenant: TenantId, running_max: usize, alone: bool, place_ms: i64, item: T) {
         self.waiting += 1;
         let lane = self.lanes.entry(tenant).or_insert_with(|| Lane {
             waiting: VecDeque::new(),
@@ -60,7 +61,8 @@ impl<T> Lanes<T> {
         if lane.waiting.is_empty() {
             self.turns.push_back(tenant);
         }
-        lane.waiting.push_back(item);
+        let place = lane.waiting.partition_point(|(other_ms, _)| *other_ms <= place_ms);
+        lane.waiting.insert(place, (place_ms, item));
     }
 
     /// The next task that may run now. It counts as running until [`Lanes::done`].
@@ -84,7 +86,7 @@ impl<T> Lanes<T> {
                 self.turns.push_back(tenant);
                 continue;
             }
-            let item = lane.waiting.pop_front()?;
+            let (_, item) = lane.waiting.pop_front()?;
             if !lane.waiting.is_empty() {
                 self.turns.push_back(tenant);
             }
@@ -120,7 +122,7 @@ impl<T> Lanes<T> {
         self.turns.clear();
         let mut items: Vec<T> = self.alone.drain(..).map(|(_, item)| item).collect();
         for lane in self.lanes.values_mut() {
-            items.extend(lane.waiting.drain(..));
+            items.extend(lane.waiting.drain(..).map(|(_, item)| item));
         }
         self.lanes.retain(|_, lane| lane.running > 0);
         items
@@ -175,10 +177,10 @@ impl<T> LocalQueue<T> {
     }
 
     /// Adds tasks; see [`Lanes::push`].
-    pub(crate) fn push(&self, items: impl IntoIterator<Item = (TenantId, usize, bool, T)>) {
+    pub(crate) fn push(&self, items: impl IntoIterator<Item = (TenantId, usize, bool, i64, T)>) {
         let mut lanes = self.lanes.lock();
-        for (tenant, running_max, alone, item) in items {
-            lanes.push(tenant, running_max, alone, item);
+        for (tenant, running_max, alone, place_ms, item) in items {
+            lanes.push(tenant, running_max, alone, place_ms, item);
         }
         drop(lanes);
         self.ready.notify_one();
@@ -263,21 +265,31 @@ mod tests {
     fn tenants_take_turns_whatever_was_pushed_first() {
         let mut lanes = Lanes::new(100);
         for item in 0..3 {
-            lanes.push(A, 100, false, item);
+            lanes.push(A, 100, false, 0, item);
         }
-        lanes.push(B, 100, false, 10);
-        lanes.push(B, 100, false, 11);
+        lanes.push(B, 100, false, 0, 10);
+        lanes.push(B, 100, false, 0, 11);
         assert_eq!(pops(&mut lanes), [0, 10, 1, 11, 2]);
         assert_eq!((lanes.waiting(), lanes.running()), (0, 5));
+    }
+
+    #[test]
+    fn a_lane_goes_by_place() {
+        let mut lanes = Lanes::new(100);
+        for (place_ms, item) in [(5, 1), (5, 2), (3, 3), (9, 4), (4, 5)] {
+            lanes.push(A, 100, false, place_ms, item);
+        }
+        lanes.push(B, 100, false, 100, 10);
+        assert_eq!(pops(&mut lanes), [3, 10, 5, 1, 2, 4]);
     }
 
     #[test]
     fn a_tenant_at_its_limit_blocks_only_itself() {
         let mut lanes = Lanes::new(100);
         for item in 0..3 {
-            lanes.push(A, 1, false, item);
+            lanes.push(A, 1, false, 0, item);
         }
-        lanes.push(B, 100, false, 10);
+        lanes.push(B, 100, false, 0, 10);
         assert_eq!(pops(&mut lanes), [0, 10]);
         lanes.done(A);
         assert_eq!(pops(&mut lanes), [1]);
@@ -288,7 +300,7 @@ mod tests {
     fn the_host_runs_no_more_than_its_limit() {
         let mut lanes = Lanes::new(2);
         for item in 0..4 {
-            lanes.push(A, 100, false, item);
+            lanes.push(A, 100, false, 0, item);
         }
         assert_eq!(pops(&mut lanes), [0, 1]);
         lanes.done(A);
@@ -298,10 +310,10 @@ mod tests {
     #[test]
     fn a_task_that_runs_alone_has_nothing_beside_it() {
         let mut lanes = Lanes::new(100);
-        lanes.push(A, 100, false, 1);
+        lanes.push(A, 100, false, 0, 1);
         assert_eq!(pops(&mut lanes), [1]);
-        lanes.push(B, 100, true, 7);
-        lanes.push(A, 100, false, 2);
+        lanes.push(B, 100, true, 0, 7);
+        lanes.push(A, 100, false, 0, 2);
         assert_eq!(pops(&mut lanes), [] as [u32; 0], "waits for what runs");
         lanes.done(A);
         assert_eq!(pops(&mut lanes), [7]);
@@ -313,7 +325,7 @@ mod tests {
     fn clearing_leaves_only_what_runs() {
         let mut lanes = Lanes::new(1);
         for item in 0..3 {
-            lanes.push(A, 100, item == 2, item);
+            lanes.push(A, 100, item == 2, 0, item);
         }
         assert_eq!(pops(&mut lanes), [2]);
         assert_eq!(lanes.clear(), [0, 1]);
@@ -330,7 +342,7 @@ mod tests {
             async move { (queue.next().await.1, queue.next().await.1) }
         };
         let push = async {
-            queue.push([(A, 10, false, 1u32), (A, 10, false, 2)]);
+            queue.push([(A, 10, false, 0, 1u32), (A, 10, false, 0, 2)]);
         };
         let (got, ()) = tokio::join!(two, push);
         assert_eq!(got, (1, 2));

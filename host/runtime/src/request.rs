@@ -9,6 +9,7 @@ use keiko_core::name::{PluginName, TenantName};
 use keiko_core::outcome::Failure;
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
 use keiko_core::port::{InstallError, StoreError};
+use keiko_core::priority::Priority;
 use keiko_core::task::{Payload, TaskView};
 use keiko_core::{AgentId, TaskId, UserId};
 
@@ -36,6 +37,10 @@ pub struct TaskRequest {
     pub budget: BudgetRequest,
     /// Not before this many milliseconds from now.
     pub delay_ms: u64,
+    /// Not before this time, in milliseconds since 1970; excludes a delay.
+    pub run_at_ms: Option<i64>,
+    /// How urgent it is among its tenant's.
+    pub priority: Priority,
     /// The agent that works on it.
     pub agent: Option<AgentId>,
     /// Whom it is for.

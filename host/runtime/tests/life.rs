@@ -5,8 +5,8 @@ mod data;
 mod long;
 mod support;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -15,6 +15,7 @@ use keiko_core::code::Code;
 use keiko_core::effect::{ChildWish, Effects, wish_of};
 use keiko_core::outcome::{Failure, Outcome, RetryWish};
 use keiko_core::port::{Attempt, HostPort, ReserveError};
+use keiko_core::priority::Priority;
 use keiko_core::stop::Stop;
 use keiko_core::task::{Payload, TaskFilter, TaskState};
 use keiko_runtime::{Handle, TaskDetail};
@@ -113,6 +114,42 @@ async fn what_may_succeed_later_is_tried_again_until_attempts_are_used_up() {
     let detail = ended(&handle, tenant, good).await;
     assert_eq!((detail.view.summary.state, detail.view.attempts.len()), (TaskState::Completed, 2));
     runtime.drain().await;
+}
+
+#[tokio::test]
+async fn an_urgent_task_goes_before_older_ones_that_wait() {
+    let mut bench = Bench::new().await;
+    (bench.options.workers, bench.policy.running_max) = (1, 1);
+    let (started, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let ran = Arc::new(Mutex::new(Vec::new()));
+    let (begun, held, order) = (Arc::clone(&started), Arc::clone(&release), Arc::clone(&ran));
+    let play = move |attempt: Attempt, _, _| {
+        let (begun, held, order) = (Arc::clone(&begun), Arc::clone(&held), Arc::clone(&order));
+        async move {
+            if attempt.input.bytes == "\"first\"" {
+                begun.notify_one();
+                held.notified().await;
+            }
+            order.lock().unwrap().push(attempt.input.bytes.clone());
+            echo(&attempt)
+        }
+        .boxed()
+    };
+    let (runtime, handle, tenant) = bench.start(play).await;
+    submit(&handle, tenant, "\"first\"").await;
+    started.notified().await;
+    let older = submit(&handle, tenant, "\"older\"").await;
+    submit(&handle, tenant, "\"old\"").await;
+    let mut urgent = task("\"urgent\"");
+    urgent.priority = Priority::new(1).unwrap();
+    handle.submit(tenant, vec![urgent], None).await.expect("accepted");
+    while handle.figures().waiting < 3 {
+        tokio::task::yield_now().await;
+    }
+    release.notify_one();
+    ended(&handle, tenant, older).await;
+    runtime.drain().await;
+    assert_eq!(ran.lock().unwrap()[..3], ["\"first\"", "\"urgent\"", "\"older\""]);
 }
 
 #[tokio::test]

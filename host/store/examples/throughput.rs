@@ -19,6 +19,7 @@ use keiko_core::manifest::Manifest;
 use keiko_core::outcome::{Meter, Taint};
 use keiko_core::policy::BudgetRequest;
 use keiko_core::port::{CatalogStore, LeaseRequest, TaskStore};
+use keiko_core::priority::Priority;
 use keiko_core::task::{
     AttemptRecord, LeasedTask, Lineage, NewTask, Payload, Settlement, Submit, Transition,
 };
@@ -113,6 +114,7 @@ async fn submit(
             input: Payload::json(r#"{"title":"Alien","year":1979}"#),
             created_ms: NOW,
             run_at_ms: NOW,
+            priority: Priority::default(),
             budget: BudgetRequest::default(),
             lineage: Lineage::root(TaskId(id)),
             agent: None,

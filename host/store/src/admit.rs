@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use keiko_core::id::{AgentId, TaskId, TenantId, UserId};
 use keiko_core::limit::KEY_AGE_MS;
-use keiko_core::task::{JSON, Key, Payload, Submit, Submitted};
+use keiko_core::task::{JSON, Key, NewTask, Payload, Submit, Submitted};
 
 /// The answer to a submit. What it takes is taken from `keys` and `live` at once, for the submits behind it.
 pub(crate) fn decide(
@@ -57,6 +57,16 @@ impl People {
             agent.map(Submitted::NoAgent).or(user.map(Submitted::NoUser))
         })
     }
+}
+
+/// Where a new task stands in the queue.
+pub(crate) fn place_ms(task: &NewTask) -> i64 {
+    task.priority.place_at_ms(task.run_at_ms, task.created_ms)
+}
+
+/// The due time that a column holds: ordinary tasks stand at theirs, and store none.
+pub(crate) fn stored_due_ms(task: &NewTask) -> Option<i64> {
+    (!task.priority.is_ordinary()).then_some(task.run_at_ms)
 }
 
 /// The media type as a column holds it: most payloads are JSON and store none.

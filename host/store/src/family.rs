@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use keiko_core::effect::Child;
 use keiko_core::id::{AgentId, TaskId, TenantId, UserId};
 use keiko_core::policy::BudgetRequest;
+use keiko_core::priority::Priority;
 use keiko_core::task::{Key, Lineage, NewTask, Settled, Settlement, Transition};
 
 use crate::admit::Keys;
@@ -21,6 +22,7 @@ pub(crate) struct Parent {
     pub(crate) trace: Option<String>,
     pub(crate) agent: Option<AgentId>,
     pub(crate) user: Option<UserId>,
+    pub(crate) priority: Priority,
 }
 
 /// Whether a settlement has children to write: effects are those of a task that completes.
@@ -90,6 +92,7 @@ fn new_task(child: &Child, parent_id: TaskId, parent: &Parent, now_ms: i64) -> N
         input: child.input.clone(),
         created_ms: now_ms,
         run_at_ms: now_ms.saturating_add_unsigned(child.delay_ms),
+        priority: parent.priority,
         budget: parent.budget,
         lineage: Lineage {
             root: parent.root,

@@ -7,6 +7,7 @@ use keiko_core::id::{Digest, VersionId};
 use keiko_core::limit::LimitFact;
 use keiko_core::outcome::{Failure, Frame, Meter, RetryWish, Taint};
 use keiko_core::policy::BudgetRequest;
+use keiko_core::priority::Priority;
 use keiko_core::task::{AttemptRecord, AttemptView, TaskState};
 use serde::{Deserialize, Serialize};
 
@@ -91,6 +92,17 @@ pub(crate) fn decode_budget(text: Option<&str>) -> Result<BudgetRequest, Undecod
     let Budget { fuel, memory_bytes, wall_ms, attempts } =
         serde_json::from_str(text).map_err(|_| Undecodable("budget"))?;
     Ok(BudgetRequest { fuel, memory_bytes, wall_ms, attempts })
+}
+
+/// The priority that a column holds; ordinary ones store none.
+pub(crate) fn stored_priority(priority: Priority) -> Option<i64> {
+    (!priority.is_ordinary()).then_some(i64::from(priority.level()))
+}
+
+/// Reads what [`stored_priority`] wrote.
+pub(crate) fn read_priority(stored: Option<i64>) -> Result<Priority, Undecodable> {
+    let level = u64::try_from(stored.unwrap_or_default()).ok();
+    level.and_then(Priority::new).ok_or(Undecodable("priority"))
 }
 
 /// An attempt as a statement hands it over: in this order, as a JSON array made by the database. Not stored.

@@ -73,6 +73,9 @@ macro_rules! every_promise {
             leases {
                 a_lease_carries_what_was_submitted
                 the_oldest_due_tasks_go_first
+                a_level_of_priority_is_worth_a_minute_of_waiting
+                a_task_with_a_priority_waits_until_it_is_due
+                a_priority_outlives_every_way_back_to_the_queue
                 what_is_not_due_waits_and_says_until_when
                 nothing_is_leased_twice
                 tokens_grow_with_every_lease

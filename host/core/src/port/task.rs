@@ -180,7 +180,7 @@ pub trait TaskStore: Send + Sync + 'static {
     /// Stores submits, each whole or refused; the answers are in their order.
     async fn enqueue(&self, submits: Vec<Submit>, now_ms: i64) -> Result<Vec<Submitted>, StoreError>;
 
-    /// Leases due tasks, fairly across tenants, oldest `run_at` first within one; tenants take turns in the answer.
+    /// Leases due tasks, fairly across tenants, in the order of [`crate::priority`] within one; tenants take turns in the answer.
     /// Prolongs the holder's lease; a holder that is not registered gets none. Large inputs may keep due tasks for the next lease: then
     /// `next_run_at_ms` is now.
     async fn lease(&self, request: LeaseRequest) -> Result<Lease, StoreError>;

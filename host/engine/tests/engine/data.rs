@@ -90,6 +90,7 @@ fn task(id: i64, result: usize) -> UserTask {
             lineage: Lineage::root(id),
             agent: Some(AgentId(1)),
             user: Some(UserId(3)),
+            priority: Default::default(),
         },
         user: User { id: UserId(3), name: "Ada".to_owned(), created_ms: 1 },
         agent: Some(agent(1, "Max")),

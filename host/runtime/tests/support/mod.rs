@@ -18,6 +18,7 @@ use keiko_core::port::{
     Attempt, Beat, Clock, Compiled, Dead, HostPort, IdBlock, InstallError, Lease, LeaseRequest, Pruned,
     Rescued, Runner, StoreError, StoreErrorKind, TaskStore,
 };
+use keiko_core::priority::Priority;
 use keiko_core::retention::KeptFrom;
 use keiko_core::stop::Stop;
 use keiko_core::task::{CancelAnswer, Payload, RetryAnswer, Settled, Settlement, Submit, Submitted};
@@ -303,6 +304,8 @@ pub fn task(input: &str) -> TaskRequest {
         input: Payload::json(Bytes::copy_from_slice(input.as_bytes())),
         budget: BudgetRequest::default(),
         delay_ms: 0,
+        run_at_ms: None,
+        priority: Priority::default(),
         agent: None,
         user: None,
         trace: None,

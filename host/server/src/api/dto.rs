@@ -10,6 +10,7 @@ use keiko_core::limit::{BULK_TASKS_MAX, LimitFact, MIB};
 use keiko_core::log::{Level, Line, Source};
 use keiko_core::outcome::{Failure, Frame};
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
+use keiko_core::priority::{PRIORITY_MAX, Priority};
 use keiko_core::task::{AttemptView, Payload, TaskCounts, TaskSummary};
 use keiko_core::{Code, TaskId};
 use keiko_runtime::{AttemptLog, TaskDetail, TaskRequest};
@@ -41,6 +42,8 @@ struct TaskBody<'a> {
     timeout_s: Option<u64>,
     attempts: Option<u64>,
     delay_ms: Option<u64>,
+    run_at: Option<String>,
+    priority: Option<u64>,
     agent: Option<String>,
     user: Option<String>,
 }
@@ -183,11 +186,26 @@ impl TaskBody<'_> {
                 attempts: self.attempts,
             },
             delay_ms: self.delay_ms.unwrap_or(0),
+            run_at_ms: run_at_ms(self.run_at)?,
+            priority: priority(self.priority)?,
             agent: parse("agent", self.agent)?,
             user: parse("user", self.user)?,
             trace: trace.map(str::to_owned),
         })
     }
+}
+
+fn run_at_ms(text: Option<String>) -> Result<Option<i64>, Problem> {
+    let time: Option<jiff::Timestamp> = parse("run_at", text)?;
+    Ok(time.map(|time| time.as_millisecond()))
+}
+
+fn priority(level: Option<u64>) -> Result<Priority, Problem> {
+    let level = level.unwrap_or_default();
+    Priority::new(level).ok_or_else(|| {
+        let fact = LimitFact::of_host("priority", u64::from(PRIORITY_MAX), Some(level));
+        Problem::at_limit(Code::InvalidInput, fact)
+    })
 }
 
 /// A time as answers have it: RFC 3339 in UTC with milliseconds.
@@ -298,6 +316,8 @@ pub(super) struct Head<'a> {
     parent: Option<String>,
     depth: u32,
     crashes: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    priority: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
     agent: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -318,10 +338,15 @@ impl<'a> From<&'a TaskSummary> for Head<'a> {
             parent: summary.lineage.parent.map(|parent| parent.to_string()),
             depth: summary.lineage.depth,
             crashes: summary.crashes,
+            priority: summary.priority.level(),
             agent: summary.agent.map(|agent| agent.to_string()),
             user: summary.user.map(|user| user.to_string()),
         }
     }
+}
+
+fn is_zero(level: &u8) -> bool {
+    *level == 0
 }
 
 #[derive(Serialize)]

@@ -68,6 +68,12 @@ pub(super) struct Submit {
     /// Start no earlier than in this many milliseconds
     #[arg(long, value_name = "MS")]
     delay: Option<u64>,
+    /// Start no earlier than at this time, as RFC 3339 (2026-01-31T00:00:00Z)
+    #[arg(long, value_name = "TIME", conflicts_with = "delay")]
+    run_at: Option<String>,
+    /// How urgent it is, from 0 to 9; each level counts as a minute of waiting [default: 0]
+    #[arg(long, value_name = "0-9")]
+    priority: Option<u64>,
     #[command(flatten)]
     host: client::HostArguments,
 }
@@ -96,6 +102,10 @@ struct TaskBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     delay_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    run_at: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     agent: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<&'a str>,
@@ -122,6 +132,8 @@ impl Submit {
             timeout_s: self.timeout,
             attempts: self.attempts,
             delay_ms: self.delay,
+            run_at: self.run_at.as_deref(),
+            priority: self.priority,
             agent: self.agent.as_deref(),
             user: self.user.as_deref(),
         }
@@ -129,8 +141,8 @@ impl Submit {
 
     /// Whether a line of a file is only an input, and everything else is said here.
     fn describes_tasks(&self) -> bool {
-        let numbers = [self.fuel, self.memory, self.timeout, self.attempts, self.delay];
-        let names = [&self.plugin, &self.kind, &self.agent, &self.user];
+        let numbers = [self.fuel, self.memory, self.timeout, self.attempts, self.delay, self.priority];
+        let names = [&self.plugin, &self.kind, &self.agent, &self.user, &self.run_at];
         names.iter().any(|name| name.is_some()) || numbers.iter().any(Option::is_some)
     }
 }

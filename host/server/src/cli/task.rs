@@ -100,6 +100,9 @@ pub(super) struct Task {
     parent: Option<String>,
     agent: Option<String>,
     user: Option<String>,
+    #[serde(default)]
+    priority: u8,
+    run_at: String,
     progress: Option<Progress>,
     content_type: Option<String>,
     result: Option<Box<RawValue>>,
@@ -359,6 +362,12 @@ fn show(task: &Task) {
     line("kind", &task.kind);
     line("state", &task.state);
     line("created", &task.created_at);
+    if task.priority > 0 {
+        line("priority", &task.priority.to_string());
+    }
+    if task.state == "pending" {
+        line("run at", &task.run_at);
+    }
     if let Some(finished) = &task.finished_at {
         line("finished", finished);
     }

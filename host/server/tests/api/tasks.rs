@@ -194,6 +194,28 @@ fn a_log_is_kept_with_its_attempt() {
 }
 
 #[test]
+fn a_task_waits_for_its_time_and_keeps_its_priority() {
+    let world = World::open();
+    let client = world.client(None);
+    let far = r#"{"kind":"echo","run_at":"2999-01-01T00:00:00Z"}"#;
+    let problem = client.post_json("/v1/tasks", far).problem(400, "invalid_input");
+    assert_eq!(problem["limit"]["name"], "delay_ms", "{problem}");
+    let both = r#"{"kind":"echo","run_at":"2026-01-01T00:00:00Z","delay_ms":1}"#;
+    client.post_json("/v1/tasks", both).problem(400, "invalid_input");
+    let problem =
+        client.post_json("/v1/tasks", r#"{"kind":"echo","priority":10}"#).problem(400, "invalid_input");
+    assert_eq!((&problem["limit"]["name"], &problem["limit"]["limit"]), (&json!("priority"), &json!(9)));
+    let past = client.run(r#"{"kind":"echo","run_at":"2001-01-01T00:00:00Z","priority":9}"#);
+    assert_eq!((&past["state"], &past["priority"]), (&json!("completed"), &json!(9)));
+    assert_eq!(past["run_at"], past["created_at"], "what was due before it came is due when it came");
+    let waits = client.submit(r#"{"kind":"echo","delay_ms":3600000,"priority":1}"#);
+    let waits = client.get(&format!("/v1/tasks/{waits}?wait=1")).expect(200).json();
+    assert_eq!((&waits["state"], &waits["priority"]), (&json!("pending"), &json!(1)));
+    assert!(waits["run_at"].as_str() > waits["created_at"].as_str(), "{waits}");
+    assert!(client.run(r#"{"kind":"echo"}"#).get("priority").is_none());
+}
+
+#[test]
 fn a_wait_ends_with_its_time() {
     let world = World::open();
     let client = world.client(None);

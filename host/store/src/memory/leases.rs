@@ -81,6 +81,7 @@ impl State {
             Some(_) if still => {}
             Some(until) => *until = until_ms.max(*until),
         }
+        self.raise(request.now_ms);
         let shares = self.shares(request);
         let mut taken = Vec::new();
         for &(tenant, share) in &shares {
@@ -99,6 +100,17 @@ impl State {
         let tasks = taken.iter().filter_map(|&(_, _, id)| self.take(id, request.holder)).collect();
         let after = shares.last().map(|&(tenant, _)| tenant).or(request.after);
         Lease { tasks, after, next_run_at_ms, lost: false }
+    }
+
+    /// Gives pending tasks that have come due their place.
+    fn raise(&mut self, now_ms: i64) {
+        if [Mutation::PriorityIgnored, Mutation::DueWithoutPlace].into_iter().any(|one| self.breaks(one)) {
+            return;
+        }
+        let due: Vec<_> = self.unplaced.range(..=(now_ms, TaskId(i64::MAX))).copied().collect();
+        for (_, id) in due {
+            self.change(id, |row| row.place_ms = row.priority.place_ms(row.run_at_ms));
+        }
     }
 
     /// How many tasks each tenant with due ones gets.
@@ -175,7 +187,7 @@ impl State {
             (task.budget, task.trace) = (Default::default(), None);
         }
         if self.breaks(Mutation::LeaseTwice) {
-            self.ready.insert((task.tenant, row.run_at_ms, id));
+            self.ready.insert((task.tenant, row.place_ms, id));
         }
         Some(task)
     }
@@ -233,6 +245,7 @@ fn leased(id: TaskId, row: &Row) -> LeasedTask {
         deadlines: row.deadlines,
         crashes: row.crashes,
         created_ms: row.created_ms,
+        place_ms: row.place_ms,
         input: row.input.clone(),
         budget: row.budget,
         lineage: row.lineage,

@@ -130,6 +130,16 @@ mutations! {
     LeaseForgetsBudget;
     /// Tasks are leased before they are due.
     LeaseOfNotDue;
+    /// A task with a priority stands where one without stands.
+    PriorityIgnored;
+    /// A task with a priority is leased before it is due.
+    PriorityBeforeDue;
+    /// A task with a priority that had to wait stays where it stood.
+    DueWithoutPlace;
+    /// A retry by hand loses the priority.
+    RetryForgetsPriority;
+    /// A child does not inherit its parent's priority.
+    ChildForgetsPriority;
     /// Running tasks are leased again.
     LeaseTwice;
     /// The newest due tasks go first.

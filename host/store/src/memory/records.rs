@@ -102,6 +102,7 @@ impl State {
             lineage: row.lineage,
             agent: row.agent,
             user: row.user,
+            priority: row.priority,
         })
     }
 

@@ -152,6 +152,7 @@ impl State {
             trace: row.trace.clone().filter(|_| unless(Mutation::ChildForgetsBudget)),
             agent: row.agent.filter(|_| unless(Mutation::ChildForgetsAgent)),
             user: row.user.filter(|_| unless(Mutation::ChildForgetsUser)),
+            priority: if unless(Mutation::ChildForgetsPriority) { row.priority } else { Default::default() },
         }
     }
 
@@ -246,7 +247,7 @@ fn retry(
     row.deadlines += u32::from(failure.code == Code::DeadlineExceeded && counted);
     let kept = attempt(row, one, number, Some(told(failure, mutation)), mutation);
     row.kept.extend(Some(kept).filter(|_| mutation != Some(Mutation::RetriedAttemptLost)));
-    (row.state, row.run_at_ms) = (TaskState::Pending, run_at_ms);
+    (row.state, row.run_at_ms, row.place_ms) = (TaskState::Pending, run_at_ms, run_at_ms);
 }
 
 fn complete(

@@ -11,10 +11,11 @@ use keiko_core::name::{KindName, PluginName, TenantName, VersionName};
 use keiko_core::outcome::Failure;
 use keiko_core::policy::BudgetRequest;
 use keiko_core::port::{StoreError, StoreErrorKind};
+use keiko_core::priority::Priority;
 use keiko_core::task::{AttemptRecord, Key, Lineage, NewTask, Payload, TaskState};
 
 use super::mutation::Mutation;
-use crate::admit::{Keys, Known};
+use crate::admit::{Keys, Known, place_ms};
 use crate::count::Changes;
 
 /// Everything that is stored. Its methods check before they write, so that an error leaves it as it was.
@@ -33,6 +34,8 @@ pub(super) struct State {
     pub(super) tasks: BTreeMap<TaskId, Row>,
     /// Pending tasks in the order of a lease.
     pub(super) ready: BTreeSet<(TenantId, i64, TaskId)>,
+    /// Pending tasks with a priority that have not taken their place, by due time.
+    pub(super) unplaced: BTreeSet<(i64, TaskId)>,
     /// Running tasks.
     pub(super) running: BTreeSet<TaskId>,
     /// Every task of each tenant.
@@ -107,6 +110,9 @@ pub(super) struct Row {
     pub(super) earlier: u32,
     pub(super) created_ms: i64,
     pub(super) run_at_ms: i64,
+    pub(super) priority: Priority,
+    /// Where it stands in the queue.
+    pub(super) place_ms: i64,
     pub(super) finished_ms: Option<i64>,
     pub(super) lineage: Lineage,
     pub(super) budget: BudgetRequest,
@@ -138,6 +144,8 @@ impl Row {
             earlier: 0,
             created_ms: task.created_ms,
             run_at_ms: task.run_at_ms,
+            priority: task.priority,
+            place_ms: place_ms(task),
             finished_ms: None,
             lineage: task.lineage,
             budget: task.budget,
@@ -151,6 +159,12 @@ impl Row {
             last: None,
             logs: BTreeMap::new(),
         }
+    }
+
+    /// What finds it when it has a priority and stands at its due time.
+    fn unplaced(&self, id: TaskId) -> Option<(i64, TaskId)> {
+        let stands = !self.priority.is_ordinary() && self.place_ms == self.run_at_ms;
+        stands.then_some((self.run_at_ms, id))
     }
 
     /// Running time of the attempt that ended it, as it is counted.
@@ -183,8 +197,15 @@ impl State {
             }
         }
         for (tenant, task) in tasks {
-            self.tasks.insert(task.id, Row::new(*tenant, task));
-            self.ready.insert((*tenant, task.run_at_ms, task.id));
+            let mut row = Row::new(*tenant, task);
+            match self.mutation {
+                Some(Mutation::PriorityIgnored) => row.place_ms = row.run_at_ms,
+                Some(Mutation::PriorityBeforeDue) => row.place_ms = row.priority.place_ms(row.run_at_ms),
+                _ => {}
+            }
+            self.ready.insert((*tenant, row.place_ms, task.id));
+            self.unplaced.extend(row.unplaced(task.id));
+            self.tasks.insert(task.id, row);
             self.owned.insert((*tenant, task.id));
         }
         Ok(())
@@ -193,12 +214,14 @@ impl State {
     /// Changes a task and what finds it.
     pub(super) fn change(&mut self, id: TaskId, change: impl FnOnce(&mut Row)) {
         let Some(row) = self.tasks.get_mut(&id) else { return };
-        self.ready.remove(&(row.tenant, row.run_at_ms, id));
+        self.ready.remove(&(row.tenant, row.place_ms, id));
         self.running.remove(&id);
+        self.unplaced.remove(&(row.run_at_ms, id));
         change(row);
         match row.state {
             TaskState::Pending => {
-                self.ready.insert((row.tenant, row.run_at_ms, id));
+                self.ready.insert((row.tenant, row.place_ms, id));
+                self.unplaced.extend(row.unplaced(id));
             }
             TaskState::Running => {
                 self.running.insert(id);

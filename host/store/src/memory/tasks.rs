@@ -7,6 +7,7 @@ use bytes::Bytes;
 use keiko_core::id::{TaskId, TenantId, Token};
 use keiko_core::outcome::Failure;
 use keiko_core::port::{Pruned, StoreError};
+use keiko_core::priority::Priority;
 use keiko_core::retention::KeptFrom;
 use keiko_core::task::{CancelAnswer, NewTask, RetryAnswer, Submit, Submitted, TaskState};
 
@@ -257,6 +258,10 @@ fn revive(row: &mut Row, now_ms: i64, mutation: Option<Mutation>) {
     }
     if mutation != Some(Mutation::RetryKeepsDueTime) {
         row.run_at_ms = now_ms;
+    }
+    row.place_ms = row.priority.place_at_ms(row.run_at_ms, now_ms);
+    if mutation == Some(Mutation::RetryForgetsPriority) {
+        (row.priority, row.place_ms) = (Priority::default(), row.run_at_ms);
     }
     if mutation == Some(Mutation::RetryRestartsTokens) {
         row.token = Token(0);

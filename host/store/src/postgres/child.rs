@@ -13,7 +13,7 @@ use super::settle::Held;
 use super::submit;
 use crate::count::Changes;
 use crate::family::{self, Parent};
-use crate::format::decode_budget;
+use crate::format::{decode_budget, read_priority};
 use crate::trouble::undecodable;
 
 /// Writes the children of these settlements, whose tasks are `held`. Returns those that must not be settled, with their
@@ -42,7 +42,7 @@ pub(crate) async fn apply(
     Ok(refused)
 }
 
-/// A row of the tasks that a settlement holds: id, tenant, token, root, depth, budget, trace, agent, user.
+/// A row of the tasks that a settlement holds: id, tenant, token, root, depth, budget, trace, agent, user, priority.
 pub(crate) fn parent(row: &PgRow) -> Result<(TaskId, Parent), StoreError> {
     let parent = Parent {
         tenant: get(row, 1)?,
@@ -53,6 +53,7 @@ pub(crate) fn parent(row: &PgRow) -> Result<(TaskId, Parent), StoreError> {
         trace: get(row, 6)?,
         agent: get::<Option<i64>>(row, 7)?.map(AgentId),
         user: get::<Option<i64>>(row, 8)?.map(UserId),
+        priority: read_priority(get::<Option<i16>>(row, 9)?.map(i64::from)).map_err(undecodable)?,
     };
     Ok((TaskId(get(row, 0)?), parent))
 }

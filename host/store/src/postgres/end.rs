@@ -6,6 +6,7 @@
 use keiko_core::code::Code;
 use keiko_core::id::{AgentId, TaskId, TenantId};
 use keiko_core::port::{StoreError, StoreErrorKind};
+use keiko_core::priority::AGEING_MS;
 use keiko_core::task::{CancelAnswer, RetryAnswer, TaskState};
 
 use super::count;
@@ -26,9 +27,10 @@ pub(crate) const FINISH: &str = "
         DELETE FROM task AS t USING unnest($1::bigint[]) AS e (id)
         WHERE t.id = e.id AND t.tenant = coalesce($8, t.tenant) RETURNING t.*)
     INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
-        finished_ms, root, parent, depth, code, message, budget, trace, input_type, input, agent, app_user)
-    SELECT id, tenant, kind, $2, token + $3, attempts, crashes + $4, earlier, created_ms, run_at_ms,
-        $5, root, parent, depth, $6, $7, budget, trace, input_type, input, agent, app_user
+        finished_ms, root, parent, depth, code, message, budget, trace, input_type, input, agent, app_user,
+        priority)
+    SELECT id, tenant, kind, $2, token + $3, attempts, crashes + $4, earlier, created_ms, coalesce(due_ms, run_at_ms),
+        $5, root, parent, depth, $6, $7, budget, trace, input_type, input, agent, app_user, priority
     FROM gone RETURNING id, tenant, agent";
 
 /// Moves an ended task back, and the attempt that ended it to the others; whose counts change, and how.
@@ -42,9 +44,10 @@ const REVIVE: &str = "
         FROM gone WHERE started_ms IS NOT NULL),
     revived AS (
         INSERT INTO task (id, tenant, kind, token, earlier, created_ms, run_at_ms, root, parent, depth, budget, trace,
-            input_type, input, agent, app_user)
-        SELECT id, tenant, kind, token, earlier + attempts, created_ms, keiko_now($3), root, parent, depth, budget,
-            trace, input_type, coalesce(input, ''), agent, app_user
+            input_type, input, agent, app_user, priority, due_ms)
+        SELECT id, tenant, kind, token, earlier + attempts, created_ms,
+            keiko_now($3) - coalesce(priority, 0) * $5::bigint, root, parent, depth, budget, trace, input_type,
+            coalesce(input, ''), agent, app_user, priority, CASE WHEN priority IS NOT NULL THEN keiko_now($3) END
         FROM gone)
     SELECT agent, elapsed_us FROM gone";
 
@@ -109,7 +112,7 @@ pub(crate) async fn retry(
     if live >= queue_max {
         return Ok(RetryAnswer::QueueFull { live });
     }
-    let query = sqlx::query(REVIVE).bind(id.0).bind(tenant.0).bind(now_ms).bind(state as i16);
+    let query = sqlx::query(REVIVE).bind(id.0).bind(tenant.0).bind(now_ms).bind(state as i16).bind(AGEING_MS);
     let Some(row) = session.row(query).await? else {
         return Err(StoreError::new(StoreErrorKind::Busy, "the task was changed at the same time"));
     };

@@ -16,7 +16,7 @@ use crate::format::{Undecodable, decode_failure};
 use crate::trouble::undecodable;
 
 /// A page of a user's tasks: ids first, from the two partial indexes, then the rows of the page alone. Columns: a
-/// summary (15), message, detail, media type of the result, result, the user (3), the agent (6).
+/// summary (16), message, detail, media type of the result, result, the user (3), the agent (6).
 pub(crate) const USER_TASKS: &str = "
     WITH found AS MATERIALIZED (SELECT id, ended, bytes FROM (
             (SELECT id, 0 AS ended, 0 AS bytes FROM task WHERE tenant = $1 AND app_user = $2 AND id < $3
@@ -31,15 +31,15 @@ pub(crate) const USER_TASKS: &str = "
         WHERE coalesce(newer, 0) <= $5),
     wanted AS (
         SELECT t.id, t.tenant, t.kind, CASE WHEN t.holder IS NULL THEN 0 ELSE 1 END AS state, t.created_ms,
-            t.run_at_ms, NULL::bigint AS finished_ms, t.attempts, t.crashes, NULL AS code, t.root, t.parent, t.depth,
-            t.agent, t.app_user, NULL AS message, NULL AS detail, NULL AS result_type, NULL::bytea AS result
+            coalesce(t.due_ms, t.run_at_ms) AS run_at_ms, NULL::bigint AS finished_ms, t.attempts, t.crashes,
+            NULL AS code, t.root, t.parent, t.depth, t.agent, t.app_user, t.priority, NULL AS message, NULL AS detail, NULL AS result_type, NULL::bytea AS result
         FROM page JOIN task AS t ON t.id = page.id AND t.tenant = $1 AND page.ended = 0
         UNION ALL
         SELECT t.id, t.tenant, t.kind, t.state, t.created_ms, t.run_at_ms, t.finished_ms, t.attempts, t.crashes,
-            t.code, t.root, t.parent, t.depth, t.agent, t.app_user, t.message, t.detail, t.result_type, t.result
+            t.code, t.root, t.parent, t.depth, t.agent, t.app_user, t.priority, t.message, t.detail, t.result_type, t.result
         FROM page JOIN finished AS t ON t.id = page.id AND t.tenant = $1 AND page.ended = 1)
     SELECT r.id, p.name, k.name, r.state, r.created_ms, r.run_at_ms, r.finished_ms, r.attempts, r.crashes, r.code,
-        r.root, r.parent, r.depth, r.agent, r.app_user, r.message, r.detail, r.result_type, r.result,
+        r.root, r.parent, r.depth, r.agent, r.app_user, r.priority, r.message, r.detail, r.result_type, r.result,
         u.id, u.name, u.created_ms, a.id, a.name, a.kind, a.status, a.created_ms, a.updated_ms
     FROM wanted AS r
     JOIN kind AS k ON k.id = r.kind AND k.tenant = r.tenant
@@ -85,16 +85,16 @@ pub(crate) async fn user_tasks(
 
 fn user_task(row: &PgRow) -> Result<UserTask, StoreError> {
     let summary = summary(row)?;
-    let (message, detail): (Option<String>, Option<&str>) = (get(row, 15)?, get(row, 16)?);
+    let (message, detail): (Option<String>, Option<&str>) = (get(row, 16)?, get(row, 17)?);
     let failure = match &summary.code {
         Some(code) => Some(decode_failure(code, message.unwrap_or_default(), detail).map_err(undecodable)?),
         None => None,
     };
-    let result: Option<Vec<u8>> = get(row, 18)?;
-    let content_type = read_type(get(row, 17)?);
-    let agent = get::<Option<i64>>(row, 22)?.map(|_| read_from(row, 22)).transpose()?;
+    let result: Option<Vec<u8>> = get(row, 19)?;
+    let content_type = read_type(get(row, 18)?);
+    let agent = get::<Option<i64>>(row, 23)?.map(|_| read_from(row, 23)).transpose()?;
     let result = result.map(|bytes| Payload { content_type, bytes: bytes.into() });
-    Ok(UserTask { summary, user: read_user(row, 19)?, agent, result, failure })
+    Ok(UserTask { summary, user: read_user(row, 20)?, agent, result, failure })
 }
 
 pub(crate) async fn statistics(

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use bytes::Bytes;
 use keiko_core::id::{AgentId, KindId, TaskId, TenantId, Token, UserId};
 use keiko_core::port::{Lease, LeaseRequest, StoreError};
+use keiko_core::priority::AGEING_MS;
 use keiko_core::share::{Claim, shares};
 use keiko_core::task::{LeasedTask, Lineage, Payload};
 use sqlx::postgres::PgRow;
@@ -30,6 +31,8 @@ use crate::turns::take_turns;
 const LEASE_BYTES_MAX: u64 = 64 << 20;
 /// Rounds of one lease. Who is left then is served by the next one.
 const ROUNDS_MAX: usize = 16;
+/// Tasks with a priority that one lease gives their place.
+const RAISE_MAX: i64 = 1_000;
 
 /// The columns of a leased task. Inputs up to 8 KiB come with it.
 macro_rules! leased {
@@ -41,7 +44,8 @@ macro_rules! leased {
 }
 
 /// Prolongs the holder `$1` and leases a round for it. Parameters: now, lease, the tenant served last, room, the tenants
-/// with a cap of their own, their caps, the others' cap. The one row without a task says that the holder lives.
+/// with a cap of their own, their caps, the others' cap. The one row without a task says that the holder lives; every row
+/// says whether tasks with a priority came due and have not taken their place, which costs the others one look at nothing.
 pub(crate) const LEASE: &str = concat!(
     "WITH RECURSIVE alive AS (
         UPDATE holder SET until_ms = greatest(until_ms, keiko_now($2) + $3) WHERE id = $1 RETURNING id
@@ -80,8 +84,17 @@ pub(crate) const LEASE: &str = concat!(
     leased!(),
     ", due.place, due.share
     )
-    SELECT leased.*, (SELECT count(*) FROM placed) FROM alive LEFT JOIN leased ON true"
+    SELECT leased.*, (SELECT count(*) FROM placed), EXISTS (
+        SELECT FROM task WHERE run_at_ms = due_ms AND due_ms <= keiko_now($2) AND holder IS NULL)
+    FROM alive LEFT JOIN leased ON true"
 );
+
+/// Moves up to `$3` tasks with a priority that have come due to their place, each level being worth `$2`.
+pub(crate) const RAISE: &str = "
+    UPDATE task AS t SET run_at_ms = t.due_ms - t.priority * $2::bigint
+    FROM (SELECT id FROM task WHERE run_at_ms = due_ms AND due_ms <= keiko_now($1) AND holder IS NULL
+        ORDER BY due_ms LIMIT $3 FOR UPDATE SKIP LOCKED) AS due
+    WHERE t.id = due.id";
 
 /// Leases up to so many due tasks of each of these tenants: a further round.
 pub(crate) const LEASE_MORE: &str = concat!(
@@ -145,16 +158,21 @@ pub(crate) async fn lease(session: &mut Session, request: &LeaseRequest) -> Resu
     }
     let mut taken = Taken::default();
     taken.add(&rows)?;
+    let raised = get::<bool>(&rows[0], 22)?;
+    if raised {
+        let query = sqlx::query(RAISE).bind(request.now_ms).bind(AGEING_MS).bind(RAISE_MAX);
+        session.run(query).await?;
+    }
     // Behind as many tenants as there is room there may be others, whose turn it is when somebody else had those.
     let cut = get::<i64>(&rows[0], 21)? >= number(request.room) && taken.count < request.room;
-    let whole = more_rounds(session, request, &mut taken).await? && !cut;
+    let whole = more_rounds(session, request, &mut taken).await? && !cut && !raised;
     let after = taken.tenants.last().map(|&(tenant, _)| tenant).or(request.after);
     let Taken { mut tasks, mut unreadable, tenants, .. } = taken;
-    take_turns(&mut tasks, &tenants, |one| (one.task.tenant, one.run_at_ms, one.task.id));
+    take_turns(&mut tasks, &tenants, |one| (one.task.tenant, one.task.place_ms, one.task.id));
     let fitted = load_inputs(session, &mut tasks, &mut unreadable).await?;
     fail_undecodable(session, &unreadable, request.now_ms).await?;
     let next_run_at_ms = match (fitted && whole, tasks.len() < request.room) {
-        // What did not fit is due, for the next lease.
+        // What did not fit, or took its place just now, is due for the next lease.
         (false, _) => Some(request.now_ms),
         (true, true) => next_run_at(session, request.now_ms).await?,
         (true, false) => None,
@@ -226,7 +244,6 @@ struct Taken {
 
 struct Leased {
     task: LeasedTask,
-    run_at_ms: i64,
     /// Size of the input that is still to be loaded.
     input_bytes: Option<u64>,
 }
@@ -283,6 +300,7 @@ fn decode(row: &PgRow) -> Result<Leased, StoreError> {
         deadlines: row::count(row, 5)?,
         crashes: row::count(row, 6)?,
         created_ms: get(row, 7)?,
+        place_ms: get(row, 8)?,
         input: Payload {
             content_type: read_type(get(row, 14)?),
             bytes: Bytes::copy_from_slice(input.unwrap_or_default()),
@@ -298,7 +316,7 @@ fn decode(row: &PgRow) -> Result<Leased, StoreError> {
         trace: get(row, 13)?,
     };
     let input_bytes = input.is_none().then_some(u64::from(input_bytes));
-    Ok(Leased { task, run_at_ms: get(row, 8)?, input_bytes })
+    Ok(Leased { task, input_bytes })
 }
 
 /// Loads the large inputs, as many as fit, and gives the tasks of the others back. Returns whether all fitted.

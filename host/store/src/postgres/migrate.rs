@@ -15,6 +15,7 @@ use tokio::time::Instant;
 const MIGRATIONS: &[(&str, &str)] = &[
     ("init", include_str!("../../../../migrations/postgres/0001_init.sql")),
     ("agents", include_str!("../../../../migrations/postgres/0002_agents.sql")),
+    ("priority", include_str!("../../../../migrations/postgres/0003_priority.sql")),
 ];
 
 /// How a file starts that cannot run in a transaction.

@@ -14,16 +14,17 @@ use sqlx::postgres::PgRow;
 use super::pool::Pool;
 use super::row::{count, get, large_count, name};
 use crate::admit::read_type;
-use crate::format::{Undecodable, check_end, decode_attempts, decode_failure};
+use crate::format::{Undecodable, check_end, decode_attempts, decode_failure, read_priority};
 use crate::trouble::undecodable;
 
 /// A task, live or ended, with its attempts as `format::decode_attempts` reads them: kept ones, and the one that
 /// ended it.
 pub(crate) const TASK: &str = "
     WITH head AS (
-        SELECT id, tenant, kind, CASE WHEN holder IS NULL THEN 0 ELSE 1 END AS state, created_ms, run_at_ms,
-            NULL::bigint AS finished_ms, attempts, crashes, NULL AS code, root, parent, depth, token, NULL AS message,
-            NULL AS detail, NULL AS result_type, NULL::bytea AS result, NULL AS last, agent, app_user
+        SELECT id, tenant, kind, CASE WHEN holder IS NULL THEN 0 ELSE 1 END AS state, created_ms,
+            coalesce(due_ms, run_at_ms) AS run_at_ms, NULL::bigint AS finished_ms, attempts, crashes, NULL AS code, root, parent, depth, token, NULL AS message,
+            NULL AS detail, NULL AS result_type, NULL::bytea AS result, NULL AS last, agent, app_user,
+            priority
         FROM task WHERE id = $1 AND tenant = $2
         UNION ALL
         SELECT f.id, f.tenant, f.kind, f.state, f.created_ms, f.run_at_ms, f.finished_ms, f.attempts, f.crashes,
@@ -31,11 +32,11 @@ pub(crate) const TASK: &str = "
             CASE WHEN f.started_ms IS NOT NULL THEN json_build_array(json_build_array(f.earlier + f.attempts,
                 f.started_ms, f.fuel_used, f.memory_bytes_peak, f.host_calls, f.elapsed_us, f.taint, f.effects,
                 f.version, v.name, encode(v.digest, 'hex'), f.code, f.message, f.detail))::text END,
-            f.agent, f.app_user
+            f.agent, f.app_user, f.priority
         FROM finished AS f LEFT JOIN plugin_version AS v ON v.id = f.version AND v.tenant = f.tenant
         WHERE f.id = $1 AND f.tenant = $2)
     SELECT h.id, p.name, k.name, h.state, h.created_ms, h.run_at_ms, h.finished_ms, h.attempts, h.crashes, h.code,
-        h.root, h.parent, h.depth, h.agent, h.app_user, h.token, h.message, h.detail, h.result_type, h.result, h.last,
+        h.root, h.parent, h.depth, h.agent, h.app_user, h.priority, h.token, h.message, h.detail, h.result_type, h.result, h.last,
         (SELECT json_agg(json_build_array(a.number, a.started_ms, a.fuel_used, a.memory_bytes_peak,
                 a.host_calls, a.elapsed_us, a.taint, a.effects, a.version, v.name, encode(v.digest, 'hex'), a.code,
                 a.message, a.detail) ORDER BY a.number)::text
@@ -61,16 +62,16 @@ pub(crate) async fn task(pool: &Pool, tenant: TenantId, id: TaskId) -> Result<Op
 
 fn view(row: &PgRow) -> Result<TaskView, StoreError> {
     let summary = summary(row)?;
-    let (message, detail): (Option<String>, Option<&str>) = (get(row, 16)?, get(row, 17)?);
+    let (message, detail): (Option<String>, Option<&str>) = (get(row, 17)?, get(row, 18)?);
     let failure = match &summary.code {
         Some(code) => Some(decode_failure(code, message.unwrap_or_default(), detail).map_err(undecodable)?),
         None => None,
     };
-    let result: Option<Vec<u8>> = get(row, 19)?;
-    let content_type = read_type(get(row, 18)?);
+    let result: Option<Vec<u8>> = get(row, 20)?;
+    let content_type = read_type(get(row, 19)?);
     check_end(summary.state, result.is_some(), failure.is_some()).map_err(undecodable)?;
     Ok(TaskView {
-        token: Token(get(row, 15)?),
+        token: Token(get(row, 16)?),
         result: result.map(|bytes| Payload { content_type, bytes: bytes.into() }),
         attempts: attempts(row)?,
         summary,
@@ -79,7 +80,7 @@ fn view(row: &PgRow) -> Result<TaskView, StoreError> {
 }
 
 fn attempts(row: &PgRow) -> Result<Vec<AttemptView>, StoreError> {
-    let (kept, last): (Option<&str>, Option<&str>) = (get(row, 21)?, get(row, 20)?);
+    let (kept, last): (Option<&str>, Option<&str>) = (get(row, 22)?, get(row, 21)?);
     let mut attempts = Vec::new();
     for text in [kept, last].into_iter().flatten() {
         attempts.extend(decode_attempts(text).map_err(undecodable)?);
@@ -87,7 +88,7 @@ fn attempts(row: &PgRow) -> Result<Vec<AttemptView>, StoreError> {
     Ok(attempts)
 }
 
-/// The first fifteen columns of a task: see [`list_text`].
+/// The first sixteen columns of a task: see [`list_text`].
 pub(crate) fn summary(row: &PgRow) -> Result<TaskSummary, StoreError> {
     let state = TaskState::numbered(i64::from(get::<i32>(row, 3)?));
     Ok(TaskSummary {
@@ -108,6 +109,7 @@ pub(crate) fn summary(row: &PgRow) -> Result<TaskSummary, StoreError> {
         },
         agent: get::<Option<i64>>(row, 13)?.map(AgentId),
         user: get::<Option<i64>>(row, 14)?.map(UserId),
+        priority: read_priority(get::<Option<i16>>(row, 15)?.map(i64::from)).map_err(undecodable)?,
     })
 }
 
@@ -164,15 +166,15 @@ pub(crate) fn list_text(filter: &TaskFilter) -> String {
         )
     };
     let branches: Vec<String> = branches(filter.state).into_iter().map(branch).collect();
-    let lineage = "t.root, t.parent, t.depth, t.agent, t.app_user";
+    let lineage = "t.root, t.parent, t.depth, t.agent, t.app_user, t.priority";
     let names = "JOIN kind AS k ON k.id = t.kind AND k.tenant = t.tenant
         JOIN plugin AS p ON p.id = k.plugin AND p.tenant = t.tenant";
     // Parameters that a filter does not use still have to have a type.
     format!(
         "WITH page AS MATERIALIZED (SELECT id, ended FROM ({}) AS found ORDER BY id DESC LIMIT $3),
          unused AS (SELECT $4::text, $5::text, $6::bigint, $7::bigint, $8::bigint)
-         SELECT t.id, p.name, k.name, CASE WHEN t.holder IS NULL THEN 0 ELSE 1 END, t.created_ms, t.run_at_ms,
-            NULL::bigint, t.attempts, t.crashes, NULL, {lineage}
+         SELECT t.id, p.name, k.name, CASE WHEN t.holder IS NULL THEN 0 ELSE 1 END, t.created_ms,
+            coalesce(t.due_ms, t.run_at_ms), NULL::bigint, t.attempts, t.crashes, NULL, {lineage}
          FROM page JOIN task AS t ON t.id = page.id AND t.tenant = $1 AND page.ended = 0 {names}
          UNION ALL
          SELECT t.id, p.name, k.name, t.state, t.created_ms, t.run_at_ms,

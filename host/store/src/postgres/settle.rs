@@ -28,7 +28,7 @@ use crate::stored::{Stored, count, statuses, stored_number};
 /// before the caller's, `$3`.
 pub(crate) const HOLD: &str =
     "SELECT t.id, t.tenant, t.token, t.root, t.depth, t.budget, t.trace, t.agent, t.app_user,
-        keiko_now($3) - $3
+        t.priority, keiko_now($3) - $3
     FROM unnest($1::bigint[]) AS s (id) JOIN task AS t ON t.id = s.id WHERE t.holder = $2
     ORDER BY t.id FOR UPDATE OF t";
 
@@ -41,26 +41,27 @@ pub(crate) const END: &str = "
             AS s (id, tenant, token, started_ms, version, fuel_used, memory_bytes_peak, host_calls, elapsed_us, taint,
                 effects, code, message, detail, state, result_type, result)
         WHERE t.id = s.id AND t.tenant = s.tenant AND t.token = s.token AND t.holder = $18
-        RETURNING t.id, t.tenant, t.kind, t.token, t.attempts, t.crashes, t.earlier, t.created_ms, t.run_at_ms,
-            t.root, t.parent, t.depth, t.budget, t.trace, t.input_type, t.input, t.agent, t.app_user, s.started_ms,
+        RETURNING t.id, t.tenant, t.kind, t.token, t.attempts, t.crashes, t.earlier, t.created_ms,
+            coalesce(t.due_ms, t.run_at_ms) AS run_at_ms, t.root, t.parent, t.depth, t.budget, t.trace, t.input_type, t.input, t.agent, t.app_user, t.priority, s.started_ms,
             s.version, s.fuel_used, s.memory_bytes_peak, s.host_calls, s.elapsed_us, s.taint, s.effects, s.code,
             s.message, s.detail, s.state, s.result_type, s.result)
     INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
         finished_ms, root, parent, depth, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
         elapsed_us, taint, effects, code, message, detail, budget, trace, input_type, result_type, input, result,
-        agent, app_user)
+        agent, app_user, priority)
     SELECT id, tenant, kind, state, token, attempts + 1, crashes, earlier, created_ms, run_at_ms,
         $19, root, parent, depth, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
         elapsed_us, taint, effects, code, message, detail, CASE WHEN state <> 2 THEN budget END,
         CASE WHEN state <> 2 THEN trace END, CASE WHEN state <> 2 THEN input_type END, result_type,
-        CASE WHEN state <> 2 THEN input END, result, agent, app_user
+        CASE WHEN state <> 2 THEN input END, result, agent, app_user, priority
     FROM gone RETURNING id, earlier + attempts, agent";
 
 /// Puts tasks back to pending with one more attempt, and keeps that. Due times are the caller's, by the clock of `$18`.
 pub(crate) const RETRY: &str = "
     WITH back AS (
         UPDATE task AS t SET holder = NULL, attempts = t.attempts + 1, deadlines = t.deadlines + s.deadlines,
-            run_at_ms = s.run_at_ms + (keiko_now($18) - $18)
+            run_at_ms = s.run_at_ms + (keiko_now($18) - $18),
+            due_ms = CASE WHEN t.due_ms IS NOT NULL THEN s.run_at_ms + (keiko_now($18) - $18) END
         FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[],
             $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::integer[], $11::integer[], $12::text[],
             $13::text[], $14::text[], $15::integer[], $16::bigint[])
@@ -177,7 +178,7 @@ async fn hold(
     for row in &session.rows(sqlx::query(HOLD).bind(ids).bind(holder.0).bind(now_ms)).await? {
         let (id, parent) = child::parent(row)?;
         held.parents.insert(id, parent);
-        held.shift_ms = get(row, 9)?;
+        held.shift_ms = get(row, 10)?;
     }
     Ok(held)
 }

@@ -14,9 +14,9 @@ use sqlx::postgres::PgRow;
 use super::count;
 use super::row::{self, get, stored_text};
 use super::session::{Session, chunks};
-use crate::admit::{Keys, Known, People, decide, read_body, stored_type};
+use crate::admit::{Keys, Known, People, decide, place_ms, read_body, stored_due_ms, stored_type};
 use crate::count::{AgentChange, Change, Changes};
-use crate::format::encode_budget;
+use crate::format::{encode_budget, stored_priority};
 
 /// Live tasks of these tenants, whose counts nobody else changes until the commit, and how far the database's clock is
 /// before the caller's, `$2`.
@@ -36,13 +36,14 @@ const UPSERT_KEYS: &str = "INSERT INTO idempotency AS i (tenant, key, first, cou
 
 /// Only tasks whose kind is their tenant's; the number tells.
 const INSERT_TASKS: &str = "INSERT INTO task (id, tenant, kind, created_ms, run_at_ms, root, parent, depth, budget,
-        trace, input_type, input, agent, app_user)
+        trace, input_type, input, agent, app_user, priority, due_ms)
     SELECT n.id, n.tenant, n.kind, n.created_ms, n.run_at_ms, n.root, n.parent, n.depth, n.budget,
-        n.trace, n.input_type, n.input, n.agent, n.app_user
+        n.trace, n.input_type, n.input, n.agent, n.app_user, n.priority, n.due_ms
     FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
-        $8::integer[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::bigint[], $14::bigint[])
+        $8::integer[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::bigint[], $14::bigint[],
+        $15::smallint[], $16::bigint[])
         AS n (id, tenant, kind, created_ms, run_at_ms, root, parent, depth, budget, trace, input_type, input, agent,
-            app_user)
+            app_user, priority, due_ms)
     JOIN kind AS k ON k.id = n.kind AND k.tenant = n.tenant";
 
 /// Stores submits, each with its own now; the answers are in their order.
@@ -140,17 +141,21 @@ pub(crate) async fn insert(
         let texts =
             |of: fn(&NewTask) -> Option<String>| chunk.iter().map(|(_, task)| of(task)).collect::<Vec<_>>();
         let tenants: Vec<i64> = chunk.iter().map(|(tenant, _)| tenant.0).collect();
-        let run_at = chunk.iter().map(|(_, task)| task.run_at_ms.saturating_add(shift_ms));
+        let places = chunk.iter().map(|(_, task)| place_ms(task).saturating_add(shift_ms));
+        let priorities =
+            chunk.iter().map(|(_, task)| stored_priority(task.priority).map(|level| level as i16));
+        let due = chunk.iter().map(|(_, task)| Some(stored_due_ms(task)?.saturating_add(shift_ms)));
         let depths: Vec<i32> = chunk.iter().map(|(_, task)| depth(task)).collect();
         let inputs: Vec<&[u8]> = chunk.iter().map(|(_, task)| &task.input.bytes[..]).collect();
         let query = sqlx::query(INSERT_TASKS).bind(ids(|task| task.id.0)).bind(tenants);
         let query = query.bind(ids(|task| task.kind.0)).bind(ids(|task| task.created_ms));
-        let query = query.bind(run_at.collect::<Vec<i64>>()).bind(ids(|task| task.lineage.root.0));
+        let query = query.bind(places.collect::<Vec<i64>>()).bind(ids(|task| task.lineage.root.0));
         let query = query.bind(perhaps(|task| Some(task.lineage.parent?.0))).bind(depths);
         let query = query.bind(texts(|task| encode_budget(&task.budget)));
         let query = query.bind(texts(|task| task.trace.as_deref().map(stored_text)));
         let query = query.bind(texts(|task| stored_type(&task.input).map(stored_text))).bind(inputs);
         let query = query.bind(perhaps(|task| Some(task.agent?.0))).bind(perhaps(|task| Some(task.user?.0)));
+        let query = query.bind(priorities.collect::<Vec<_>>()).bind(due.collect::<Vec<_>>());
         if session.run(query).await? != chunk.len() as u64 {
             let message = "a task's kind is not its tenant's";
             return Err(StoreError::new(StoreErrorKind::Refused, message));

@@ -14,11 +14,12 @@ use super::error::store_error;
 use super::session::{Session, json};
 use super::submit::{self, Keys};
 use crate::family::{self, Parent};
-use crate::format::decode_budget;
+use crate::format::{decode_budget, read_priority};
 use crate::trouble::undecodable;
 
 /// What a child takes from its parent's row; `?2` is the holder.
-pub(crate) const PARENTS: &str = "SELECT id, tenant, token, root, depth, budget, trace, agent, app_user
+pub(crate) const PARENTS: &str =
+    "SELECT id, tenant, token, root, depth, budget, trace, agent, app_user, priority
     FROM task NOT INDEXED
     WHERE id IN (SELECT value FROM json_each(?1)) AND state = 1 AND holder = ?2";
 
@@ -70,5 +71,6 @@ fn parent(row: &SqliteRow) -> Result<Parent, StoreError> {
         trace: row.try_get(6).map_err(store_error)?,
         agent: row.try_get::<Option<i64>, _>(7).map_err(store_error)?.map(AgentId),
         user: row.try_get::<Option<i64>, _>(8).map_err(store_error)?.map(UserId),
+        priority: read_priority(row.try_get(9).map_err(store_error)?).map_err(undecodable)?,
     })
 }

@@ -6,6 +6,7 @@
 use keiko_core::code::Code;
 use keiko_core::id::{AgentId, TaskId, TenantId};
 use keiko_core::port::StoreError;
+use keiko_core::priority::AGEING_MS;
 use keiko_core::task::{CancelAnswer, RetryAnswer, TaskState};
 use sqlx::Row;
 
@@ -20,9 +21,9 @@ use crate::trouble::undecodable;
 pub(crate) const FINISH: &str = "
     INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
         finished_ms, root, parent, depth, code, message, budget, trace, input_type, input_bytes, input, agent,
-        app_user)
-    SELECT id, tenant, kind, ?2, token + ?3, attempts, crashes + ?4, earlier, created_ms, run_at_ms,
-        ?5, root, parent, depth, ?6, ?7, budget, trace, input_type, input_bytes, input, agent, app_user
+        app_user, priority)
+    SELECT id, tenant, kind, ?2, token + ?3, attempts, crashes + ?4, earlier, created_ms, coalesce(due_ms, run_at_ms),
+        ?5, root, parent, depth, ?6, ?7, budget, trace, input_type, input_bytes, input, agent, app_user, priority
     FROM task WHERE id IN (SELECT value FROM json_each(?1)) AND tenant = coalesce(?8, tenant)
     RETURNING id, tenant, agent";
 
@@ -34,9 +35,9 @@ const REVIVE: &str = "
         elapsed_us, taint, effects, code, message, detail
     FROM finished WHERE id = ?1 AND tenant = ?2 AND started_ms IS NOT NULL;
     INSERT INTO task (id, tenant, kind, token, earlier, created_ms, run_at_ms, root, parent, depth, budget, trace,
-        input_type, input_bytes, input, agent, app_user)
-    SELECT id, tenant, kind, token, earlier + attempts, created_ms, ?3, root, parent, depth, budget, trace,
-        input_type, input_bytes, input, agent, app_user
+        input_type, input_bytes, input, agent, app_user, priority, due_ms)
+    SELECT id, tenant, kind, token, earlier + attempts, created_ms, ?3 - coalesce(priority, 0) * ?4, root, parent, depth,
+        budget, trace, input_type, input_bytes, input, agent, app_user, priority, iif(priority IS NULL, NULL, ?3)
     FROM finished WHERE id = ?1 AND tenant = ?2;
     DELETE FROM finished WHERE id = ?1 AND tenant = ?2";
 
@@ -92,7 +93,7 @@ pub(crate) async fn retry(
     if live >= queue_max {
         return Ok(RetryAnswer::QueueFull { live });
     }
-    session.run(sqlx::query(REVIVE).bind(id.0).bind(tenant.0).bind(now_ms)).await?;
+    session.run(sqlx::query(REVIVE).bind(id.0).bind(tenant.0).bind(now_ms).bind(AGEING_MS)).await?;
     let mut changes = Changes::default();
     changes.add(tenant, change);
     changes.add_agent(tenant, found.agent, AgentChange::end(state, found.elapsed_us, -1));

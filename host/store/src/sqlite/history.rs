@@ -18,7 +18,7 @@ use crate::format::{Undecodable, decode_failure};
 use crate::trouble::undecodable;
 
 /// A page of a user's tasks: ids first, from the two partial indexes, then the rows of the page alone. Columns: a
-/// summary (15), message, detail, media type of the result, result, the user (3), the agent (6).
+/// summary (16), message, detail, media type of the result, result, the user (3), the agent (6).
 pub(crate) const USER_TASKS: &str = "
     WITH found AS MATERIALIZED (SELECT id, ended, bytes FROM (
             SELECT * FROM (SELECT id, 0 AS ended, 0 AS bytes FROM task INDEXED BY task_user
@@ -32,16 +32,17 @@ pub(crate) const USER_TASKS: &str = "
             FROM found)
         WHERE coalesce(newer, 0) <= ?5),
     rows AS (
-        SELECT t.id, t.tenant, t.kind, t.state, t.created_ms, t.run_at_ms, NULL AS finished_ms, t.attempts, t.crashes,
-            NULL AS code, t.root, t.parent, t.depth, t.agent, t.app_user, NULL AS message, NULL AS detail,
+        SELECT t.id, t.tenant, t.kind, t.state, t.created_ms, coalesce(t.due_ms, t.run_at_ms) AS run_at_ms,
+            NULL AS finished_ms, t.attempts, t.crashes, NULL AS code, t.root, t.parent, t.depth, t.agent, t.app_user,
+            t.priority, NULL AS message, NULL AS detail,
             NULL AS result_type, NULL AS result
         FROM page CROSS JOIN task AS t ON t.id = page.id AND page.ended = 0
         UNION ALL
         SELECT t.id, t.tenant, t.kind, t.state, t.created_ms, t.run_at_ms, t.finished_ms, t.attempts, t.crashes,
-            t.code, t.root, t.parent, t.depth, t.agent, t.app_user, t.message, t.detail, t.result_type, t.result
+            t.code, t.root, t.parent, t.depth, t.agent, t.app_user, t.priority, t.message, t.detail, t.result_type, t.result
         FROM page CROSS JOIN finished AS t ON t.id = page.id AND page.ended = 1)
     SELECT r.id, p.name, k.name, r.state, r.created_ms, r.run_at_ms, r.finished_ms, r.attempts, r.crashes, r.code,
-        r.root, r.parent, r.depth, r.agent, r.app_user, r.message, r.detail, r.result_type, r.result,
+        r.root, r.parent, r.depth, r.agent, r.app_user, r.priority, r.message, r.detail, r.result_type, r.result,
         u.id, u.name, u.created_ms, a.id, a.name, a.kind, a.status, a.created_ms, a.updated_ms
     FROM rows AS r
     JOIN kind AS k ON k.id = r.kind AND k.tenant = r.tenant
@@ -91,20 +92,20 @@ pub(crate) async fn user_tasks(
 fn user_task(row: &SqliteRow) -> Result<UserTask, StoreError> {
     let summary = summary(row)?;
     let (message, detail): (Option<String>, Option<&str>) =
-        (row.try_get(15).map_err(store_error)?, row.try_get(16).map_err(store_error)?);
+        (row.try_get(16).map_err(store_error)?, row.try_get(17).map_err(store_error)?);
     let failure = match &summary.code {
         Some(code) => Some(decode_failure(code, message.unwrap_or_default(), detail).map_err(undecodable)?),
         None => None,
     };
-    let result: Option<Vec<u8>> = row.try_get(18).map_err(store_error)?;
-    let content_type = read_type(row.try_get(17).map_err(store_error)?);
+    let result: Option<Vec<u8>> = row.try_get(19).map_err(store_error)?;
+    let content_type = read_type(row.try_get(18).map_err(store_error)?);
     let user = User {
-        id: UserId(row.try_get(19).map_err(store_error)?),
-        name: row.try_get(20).map_err(store_error)?,
-        created_ms: row.try_get(21).map_err(store_error)?,
+        id: UserId(row.try_get(20).map_err(store_error)?),
+        name: row.try_get(21).map_err(store_error)?,
+        created_ms: row.try_get(22).map_err(store_error)?,
     };
-    let agent: Option<i64> = row.try_get(22).map_err(store_error)?;
-    let agent = agent.map(|_| read_from(row, 22)).transpose()?;
+    let agent: Option<i64> = row.try_get(23).map_err(store_error)?;
+    let agent = agent.map(|_| read_from(row, 23)).transpose()?;
     let result = result.map(|bytes| Payload { content_type, bytes: bytes.into() });
     Ok(UserTask { summary, user, agent, result, failure })
 }

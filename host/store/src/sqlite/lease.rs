@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use bytes::Bytes;
 use keiko_core::id::{AgentId, KindId, TaskId, TenantId, Token, UserId};
 use keiko_core::port::{Lease, LeaseRequest, StoreError};
+use keiko_core::priority::AGEING_MS;
 use keiko_core::share::{Claim, shares};
 use keiko_core::task::{LeasedTask, Lineage, Payload};
 use sqlx::Row;
@@ -20,6 +21,8 @@ use crate::turns::take_turns;
 /// Inputs that one lease loads from beside their rows, in bytes; the first always fits. What does not fit is left
 /// for the next lease.
 const LEASE_BYTES_MAX: u64 = 64 << 20;
+/// Tasks with a priority that one lease gives their place.
+const RAISE_MAX: i64 = 1_000;
 
 /// Tenants with due tasks, from the one behind `?1` on and round to it, at most `?3`.
 /// A walk from tenant to tenant: two looks into the index for each, however many tasks it has.
@@ -73,11 +76,28 @@ pub(crate) const NEXT_RUN_AT: &str = "
     SELECT min((SELECT run_at_ms FROM task INDEXED BY task_ready
         WHERE tenant = waiting.tenant AND state = 0 AND run_at_ms > ?1 ORDER BY run_at_ms LIMIT 1)) FROM waiting";
 
+macro_rules! raise {
+    () => {
+        "UPDATE task SET run_at_ms = due_ms - priority * ?4 WHERE id IN (SELECT id FROM task INDEXED BY task_raise
+            WHERE run_at_ms = due_ms AND due_ms <= ?3 ORDER BY due_ms LIMIT ?5)"
+    };
+}
+
+/// Prolongs the holder `?1` to `?2`, and moves up to `?5` tasks with a priority that have come due by `?3` to their place,
+/// each level being worth `?4`. Tasks without a priority are not in the index: then this is one look at nothing.
+const PROLONG_AND_RAISE: &str =
+    concat!("UPDATE holder SET until_ms = max(until_ms, ?2) WHERE id = ?1 RETURNING 1; ", raise!());
+
+/// The second half, whose plan is checked.
+#[cfg(test)]
+pub(crate) const RAISE: &str = raise!();
+
 /// Leases due tasks. A holder that is not registered gets nothing: its tasks could never be rescued.
 pub(crate) async fn lease(session: &mut Session, request: &LeaseRequest) -> Result<Lease, StoreError> {
-    let query = "UPDATE holder SET until_ms = max(until_ms, ?2) WHERE id = ?1 RETURNING 1";
     let until_ms = request.now_ms.saturating_add(request.lease_ms);
-    if session.rows(sqlx::query(query).bind(request.holder.0).bind(until_ms)).await?.is_empty() {
+    let query = sqlx::query(PROLONG_AND_RAISE).bind(request.holder.0).bind(until_ms);
+    let query = query.bind(request.now_ms).bind(AGEING_MS).bind(RAISE_MAX);
+    if session.rows(query).await?.is_empty() {
         return Ok(Lease { lost: true, ..Lease::default() });
     }
     let claims = claims(session, request).await?;
@@ -85,7 +105,7 @@ pub(crate) async fn lease(session: &mut Session, request: &LeaseRequest) -> Resu
     let mut rows = Vec::new();
     take(session, request, claims, &mut rows).await?;
     let (mut taken, mut undecodable) = decode(&rows);
-    take_turns(&mut taken, &first_shares, |taken| (taken.task.tenant, taken.run_at_ms, taken.task.id));
+    take_turns(&mut taken, &first_shares, |taken| (taken.task.tenant, taken.task.place_ms, taken.task.id));
     let fitted = load_inputs(session, &mut taken, &mut undecodable).await?;
     fail_undecodable(session, &undecodable, request.now_ms).await?;
     let next_run_at_ms = match (fitted, taken.len() < request.room) {
@@ -197,7 +217,6 @@ fn by_share(shares: &HashMap<TenantId, usize>) -> BTreeMap<i64, Vec<i64>> {
 
 struct Taken {
     task: LeasedTask,
-    run_at_ms: i64,
     /// Size of the input that is still to be loaded.
     input_bytes: Option<u64>,
 }
@@ -232,6 +251,7 @@ fn decode_row(row: &SqliteRow) -> Option<Taken> {
         deadlines: row.try_get(5).ok()?,
         crashes: row.try_get(6).ok()?,
         created_ms: row.try_get(7).ok()?,
+        place_ms: row.try_get(8).ok()?,
         input: Payload {
             content_type: read_type(row.try_get(14).ok()?),
             bytes: Bytes::copy_from_slice(input.unwrap_or_default()),
@@ -248,7 +268,7 @@ fn decode_row(row: &SqliteRow) -> Option<Taken> {
     };
     let input_bytes = input_bytes.map(|bytes| u64::try_from(bytes).ok());
     let input_bytes = if input_bytes == Some(None) { return None } else { input_bytes.flatten() };
-    Some(Taken { task, run_at_ms: row.try_get(8).ok()?, input_bytes })
+    Some(Taken { task, input_bytes })
 }
 
 /// Loads the inputs that are kept beside the rows, as many as fit, and gives the tasks of the others back.

@@ -10,6 +10,7 @@ use sqlx::{Connection, Row, SqliteConnection};
 const MIGRATIONS: &[(&str, &str)] = &[
     ("init", include_str!("../../../../migrations/sqlite/0001_init.sql")),
     ("agents", include_str!("../../../../migrations/sqlite/0002_agents.sql")),
+    ("priority", include_str!("../../../../migrations/sqlite/0003_priority.sql")),
 ];
 
 /// Why a database cannot be brought to this schema.

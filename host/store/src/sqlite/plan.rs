@@ -9,7 +9,7 @@ use super::agents;
 use super::child::PARENTS;
 use super::end::FINISH;
 use super::history::{STATISTICS, USER_TASKS};
-use super::lease::{COUNT_DUE, LEASE_TASKS, NEXT_RUN_AT, READY_TENANTS};
+use super::lease::{COUNT_DUE, LEASE_TASKS, NEXT_RUN_AT, RAISE, READY_TENANTS};
 use super::open::writer_options;
 use super::records::{COUNTS, TASK, list_text};
 use super::{migrate, settle};
@@ -85,6 +85,7 @@ async fn hot_statements_use_their_indexes() {
             !lease.iter().any(|step| step.contains("ORDER BY")),
             "the oldest are found unsorted: {lease:#?}"
         );
+        check(&mut connection, RAISE, &["task_raise (due_ms<?)"]).await;
         check(&mut connection, TASK, &["INTEGER PRIMARY KEY (rowid=?)"]).await;
         check(&mut connection, COUNTS, &["COVERING INDEX task_ready (tenant=?)"]).await;
         for text in settle::texts().into_iter().chain([PARENTS, FINISH]) {

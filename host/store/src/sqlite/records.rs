@@ -14,27 +14,27 @@ use sqlx::{AssertSqlSafe, Row};
 use super::catalog::read_name;
 use super::error::store_error;
 use crate::admit::read_type;
-use crate::format::{Undecodable, check_end, decode_attempts, decode_failure};
+use crate::format::{Undecodable, check_end, decode_attempts, decode_failure, read_priority};
 use crate::trouble::undecodable;
 
 /// A task, live or ended, with its attempts as `format::decode_attempts` reads them: kept ones, and the one that
 /// ended it.
 pub(crate) const TASK: &str = "
     WITH head AS (
-        SELECT id, tenant, kind, state, created_ms, run_at_ms, NULL AS finished_ms, attempts, crashes,
+        SELECT id, tenant, kind, state, created_ms, coalesce(due_ms, run_at_ms) AS run_at_ms, NULL AS finished_ms, attempts, crashes,
             NULL AS code, root, parent, depth, token, NULL AS message, NULL AS detail, NULL AS result_type,
-            NULL AS result, NULL AS last, agent, app_user
+            NULL AS result, NULL AS last, agent, app_user, priority
         FROM task WHERE id = ?1 AND tenant = ?2
         UNION ALL
         SELECT f.id, f.tenant, f.kind, f.state, f.created_ms, f.run_at_ms, f.finished_ms, f.attempts, f.crashes,
             f.code, f.root, f.parent, f.depth, f.token, f.message, f.detail, f.result_type, f.result,
             iif(f.started_ms IS NULL, NULL, json_array(json_array(f.earlier + f.attempts, f.started_ms,
                 f.fuel_used, f.memory_bytes_peak, f.host_calls, f.elapsed_us, f.taint, f.effects, f.version,
-                v.name, nullif(hex(v.digest), ''), f.code, f.message, f.detail))), f.agent, f.app_user
+                v.name, nullif(hex(v.digest), ''), f.code, f.message, f.detail))), f.agent, f.app_user, f.priority
         FROM finished AS f LEFT JOIN plugin_version AS v ON v.id = f.version AND v.tenant = f.tenant
         WHERE f.id = ?1 AND f.tenant = ?2)
     SELECT h.id, p.name, k.name, h.state, h.created_ms, h.run_at_ms, h.finished_ms, h.attempts, h.crashes, h.code,
-        h.root, h.parent, h.depth, h.agent, h.app_user, h.token, h.message, h.detail, h.result_type, h.result, h.last,
+        h.root, h.parent, h.depth, h.agent, h.app_user, h.priority, h.token, h.message, h.detail, h.result_type, h.result, h.last,
         (SELECT json_group_array(json_array(a.number, a.started_ms, a.fuel_used, a.memory_bytes_peak,
                 a.host_calls, a.elapsed_us, a.taint, a.effects, a.version, v.name, nullif(hex(v.digest), ''), a.code,
                 a.message, a.detail) ORDER BY a.number)
@@ -65,17 +65,17 @@ pub(crate) async fn task(
 fn view(row: &SqliteRow) -> Result<TaskView, StoreError> {
     let summary = summary(row)?;
     let (message, detail): (Option<String>, Option<&str>) =
-        (row.try_get(16).map_err(store_error)?, row.try_get(17).map_err(store_error)?);
+        (row.try_get(17).map_err(store_error)?, row.try_get(18).map_err(store_error)?);
     let failure = match &summary.code {
         Some(code) => Some(decode_failure(code, message.unwrap_or_default(), detail).map_err(undecodable)?),
         None => None,
     };
-    let result: Option<Vec<u8>> = row.try_get(19).map_err(store_error)?;
-    let content_type = read_type(row.try_get(18).map_err(store_error)?);
+    let result: Option<Vec<u8>> = row.try_get(20).map_err(store_error)?;
+    let content_type = read_type(row.try_get(19).map_err(store_error)?);
     let attempts = attempts(row)?;
     check_end(summary.state, result.is_some(), failure.is_some()).map_err(undecodable)?;
     Ok(TaskView {
-        token: Token(row.try_get(15).map_err(store_error)?),
+        token: Token(row.try_get(16).map_err(store_error)?),
         result: result.map(|bytes| Payload { content_type, bytes: bytes.into() }),
         summary,
         failure,
@@ -84,8 +84,8 @@ fn view(row: &SqliteRow) -> Result<TaskView, StoreError> {
 }
 
 fn attempts(row: &SqliteRow) -> Result<Vec<AttemptView>, StoreError> {
-    let kept: Option<&str> = row.try_get(21).map_err(store_error)?;
-    let last: Option<&str> = row.try_get(20).map_err(store_error)?;
+    let kept: Option<&str> = row.try_get(22).map_err(store_error)?;
+    let last: Option<&str> = row.try_get(21).map_err(store_error)?;
     let mut attempts = Vec::new();
     for text in [kept, last].into_iter().flatten() {
         attempts.extend(decode_attempts(text).map_err(undecodable)?);
@@ -114,6 +114,7 @@ pub(crate) fn summary(row: &SqliteRow) -> Result<TaskSummary, StoreError> {
         },
         agent: row.try_get::<Option<i64>, _>(13).map_err(store_error)?.map(AgentId),
         user: row.try_get::<Option<i64>, _>(14).map_err(store_error)?.map(UserId),
+        priority: read_priority(row.try_get(15).map_err(store_error)?).map_err(undecodable)?,
     })
 }
 
@@ -181,16 +182,16 @@ pub(crate) fn list_text(filter: &TaskFilter) -> String {
         )
     };
     let branches: Vec<String> = branches(filter).into_iter().map(branch).collect();
-    let columns = "t.id, p.name, k.name, t.state, t.created_ms, t.run_at_ms";
-    let lineage = "t.root, t.parent, t.depth, t.agent, t.app_user";
+    let columns = "t.id, p.name, k.name, t.state, t.created_ms";
+    let lineage = "t.root, t.parent, t.depth, t.agent, t.app_user, t.priority";
     let names = "JOIN kind AS k ON k.id = t.kind AND k.tenant = t.tenant
         JOIN plugin AS p ON p.id = k.plugin AND p.tenant = t.tenant";
     format!(
         "WITH page AS MATERIALIZED (SELECT id, ended FROM ({}) ORDER BY id DESC LIMIT ?3)
-         SELECT {columns}, NULL, t.attempts, t.crashes, NULL, {lineage}
+         SELECT {columns}, coalesce(t.due_ms, t.run_at_ms), NULL, t.attempts, t.crashes, NULL, {lineage}
          FROM page CROSS JOIN task AS t ON t.id = page.id AND page.ended = 0 {names}
          UNION ALL
-         SELECT {columns}, t.finished_ms, t.attempts, t.crashes, t.code, {lineage}
+         SELECT {columns}, t.run_at_ms, t.finished_ms, t.attempts, t.crashes, t.code, {lineage}
          FROM page CROSS JOIN finished AS t ON t.id = page.id AND page.ended = 1 {names}
          ORDER BY 1 DESC",
         branches.join(" UNION ALL ")

@@ -32,13 +32,13 @@ static END: LazyLock<RowStatement> = LazyLock::new(|| {
          INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
             finished_ms, root, parent, depth, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
             elapsed_us, taint, effects, code, message, detail, budget, trace, input_type, input_bytes,
-            result_type, input, result, agent, app_user)
+            result_type, input, result, agent, app_user, priority)
          SELECT t.id, t.tenant, t.kind, s.state, t.token, t.attempts + 1, t.crashes, t.earlier, t.created_ms,
-            t.run_at_ms, s.finished_ms, t.root, t.parent, t.depth, s.started_ms, s.version, s.fuel_used,
+            coalesce(t.due_ms, t.run_at_ms), s.finished_ms, t.root, t.parent, t.depth, s.started_ms, s.version, s.fuel_used,
             s.memory_bytes_peak, s.host_calls, s.elapsed_us, s.taint, s.effects, s.code, s.message, s.detail,
             iif(s.state = 2, NULL, t.budget), iif(s.state = 2, NULL, t.trace),
             iif(s.state = 2, NULL, t.input_type), iif(s.state = 2, NULL, t.input_bytes),
-            s.result_type, iif(s.state = 2, NULL, t.input), s.result, t.agent, t.app_user
+            s.result_type, iif(s.state = 2, NULL, t.input), s.result, t.agent, t.app_user, t.priority
          FROM s CROSS JOIN task AS t NOT INDEXED
             ON t.id = s.id AND t.tenant = s.tenant AND t.token = s.token AND t.holder = s.holder AND t.state = 1
          RETURNING id, earlier + attempts, agent",
@@ -75,7 +75,8 @@ const DELETE_ENDED: &str = "DELETE FROM task WHERE id IN (SELECT value FROM json
 
 /// Puts tasks back to pending with one more attempt: id, deadlines more, run_at.
 const RETRY: &str = "UPDATE task NOT INDEXED SET state = 0, holder = NULL, attempts = attempts + 1,
-        deadlines = deadlines + (r.value ->> 1), run_at_ms = r.value ->> 2
+        deadlines = deadlines + (r.value ->> 1), run_at_ms = r.value ->> 2,
+        due_ms = iif(due_ms IS NULL, NULL, r.value ->> 2)
     FROM json_each(?1) AS r WHERE task.id = r.value ->> 0";
 
 const HAND_BACK: &str = "UPDATE task NOT INDEXED SET state = 0, holder = NULL FROM json_each(?1) AS h

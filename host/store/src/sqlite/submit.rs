@@ -13,8 +13,8 @@ use super::count::{AgentChange, Change, Changes};
 use super::error::store_error;
 use super::session::{RowStatement, Session, json};
 pub(crate) use crate::admit::Keys;
-use crate::admit::{Known, People, decide, read_body, stored_type};
-use crate::format::encode_budget;
+use crate::admit::{Known, People, decide, place_ms, read_body, stored_due_ms, stored_type};
+use crate::format::{encode_budget, stored_priority};
 
 /// Inputs larger than this are kept beside the task's row, in bytes: half a page, so that a state change
 /// rewrites one page.
@@ -23,9 +23,9 @@ const INLINE_BYTES_MAX: usize = 2_048;
 static INSERT_TASK: LazyLock<RowStatement> = LazyLock::new(|| {
     RowStatement::new(
         "INSERT INTO task (id, tenant, kind, created_ms, run_at_ms, root, parent, depth, budget, trace,
-            input_type, input_bytes, input, agent, app_user)
+            input_type, input_bytes, input, agent, app_user, priority, due_ms)
          SELECT * FROM (VALUES) WHERE column1 IS NOT NULL",
-        15,
+        17,
     )
 });
 
@@ -132,7 +132,7 @@ pub(crate) async fn insert(session: &mut Session, tasks: &[(TenantId, &NewTask)]
         .each(&INSERT_TASK, tasks, |(tenant, task), binds| {
             let bytes = &task.input.bytes;
             let inline = bytes.len() <= INLINE_BYTES_MAX;
-            binds.add(task.id.0).add(tenant.0).add(task.kind.0).add(task.created_ms).add(task.run_at_ms);
+            binds.add(task.id.0).add(tenant.0).add(task.kind.0).add(task.created_ms).add(place_ms(task));
             let lineage = &task.lineage;
             binds.add(lineage.root.0).add(lineage.parent.map(|id| id.0)).add(lineage.depth);
             binds.add(encode_budget(&task.budget)).add(task.trace.as_deref());
@@ -140,7 +140,9 @@ pub(crate) async fn insert(session: &mut Session, tasks: &[(TenantId, &NewTask)]
             binds
                 .add(inline.then_some(&bytes[..]))
                 .add(task.agent.map(|id| id.0))
-                .add(task.user.map(|id| id.0));
+                .add(task.user.map(|id| id.0))
+                .add(stored_priority(task.priority))
+                .add(stored_due_ms(task));
         })
         .await?;
     let large: Vec<_> = tasks.iter().filter(|(_, task)| task.input.bytes.len() > INLINE_BYTES_MAX).collect();

@@ -15,6 +15,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 const SCHEMA: &[&str] = &[
     include_str!("../../../../migrations/postgres/0001_init.sql"),
     include_str!("../../../../migrations/postgres/0002_agents.sql"),
+    include_str!("../../../../migrations/postgres/0003_priority.sql"),
 ];
 
 /// Keeps tests apart that find no template.

@@ -4,12 +4,16 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 use futures::future::join_all;
+use keiko_core::code::Code;
 use keiko_core::id::{Holder, TenantId, Token};
 use keiko_core::limit::INPUT_BYTES_MAX;
 use keiko_core::port::LeaseRequest;
+use keiko_core::priority::{AGEING_MS, Priority};
 use keiko_core::task::{LeasedTask, Lineage, Payload, TaskFilter, TaskState};
 
-use crate::world::{NOW, World, complete, customer, hand_back, request};
+use crate::world::{
+    NOW, ROOMY, World, child, complete, customer, fail, hand_back, request, retry, with_children,
+};
 
 pub async fn a_lease_carries_what_was_submitted(world: &World) {
     let mut task = world.new_tasks(&world.ada, 1).await.remove(0);
@@ -39,6 +43,81 @@ pub async fn the_oldest_due_tasks_go_first(world: &World) {
     let order: Vec<_> = world.lease(holder, 3).await.iter().map(|task| task.id).collect();
     assert_eq!(order, [ids[1], ids[3], ids[2]], "by run_at, then by id");
     assert_eq!(world.lease(holder, 3).await[0].id, ids[0]);
+}
+
+fn urgent(level: u64) -> Priority {
+    Priority::new(level).unwrap()
+}
+
+pub async fn a_level_of_priority_is_worth_a_minute_of_waiting(world: &World) {
+    let mut tasks = world.new_tasks(&world.ada, 5).await;
+    // The age in milliseconds, and the priority.
+    let made = [(0, 0), (2 * AGEING_MS, 0), (0, 3), (0, 1), (2 * AGEING_MS, 9)];
+    for (task, (age_ms, level)) in tasks.iter_mut().zip(made) {
+        (task.run_at_ms, task.priority) = (NOW - age_ms, urgent(level));
+    }
+    let ids = world.submit(&world.ada, tasks).await;
+    let holder = world.holder().await;
+    let mut order = Vec::new();
+    for _ in 0..5 {
+        order.extend(world.lease(holder, 1).await.iter().map(|task| task.id));
+    }
+    assert_eq!(order, [ids[4], ids[2], ids[1], ids[3], ids[0]]);
+    let levels = world.list(&world.ada, &TaskFilter::default()).await;
+    let levels: Vec<u8> = levels.iter().rev().map(|task| task.priority.level()).collect();
+    assert_eq!(levels, [0, 0, 3, 1, 9]);
+    let view = world.view(&world.ada, ids[2]).await;
+    assert_eq!(view.summary.run_at_ms, NOW, "a place in the queue is not a due time");
+}
+
+pub async fn a_task_with_a_priority_waits_until_it_is_due(world: &World) {
+    let holder = world.holder().await;
+    let mut tasks = world.new_tasks(&world.ada, 3).await;
+    (tasks[0].run_at_ms, tasks[0].priority) = (NOW + 10, urgent(9));
+    tasks[1].run_at_ms = NOW + 5;
+    tasks[2].run_at_ms = NOW + 6;
+    let ids = world.submit(&world.ada, tasks).await;
+    let early = world.lease_at(holder, 5, NOW + 4).await;
+    assert_eq!((early.tasks.len(), early.next_run_at_ms), (0, Some(NOW + 5)));
+    assert_eq!(world.view(&world.ada, ids[0]).await.summary.run_at_ms, NOW + 10);
+    // It takes its place with the first lease after it came due, and goes before older ones from the next one on.
+    assert!(world.lease_at(holder, 0, NOW + 10).await.tasks.is_empty());
+    let order: Vec<_> = world.lease_at(holder, 3, NOW + 10).await.tasks.iter().map(|task| task.id).collect();
+    assert_eq!(order, ids);
+    assert_eq!(world.view(&world.ada, ids[0]).await.summary.run_at_ms, NOW + 10);
+}
+
+pub async fn a_priority_outlives_every_way_back_to_the_queue(world: &World) {
+    let holder = world.holder().await;
+    let mut task = world.new_tasks(&world.ada, 1).await.remove(0);
+    task.priority = urgent(4);
+    let id = world.submit(&world.ada, vec![task]).await[0];
+    // What the task goes behind when it has lost its priority.
+    let mut older = world.new_tasks(&world.ada, 1).await.remove(0);
+    older.run_at_ms = NOW - AGEING_MS;
+    world.submit(&world.ada, vec![older]).await;
+    let first = async |why: &str| {
+        world.lease(holder, 0).await;
+        let task = world.lease(holder, 1).await.remove(0);
+        assert_eq!(task.id, id, "{why}");
+        task
+    };
+    let task = first("a submit").await;
+    world.settle(holder, hand_back(&task)).await;
+    let task = first("a hand-back").await;
+    world.settle(holder, retry(&task, Code::Internal, NOW)).await;
+    let task = first("a retry").await;
+    world.settle(holder, fail(&task, Code::Trap)).await;
+    assert_eq!(world.view(&world.ada, id).await.summary.priority, urgent(4), "an end");
+    world.tasks.retry(world.ada.tenant, id, ROOMY, NOW).await.unwrap();
+    let task = first("a retry by hand").await;
+    let child_id = world.tasks.reserve_ids(1, NOW).await.unwrap().first;
+    let done = with_children(complete(&task), vec![child(&world.ada, child_id, None, "1")]);
+    world.settle(holder, done).await;
+    assert_eq!(world.view(&world.ada, id).await.summary.priority, urgent(4), "a completion");
+    let view = world.view(&world.ada, child_id).await;
+    assert_eq!((view.summary.priority, view.summary.run_at_ms), (urgent(4), NOW), "a child");
+    assert_eq!(world.lease(holder, 1).await[0].id, child_id, "a child takes its parent's place");
 }
 
 pub async fn what_is_not_due_waits_and_says_until_when(world: &World) {

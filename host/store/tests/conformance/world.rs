@@ -13,6 +13,7 @@ use keiko_core::name::TenantName;
 use keiko_core::outcome::{Failure, Meter, Taint};
 use keiko_core::policy::BudgetRequest;
 use keiko_core::port::{Agents, CatalogStore, Components, History, Lease, LeaseRequest, Records, TaskStore};
+use keiko_core::priority::Priority;
 use keiko_core::task::{
     AttemptRecord, Key, LeasedTask, Lineage, NewTask, Payload, Settled, Settlement, Submit, Submitted,
     TaskFilter, TaskState, TaskSummary, TaskView, Transition,
@@ -197,6 +198,7 @@ pub fn new_task(id: TaskId, kind: KindId) -> NewTask {
         input: Payload::json("{}"),
         created_ms: NOW,
         run_at_ms: NOW,
+        priority: Priority::default(),
         budget: BudgetRequest::default(),
         lineage: Lineage::root(id),
         agent: None,

@@ -45,6 +45,15 @@ fn many_tasks_are_read_in_their_order() {
 }
 
 #[test]
+fn a_task_says_when_and_how_urgently() {
+    let request = read(r#"{"run_at":"2023-11-14T22:13:20+00:00","priority":9}"#).unwrap();
+    let task = &request.tasks[0];
+    assert_eq!((task.run_at_ms, task.priority.level()), (Some(1_700_000_000_000), 9));
+    let plain = &read("{}").unwrap().tasks[0];
+    assert_eq!((plain.run_at_ms, plain.priority.level()), (None, 0));
+}
+
+#[test]
 fn bytes_come_as_base64() {
     let request = read(r#"{"input_base64":"AAH/","content_type":"image/png"}"#).unwrap();
     assert_eq!(request.tasks[0].input.bytes.as_ref(), [0, 1, 255]);
@@ -73,6 +82,8 @@ fn what_is_wrong_is_named_with_its_place() {
     check("{\"agent\":\"task_0000000000001\"}", "agent: not an id: expected `agent_`");
     check("{\"tasks\":[{},{\"user\":\"\"}]}", "tasks[1]: user: not an id: expected `user_`");
     check("{\"input\":\"\u{1}\"}", "control character");
+    check("{\"priority\":10}", "10 exceeds the limit `priority` of 9");
+    check("{\"run_at\":\"tomorrow\"}", "run_at: ");
     check("{\"tasks\":[]}", "found none");
     check("{\"tasks\":[{}],\"plugin\":\"p\"}", "unknown field `plugin`, expected `tasks`");
     check("{\"tasks\":[{},\n{\"x\":1}]}", "tasks[1]: unknown field `x`");
@@ -130,6 +141,7 @@ fn detail(result: Option<Payload>) -> TaskDetail {
                 lineage: Lineage { root: TaskId(1), parent: Some(TaskId(1)), depth: 1 },
                 agent: Some(AgentId(3)),
                 user: Some(UserId(4)),
+                priority: Default::default(),
             },
             token: Token(2),
             result,
