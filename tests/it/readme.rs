@@ -49,7 +49,7 @@ fn the_first_plugin_works_as_it_is_written() {
     fs::create_dir_all(plugin.join("src")).unwrap();
     symlink(tree::root(), folder.join("keiko")).unwrap();
     // What it builds is kept, so that only the first run of this test compiles the dependencies.
-    let built = tree::root().join("target/readme");
+    let built = tree::target_dir().join("readme");
     fs::create_dir_all(&built).unwrap();
     symlink(built, plugin.join("target")).unwrap();
     // The versions that the tree was tested with, and nothing to download.

@@ -367,7 +367,7 @@ fn owner() -> Result<Option<(u32, u32)>> {
 
 /// Below `target`, where whoever clears it expects such things; elsewhere when the server's owner cannot get there.
 fn data_folder(owner: Option<(u32, u32)>) -> Result<TempDir> {
-    let target = tree::root().join("target");
+    let target = tree::target_dir();
     fs::create_dir_all(&target).with_context(|| format!("make {}", target.display()))?;
     let folder = own_folder(&target, "postgres-", owner)?;
     let Some((user, group)) = owner else { return Ok(folder) };

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::tree;
 
-/// Folders that hold nothing of ours.
+/// What holds nothing of ours. `.git` is a file in a linked work tree.
 const NOT_OURS: &[&str] = &["target", "data", ".git"];
 
 /// A text file of the tree.
@@ -42,7 +42,10 @@ pub fn files(ending: &str) -> Result<Vec<Source>> {
         for entry in fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))? {
             let path = entry?.path();
             let path_from_root = from_root(&path);
-            if path.is_dir() && !NOT_OURS.contains(&path_from_root.as_str()) {
+            if NOT_OURS.contains(&path_from_root.as_str()) {
+                continue;
+            }
+            if path.is_dir() {
                 folders.push(path);
             } else if path.is_file() && path_from_root.ends_with(ending) {
                 // Files that are not text are nobody's source.

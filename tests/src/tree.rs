@@ -9,6 +9,14 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
 
+/// Where cargo builds: `CARGO_TARGET_DIR`, or the folder of the checkout.
+pub fn target_dir() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(given) => root().join(given),
+        None => root().join("target"),
+    }
+}
+
 /// The `keiko` program: `KEIKO_PROGRAM`, or what was built beside the running test.
 pub fn program() -> Result<PathBuf> {
     if let Some(given) = std::env::var_os("KEIKO_PROGRAM") {
@@ -26,7 +34,7 @@ pub fn program() -> Result<PathBuf> {
 pub fn guests_dir() -> PathBuf {
     match std::env::var_os("KEIKO_GUESTS_DIR") {
         Some(given) => given.into(),
-        None => root().join("target/wasm32-wasip2/guest"),
+        None => target_dir().join("wasm32-wasip2/guest"),
     }
 }
 

@@ -46,7 +46,7 @@ impl Toolchain {
     /// Where the components end up.
     pub fn guests_dir(self) -> PathBuf {
         match self {
-            Toolchain::Wasip2 => tree::root().join("target").join(TARGET).join("guest"),
+            Toolchain::Wasip2 => tree::target_dir().join(TARGET).join("guest"),
             Toolchain::Fallback => fallback_dir().join("components"),
         }
     }
@@ -142,7 +142,7 @@ fn with_packages<'a>(command: &'a mut Command, names: &[String]) -> &'a mut Comm
 }
 
 fn fallback_dir() -> PathBuf {
-    tree::root().join("target/guest-fallback")
+    tree::target_dir().join("guest-fallback")
 }
 
 #[cfg(test)]

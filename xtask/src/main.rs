@@ -29,6 +29,7 @@ usage: cargo xtask COMMAND
   bench NAME                      one benchmark, as JSON lines
   check NAME [--long] [--postgres]
                                   one check of the whole system, as one JSON line; --postgres: of a host on PostgreSQL
+  check hosts --unfenced          the same against hosts whose store does not fence: it must fail
   postgres                        a PostgreSQL server for tests that are run by hand, until Ctrl-C
 
   --no-install                    never install anything; say what is missing

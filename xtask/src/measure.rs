@@ -1,8 +1,9 @@
-//! `cargo xtask bench NAME` and `cargo xtask check NAME [--long] [--postgres]`.
+//! `cargo xtask bench NAME`, `cargo xtask check NAME [--long] [--postgres]` and `cargo xtask check hosts --unfenced`.
 //!
 //! Both build what they need and hand their one program's output through: JSON lines on standard output, and
 //! everything about the building on standard error.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
@@ -36,7 +37,10 @@ pub fn bench(mut arguments: Arguments) -> Result<ExitCode> {
 /// One check, against the release build.
 pub fn check(mut arguments: Arguments) -> Result<ExitCode> {
     let name = arguments.name(CHECKS)?;
-    let long = arguments.flag("--long");
+    let (long, unfenced) = (arguments.flag("--long"), arguments.flag("--unfenced"));
+    if unfenced && (long || name != "hosts") {
+        bail!("`--unfenced` goes with the short check `hosts`");
+    }
     if name == MUTATIONS {
         return mutations(arguments, long);
     }
@@ -49,10 +53,11 @@ pub fn check(mut arguments: Arguments) -> Result<ExitCode> {
     let wish = Wish::asked(&mut arguments)?;
     let found = (own_server || on_postgres).then(|| wish.ensure(install)).transpose()?;
     let (mut steps, toolchain) = prepare(arguments, &["contract", "family"])?;
-    let program = build_host(&mut steps)?;
+    let program = if unfenced { build_unfenced(&mut steps)? } else { build_host(&mut steps)? };
     let mut run = cargo();
     run.args(["run", "--quiet", "--package", "keiko-tests", "--bin", "check", "--", &name])
         .args(long.then_some("--long"))
+        .args(unfenced.then_some("--unfenced"))
         .env("KEIKO_PROGRAM", program)
         .env("KEIKO_GUESTS_DIR", toolchain.guests_dir());
     match found {
@@ -87,7 +92,18 @@ pub fn build_host(steps: &mut Steps) -> Result<PathBuf> {
     let mut build = cargo();
     build.args(["build", "--release", "--package", "keiko", "--bin", "keiko"]);
     steps.run("build the host", &mut build)?;
-    Ok(tree::root().join("target/release/keiko"))
+    Ok(tree::target_dir().join("release/keiko"))
+}
+
+/// Builds the program without its fence, to see that the check fails, and puts it where nobody takes it for the other.
+fn build_unfenced(steps: &mut Steps) -> Result<PathBuf> {
+    let mut build = cargo();
+    build.args(["build", "--release", "--package", "keiko", "--bin", "keiko", "--features", "unfenced"]);
+    steps.run("build the host without its fence", &mut build)?;
+    let (built, apart) =
+        (tree::target_dir().join("release/keiko"), tree::target_dir().join("keiko-unfenced"));
+    fs::rename(&built, &apart).with_context(|| format!("move {}", built.display()))?;
+    Ok(apart)
 }
 
 fn prepare(mut arguments: Arguments, guests: &[&str]) -> Result<(Steps, Toolchain)> {

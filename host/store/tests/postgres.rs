@@ -6,8 +6,7 @@
 
 use std::collections::HashSet;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -20,9 +19,9 @@ use keiko_core::task::{CancelAnswer, Settled, Submit, Submitted, TaskFilter};
 use keiko_store::postgres::{OpenError, PostgresOptions, PostgresStore};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixListener, UnixStream};
 
+#[path = "postgres/faults.rs"]
+mod faults;
 #[allow(dead_code, reason = "shared with the conformance suite, which uses more of it")]
 #[path = "conformance/world.rs"]
 mod world;
@@ -152,91 +151,6 @@ async fn connections_that_the_server_ended_are_replaced_and_nobody_notices() {
         assert!(store.lease(request(holder, 5)).await.unwrap().tasks.is_empty());
         assert_eq!(store.counts(ada.tenant).await.unwrap().running, 0);
     }
-    store.close().await.unwrap();
-}
-
-/// What a proxy does to the next commit.
-const PASS: u8 = 0;
-const SWALLOW_THE_ANSWER: u8 = 1;
-const SWALLOW_THE_COMMIT: u8 = 2;
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-async fn server_stream() -> Box<dyn Stream> {
-    let options = PgConnectOptions::from_str(&world::database::server()).unwrap();
-    match options.get_socket() {
-        Some(folder) => {
-            let path = folder.join(format!(".s.PGSQL.{}", options.get_port()));
-            Box::new(UnixStream::connect(path).await.unwrap())
-        }
-        None => Box::new(TcpStream::connect((options.get_host(), options.get_port())).await.unwrap()),
-    }
-}
-
-/// Passes bytes on, until the commit that it was told to break.
-async fn pass(mut client: UnixStream, fault: Arc<AtomicU8>) {
-    let mut server = server_stream().await;
-    let (mut asked, mut answered) = (vec![0; 1 << 16], vec![0; 1 << 16]);
-    loop {
-        tokio::select! {
-            read = server.read(&mut answered) => {
-                let read = read.unwrap_or(0);
-                if read == 0 || client.write_all(&answered[..read]).await.is_err() {
-                    return;
-                }
-            }
-            read = client.read(&mut asked) => {
-                let read = read.unwrap_or(0);
-                let commits = asked[..read].windows(7).any(|window| window == b"COMMIT\0");
-                let broken = if commits { fault.swap(PASS, Ordering::SeqCst) } else { PASS };
-                let gone = read == 0 || broken == SWALLOW_THE_COMMIT;
-                if gone || server.write_all(&asked[..read]).await.is_err() {
-                    return;
-                }
-                if broken == SWALLOW_THE_ANSWER {
-                    // The server has committed when this arrives.
-                    let _ = server.read(&mut answered).await;
-                    return;
-                }
-            }
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_without_an_answer_is_looked_up() {
-    let database = Database::new().await;
-    let folder = tempfile::tempdir().unwrap();
-    let port = PgConnectOptions::from_str(&database.url).unwrap().get_port();
-    let listener = UnixListener::bind(folder.path().join(format!(".s.PGSQL.{port}"))).unwrap();
-    let fault = Arc::new(AtomicU8::new(PASS));
-    let proxy = Arc::clone(&fault);
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            tokio::spawn(pass(client, Arc::clone(&proxy)));
-        }
-    });
-    let url = format!("{}&host={}", database.url, folder.path().display());
-    let store = PostgresStore::open(PostgresOptions { url, ..database.options() }).await.unwrap();
-    let ada = customer(&store, "ada").await;
-    let first = store.reserve_ids(3, NOW).await.unwrap().first.0;
-    let enqueue = |id: i64| store.enqueue(vec![submit(&ada, vec![new_task(TaskId(id), ada.kind)])], NOW);
-
-    fault.store(SWALLOW_THE_ANSWER, Ordering::SeqCst);
-    let answers = enqueue(first).await.unwrap();
-    assert!(matches!(answers[0], Submitted::Accepted { duplicate: false, .. }), "it took place");
-    assert_eq!(fault.load(Ordering::SeqCst), PASS, "the fault was met");
-    assert_eq!(database.number("SELECT count(*) FROM task").await, 1);
-
-    fault.store(SWALLOW_THE_COMMIT, Ordering::SeqCst);
-    let error = enqueue(first + 1).await.unwrap_err();
-    assert_eq!(error.kind(), StoreErrorKind::Down);
-    assert!(error.to_string().contains("nothing was stored"), "{error}");
-    assert_eq!(database.number("SELECT count(*) FROM task").await, 1);
-
-    enqueue(first + 2).await.unwrap();
-    assert_eq!(database.number("SELECT live FROM tenant_count WHERE live > 0").await, 2);
     store.close().await.unwrap();
 }
 

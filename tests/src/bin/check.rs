@@ -1,4 +1,4 @@
-//! `check NAME [--long]`: runs one check against a real host and prints its report as one JSON line.
+//! `check NAME [--long | --unfenced]`: runs one check against a real host and prints its report as one JSON line.
 //!
 //! Ends with status 0 when no invariant was violated, 1 when one was, 2 when the check could not be run.
 
@@ -23,10 +23,11 @@ fn main() -> ExitCode {
 
 fn run(arguments: &[String]) -> Result<Report> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let (name, long) = match arguments[..] {
-        [name] => (name, false),
-        [name, "--long"] | ["--long", name] => (name, true),
-        _ => bail!("usage: check NAME [--long]"),
+    let (name, long, unfenced) = match arguments[..] {
+        [name] => (name, false, false),
+        [name, "--long"] | ["--long", name] => (name, true, false),
+        ["hosts", "--unfenced"] => ("hosts", false, true),
+        _ => bail!("usage: check NAME [--long], or check hosts --unfenced"),
     };
     let folder = tempfile::Builder::new().prefix("keiko-check-").tempdir()?;
     let seed = keiko_tests::seed();
@@ -34,6 +35,7 @@ fn run(arguments: &[String]) -> Result<Report> {
         "kill" => {
             kill::run(&if long { kill::Plan::long(seed) } else { kill::Plan::short(seed) }, folder.path())
         }
+        "hosts" if unfenced => hosts::run(&hosts::Plan::unfenced(seed), folder.path()),
         "hosts" => {
             hosts::run(&if long { hosts::Plan::long(seed) } else { hosts::Plan::short(seed) }, folder.path())
         }

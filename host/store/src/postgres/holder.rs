@@ -19,6 +19,16 @@ const TAKE_NUMBERS: &str =
 const WALK: &str =
     "SELECT set_config('enable_seqscan', 'on', true), set_config('enable_hashjoin', 'on', true)";
 
+/// Ends the connections of hosts that were stopped while they read an answer. They hold the rows of their transaction, and
+/// no time-out of the server ends one that waits for its client. Parameter: how long they may, in milliseconds.
+const END_STOPPED: &str = "SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity AS a
+    WHERE a.datname = current_database() AND a.usename = current_user AND a.wait_event = 'ClientWrite'
+        AND a.query_start < clock_timestamp() - $1 * interval '1 millisecond'
+        AND EXISTS (SELECT 1 FROM pg_locks AS l WHERE l.pid = a.pid AND l.mode = 'RowExclusiveLock'
+            AND l.relation IN ('holder'::regclass, 'task'::regclass))";
+/// Longest that a host may take to read an answer, when its tasks are to be rescued.
+const READ_MS_MAX: i64 = 1_000;
+
 /// Registers a holder. Its number starts from the clock, so that it is above every earlier one even when an older
 /// database was put back.
 pub(crate) async fn open(session: &mut Session, now_ms: i64, lease_ms: i64) -> Result<Holder, StoreError> {
@@ -81,6 +91,7 @@ pub(crate) async fn rescue(
     now_ms: i64,
 ) -> Result<Rescued, StoreError> {
     session.row(sqlx::query("SELECT last FROM sequence WHERE name = 'holder' FOR UPDATE")).await?;
+    end_stopped(session).await?;
     let (forget, held, parameter) = match dead {
         Dead::AllBut(holder) => ("DELETE FROM holder WHERE id <> $1", "holder <> $1", holder.0),
         Dead::Expired => (
@@ -98,6 +109,18 @@ pub(crate) async fn rescue(
     give_back(session, &sorted).await?;
     end::quarantine(session, &sorted.quarantined, now_ms).await?;
     Ok(sorted.rescued())
+}
+
+/// Only who connected may end connections of the same user, so the role is left for that one statement.
+async fn end_stopped(session: &mut Session) -> Result<(), StoreError> {
+    const WORK_AS: &str = "SELECT set_config('role', $1, true)";
+    session.row(sqlx::query(WORK_AS).bind("none")).await?;
+    let ended = session.rows(sqlx::query(END_STOPPED).bind(READ_MS_MAX)).await?.len();
+    session.row(sqlx::query(WORK_AS).bind("keiko_system")).await?;
+    if ended > 0 {
+        tracing::warn!(items = ended, "connections of a stopped host were ended");
+    }
+    Ok(())
 }
 
 async fn give_back(session: &mut Session, sorted: &Sorted) -> Result<(), StoreError> {

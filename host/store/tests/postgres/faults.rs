@@ -1,0 +1,176 @@
+//! What a connection through a proxy meets: commits without an answer, and hosts that are stopped where they hold rows.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use keiko_core::id::TaskId;
+use keiko_core::port::{Dead, LeaseRequest, StoreErrorKind, TaskStore};
+use keiko_core::task::Submitted;
+use keiko_store::postgres::{PostgresOptions, PostgresStore};
+use sqlx::postgres::PgConnectOptions;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
+
+use crate::world::database::Database;
+use crate::world::{self, LEASE_MS, NOW, customer, new_task, request, submit};
+use crate::{open_by_its_own_clock, submit_plain};
+
+/// Beyond the end of its lease, another host has a task of a dead one by then.
+const RESCUE_MAX: Duration = Duration::from_secs(2);
+
+/// What a proxy does to the next commit.
+const PASS: u8 = 0;
+const SWALLOW_THE_ANSWER: u8 = 1;
+const SWALLOW_THE_COMMIT: u8 = 2;
+/// As a host that is stopped just before: the connection stays open, and nothing comes any more.
+const STOP_BEFORE_THE_COMMIT: u8 = 3;
+/// As a host that is stopped while it reads an answer of more than [`LARGE_BYTES`].
+const STOP_READING: u8 = 4;
+/// More than any answer but the one to stop at.
+const LARGE_BYTES: usize = 256 << 10;
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+async fn server_stream() -> Box<dyn Stream> {
+    let options = PgConnectOptions::from_str(&world::database::server()).unwrap();
+    match options.get_socket() {
+        Some(folder) => {
+            let path = folder.join(format!(".s.PGSQL.{}", options.get_port()));
+            Box::new(UnixStream::connect(path).await.unwrap())
+        }
+        None => Box::new(TcpStream::connect((options.get_host(), options.get_port())).await.unwrap()),
+    }
+}
+
+/// Passes bytes on, until the commit that it was told to break.
+async fn pass(mut client: UnixStream, fault: Arc<AtomicU8>) {
+    let mut server = server_stream().await;
+    let (mut asked, mut answered, mut answer_bytes) = (vec![0; 1 << 16], vec![0; 1 << 16], 0);
+    loop {
+        tokio::select! {
+            read = server.read(&mut answered) => {
+                let read = read.unwrap_or(0);
+                if read == 0 || client.write_all(&answered[..read]).await.is_err() {
+                    return;
+                }
+                answer_bytes += read;
+                let stop = || fault.compare_exchange(STOP_READING, PASS, Ordering::SeqCst, Ordering::SeqCst);
+                if answer_bytes > LARGE_BYTES && stop().is_ok() {
+                    return std::future::pending().await;
+                }
+            }
+            read = client.read(&mut asked) => {
+                let read = read.unwrap_or(0);
+                answer_bytes = 0;
+                let commits = asked[..read].windows(7).any(|window| window == b"COMMIT\0");
+                let broken = if commits { fault.swap(PASS, Ordering::SeqCst) } else { PASS };
+                if broken == STOP_BEFORE_THE_COMMIT {
+                    return std::future::pending().await;
+                }
+                let gone = read == 0 || broken == SWALLOW_THE_COMMIT;
+                if gone || server.write_all(&asked[..read]).await.is_err() {
+                    return;
+                }
+                if broken == SWALLOW_THE_ANSWER {
+                    // The server has committed when this arrives.
+                    let _ = server.read(&mut answered).await;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// A store whose connections go through a proxy, with the fault that the proxy makes of the next commit. The socket is in
+/// the folder.
+async fn open_through_a_proxy(
+    database: &Database,
+    url: &str,
+) -> (PostgresStore, Arc<AtomicU8>, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let port = PgConnectOptions::from_str(url).unwrap().get_port();
+    let listener = UnixListener::bind(folder.path().join(format!(".s.PGSQL.{port}"))).unwrap();
+    let fault = Arc::new(AtomicU8::new(PASS));
+    let proxy = Arc::clone(&fault);
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(pass(client, Arc::clone(&proxy)));
+        }
+    });
+    let url = format!("{url}&host={}", folder.path().display());
+    let store = PostgresStore::open(PostgresOptions { url, ..database.options() }).await.unwrap();
+    (store, fault, folder)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_without_an_answer_is_looked_up() {
+    let database = Database::new().await;
+    let (store, fault, _folder) = open_through_a_proxy(&database, &database.url).await;
+    let ada = customer(&store, "ada").await;
+    let first = store.reserve_ids(3, NOW).await.unwrap().first.0;
+    let enqueue = |id: i64| store.enqueue(vec![submit(&ada, vec![new_task(TaskId(id), ada.kind)])], NOW);
+
+    fault.store(SWALLOW_THE_ANSWER, Ordering::SeqCst);
+    let answers = enqueue(first).await.unwrap();
+    assert!(matches!(answers[0], Submitted::Accepted { duplicate: false, .. }), "it took place");
+    assert_eq!(fault.load(Ordering::SeqCst), PASS, "the fault was met");
+    assert_eq!(database.number("SELECT count(*) FROM task").await, 1);
+
+    fault.store(SWALLOW_THE_COMMIT, Ordering::SeqCst);
+    let error = enqueue(first + 1).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Down);
+    assert!(error.to_string().contains("nothing was stored"), "{error}");
+    assert_eq!(database.number("SELECT count(*) FROM task").await, 1);
+
+    enqueue(first + 2).await.unwrap();
+    assert_eq!(database.number("SELECT live FROM tenant_count WHERE live > 0").await, 2);
+    store.close().await.unwrap();
+}
+
+/// A host that holds a task and is stopped inside its next lease, of so many tasks of 8 KiB, keeps nobody from its tasks.
+async fn check_stopped(stop: u8, more: u32) {
+    const LEASE: i64 = 2_000;
+    let database = Database::new().await;
+    let url = database.url.replace("caller", "database");
+    let (stopped, fault, _folder) = open_through_a_proxy(&database, &url).await;
+    let alive = open_by_its_own_clock(&database).await;
+    let ada = customer(&alive, "ada").await;
+    submit_plain(&alive, &ada, 1 + more).await;
+    database.execute("UPDATE task SET input = convert_to(repeat('x', 8192), 'UTF8')").await;
+    let lost = stopped.open_holder(NOW, LEASE).await.unwrap();
+    let lease = |room| LeaseRequest { lease_ms: LEASE, ..request(lost, room) };
+    assert_eq!(stopped.lease(lease(1)).await.unwrap().tasks.len(), 1);
+    fault.store(stop, Ordering::SeqCst);
+    let rescue = async {
+        while fault.load(Ordering::SeqCst) != PASS {
+            tokio::task::yield_now().await;
+        }
+        let left = "SELECT until_ms - (extract(epoch FROM clock_timestamp()) * 1000)::bigint FROM holder";
+        while database.number(left).await >= 0 {}
+        let rescue = alive.rescue(Dead::Expired, Vec::new(), NOW);
+        let rescued = tokio::time::timeout(RESCUE_MAX, rescue).await;
+        rescued.expect("a rescue waits for nobody who is stopped").unwrap()
+    };
+    let rescued = tokio::select! {
+        rescued = rescue => rescued,
+        lease = stopped.lease(lease(more as usize)) => panic!("it is stopped: {lease:?}"),
+    };
+    assert_eq!(rescued.returned, 1, "the one that was leased before");
+    let kept = alive.open_holder(NOW, LEASE_MS).await.unwrap();
+    let tasks = alive.lease(request(kept, 1_000)).await.unwrap().tasks;
+    assert_eq!(tasks.len(), 1 + more as usize);
+    alive.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_stops_inside_a_transaction_keeps_nobody_from_its_tasks() {
+    check_stopped(STOP_BEFORE_THE_COMMIT, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_stops_reading_an_answer_keeps_nobody_from_its_tasks() {
+    check_stopped(STOP_READING, 400).await;
+}
