@@ -1,7 +1,7 @@
 //! The rule that turns a policy and a wish into a budget, or a refusal.
 
 use crate::code::Code;
-use crate::limit::{LimitFact, SetBy};
+use crate::limit::{LimitFact, SetBy, TIME_OUT_MS_MAX};
 use crate::policy::{Budget, BudgetNumbers, BudgetRequest, Limit, TenantPolicy};
 
 /// A request that a policy does not allow.
@@ -43,7 +43,25 @@ pub fn admit(
             _ => {}
         }
     }
+    check_times(task)?;
+    task.retry.check().map_err(invalid)?;
     Ok(budget(policy, manifest, task))
+}
+
+/// Time-outs that a submit asks for have a bound of the host's.
+fn check_times(task: &BudgetRequest) -> Result<(), Denied> {
+    let times =
+        [("queued_ms", task.queued_ms), ("total_ms", task.total_ms), ("heartbeat_ms", task.heartbeat_ms)];
+    for (name, asked) in times {
+        if asked.is_some_and(|ms| ms == 0 || ms > TIME_OUT_MS_MAX) {
+            return Err(invalid(LimitFact::of_host(name, TIME_OUT_MS_MAX, asked)));
+        }
+    }
+    Ok(())
+}
+
+fn invalid(fact: LimitFact) -> Denied {
+    Denied { code: Code::InvalidInput, fact, retry_after_ms: None }
 }
 
 /// The budget of a task that was admitted, under the policy as it is now: wishes beyond it are cut.
@@ -64,7 +82,11 @@ pub fn budget(policy: &TenantPolicy, manifest: &BudgetRequest, task: &BudgetRequ
     let [fuel, memory_bytes, wall_ms, attempts] = FIELDS.each_ref().map(choose);
     let host_calls =
         Limit { value: policy.default.host_calls.min(policy.max.host_calls), set_by: SetBy::Tenant };
-    Budget { fuel, memory_bytes, wall_ms, host_calls, attempts }
+    let heartbeat_ms = match (task.heartbeat_ms, manifest.heartbeat_ms) {
+        (Some(value), _) => Some(Limit { value, set_by: SetBy::Task }),
+        (None, manifest) => manifest.map(|value| Limit { value, set_by: SetBy::Manifest }),
+    };
+    Budget { fuel, memory_bytes, wall_ms, host_calls, attempts, heartbeat_ms }
 }
 
 struct Field {
@@ -85,17 +107,14 @@ mod tests {
     use super::*;
     use crate::policy::BUDGET_CEILING;
 
-    const NOTHING: BudgetRequest =
-        BudgetRequest { fuel: None, memory_bytes: None, wall_ms: None, attempts: None };
-
     fn check(manifest: Option<u64>, task: Option<u64>, expected: Result<(u64, SetBy), Code>) {
         let mut policy = TenantPolicy::default();
         policy.default.fuel = 100;
         policy.max.fuel = 1_000;
         let answer = admit(
             &policy,
-            &BudgetRequest { fuel: manifest, ..NOTHING },
-            &BudgetRequest { fuel: task, ..NOTHING },
+            &BudgetRequest { fuel: manifest, ..BudgetRequest::default() },
+            &BudgetRequest { fuel: task, ..BudgetRequest::default() },
         );
         let got = answer.map(|budget| (budget.fuel.value, budget.fuel.set_by)).map_err(|denied| denied.code);
         assert_eq!(got, expected, "manifest {manifest:?}, task {task:?}");
@@ -116,16 +135,42 @@ mod tests {
     fn an_admitted_task_is_cut_when_the_policy_shrinks() {
         let mut policy = TenantPolicy::default();
         policy.max.wall_ms = 10;
-        let wish = BudgetRequest { wall_ms: Some(1_000), ..NOTHING };
-        let budget = budget(&policy, &NOTHING, &wish);
+        let wish = BudgetRequest { wall_ms: Some(1_000), ..BudgetRequest::default() };
+        let budget = budget(&policy, &BudgetRequest::default(), &wish);
         assert_eq!(budget.wall_ms, Limit { value: 10, set_by: SetBy::Tenant });
+    }
+
+    #[test]
+    fn time_outs_stop_at_their_limit() {
+        let check = |change: fn(&mut BudgetRequest, u64)| {
+            for (ms, fits) in [(0, false), (1, true), (TIME_OUT_MS_MAX, true), (TIME_OUT_MS_MAX + 1, false)] {
+                let mut wish = BudgetRequest::default();
+                change(&mut wish, ms);
+                let answer = admit(&TenantPolicy::default(), &BudgetRequest::default(), &wish);
+                assert_eq!(answer.map_err(|denied| denied.code).err(), (!fits).then_some(Code::InvalidInput));
+            }
+        };
+        check(|wish, ms| wish.queued_ms = Some(ms));
+        check(|wish, ms| wish.total_ms = Some(ms));
+        check(|wish, ms| wish.heartbeat_ms = Some(ms));
+    }
+
+    #[test]
+    fn the_nearest_heartbeat_wins() {
+        let heartbeat = |manifest, task| {
+            let wish = |heartbeat_ms| BudgetRequest { heartbeat_ms, ..BudgetRequest::default() };
+            budget(&TenantPolicy::default(), &wish(manifest), &wish(task)).heartbeat_ms
+        };
+        assert_eq!(heartbeat(None, None), None);
+        assert_eq!(heartbeat(Some(3), None), Some(Limit { value: 3, set_by: SetBy::Manifest }));
+        assert_eq!(heartbeat(Some(3), Some(4)), Some(Limit { value: 4, set_by: SetBy::Task }));
     }
 
     #[test]
     fn a_refusal_names_the_limit_and_who_set_it() {
         let policy = TenantPolicy::default();
-        let wish = BudgetRequest { memory_bytes: Some(u64::MAX), ..NOTHING };
-        let denied = admit(&policy, &NOTHING, &wish).unwrap_err();
+        let wish = BudgetRequest { memory_bytes: Some(u64::MAX), ..BudgetRequest::default() };
+        let denied = admit(&policy, &BudgetRequest::default(), &wish).unwrap_err();
         assert_eq!(denied.fact.name, "memory_bytes");
         assert_eq!(denied.fact.limit, BUDGET_CEILING.memory_bytes);
         assert!(denied.to_string().contains("the tenant's policy"), "{denied}");

@@ -6,6 +6,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// Whether another attempt can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryClass {
@@ -112,6 +115,45 @@ codes! {
     Internal "internal" 500 Retryable;
 }
 
+/// Some of the codes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct CodeSet(u64);
+
+const _: () = assert!(Code::ALL.len() <= 64, "a set has a bit for each code");
+
+impl CodeSet {
+    /// Whether this code is among them.
+    pub const fn contains(self, code: Code) -> bool {
+        self.0 & (1 << code as u32) != 0
+    }
+
+    /// Them, in the order of [`Code::ALL`].
+    pub fn iter(self) -> impl Iterator<Item = Code> {
+        Code::ALL.iter().copied().filter(move |code| self.contains(*code))
+    }
+}
+
+impl FromIterator<Code> for CodeSet {
+    fn from_iter<T: IntoIterator<Item = Code>>(codes: T) -> CodeSet {
+        CodeSet(codes.into_iter().fold(0, |set, code| set | 1 << code as u32))
+    }
+}
+
+/// Written as the list of their names.
+impl Serialize for CodeSet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter().map(Code::as_str))
+    }
+}
+
+impl<'de> Deserialize<'de> for CodeSet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<CodeSet, D::Error> {
+        let names = Vec::<String>::deserialize(deserializer)?;
+        let codes = names.iter().map(|name| name.parse().map_err(D::Error::custom));
+        codes.collect::<Result<CodeSet, _>>()
+    }
+}
+
 /// A text that is none of the codes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a code")]
@@ -145,6 +187,18 @@ mod tests {
             assert_eq!(code.as_str().parse(), Ok(code));
         }
         assert!("oops".parse::<Code>().is_err());
+    }
+
+    #[test]
+    fn a_set_of_codes_reads_back_from_its_names() {
+        let set: CodeSet = [Code::Internal, Code::FuelExhausted].into_iter().collect();
+        let text = serde_json::to_string(&set).unwrap();
+        assert_eq!(text, r#"["fuel_exhausted","internal"]"#);
+        assert_eq!(serde_json::from_str::<CodeSet>(&text).unwrap(), set);
+        assert!(serde_json::from_str::<CodeSet>(r#"["oops"]"#).is_err());
+        let all: CodeSet = Code::ALL.iter().copied().collect();
+        assert_eq!(all.iter().count(), Code::ALL.len());
+        assert!(Code::ALL.iter().all(|code| all.contains(*code) && !CodeSet::default().contains(*code)));
     }
 
     #[test]

@@ -11,7 +11,9 @@ use crate::limit::{
     CONTENT_TYPE_BYTES_MAX, DELAY_MS_MAX, EFFECT_BYTES_MAX, EFFECTS_MAX, INPUT_BYTES_MAX, KEY_BYTES_MAX,
 };
 use crate::policy::BudgetRequest;
+use crate::port::Reserved;
 use crate::priority::Priority;
+use crate::retry::RetryRequest;
 use crate::task::{Key, Payload};
 
 /// Bytes that an effect counts beside its payload.
@@ -39,6 +41,8 @@ pub struct Child {
     pub id: TaskId,
     /// Which handler.
     pub kind: KindId,
+    /// What it asks beside what it inherits: the time-outs of its kind.
+    pub budget: BudgetRequest,
     /// What it is given.
     pub input: Payload,
     /// Idempotency key with the hash of the body.
@@ -131,14 +135,15 @@ impl Effects {
     }
 
     /// Adds a wish that [`Effects::check`] let pass, with what the host reserved for it.
-    pub fn push(&mut self, wish: ChildWish, id: TaskId, kind: KindId) {
+    pub fn push(&mut self, wish: ChildWish, reserved: Reserved) {
+        let Reserved { id, kind, budget } = reserved;
         self.bytes += wish.bytes();
         let key = wish.key.map(|text| {
             let mut body = BodyHash::default();
             body.add(&Body { delay_ms: wish.delay_ms, ..Body::of(kind, &wish.input) });
             Key { text, body: body.finish() }
         });
-        self.children.push(Child { id, kind, input: wish.input, key, delay_ms: wish.delay_ms });
+        self.children.push(Child { id, kind, budget, input: wish.input, key, delay_ms: wish.delay_ms });
     }
 }
 
@@ -227,7 +232,8 @@ impl BodyHash {
     /// Adds one task.
     pub fn add(&mut self, task: &Body<'_>) {
         let Body { kind, input, delay_ms, run_at_ms, budget, agent, user, priority } = *task;
-        let BudgetRequest { fuel, memory_bytes, wall_ms, attempts } = budget;
+        let BudgetRequest { fuel, memory_bytes, wall_ms, attempts, queued_ms, total_ms, heartbeat_ms, retry } =
+            budget;
         let asked = [fuel, memory_bytes, wall_ms, attempts].map(|wish| wish.unwrap_or(0));
         let lengths = [input.content_type.len() as u64, input.bytes.len() as u64];
         for number in [kind.0 as u64, delay_ms].into_iter().chain(asked).chain(lengths) {
@@ -236,12 +242,24 @@ impl BodyHash {
         self.0.update(input.content_type.as_bytes());
         self.0.update(&input.bytes);
         // Nothing is added for none, so that keys of submits that name none of them mean what they meant before.
-        let level = (!priority.is_ordinary()).then_some(i64::from(priority.level()));
-        let (agent, user) = (agent.map(|id| id.0), user.map(|id| id.0));
-        for (mark, number) in [(b'a', agent), (b'u', user), (b'p', level), (b'r', run_at_ms)] {
+        let level = (!priority.is_ordinary()).then_some(u64::from(priority.level()));
+        let run_at_ms = run_at_ms.map(|at| at as u64);
+        let people = [(b'a', agent.map(|id| id.0 as u64)), (b'u', user.map(|id| id.0 as u64))];
+        let when =
+            [(b'p', level), (b'r', run_at_ms), (b'q', queued_ms), (b't', total_ms), (b'h', heartbeat_ms)];
+        let RetryRequest { first_ms, max_ms, factor, jitter_percent, codes } = retry;
+        let retry = [(b'f', first_ms), (b'm', max_ms), (b'x', factor), (b'j', jitter_percent)];
+        for (mark, number) in people.into_iter().chain(when).chain(retry) {
             if let Some(number) = number {
                 self.0.update(&[mark]);
                 self.0.update(&number.to_le_bytes());
+            }
+        }
+        if let Some(codes) = codes {
+            self.0.update(b"c");
+            for code in codes.iter() {
+                self.0.update(code.as_str().as_bytes());
+                self.0.update(b" ");
             }
         }
     }
@@ -268,6 +286,10 @@ pub fn wish_of(len: usize) -> ChildWish {
 mod tests {
     use super::*;
 
+    fn reserved() -> Reserved {
+        Reserved { id: TaskId(1), kind: KindId(1), budget: BudgetRequest::default() }
+    }
+
     #[test]
     fn a_key_means_everything_that_a_submit_says() {
         let input = Payload::json("1");
@@ -277,11 +299,20 @@ mod tests {
             hash.add(body);
             hash.finish()
         };
+        let retry = |change: fn(&mut RetryRequest)| {
+            let mut budget = BudgetRequest::default();
+            change(&mut budget.retry);
+            budget
+        };
         let others = [
             Body { kind: KindId(2), ..plain },
             Body { delay_ms: 1, ..plain },
             Body { run_at_ms: Some(1), ..plain },
             Body { budget: BudgetRequest { fuel: Some(1), ..BudgetRequest::default() }, ..plain },
+            Body { budget: BudgetRequest { queued_ms: Some(1), ..BudgetRequest::default() }, ..plain },
+            Body { budget: BudgetRequest { total_ms: Some(1), ..BudgetRequest::default() }, ..plain },
+            Body { budget: retry(|retry| retry.factor = Some(1)), ..plain },
+            Body { budget: retry(|retry| retry.codes = Some(crate::code::CodeSet::default())), ..plain },
             Body { agent: Some(AgentId(1)), ..plain },
             Body { user: Some(UserId(1)), ..plain },
             Body { priority: Priority::new(1).unwrap(), ..plain },
@@ -309,7 +340,7 @@ mod tests {
         let mut effects = Effects::default();
         let room = EFFECT_BYTES_MAX - 4 * EFFECT_BYTES_BASE - 3 * INPUT_BYTES_MAX as usize;
         for _ in 0..3 {
-            effects.push(wish_of(INPUT_BYTES_MAX as usize), TaskId(1), KindId(1));
+            effects.push(wish_of(INPUT_BYTES_MAX as usize), reserved());
         }
         assert_eq!(effects.check(&[wish_of(room)]), Ok(()));
         let over = effects.check(&[wish_of(room + 1)]);
@@ -320,7 +351,7 @@ mod tests {
     fn statuses_count_as_effects() {
         let change = StatusChange { agent: AgentId(1), status: AgentStatus::Idle };
         let mut effects = Effects::default();
-        effects.push(wish_of(1), TaskId(1), KindId(1));
+        effects.push(wish_of(1), reserved());
         assert_eq!(effects.check_statuses(EFFECTS_MAX - 1), Ok(()));
         assert_eq!(effects.check_statuses(EFFECTS_MAX), Err(Refused::TooMany(EFFECTS_MAX as u64)));
         effects.push_statuses(vec![change; EFFECTS_MAX - 1]);

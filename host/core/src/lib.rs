@@ -25,6 +25,7 @@ pub mod retry;
 pub mod share;
 pub mod stop;
 pub mod task;
+pub mod time_out;
 
 pub use code::Code;
 pub use id::{AgentId, Digest, Holder, KindId, PluginId, TaskId, TenantId, Token, UserId, VersionId};

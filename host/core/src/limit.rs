@@ -25,6 +25,9 @@ pub const MESSAGE_BYTES_MAX: usize = 4 * KIB as usize;
 /// Longest delay of a submit, in milliseconds: 366 days.
 pub const DELAY_MS_MAX: u64 = 366 * 24 * 60 * 60 * 1000;
 
+/// Longest time-out that a task may ask for, in milliseconds: 366 days.
+pub const TIME_OUT_MS_MAX: u64 = DELAY_MS_MAX;
+
 /// WebAssembly stack of an attempt, in bytes.
 pub const WASM_STACK_BYTES: usize = 512 * KIB as usize;
 /// Native stack of an attempt's fiber, in bytes.

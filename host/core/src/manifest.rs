@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limit::MIB;
+use crate::limit::{MIB, TIME_OUT_MS_MAX};
 use crate::name::{KindName, PluginName, VersionName};
 use crate::policy::{BudgetRequest, Capability};
+use crate::retry::RetryRequest;
 
 /// Name of the custom section that carries a manifest in a component.
 pub const SECTION: &str = "keiko:manifest";
@@ -82,16 +83,33 @@ pub struct KindSection {
     /// Attempts of a task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u64>,
+    /// Seconds until a task's first attempt begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued_timeout_s: Option<u64>,
+    /// Seconds until a task ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_timeout_s: Option<u64>,
+    /// Seconds without a sign of life from a host call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat_timeout_s: Option<u64>,
+    /// When a task is tried again.
+    #[serde(default, skip_serializing_if = "RetryRequest::is_empty")]
+    pub retry: RetryRequest,
 }
 
 impl KindSection {
     /// What the kind asks of the tenant's policy.
     pub fn budget(&self) -> BudgetRequest {
+        let ms = |seconds: u64| seconds.saturating_mul(1_000);
         BudgetRequest {
             fuel: self.fuel,
             memory_bytes: self.memory_mib.map(|mib| mib.saturating_mul(MIB)),
-            wall_ms: self.timeout_s.map(|seconds| seconds.saturating_mul(1000)),
+            wall_ms: self.timeout_s.map(ms),
             attempts: self.attempts,
+            queued_ms: self.queued_timeout_s.map(ms),
+            total_ms: self.total_timeout_s.map(ms),
+            heartbeat_ms: self.heartbeat_timeout_s.map(ms),
+            retry: self.retry,
         }
     }
 }
@@ -129,9 +147,16 @@ impl Manifest {
             if !seen.insert(&kind.name) {
                 return invalid(format!("the kind `{}` stands twice", kind.name));
             }
+            let times = [kind.queued_timeout_s, kind.total_timeout_s, kind.heartbeat_timeout_s];
             let numbers = [kind.fuel, kind.memory_mib, kind.timeout_s, kind.attempts];
-            if numbers.contains(&Some(0)) {
+            if numbers.iter().chain(&times).any(|number| *number == Some(0)) {
                 return invalid(format!("a limit of the kind `{}` is 0", kind.name));
+            }
+            if times.iter().flatten().any(|seconds| seconds.saturating_mul(1_000) > TIME_OUT_MS_MAX) {
+                return invalid(format!("a time-out of the kind `{}` is longer than 366 days", kind.name));
+            }
+            if let Err(fact) = kind.retry.check() {
+                return invalid(format!("the kind `{}`: {fact}", kind.name));
             }
         }
         for name in &self.plugin.wants {
@@ -153,6 +178,7 @@ impl Manifest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::code::Code;
 
     const GOOD: &str = r#"
 [plugin]
@@ -167,6 +193,10 @@ fuel = 5
 memory-mib = 2
 timeout-s = 3
 attempts = 4
+queued-timeout-s = 5
+total-timeout-s = 6
+heartbeat-timeout-s = 7
+retry = { first-ms = 8, factor = 3, codes = ["trap"] }
 "#;
 
     #[test]
@@ -176,6 +206,10 @@ attempts = 4
         let budget = manifest.kinds[0].budget();
         assert_eq!(budget.memory_bytes, Some(2 * MIB));
         assert_eq!(budget.wall_ms, Some(3_000));
+        let times = (budget.queued_ms, budget.total_ms, budget.heartbeat_ms);
+        assert_eq!(times, (Some(5_000), Some(6_000), Some(7_000)));
+        assert_eq!((budget.retry.first_ms, budget.retry.factor), (Some(8), Some(3)));
+        assert!(budget.retry.codes.unwrap().contains(Code::Trap));
         let stored = serde_json::to_string(&manifest).unwrap();
         assert_eq!(serde_json::from_str::<Manifest>(&stored).unwrap(), manifest);
     }
@@ -191,6 +225,10 @@ attempts = 4
         check("\"tasks\"", "\"cash\"", "`cash` is not a capability");
         check("fuel = 5", "fule = 5", "fule");
         check("fuel = 5", "fuel = 0", "a limit of the kind `normalise` is 0");
+        check("total-timeout-s = 6", "total-timeout-s = 0", "a limit of the kind `normalise` is 0");
+        check("total-timeout-s = 6", "total-timeout-s = 31622401", "longer than 366 days");
+        check("factor = 3", "factor = 11", "11 exceeds the limit `retry.factor` of 10");
+        check("\"trap\"", "\"tarp\"", "`tarp` is not a code");
         check("movie-facts", "../etc", "plugin name");
         check("Facts of films.", "a\\nb", "control characters");
         check("attempts = 4", "[[kind]]\nname = \"normalise\"", "stands twice");

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::limit::{self, MIB, SetBy};
+use crate::retry::RetryRequest;
 
 /// Something a plugin may ask of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -126,6 +127,8 @@ pub struct Budget {
     pub host_calls: Limit,
     /// Attempts of the task in all.
     pub attempts: Limit,
+    /// Milliseconds without a sign of life from a host call; `None` when only the wall clock bounds it.
+    pub heartbeat_ms: Option<Limit>,
 }
 
 /// What a submit or a manifest asks for; `None` leaves it to whoever comes before: manifest, tenant, host.
@@ -139,9 +142,32 @@ pub struct BudgetRequest {
     pub wall_ms: Option<u64>,
     /// Attempts in all.
     pub attempts: Option<u64>,
+    /// Milliseconds until its first attempt begins: see [`crate::time_out`].
+    pub queued_ms: Option<u64>,
+    /// Milliseconds until it ends.
+    pub total_ms: Option<u64>,
+    /// Milliseconds without a sign of life from a host call.
+    pub heartbeat_ms: Option<u64>,
+    /// When it is tried again.
+    pub retry: RetryRequest,
 }
 
 impl BudgetRequest {
+    /// What a child takes of its parent's: the limits of an attempt. Time-outs and retries are a task's own.
+    #[must_use]
+    pub fn inherited(&self) -> BudgetRequest {
+        let BudgetRequest { fuel, memory_bytes, wall_ms, attempts, .. } = *self;
+        BudgetRequest { fuel, memory_bytes, wall_ms, attempts, ..BudgetRequest::default() }
+    }
+
+    /// These wishes with the whole task's time-outs of the manifest where there is none.
+    #[must_use]
+    pub fn with_time_outs_of(mut self, manifest: &BudgetRequest) -> BudgetRequest {
+        self.queued_ms = self.queued_ms.or(manifest.queued_ms);
+        self.total_ms = self.total_ms.or(manifest.total_ms);
+        self
+    }
+
     /// Whether nothing is asked for.
     pub fn is_empty(&self) -> bool {
         *self == BudgetRequest::default()

@@ -8,6 +8,7 @@ use crate::name::{KindName, PluginName, VersionName};
 use crate::outcome::{Failure, Meter, Taint};
 use crate::policy::BudgetRequest;
 use crate::priority::Priority;
+use crate::time_out::Ends;
 
 /// The media type of a payload that names none.
 pub const JSON: &str = "application/json";
@@ -205,6 +206,8 @@ pub struct LeasedTask {
     pub user: Option<UserId>,
     /// W3C `traceparent` of the submit.
     pub trace: Option<String>,
+    /// Until when it has to start and to end.
+    pub ends: Ends,
 }
 
 /// One run of a task, as it is kept.

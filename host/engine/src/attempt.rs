@@ -9,8 +9,9 @@ use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
 use keiko_core::code::Code;
 use keiko_core::effect::Effects;
@@ -20,6 +21,7 @@ use keiko_core::outcome::{AttemptReport, Failure, Meter, Outcome, Taint};
 use keiko_core::policy::Budget;
 use keiko_core::port::{Attempt, HostPort};
 use keiko_core::stop::Stop;
+use parking_lot::Mutex;
 use wasmtime::{Store, StoreContextMut, UpdateDeadline};
 
 use crate::exceeded::Exceeded;
@@ -41,12 +43,13 @@ pub(crate) async fn run(
     let (budget, kind, input) = (attempt.budget, attempt.kind.clone(), attempt.input.clone());
     let state = State::new(attempt, port, stop.clone());
     let (started, deadline) = (state.started(), state.deadline);
+    let heartbeat = budget.heartbeat_ms.map(|limit| Duration::from_millis(limit.value));
     let mut store = match open(generation, state) {
         Ok(store) => store,
         Err(error) => return refused(Failure::new(Code::Internal, format!("{error:#}"))),
     };
     let call = export::run(&mut store, generation, &kind, input);
-    let ending = drive(call, &stop, deadline).await;
+    let ending = drive(call, &stop, deadline, heartbeat).await;
     let closed = catch_unwind(AssertUnwindSafe(|| {
         let trace = export::trace(&ending);
         (close(store, ending, &budget, started), trace)
@@ -96,17 +99,26 @@ fn tick(store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
 
 /// Polls a call until it returns, panics, is stopped, or its time is over. A call that is given up is dropped, and its
 /// store is never used for another.
+///
+/// With a `heartbeat` it is given up too when nothing has woken it for so long: a host call in which something moves wakes
+/// it, one that hangs does not.
 pub(crate) async fn drive<T>(
     call: impl Future<Output = wasmtime::Result<T>>,
     stop: &Stop,
     deadline: Instant,
+    heartbeat: Option<Duration>,
 ) -> Ending<T> {
     let mut call = pin!(call);
     let mut stopped = stop.wait();
     // A timer costs more than most calls: it is made only when a call waits.
     let mut timer: Option<Pin<Box<tokio::time::Sleep>>> = None;
+    let mut pulse = heartbeat.map(Pulse::new);
     poll_fn(|context| {
-        match catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(context))) {
+        let polled = catch_unwind(AssertUnwindSafe(|| match &mut pulse {
+            None => call.as_mut().poll(context),
+            Some(pulse) => pulse.poll(call.as_mut(), context),
+        }));
+        match polled {
             Ok(Poll::Ready(returned)) => return Poll::Ready(Ending::Returned(returned)),
             Ok(Poll::Pending) => {}
             Err(panic) => return Poll::Ready(Ending::Panicked(text(&*panic))),
@@ -115,9 +127,58 @@ pub(crate) async fn drive<T>(
             return Poll::Ready(Ending::Exceeded(Exceeded::Stopped(reason)));
         }
         let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
-        timer.as_mut().poll(context).map(|()| Ending::Exceeded(Exceeded::Deadline))
+        if timer.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Ending::Exceeded(Exceeded::Deadline));
+        }
+        let still = pulse.as_mut().map_or(Poll::Pending, |pulse| pulse.still(context));
+        still.map(|()| Ending::Exceeded(Exceeded::Heartbeat))
     })
     .await
+}
+
+/// Whether anything moves in a call: it is polled only when it was woken itself, and the clock starts again with that.
+struct Pulse {
+    limit: Duration,
+    woken: Arc<Woken>,
+    timer: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+/// Woken by the call, wakes whoever drives it.
+struct Woken {
+    is_woken: AtomicBool,
+    driver: Mutex<Option<Waker>>,
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.is_woken.store(true, Ordering::Release);
+        let driver = self.driver.lock().take();
+        driver.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Pulse {
+    fn new(limit: Duration) -> Pulse {
+        let woken = Woken { is_woken: AtomicBool::new(true), driver: Mutex::default() };
+        Pulse { limit, woken: Arc::new(woken), timer: None }
+    }
+
+    /// Polls the call if it was woken.
+    fn poll<F: Future>(&mut self, call: Pin<&mut F>, context: &mut Context<'_>) -> Poll<F::Output> {
+        *self.woken.driver.lock() = Some(context.waker().clone());
+        if !self.woken.is_woken.swap(false, Ordering::AcqRel) {
+            return Poll::Pending;
+        }
+        self.timer = None;
+        call.poll(&mut Context::from_waker(&Waker::from(Arc::clone(&self.woken))))
+    }
+
+    /// Ready when the call, which waits, has not been woken for too long.
+    fn still(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let limit = self.limit;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        timer.as_mut().poll(context)
+    }
 }
 
 fn close(store: Store<State>, ending: Ending<Returned>, budget: &Budget, started: Instant) -> AttemptReport {

@@ -14,6 +14,9 @@ pub(crate) enum Exceeded {
     /// The wall clock of the attempt is over.
     #[error("the attempt reached its deadline")]
     Deadline,
+    /// Nothing moved in a host call for as long as the budget lets it.
+    #[error("nothing moved in a host call")]
+    Heartbeat,
     /// All memories together would hold this many bytes.
     #[error("the memories would hold {asked} bytes")]
     Memory {

@@ -120,6 +120,7 @@ mod tests {
             wall_ms: limit(0),
             host_calls: limit(host_calls),
             attempts: limit(1),
+            heartbeat_ms: None,
         };
         Gate::new(Arc::new(grants), budget)
     }

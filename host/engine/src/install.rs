@@ -147,7 +147,7 @@ pub(crate) async fn try_out(
     let deadline = state.deadline;
     let mut store =
         attempt::open(generation, state).map_err(|error| internal(format!("no store: {error:#}")))?;
-    let ending = attempt::drive(generation.pre.instantiate_async(&mut store), &stop, deadline).await;
+    let ending = attempt::drive(generation.pre.instantiate_async(&mut store), &stop, deadline, None).await;
     let Some(failure) = export::trial_failure(ending, &budget) else { return Ok(()) };
     let code = match (failure.code, &failure.limit) {
         (Code::Internal, _) => Code::Internal,
@@ -182,6 +182,7 @@ fn trial(digest: Digest, manifest: Option<&Manifest>) -> Result<Attempt, Install
             wall_ms: of_host(TRIAL_WALL_MS),
             host_calls: of_host(BUDGET_DEFAULT.host_calls),
             attempts: of_host(1),
+            heartbeat_ms: None,
         },
         grants: Arc::new(Grants::new([])),
         settings: Arc::default(),

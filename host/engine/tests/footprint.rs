@@ -80,6 +80,7 @@ fn attempt(digest: Digest) -> Attempt {
             wall_ms: limit(BUDGET_DEFAULT.wall_ms),
             host_calls: limit(BUDGET_DEFAULT.host_calls),
             attempts: limit(1),
+            heartbeat_ms: None,
         },
         grants: Arc::new(Grants::default()),
         settings: Arc::default(),

@@ -11,8 +11,9 @@ use keiko_core::log::LogBuffer;
 use keiko_core::outcome::{AttemptReport, Failure, Meter, Outcome, Taint};
 use keiko_core::policy::Budget;
 use keiko_core::port::{Attempt, AttemptFacts, HostPort};
-use keiko_core::retry::{History, decide};
+use keiko_core::retry::{History, RetryPolicy, decide};
 use keiko_core::task::{AttemptRecord, Settlement, Transition};
+use keiko_core::time_out::Ends;
 use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -36,7 +37,7 @@ pub(crate) async fn run(
         tracing::warn!(error = %error, "the plugins could not be read again");
     }
     let run = prepare(shared, &job, entry);
-    let (report, port, version, attempts_max) = match run {
+    let (report, port, handler, attempts_max) = match run {
         Ok(run) => {
             let noted = shared.journal.as_ref().map(|journal| journal.start(job.task.id, job.task.token));
             let mut guest = guarded(shared, &run);
@@ -53,7 +54,7 @@ pub(crate) async fn run(
                 tracing::warn!(error = %error, "the journal of running attempts cannot be written");
             }
             let attempts_max = run.attempt.facts.attempts_max;
-            (report, Some(run.port), Some(run.handler.loaded.plugin.current.id), attempts_max)
+            (report, Some(run.port), Some(run.handler), attempts_max)
         }
         // Without a handler there is nothing to try again with: the attempts of the task do not matter.
         Err(failure) => (Some(unstarted(failure)), None, None, 1),
@@ -61,9 +62,14 @@ pub(crate) async fn run(
     shared.running.remove(job.task.id, job.task.token);
     // Without a report the host has stopped before its guest did, and the lease ends by itself.
     let report = report?;
-    let number = job.task.attempts + 1;
-    let history = History { attempt: number, attempts_max, deadlines: job.task.deadlines };
-    let transition = decide(history, report.outcome, shared.clock.now_ms(), random())?;
+    let (number, now_ms) = (job.task.attempts + 1, shared.clock.now_ms());
+    let Ends { end_by_ms, .. } = job.task.ends;
+    let history = History { attempt: number, attempts_max, deadlines: job.task.deadlines, end_by_ms };
+    let manifest = handler.as_ref().map(|handler| handler.budget().retry).unwrap_or_default();
+    let policy = RetryPolicy::of(&manifest, &job.task.budget.retry);
+    let outcome = in_time(&job, report.outcome, now_ms);
+    let transition = decide(history, &policy, outcome, now_ms, random())?;
+    let version = handler.map(|handler| handler.loaded.plugin.current.id);
     let keeps_effects = matches!(transition, Transition::Complete(_));
     let settlement = Settlement {
         id: job.task.id,
@@ -84,6 +90,18 @@ pub(crate) async fn run(
     Some(Ended { holder: job.holder, settlement, port })
 }
 
+/// The outcome, or that the whole task's time is over where an attempt's wall clock was cut to it.
+fn in_time(job: &Job, outcome: Outcome, now_ms: i64) -> Outcome {
+    match outcome {
+        Outcome::Failed(failure) if failure.code == Code::DeadlineExceeded => {
+            let over = job.task.ends.over(false, now_ms);
+            let own = over.and_then(|over| Some(over.failure(over.of(&job.task.budget)?)));
+            Outcome::Failed(own.unwrap_or(failure))
+        }
+        outcome => outcome,
+    }
+}
+
 /// Everything one attempt needs, its generation pinned.
 struct Run {
     attempt: Attempt,
@@ -98,7 +116,15 @@ fn prepare(shared: &Arc<Shared>, job: &Job, entry: Arc<Entry>) -> Result<Run, Fa
         Failure::new(Code::NotFound, "the tenant of this task is not in the host's configuration")
     })?;
     let handler = shared.catalog.handler(task.kind)?;
-    let budget = budget(&tenant.policy, &handler.budget(), &task.budget);
+    let now_ms = shared.clock.now_ms();
+    let waits = task.attempts == 0 && task.crashes == 0;
+    if let Some(over) = task.ends.over(waits, now_ms) {
+        return Err(over.failure(over.of(&task.budget).unwrap_or_default()));
+    }
+    let mut budget = budget(&tenant.policy, &handler.budget(), &task.budget);
+    if let Some(end_by_ms) = task.ends.end_by_ms {
+        budget.wall_ms.value = budget.wall_ms.value.min(end_by_ms.saturating_sub(now_ms).max(1) as u64);
+    }
     let plugin = &handler.loaded.plugin;
     let attempt = Attempt {
         facts: facts(job, tenant, &budget),

@@ -13,13 +13,14 @@ use keiko_core::effect::{Body, BodyHash, check_content_type, check_key};
 use keiko_core::limit::{BULK_TASKS_MAX, DELAY_MS_MAX, INPUT_BYTES_MAX, LimitFact, SetBy};
 use keiko_core::log::Kept;
 use keiko_core::manifest::Manifest;
-use keiko_core::policy::TenantPolicy;
+use keiko_core::policy::{BudgetRequest, TenantPolicy};
 use keiko_core::port::Signal;
 use keiko_core::stop::StopReason;
 use keiko_core::task::{
     CancelAnswer, Key, Lineage, NewTask, RetryAnswer, Submit, Submitted, TaskCounts, TaskFilter, TaskState,
     TaskSummary,
 };
+use keiko_core::time_out::Ends;
 use keiko_core::{AgentId, KindId, TaskId, TenantId, TenantName, UserId};
 
 use crate::options::Options;
@@ -75,7 +76,7 @@ impl Handle {
             let fact = LimitFact::of_host("tasks", BULK_TASKS_MAX as u64, Some(tasks.len() as u64));
             return Err(Error::at_limit(Code::InvalidInput, fact));
         }
-        let handlers = match self.check_all(tenant, entry, &tasks) {
+        let handlers: Vec<(KindId, BudgetRequest)> = match self.check_all(tenant, entry, &tasks) {
             Err(error) if error.code == Code::NotFound => {
                 self.shared.catalog.read_again().await?;
                 self.check_all(tenant, entry, &tasks)?
@@ -87,15 +88,20 @@ impl Handle {
         let first = self.shared.ids.take(count).await?;
         let now_ms = self.shared.clock.now_ms();
         let ids = (first.0..).map(TaskId);
-        let tasks = ids.zip(tasks).zip(handlers).map(|((id, task), kind)| new_task(id, kind, task, now_ms));
+        let tasks = ids.zip(tasks).zip(handlers);
+        let tasks = tasks.map(|((id, task), (kind, manifest))| new_task(id, kind, &manifest, task, now_ms));
+        let tasks: Vec<NewTask> = tasks.collect();
+        let over_ms = tasks.iter().filter_map(|task| Ends::of(&task.budget, task.run_at_ms).first_ms()).min();
         let submit = Submit {
             tenant,
-            tasks: tasks.collect(),
+            tasks,
             key,
             queue_max: entry.policy.queue_max.saturating_sub(self.shared.gauge.promised(tenant)),
         };
         let answer = self.shared.tasks.enqueue(vec![submit], now_ms).await?.pop();
-        self.submitted(tenant, entry, &named, answer)
+        let accepted = self.submitted(tenant, entry, &named, answer)?;
+        over_ms.into_iter().for_each(|over_ms| self.shared.time_outs.note(over_ms));
+        Ok(accepted)
     }
 
     fn submitted(
@@ -137,13 +143,19 @@ impl Handle {
         tenant: TenantId,
         entry: &TenantEntry,
         tasks: &[TaskRequest],
-    ) -> Result<Vec<KindId>, Error> {
+    ) -> Result<Vec<(KindId, BudgetRequest)>, Error> {
         let check =
             |(index, task)| self.check(tenant, entry, task).map_err(|error| at(index, tasks.len(), error));
         tasks.iter().enumerate().map(check).collect()
     }
 
-    fn check(&self, tenant: TenantId, entry: &TenantEntry, task: &TaskRequest) -> Result<KindId, Error> {
+    /// The kind of a task that may be submitted, and what its manifest asks for.
+    fn check(
+        &self,
+        tenant: TenantId,
+        entry: &TenantEntry,
+        task: &TaskRequest,
+    ) -> Result<(KindId, BudgetRequest), Error> {
         let invalid = |text: String| Error::new(Code::InvalidInput, text);
         let bytes = task.input.bytes.len() as u64;
         if bytes > INPUT_BYTES_MAX {
@@ -162,17 +174,23 @@ impl Handle {
         check_content_type(&task.input.content_type).map_err(invalid)?;
         let (plugin, kind) = (task.plugin.as_deref(), task.kind.as_deref());
         let (id, handler) = self.shared.catalog.resolve(tenant, plugin, kind)?;
-        admit(&entry.policy, &handler.budget(), &task.budget).map_err(|denied| Error {
+        let manifest = handler.budget();
+        admit(&entry.policy, &manifest, &task.budget).map_err(|denied| Error {
             limit: Some(denied.fact.clone()),
             ..Error::new(denied.code, denied.to_string())
         })?;
-        Ok(id)
+        Ok((id, manifest))
     }
 
-    fn key(&self, text: String, tasks: &[TaskRequest], kinds: &[KindId]) -> Result<Key, Error> {
+    fn key(
+        &self,
+        text: String,
+        tasks: &[TaskRequest],
+        kinds: &[(KindId, BudgetRequest)],
+    ) -> Result<Key, Error> {
         check_key(&text).map_err(|text| Error::new(Code::InvalidInput, text))?;
         let mut body = BodyHash::default();
-        for (task, kind) in tasks.iter().zip(kinds) {
+        for (task, (kind, _)) in tasks.iter().zip(kinds) {
             body.add(&Body {
                 delay_ms: task.delay_ms,
                 run_at_ms: task.run_at_ms,
@@ -263,6 +281,7 @@ impl Handle {
         match self.shared.tasks.retry(tenant, id, queue_max, self.shared.clock.now_ms()).await? {
             RetryAnswer::Retried => {
                 self.shared.gauge.change(tenant, 1);
+                self.shared.time_outs.look();
                 self.shared.ready();
                 self.task(tenant, id).await
             }
@@ -319,7 +338,7 @@ impl Handle {
     }
 }
 
-fn new_task(id: TaskId, kind: KindId, task: TaskRequest, now_ms: i64) -> NewTask {
+fn new_task(id: TaskId, kind: KindId, manifest: &BudgetRequest, task: TaskRequest, now_ms: i64) -> NewTask {
     NewTask {
         id,
         kind,
@@ -328,7 +347,7 @@ fn new_task(id: TaskId, kind: KindId, task: TaskRequest, now_ms: i64) -> NewTask
         // What was due before it came has not waited yet: it goes behind what has.
         run_at_ms: task.run_at_ms.unwrap_or(now_ms).max(now_ms).saturating_add_unsigned(task.delay_ms),
         priority: task.priority,
-        budget: task.budget,
+        budget: task.budget.with_time_outs_of(manifest),
         lineage: Lineage::root(id),
         agent: task.agent,
         user: task.user,

@@ -7,6 +7,7 @@ mod attempt;
 mod catalog;
 mod data;
 mod dispatcher;
+mod expirer;
 mod gauge;
 mod handle;
 mod heart;

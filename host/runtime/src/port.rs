@@ -8,6 +8,7 @@ use keiko_core::effect::ChildWish;
 use keiko_core::history::{DateRange, Statistics, UserTask};
 use keiko_core::limit::HOSTCALL_BYTES_MAX;
 use keiko_core::page::Page;
+use keiko_core::policy::BudgetRequest;
 use keiko_core::port::{AskError, HostPort, ReserveError, Reserved, StoreError};
 use keiko_core::task::Lineage;
 use keiko_core::{AgentId, PluginName, TaskId, TenantId, UserId};
@@ -49,7 +50,8 @@ impl HostPort for AttemptPort {
         for wish in wishes {
             let plugin = wish.plugin.as_deref().unwrap_or(self.plugin.as_str());
             let found = self.shared.catalog.resolve(self.tenant, Some(plugin), wish.kind.as_deref());
-            kinds.push(found.map_err(|error: Error| ReserveError::NotFound(error.message))?.0);
+            let (kind, handler) = found.map_err(|error: Error| ReserveError::NotFound(error.message))?;
+            kinds.push((kind, BudgetRequest::default().with_time_outs_of(&handler.budget())));
         }
         self.promise(wishes.len() as u64)?;
         let count = u32::try_from(wishes.len()).map_err(|_| ReserveError::Unavailable)?;
@@ -58,7 +60,7 @@ impl HostPort for AttemptPort {
             ReserveError::Unavailable
         })?;
         let ids = (first.0..).map(TaskId);
-        Ok(ids.zip(kinds).map(|(id, kind)| Reserved { id, kind }).collect())
+        Ok(ids.zip(kinds).map(|(id, (kind, budget))| Reserved { id, kind, budget }).collect())
     }
 
     async fn agents(&self, ids: &[AgentId]) -> Result<Vec<Option<Agent>>, AskError> {

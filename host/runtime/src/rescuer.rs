@@ -38,7 +38,11 @@ pub(crate) async fn rescue(shared: Arc<Shared>, stop: CancellationToken) {
             () = due => {}
         }
         match shared.tasks.rescue(Dead::Expired, Vec::new(), shared.clock.now_ms()).await {
-            Ok(rescued) => note(&shared, &rescued),
+            Ok(rescued) => {
+                note(&shared, &rescued);
+                // Nobody may be left who knows of the dead host's.
+                shared.time_outs.look();
+            }
             Err(error) => tracing::warn!(error = %error, "a round of rescue failed"),
         }
         // The next beat tells whose lease ends next.

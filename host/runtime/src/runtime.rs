@@ -16,6 +16,7 @@ use keiko_core::{TaskId, TenantId, TenantName, Token};
 use tokio::sync::{Notify, mpsc};
 
 use crate::catalog::Catalog;
+use crate::expirer::{self, TimeOuts};
 use crate::gauge::Gauge;
 use crate::handle::Handle;
 use crate::ids::Ids;
@@ -124,6 +125,7 @@ impl Runtime {
             history,
             signals,
             wake: Notify::new(),
+            time_outs: TimeOuts::default(),
             pulse: Pulse::new(),
             holder: AtomicI64::new(holder.0),
             accepting: AtomicBool::new(true),
@@ -154,6 +156,8 @@ impl Runtime {
         }
         intake.spawn(dispatcher::dispatch(Arc::clone(&shared), intake.stop_signal()));
         intake.spawn(rescuer::rescue(Arc::clone(&shared), intake.stop_signal()));
+        shared.time_outs.look();
+        intake.spawn(expirer::expire(Arc::clone(&shared), intake.stop_signal()));
         intake.spawn(upkeep::keep_up(Arc::clone(&shared), intake.stop_signal()));
         keeping.spawn(listener::listen(Arc::clone(&shared), keeping.stop_signal()));
         Runtime { shared, intake, workers, long, keeping }

@@ -114,6 +114,9 @@ fn answer(shared: &Shared, part: Vec<Ended>, answers: Vec<Settled>) -> Vec<Ended
                 stored += 1;
                 let children = settlement.effects.children.len() as i64;
                 wake |= children > 0;
+                if settlement.effects.children.iter().any(|child| !child.budget.is_empty()) {
+                    shared.time_outs.look();
+                }
                 match &settlement.transition {
                     Transition::Complete(_) | Transition::Fail(_) => {
                         shared.gauge.change(settlement.tenant, children - 1);

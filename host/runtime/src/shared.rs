@@ -11,6 +11,7 @@ use keiko_core::{Holder, PluginName, TaskId, TenantId, TenantName};
 use tokio::sync::{Notify, mpsc};
 
 use crate::catalog::Catalog;
+use crate::expirer::TimeOuts;
 use crate::gauge::Gauge;
 use crate::ids::Ids;
 use crate::journal::Journal;
@@ -48,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) wake: Notify,
     /// This host's incarnation; written by the heart when a lease was lost, read by the dispatcher.
     pub(crate) holder: AtomicI64,
+    /// When tasks are over.
+    pub(crate) time_outs: TimeOuts,
     /// What keeps the holder alive.
     pub(crate) pulse: Pulse,
     /// Whether submits are taken: cleared by a drain.

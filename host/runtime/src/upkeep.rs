@@ -37,6 +37,7 @@ async fn once(shared: &Shared, round: u32, worked: bool) -> Result<(), StoreErro
         shared.gauge.correct(&shared.records.live().await?);
     }
     if round.is_multiple_of(PRUNE_EVERY) {
+        shared.time_outs.look();
         let now_ms = shared.clock.now_ms();
         while shared.tasks.prune(now_ms, PRUNE_COUNT).await? == u64::from(PRUNE_COUNT) {}
         forget(shared, now_ms).await?;

@@ -152,6 +152,79 @@ async fn an_urgent_task_goes_before_older_ones_that_wait() {
     assert_eq!(ran.lock().unwrap()[..3], ["\"first\"", "\"urgent\"", "\"older\""]);
 }
 
+fn limit(detail: &TaskDetail) -> Option<&str> {
+    detail.view.failure.as_ref()?.limit.as_ref().map(|limit| limit.name.as_str())
+}
+
+#[tokio::test]
+async fn a_task_over_its_time_begins_no_attempt() {
+    let mut bench = Bench::new().await;
+    (bench.options.workers, bench.policy.running_max) = (1, 1);
+    let started = Arc::new(Notify::new());
+    let (runtime, handle, tenant) = bench.start(endless(Arc::clone(&started))).await;
+    let first = submit(&handle, tenant, "1").await;
+    started.notified().await;
+    // One waits on this host, the other in the store: more than one host leases ahead.
+    let mut late = task("2");
+    late.budget.queued_ms = Some(50);
+    let accepted = handle.submit(tenant, vec![late; 20], None).await.expect("accepted");
+    let in_store = accepted.ids().last().expect("twenty");
+    let detail = ended(&handle, tenant, in_store).await;
+    assert_eq!((code(&detail), limit(&detail)), (Some(Code::DeadlineExceeded), Some("queued_ms")));
+    handle.cancel(tenant, first).await.expect("it runs");
+    for id in accepted.ids() {
+        let detail = ended(&handle, tenant, id).await;
+        assert_eq!((code(&detail), limit(&detail)), (Some(Code::DeadlineExceeded), Some("queued_ms")));
+    }
+    runtime.drain().await;
+}
+
+#[tokio::test]
+async fn a_task_that_takes_too_long_is_stopped_where_it_runs() {
+    let bench = Bench::new().await;
+    let started = Arc::new(Notify::new());
+    let (runtime, handle, tenant) = bench.start(endless(Arc::clone(&started))).await;
+    let mut long = task("1");
+    long.budget.total_ms = Some(100);
+    let id = handle.submit(tenant, vec![long], None).await.expect("accepted").first;
+    started.notified().await;
+    let detail = ended(&handle, tenant, id).await;
+    assert_eq!((code(&detail), limit(&detail)), (Some(Code::DeadlineExceeded), Some("total_ms")));
+    while handle.figures().running > 0 {
+        tokio::task::yield_now().await;
+    }
+    runtime.drain().await;
+}
+
+#[tokio::test]
+async fn a_policy_decides_which_codes_are_tried_again() {
+    let bench = Bench::new().await;
+    let play = |attempt: Attempt, _, _| {
+        async move {
+            match attempt.facts.number {
+                1 => fails(Failure::new(Code::FuelExhausted, "no")),
+                2 => fails(Failure::new(Code::Internal, "no")),
+                _ => echo(&attempt),
+            }
+        }
+        .boxed()
+    };
+    let (runtime, handle, tenant) = bench.start(play).await;
+    let mut asked = task("1");
+    asked.budget.retry.codes = Some([Code::FuelExhausted, Code::Internal].into_iter().collect());
+    asked.budget.retry.first_ms = Some(1);
+    let both = handle.submit(tenant, vec![asked.clone()], None).await.expect("accepted").first;
+    asked.budget.retry.codes = Some([Code::FuelExhausted].into_iter().collect());
+    let one = handle.submit(tenant, vec![asked], None).await.expect("accepted").first;
+    let plain = submit(&handle, tenant, "1").await;
+    assert_eq!(ended(&handle, tenant, both).await.view.attempts.len(), 3);
+    let detail = ended(&handle, tenant, one).await;
+    assert_eq!((code(&detail), detail.view.attempts.len()), (Some(Code::Internal), 2));
+    let detail = ended(&handle, tenant, plain).await;
+    assert_eq!((code(&detail), detail.view.attempts.len()), (Some(Code::FuelExhausted), 1));
+    runtime.drain().await;
+}
+
 #[tokio::test]
 async fn a_drain_hands_back_what_runs_and_what_waits_and_burns_no_attempt() {
     let bench = Bench::new().await;
@@ -324,7 +397,7 @@ fn parent(wishes: Vec<ChildWish>, attempt: Attempt, port: Arc<dyn HostPort>) -> 
         match port.reserve(&wishes).await {
             Ok(reserved) => {
                 for (wish, reserved) in wishes.into_iter().zip(reserved) {
-                    effects.push(wish, reserved.id, reserved.kind);
+                    effects.push(wish, reserved);
                 }
             }
             Err(error) => return fails(Failure::new(Code::PluginFailed, error.to_string())),

@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use keiko_core::id::{AgentId, TaskId, TenantId, UserId};
 use keiko_core::limit::KEY_AGE_MS;
 use keiko_core::task::{JSON, Key, NewTask, Payload, Submit, Submitted};
+use keiko_core::time_out::Ends;
 
 /// The answer to a submit. What it takes is taken from `keys` and `live` at once, for the submits behind it.
 pub(crate) fn decide(
@@ -67,6 +68,11 @@ pub(crate) fn place_ms(task: &NewTask) -> i64 {
 /// The due time that a column holds: ordinary tasks stand at theirs, and store none.
 pub(crate) fn stored_due_ms(task: &NewTask) -> Option<i64> {
     (!task.priority.is_ordinary()).then_some(task.run_at_ms)
+}
+
+/// Until when a new task has to start and to end.
+pub(crate) fn ends(task: &NewTask) -> Ends {
+    Ends::of(&task.budget, task.run_at_ms)
 }
 
 /// The media type as a column holds it: most payloads are JSON and store none.

@@ -98,7 +98,7 @@ fn new_task(child: &Child, parent_id: TaskId, parent: &Parent, now_ms: i64) -> N
         created_ms: now_ms,
         run_at_ms: now_ms.saturating_add_unsigned(child.delay_ms),
         priority: parent.priority,
-        budget: parent.budget,
+        budget: parent.budget.inherited().with_time_outs_of(&child.budget),
         lineage: Lineage {
             root: parent.root,
             parent: Some(parent_id),

@@ -8,6 +8,7 @@ use keiko_core::limit::LimitFact;
 use keiko_core::outcome::{Failure, Frame, Meter, RetryWish, Taint};
 use keiko_core::policy::BudgetRequest;
 use keiko_core::priority::Priority;
+use keiko_core::retry::RetryRequest;
 use keiko_core::task::{AttemptRecord, AttemptView, TaskState};
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +75,15 @@ struct Budget {
     wall_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     attempts: Option<u64>,
+    // The statements of a retry by hand read these two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    queued_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    total_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    heartbeat_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "RetryRequest::is_empty")]
+    retry: RetryRequest,
 }
 
 /// A budget's wishes; `None` when there are none.
@@ -81,17 +91,18 @@ pub(crate) fn encode_budget(budget: &BudgetRequest) -> Option<String> {
     if budget.is_empty() {
         return None;
     }
-    let BudgetRequest { fuel, memory_bytes, wall_ms, attempts } = *budget;
-    let stored = Budget { fuel, memory_bytes, wall_ms, attempts };
-    Some(serde_json::to_string(&stored).expect("numbers always encode"))
+    let BudgetRequest { fuel, memory_bytes, wall_ms, attempts, queued_ms, total_ms, heartbeat_ms, retry } =
+        *budget;
+    let stored = Budget { fuel, memory_bytes, wall_ms, attempts, queued_ms, total_ms, heartbeat_ms, retry };
+    Some(serde_json::to_string(&stored).expect("numbers and names always encode"))
 }
 
 /// Reads what [`encode_budget`] wrote.
 pub(crate) fn decode_budget(text: Option<&str>) -> Result<BudgetRequest, Undecodable> {
     let Some(text) = text else { return Ok(BudgetRequest::default()) };
-    let Budget { fuel, memory_bytes, wall_ms, attempts } =
+    let Budget { fuel, memory_bytes, wall_ms, attempts, queued_ms, total_ms, heartbeat_ms, retry } =
         serde_json::from_str(text).map_err(|_| Undecodable("budget"))?;
-    Ok(BudgetRequest { fuel, memory_bytes, wall_ms, attempts })
+    Ok(BudgetRequest { fuel, memory_bytes, wall_ms, attempts, queued_ms, total_ms, heartbeat_ms, retry })
 }
 
 /// The priority that a column holds; ordinary ones store none.
@@ -199,6 +210,11 @@ mod tests {
         let budget = decode_budget(Some(r#"{"fuel":1,"memory_bytes":2,"wall_ms":3,"attempts":4}"#)).unwrap();
         assert_eq!(budget.attempts, Some(4));
         assert_eq!(decode_budget(encode_budget(&budget).as_deref()), Ok(budget));
+        let timed =
+            r#"{"queued_ms":5,"total_ms":6,"heartbeat_ms":7,"retry":{"first_ms":1,"codes":["trap"]}}"#;
+        let budget = decode_budget(Some(timed)).unwrap();
+        assert_eq!((budget.total_ms, budget.retry.first_ms), (Some(6), Some(1)));
+        assert_eq!(encode_budget(&budget).as_deref(), Some(timed));
         assert_eq!(encode_budget(&BudgetRequest::default()), None);
         assert_eq!(decode_budget(None), Ok(BudgetRequest::default()));
         assert_eq!(decode_budget(Some("{")), Err(Undecodable("budget")));

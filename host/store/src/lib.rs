@@ -22,6 +22,7 @@ mod prune;
 mod rescue;
 pub mod sqlite;
 mod stored;
+mod time_out;
 mod transaction;
 mod trouble;
 mod turns;

@@ -116,6 +116,10 @@ macro_rules! every_promise {
                 a_retry_needs_room_in_the_queue
                 tokens_grow_over_a_retry
                 a_large_input_outlives_a_failure
+                a_task_that_does_not_start_in_time_fails
+                a_task_that_does_not_end_in_time_fails_wherever_it_stands
+                time_outs_end_in_rounds_and_say_when_the_next_is_over
+                a_retry_by_hand_has_its_time_again
             }
             retention {
                 ended_tasks_are_forgotten_by_how_and_when_they_ended

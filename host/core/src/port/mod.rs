@@ -16,5 +16,6 @@ pub use runner::{
 };
 pub use signal::{Signal, Signals};
 pub use task::{
-    Beat, Dead, IdBlock, Lease, LeaseRequest, Pruned, Records, Rescued, StoreError, StoreErrorKind, TaskStore,
+    Beat, Dead, Expired, IdBlock, Lease, LeaseRequest, Pruned, Records, Rescued, StoreError, StoreErrorKind,
+    TaskStore,
 };

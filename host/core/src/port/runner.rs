@@ -16,7 +16,7 @@ use crate::manifest::Manifest;
 use crate::name::{KindName, TenantName};
 use crate::outcome::AttemptReport;
 use crate::page::Page;
-use crate::policy::{Budget, Grants};
+use crate::policy::{Budget, BudgetRequest, Grants};
 use crate::stop::Stop;
 use crate::task::{Lineage, Payload};
 
@@ -106,6 +106,8 @@ pub struct Reserved {
     pub id: TaskId,
     /// Which handler.
     pub kind: KindId,
+    /// The time-outs that its kind's manifest asks for.
+    pub budget: BudgetRequest,
 }
 
 /// Why nothing was reserved.

@@ -147,6 +147,15 @@ pub struct Rescued {
     pub quarantined: Vec<TaskId>,
 }
 
+/// What a round of ending did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expired {
+    /// Tasks that ended, with their tenants.
+    pub ended: Vec<(TenantId, TaskId)>,
+    /// When the next time-out is over, on this host's clock; now when there may be more already.
+    pub next_ms: Option<i64>,
+}
+
 /// What a round of forgetting did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
@@ -204,6 +213,9 @@ pub trait TaskStore: Send + Sync + 'static {
 
     /// Ends a task that has not ended; its token grows, so that a running attempt settles nothing.
     async fn cancel(&self, tenant: TenantId, id: TaskId, now_ms: i64) -> Result<CancelAnswer, StoreError>;
+
+    /// Ends up to `count_max` tasks whose time is over by [`crate::time_out`]; a running one has a stale token then.
+    async fn expire(&self, now_ms: i64, count_max: u32) -> Result<Expired, StoreError>;
 
     /// Makes a failed or cancelled task pending again, unless the tenant has `queue_max` live tasks.
     async fn retry(

@@ -6,6 +6,7 @@
 //! | fuel of guest and host calls together | `fuel_exhausted` |
 //! | host calls | `hostcall_budget` |
 //! | wall clock, in the guest or in a host call | `deadline_exceeded` |
+//! | time in which nothing moved in a host call | `deadline_exceeded` |
 //! | linear memories or tables | `memory_exceeded` |
 //! | WebAssembly stack | `stack_exhausted` |
 //! | bytes of one host call, random bytes of one call | `hostcall_too_large` |
@@ -159,6 +160,10 @@ fn by_limit(exceeded: Exceeded, budget: &Budget) -> Failure {
         Exceeded::Fuel => (Code::FuelExhausted, of_budget("fuel", budget.fuel, None)),
         Exceeded::HostCalls => (Code::HostcallBudget, of_budget("host_calls", budget.host_calls, None)),
         Exceeded::Deadline => (Code::DeadlineExceeded, of_budget("wall_ms", budget.wall_ms, None)),
+        Exceeded::Heartbeat => {
+            let limit = budget.heartbeat_ms.unwrap_or(budget.wall_ms);
+            (Code::DeadlineExceeded, of_budget("heartbeat_ms", limit, None))
+        }
         Exceeded::Memory { asked } => {
             (Code::MemoryExceeded, of_budget("memory_bytes", budget.memory_bytes, Some(asked)))
         }

@@ -48,7 +48,7 @@ impl State {
         }
         let ids: Vec<String> = reserved.iter().map(|child| child.id.to_string()).collect();
         for (wish, child) in wishes.into_iter().zip(reserved) {
-            self.effects.push(wish, child.id, child.kind);
+            self.effects.push(wish, child);
         }
         self.gate.charge_bytes(ids.iter().map(String::len).sum());
         Ok(Ok(ids))

@@ -13,7 +13,7 @@ use keiko_core::history::{DateRange, Statistics, UserTask};
 use keiko_core::limit::{COMPONENT_BYTES_MAX, SetBy};
 use keiko_core::outcome::{AttemptReport, Failure, Outcome};
 use keiko_core::page::Page;
-use keiko_core::policy::{BUDGET_DEFAULT, Budget, Grants, Limit};
+use keiko_core::policy::{BUDGET_DEFAULT, Budget, BudgetRequest, Grants, Limit};
 use keiko_core::port::{
     AskError, Attempt, AttemptFacts, Compiled, Components, HostPort, InstallError, ReserveError, Reserved,
     Runner, StoreError,
@@ -133,7 +133,9 @@ impl HostPort for Port {
         if let Some(error) = self.refuse.lock().unwrap().clone() {
             return Err(error);
         }
-        Ok((1..=wishes.len() as i64).map(|n| Reserved { id: TaskId(n), kind: KindId(7) }).collect())
+        Ok((1..=wishes.len() as i64)
+            .map(|n| Reserved { id: TaskId(n), kind: KindId(7), budget: BudgetRequest::default() })
+            .collect())
     }
 
     async fn agents(&self, ids: &[AgentId]) -> Result<Vec<Option<Agent>>, AskError> {
@@ -185,6 +187,7 @@ pub fn budget() -> Budget {
         wall_ms: limit(BUDGET_DEFAULT.wall_ms),
         host_calls: limit(BUDGET_DEFAULT.host_calls),
         attempts: limit(1),
+        heartbeat_ms: None,
     }
 }
 

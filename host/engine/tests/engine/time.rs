@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use keiko_core::Code;
+use keiko_core::limit::SetBy;
 use keiko_core::outcome::Outcome;
-use keiko_core::policy::{BUDGET_CEILING, Grants};
+use keiko_core::policy::{BUDGET_CEILING, Grants, Limit};
 use keiko_core::stop::StopReason;
 
 use crate::guest::{ATTEMPT, Guest, MONOTONIC_CLOCK, TASKS, guest};
@@ -65,6 +66,33 @@ fn a_wait_for_a_clock_ends_at_its_deadline() {
 fn a_host_call_that_never_answers_ends_at_its_deadline() {
     let never = || Port { never_answers: true, ..Port::default() };
     ends_at_its_deadline(Run::of(submits()).port(never()).wall_ms(50));
+}
+
+fn heartbeat(mut run: Run, ms: u64) -> Run {
+    run.budget.heartbeat_ms = Some(Limit { value: ms, set_by: SetBy::Task });
+    run
+}
+
+#[test]
+fn a_host_call_of_which_nothing_moves_ends_at_its_heartbeat() {
+    let waits = guest("(call $block (call $subscribe (i64.const 0x7fffffffffffffff))) (call $done)");
+    let never = Port { never_answers: true, ..Port::default() };
+    for run in [Run::of(waits.with(MONOTONIC_CLOCK)), Run::of(submits()).port(never)] {
+        let failure = heartbeat(run, 50).failure();
+        assert_eq!(failure.code, Code::DeadlineExceeded);
+        let limit = failure.limit.unwrap();
+        assert_eq!((limit.name.as_str(), limit.limit, limit.set_by), ("heartbeat_ms", 50, SetBy::Task));
+    }
+}
+
+#[test]
+fn what_moves_outlives_its_heartbeat() {
+    let wait = "(call $block (call $subscribe (i64.const 20000000)))";
+    let waits = guest(&format!("{} (call $done)", wait.repeat(8)));
+    assert_eq!(heartbeat(Run::of(waits.with(MONOTONIC_CLOCK)), 100).result(), "null");
+    // A guest that computes is no host call that hangs.
+    let failure = heartbeat(Run::of(spins()).fuel(BUDGET_CEILING.fuel).wall_ms(200), 50).failure();
+    assert_eq!(failure.limit.unwrap().name, "wall_ms");
 }
 
 #[test]

@@ -15,8 +15,8 @@ use keiko_core::manifest::Manifest;
 use keiko_core::outcome::{AttemptReport, Failure, Meter, Outcome, Taint};
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
 use keiko_core::port::{
-    Attempt, Beat, Clock, Compiled, Dead, HostPort, IdBlock, InstallError, Lease, LeaseRequest, Pruned,
-    Rescued, Runner, StoreError, StoreErrorKind, TaskStore,
+    Attempt, Beat, Clock, Compiled, Dead, Expired, HostPort, IdBlock, InstallError, Lease, LeaseRequest,
+    Pruned, Rescued, Runner, StoreError, StoreErrorKind, TaskStore,
 };
 use keiko_core::priority::Priority;
 use keiko_core::retention::KeptFrom;
@@ -179,6 +179,11 @@ impl TaskStore for Faulty {
     async fn cancel(&self, tenant: TenantId, id: TaskId, now_ms: i64) -> Result<CancelAnswer, StoreError> {
         self.up()?;
         self.store.cancel(tenant, id, now_ms).await
+    }
+
+    async fn expire(&self, now_ms: i64, count_max: u32) -> Result<Expired, StoreError> {
+        self.up()?;
+        self.store.expire(now_ms, count_max).await
     }
 
     async fn retry(

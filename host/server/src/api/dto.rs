@@ -11,6 +11,7 @@ use keiko_core::log::{Level, Line, Source};
 use keiko_core::outcome::{Failure, Frame};
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
 use keiko_core::priority::{PRIORITY_MAX, Priority};
+use keiko_core::retry::RetryRequest;
 use keiko_core::task::{AttemptView, Payload, TaskCounts, TaskSummary};
 use keiko_core::{Code, TaskId};
 use keiko_runtime::{AttemptLog, TaskDetail, TaskRequest};
@@ -41,6 +42,10 @@ struct TaskBody<'a> {
     memory_mib: Option<u64>,
     timeout_s: Option<u64>,
     attempts: Option<u64>,
+    queued_timeout_s: Option<u64>,
+    total_timeout_s: Option<u64>,
+    heartbeat_timeout_s: Option<u64>,
+    retry: Option<RetryRequest>,
     delay_ms: Option<u64>,
     run_at: Option<String>,
     priority: Option<u64>,
@@ -175,6 +180,7 @@ impl TaskBody<'_> {
                 }
             }
         };
+        let ms = |seconds: u64| seconds.saturating_mul(1_000);
         Ok(TaskRequest {
             plugin: self.plugin,
             kind: self.kind,
@@ -182,8 +188,12 @@ impl TaskBody<'_> {
             budget: BudgetRequest {
                 fuel: self.fuel,
                 memory_bytes: self.memory_mib.map(|mib| mib.saturating_mul(MIB)),
-                wall_ms: self.timeout_s.map(|seconds| seconds.saturating_mul(1_000)),
+                wall_ms: self.timeout_s.map(ms),
                 attempts: self.attempts,
+                queued_ms: self.queued_timeout_s.map(ms),
+                total_ms: self.total_timeout_s.map(ms),
+                heartbeat_ms: self.heartbeat_timeout_s.map(ms),
+                retry: self.retry.unwrap_or_default(),
             },
             delay_ms: self.delay_ms.unwrap_or(0),
             run_at_ms: run_at_ms(self.run_at)?,
@@ -538,6 +548,14 @@ struct KindJson<'a> {
     timeout_s: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     attempts: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queued_timeout_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total_timeout_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heartbeat_timeout_s: Option<u64>,
+    #[serde(skip_serializing_if = "RetryRequest::is_empty")]
+    retry: RetryRequest,
 }
 
 fn plugin_json<'a>(plugin: &'a Plugin, policy: &TenantPolicy) -> PluginJson<'a> {
@@ -549,6 +567,10 @@ fn plugin_json<'a>(plugin: &'a Plugin, policy: &TenantPolicy) -> PluginJson<'a> 
         memory_mib: kind.memory_mib,
         timeout_s: kind.timeout_s,
         attempts: kind.attempts,
+        queued_timeout_s: kind.queued_timeout_s,
+        total_timeout_s: kind.total_timeout_s,
+        heartbeat_timeout_s: kind.heartbeat_timeout_s,
+        retry: kind.retry,
     };
     let denied = manifest.wants().into_iter().filter(|capability| !policy.grants.allow(*capability));
     PluginJson {

@@ -209,7 +209,7 @@ fn kind(
             fuel: kind.fuel,
             memory_bytes: kind.memory_mib.map(|mib| mib.saturating_mul(MIB)),
             wall_ms: kind.timeout_s.map(|seconds| seconds.saturating_mul(1_000)),
-            attempts: None,
+            ..BudgetRequest::default()
         };
         kinds.extend(plugin.kinds.iter().map(|kind| (kind.name.clone(), wish(kind))));
     }
@@ -236,7 +236,7 @@ fn budget(arguments: &Arguments, manifest: &BudgetRequest) -> Result<Budget, Fai
         fuel: arguments.fuel,
         memory_bytes: arguments.memory.map(|mib| mib.saturating_mul(MIB)),
         wall_ms: arguments.timeout.map(|seconds| seconds.saturating_mul(1_000)),
-        attempts: None,
+        ..BudgetRequest::default()
     };
     admit(&TenantPolicy::default(), manifest, &asked).map_err(|denied| Failure::Usage(denied.to_string()))
 }
@@ -352,6 +352,9 @@ impl HostPort for Port {
 
     async fn reserve(&self, wishes: &[ChildWish]) -> Result<Vec<Reserved>, ReserveError> {
         let first = self.next_child.fetch_add(wishes.len() as i64, Ordering::Relaxed);
-        Ok((first..).map(|id| Reserved { id: TaskId(id), kind: KindId(0) }).take(wishes.len()).collect())
+        Ok((first..)
+            .map(|id| Reserved { id: TaskId(id), kind: KindId(0), budget: BudgetRequest::default() })
+            .take(wishes.len())
+            .collect())
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keiko_core::limit::BULK_TASKS_MAX;
+use keiko_core::retry::RetryRequest;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -59,6 +60,18 @@ pub(super) struct Submit {
     /// Attempts at most
     #[arg(long, value_name = "N")]
     attempts: Option<u64>,
+    /// Fail when the first attempt has not begun after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    queued_timeout: Option<u64>,
+    /// Fail when the task has not ended after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    total_timeout: Option<u64>,
+    /// End an attempt when nothing moves in one of its host calls for so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    heartbeat_timeout: Option<u64>,
+    /// When to try again: JSON with first_ms, max_ms, factor, jitter_percent and codes, of which any may be left out
+    #[arg(long, value_name = "JSON", value_parser = retry_policy)]
+    retry: Option<RetryRequest>,
     /// The agent that works on it
     #[arg(long, value_name = "ID")]
     agent: Option<String>,
@@ -76,6 +89,10 @@ pub(super) struct Submit {
     priority: Option<u64>,
     #[command(flatten)]
     host: client::HostArguments,
+}
+
+fn retry_policy(text: &str) -> Result<RetryRequest, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 /// A task as the host takes it.
@@ -99,6 +116,14 @@ struct TaskBody<'a> {
     timeout_s: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     attempts: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queued_timeout_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total_timeout_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heartbeat_timeout_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry: Option<RetryRequest>,
     #[serde(skip_serializing_if = "Option::is_none")]
     delay_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -131,6 +156,10 @@ impl Submit {
             memory_mib: self.memory,
             timeout_s: self.timeout,
             attempts: self.attempts,
+            queued_timeout_s: self.queued_timeout,
+            total_timeout_s: self.total_timeout,
+            heartbeat_timeout_s: self.heartbeat_timeout,
+            retry: self.retry,
             delay_ms: self.delay,
             run_at: self.run_at.as_deref(),
             priority: self.priority,
@@ -143,7 +172,10 @@ impl Submit {
     fn describes_tasks(&self) -> bool {
         let numbers = [self.fuel, self.memory, self.timeout, self.attempts, self.delay, self.priority];
         let names = [&self.plugin, &self.kind, &self.agent, &self.user, &self.run_at];
-        names.iter().any(|name| name.is_some()) || numbers.iter().any(Option::is_some)
+        let times = [self.queued_timeout, self.total_timeout, self.heartbeat_timeout];
+        names.iter().any(|name| name.is_some())
+            || numbers.iter().chain(&times).any(Option::is_some)
+            || self.retry.is_some()
     }
 }
 

@@ -216,6 +216,24 @@ fn a_task_waits_for_its_time_and_keeps_its_priority() {
 }
 
 #[test]
+fn a_task_ends_with_the_time_it_was_given() {
+    let world = World::open();
+    let client = world.client(None);
+    let waits =
+        client.submit(r#"{"kind":"loop","fuel":100000000000,"total_timeout_s":1,"retry":{"factor":1}}"#);
+    let task = client.get(&format!("/v1/tasks/{waits}?wait=60")).expect(200).json();
+    let error = &task["error"];
+    assert_eq!((&error["code"], &error["limit"]["name"]), (&json!("deadline_exceeded"), &json!("total_ms")));
+    assert_eq!((&error["limit"]["limit"], &error["limit"]["set_by"]), (&json!(1_000), &json!("task")));
+    let refused = |body: &str| client.post_json("/v1/tasks", body).problem(400, "invalid_input");
+    assert_eq!(refused(r#"{"kind":"echo","queued_timeout_s":0}"#)["limit"]["name"], "queued_ms");
+    assert_eq!(refused(r#"{"kind":"echo","retry":{"factor":11}}"#)["limit"]["name"], "retry.factor");
+    let text = refused(r#"{"kind":"echo","retry":{"codes":["oops"]}}"#)["message"].clone();
+    assert!(text.as_str().unwrap().contains("`oops` is not a code"), "{text}");
+    refused(r#"{"kind":"echo","retry":{"tries":1}}"#);
+}
+
+#[test]
 fn a_wait_ends_with_its_time() {
     let world = World::open();
     let client = world.client(None);

@@ -252,5 +252,6 @@ fn leased(id: TaskId, row: &Row) -> LeasedTask {
         agent: row.agent,
         user: row.user,
         trace: row.trace.clone(),
+        ends: row.ends,
     }
 }

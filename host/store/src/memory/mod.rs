@@ -23,7 +23,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use keiko_core::id::{Holder, TaskId, TenantId, Token};
-use keiko_core::port::{Beat, Dead, IdBlock, Lease, LeaseRequest, Pruned, Rescued, StoreError, TaskStore};
+use keiko_core::port::{
+    Beat, Dead, Expired, IdBlock, Lease, LeaseRequest, Pruned, Rescued, StoreError, TaskStore,
+};
 use keiko_core::retention::KeptFrom;
 use keiko_core::task::{CancelAnswer, RetryAnswer, Settled, Settlement, Submit, Submitted};
 
@@ -135,6 +137,10 @@ impl TaskStore for MemoryStore {
 
     async fn cancel(&self, tenant: TenantId, id: TaskId, now_ms: i64) -> Result<CancelAnswer, StoreError> {
         self.call(|state| Ok(state.cancel(tenant, id, now_ms))).await
+    }
+
+    async fn expire(&self, now_ms: i64, count_max: u32) -> Result<Expired, StoreError> {
+        self.call(|state| Ok(state.expire(now_ms, count_max))).await
     }
 
     async fn retry(

@@ -136,6 +136,18 @@ mutations! {
     PriorityBeforeDue;
     /// A task with a priority that had to wait stays where it stood.
     DueWithoutPlace;
+    /// A retry by hand does not give a task its time-outs again.
+    RetryForgetsTimeOuts;
+    /// A task that has started is ended because it did not start in time.
+    StartedTimesOutQueued;
+    /// A task is ended a millisecond before its time is over.
+    TimeOutsEarly;
+    /// A time-out does not grow the token.
+    TimeOutWithoutToken;
+    /// A time-out does not say which limit was met.
+    TimeOutNamesNothing;
+    /// A round of ending does not say when the next time-out is over.
+    NextTimeOutForgotten;
     /// A retry by hand loses the priority.
     RetryForgetsPriority;
     /// A child does not inherit its parent's priority.

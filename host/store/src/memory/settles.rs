@@ -248,6 +248,7 @@ fn retry(
     let kept = attempt(row, one, number, Some(told(failure, mutation)), mutation);
     row.kept.extend(Some(kept).filter(|_| mutation != Some(Mutation::RetriedAttemptLost)));
     (row.state, row.run_at_ms, row.place_ms) = (TaskState::Pending, run_at_ms, run_at_ms);
+    row.ends.start_by_ms = None;
 }
 
 fn complete(

@@ -13,9 +13,10 @@ use keiko_core::policy::BudgetRequest;
 use keiko_core::port::{StoreError, StoreErrorKind};
 use keiko_core::priority::Priority;
 use keiko_core::task::{AttemptRecord, Key, Lineage, NewTask, Payload, TaskState};
+use keiko_core::time_out::Ends;
 
 use super::mutation::Mutation;
-use crate::admit::{Keys, Known, place_ms};
+use crate::admit::{Keys, Known, ends, place_ms};
 use crate::count::Changes;
 
 /// Everything that is stored. Its methods check before they write, so that an error leaves it as it was.
@@ -116,6 +117,7 @@ pub(super) struct Row {
     pub(super) finished_ms: Option<i64>,
     pub(super) lineage: Lineage,
     pub(super) budget: BudgetRequest,
+    pub(super) ends: Ends,
     pub(super) trace: Option<String>,
     pub(super) input: Payload,
     pub(super) agent: Option<AgentId>,
@@ -149,6 +151,7 @@ impl Row {
             finished_ms: None,
             lineage: task.lineage,
             budget: task.budget,
+            ends: ends(task),
             trace: task.trace.clone(),
             input: task.input.clone(),
             agent: task.agent,

@@ -4,19 +4,23 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use keiko_core::code::Code;
 use keiko_core::id::{TaskId, TenantId, Token};
 use keiko_core::outcome::Failure;
-use keiko_core::port::{Pruned, StoreError};
+use keiko_core::port::{Expired, Pruned, StoreError};
 use keiko_core::priority::Priority;
 use keiko_core::retention::KeptFrom;
 use keiko_core::task::{CancelAnswer, NewTask, RetryAnswer, Submit, Submitted, TaskState};
+use keiko_core::time_out::Ends;
 
 use super::mutation::Mutation;
 use super::state::{Row, State};
 use crate::admit::{Known, People, decide};
 use crate::count::{AgentChange, Change, Changes};
 use crate::ending::End;
+use crate::format::decode_failure;
 use crate::prune::{Ended, answer, changes, doomed, end_of_walk};
+use crate::time_out::{Candidate, Over};
 
 impl State {
     pub(super) fn enqueue(&mut self, submits: &[Submit], now_ms: i64) -> Result<Vec<Submitted>, StoreError> {
@@ -187,7 +191,7 @@ impl State {
                 (row.state, row.holder, row.finished_ms) = (end.state, None, Some(now_ms));
                 row.token.0 += end.token;
                 row.crashes = row.crashes.saturating_add(end.crashes as u32);
-                row.failure = end.code.map(|code| Failure::new(code, end.message.unwrap_or_default()));
+                row.failure = end.code.map(|code| failure(code, end));
             });
             let failed = i64::from(end.state == TaskState::Failed);
             let cancelled = i64::from(end.state == TaskState::Cancelled);
@@ -201,6 +205,39 @@ impl State {
             self.store_counts(&changes);
         }
         ended
+    }
+
+    /// Ends tasks whose time is over.
+    pub(super) fn expire(&mut self, now_ms: i64, count_max: u32) -> Expired {
+        let candidate = |(id, row): (&TaskId, &Row)| Candidate {
+            id: *id,
+            tenant: row.tenant,
+            budget: row.budget,
+            ends: row.ends,
+            waits: row.state == TaskState::Pending && row.attempts == 0 && row.crashes == 0
+                || self.breaks(Mutation::StartedTimesOutQueued),
+        };
+        let live = self.tasks.iter().filter(|(_, row)| !row.state.is_terminal());
+        let live: Vec<Candidate> = live.map(candidate).collect();
+        let early = if self.breaks(Mutation::TimeOutsEarly) { 1 } else { 0 };
+        let is_over = |one: &Candidate| one.ends.over(one.waits, now_ms + early).is_some();
+        let found: Vec<Candidate> = live.into_iter().filter(is_over).take(count_max as usize).collect();
+        let more = found.len() == count_max as usize;
+        let over = Over::of(found, now_ms + early);
+        let ends: Vec<(Vec<TaskId>, End)> = over.ends().map(|(ids, end)| (ids.to_vec(), end)).collect();
+        for (ids, mut end) in ends {
+            if self.breaks(Mutation::TimeOutWithoutToken) {
+                end.token = 0;
+            }
+            if self.breaks(Mutation::TimeOutNamesNothing) {
+                end.detail = None;
+            }
+            self.finish(&ids, &end, now_ms);
+        }
+        let live = self.tasks.values().filter(|row| !row.state.is_terminal());
+        let next = live.flat_map(|row| row.ends.start_by_ms.into_iter().chain(row.ends.end_by_ms));
+        let next_ms = next.filter(|at_ms| *at_ms > now_ms).min();
+        over.expired(more, next_ms.filter(|_| !self.breaks(Mutation::NextTimeOutForgotten)), now_ms)
     }
 
     pub(super) fn retry(&mut self, tenant: TenantId, id: TaskId, queue_max: u64, now_ms: i64) -> RetryAnswer {
@@ -237,6 +274,12 @@ impl State {
     }
 }
 
+/// The failure of an end.
+fn failure(code: Code, end: &End) -> Failure {
+    let message = end.message.clone().unwrap_or_default().into_owned();
+    decode_failure(code.as_str(), message, end.detail.as_deref()).expect("it was encoded here")
+}
+
 /// Makes an ended task pending again. Its attempts count from none; their numbers go on behind the earlier ones.
 fn revive(row: &mut Row, now_ms: i64, mutation: Option<Mutation>) {
     let last = row.last.take().filter(|_| mutation != Some(Mutation::RetryLosesLastAttempt));
@@ -260,6 +303,9 @@ fn revive(row: &mut Row, now_ms: i64, mutation: Option<Mutation>) {
         row.run_at_ms = now_ms;
     }
     row.place_ms = row.priority.place_at_ms(row.run_at_ms, now_ms);
+    if mutation != Some(Mutation::RetryForgetsTimeOuts) {
+        row.ends = Ends::of(&row.budget, now_ms);
+    }
     if mutation == Some(Mutation::RetryForgetsPriority) {
         (row.priority, row.place_ms) = (Priority::default(), row.run_at_ms);
     }

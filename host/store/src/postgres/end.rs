@@ -5,9 +5,11 @@
 
 use keiko_core::code::Code;
 use keiko_core::id::{AgentId, TaskId, TenantId};
-use keiko_core::port::{StoreError, StoreErrorKind};
+use keiko_core::port::{Expired, StoreError, StoreErrorKind};
 use keiko_core::priority::AGEING_MS;
 use keiko_core::task::{CancelAnswer, RetryAnswer, TaskState};
+use keiko_core::time_out::Ends;
+use sqlx::postgres::PgRow;
 
 use super::count;
 use super::row::get;
@@ -15,7 +17,8 @@ use super::session::Session;
 use super::submit::lock_tenants;
 use crate::count::{AgentChange, Change, Changes, Spent, Usage};
 use crate::ending::End;
-use crate::format::Undecodable;
+use crate::format::{Undecodable, decode_budget};
+use crate::time_out::{Candidate, Over};
 use crate::trouble::undecodable;
 
 /// How often a cancel looks for a task that is between live and ended.
@@ -27,11 +30,30 @@ pub(crate) const FINISH: &str = "
         DELETE FROM task AS t USING unnest($1::bigint[]) AS e (id)
         WHERE t.id = e.id AND t.tenant = coalesce($8, t.tenant) RETURNING t.*)
     INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
-        finished_ms, root, parent, depth, code, message, budget, trace, input_type, input, agent, app_user,
+        finished_ms, root, parent, depth, code, message, detail, budget, trace, input_type, input, agent, app_user,
         priority)
     SELECT id, tenant, kind, $2, token + $3, attempts, crashes + $4, earlier, created_ms, coalesce(due_ms, run_at_ms),
-        $5, root, parent, depth, $6, $7, budget, trace, input_type, input, agent, app_user, priority
+        $5, root, parent, depth, $6, $7, $9, budget, trace, input_type, input, agent, app_user, priority
     FROM gone RETURNING id, tenant, agent";
+
+/// Up to `$2` tasks whose time is over, which nobody else changes until the commit, with times on the caller's clock, `$1`:
+/// those that wait too long for their first attempt, and those that should have ended.
+pub(crate) const OVER: &str = "
+    SELECT t.id, t.tenant, t.budget, t.start_by_ms - (keiko_now($1) - $1), t.end_by_ms - (keiko_now($1) - $1),
+        t.holder IS NULL AND t.attempts = 0 AND t.crashes = 0
+    FROM task AS t WHERE t.id IN (
+        SELECT id FROM task WHERE start_by_ms IS NOT NULL AND start_by_ms <= keiko_now($1) AND holder IS NULL
+            AND attempts = 0 AND crashes = 0
+        UNION ALL SELECT id FROM task WHERE end_by_ms IS NOT NULL AND end_by_ms <= keiko_now($1)
+        LIMIT $2)
+    ORDER BY t.id FOR UPDATE SKIP LOCKED";
+
+/// When the first time-out behind the caller's time, `$1`, is over, on its clock.
+pub(crate) const NEXT_TIME_OUT: &str = "
+    SELECT least(
+        (SELECT min(start_by_ms) FROM task WHERE start_by_ms IS NOT NULL AND start_by_ms > keiko_now($1)),
+        (SELECT min(end_by_ms) FROM task WHERE end_by_ms IS NOT NULL AND end_by_ms > keiko_now($1)))
+        - (keiko_now($1) - $1)";
 
 /// Moves an ended task back, and the attempt that ended it to the others; whose counts change, and how.
 const REVIVE: &str = "
@@ -44,10 +66,11 @@ const REVIVE: &str = "
         FROM gone WHERE started_ms IS NOT NULL),
     revived AS (
         INSERT INTO task (id, tenant, kind, token, earlier, created_ms, run_at_ms, root, parent, depth, budget, trace,
-            input_type, input, agent, app_user, priority, due_ms)
+            input_type, input, agent, app_user, priority, due_ms, start_by_ms, end_by_ms)
         SELECT id, tenant, kind, token, earlier + attempts, created_ms,
             keiko_now($3) - coalesce(priority, 0) * $5::bigint, root, parent, depth, budget, trace, input_type,
-            coalesce(input, ''), agent, app_user, priority, CASE WHEN priority IS NOT NULL THEN keiko_now($3) END
+            coalesce(input, ''), agent, app_user, priority, CASE WHEN priority IS NOT NULL THEN keiko_now($3) END,
+            keiko_now($3) + (budget::json ->> 'queued_ms')::bigint, keiko_now($3) + (budget::json ->> 'total_ms')::bigint
         FROM gone)
     SELECT agent, elapsed_us FROM gone";
 
@@ -88,6 +111,33 @@ pub(crate) async fn fail_undecodable(
         tracing::error!(items = ended, "tasks that cannot be read were ended");
     }
     Ok(())
+}
+
+/// Ends tasks whose time is over.
+pub(crate) async fn expire(
+    session: &mut Session,
+    now_ms: i64,
+    count_max: u32,
+) -> Result<Expired, StoreError> {
+    let rows = session.rows(sqlx::query(OVER).bind(now_ms).bind(i64::from(count_max))).await?;
+    let over = Over::of(rows.iter().map(candidate).collect::<Result<_, _>>()?, now_ms);
+    for (ids, end) in over.ends() {
+        finish(session, ids, &end, now_ms).await?;
+    }
+    let next = session.row(sqlx::query(NEXT_TIME_OUT).bind(now_ms)).await?;
+    let next_ms = next.as_ref().map_or(Ok(None), |row| get(row, 0))?;
+    Ok(over.expired(rows.len() == count_max as usize, next_ms, now_ms))
+}
+
+fn candidate(row: &PgRow) -> Result<Candidate, StoreError> {
+    Ok(Candidate {
+        id: TaskId(get(row, 0)?),
+        tenant: TenantId(get(row, 1)?),
+        // What cannot be read names no number, and is over all the same.
+        budget: decode_budget(get(row, 2)?).unwrap_or_default(),
+        ends: Ends { start_by_ms: get(row, 3)?, end_by_ms: get(row, 4)? },
+        waits: get(row, 5)?,
+    })
 }
 
 /// Makes a failed or cancelled task pending again.
@@ -141,8 +191,9 @@ async fn finish(session: &mut Session, ids: &[TaskId], end: &End, now_ms: i64) -
     let mut ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
     ids.sort_unstable();
     let query = sqlx::query(FINISH).bind(ids).bind(end.state as i16).bind(end.token).bind(end.crashes as i32);
-    let query = query.bind(now_ms).bind(end.code.map(Code::as_str)).bind(end.message);
-    let rows = session.rows(query.bind(end.tenant.map(|tenant| tenant.0))).await?;
+    let query = query.bind(now_ms).bind(end.code.map(Code::as_str)).bind(end.message.as_deref());
+    let query = query.bind(end.tenant.map(|tenant| tenant.0)).bind(end.detail.as_deref());
+    let rows = session.rows(query).await?;
     let (mut changes, mut usage) = (Changes::default(), Usage::default());
     for row in &rows {
         let tenant = TenantId(get(row, 1)?);

@@ -16,6 +16,7 @@ use keiko_core::port::{Lease, LeaseRequest, StoreError};
 use keiko_core::priority::AGEING_MS;
 use keiko_core::share::{Claim, shares};
 use keiko_core::task::{LeasedTask, Lineage, Payload};
+use keiko_core::time_out::Ends;
 use sqlx::postgres::PgRow;
 
 use super::end::fail_undecodable;
@@ -34,12 +35,13 @@ const ROUNDS_MAX: usize = 16;
 /// Tasks with a priority that one lease gives their place.
 const RAISE_MAX: i64 = 1_000;
 
-/// The columns of a leased task. Inputs up to 8 KiB come with it.
+/// The columns of a leased task, times on the caller's clock, `$2`. Inputs up to 8 KiB come with it.
 macro_rules! leased {
     () => {
         "t.id, t.tenant, t.kind, t.token, t.attempts, t.deadlines, t.crashes, t.created_ms, t.run_at_ms, t.root,
             t.parent, t.depth, t.budget, t.trace, t.input_type, octet_length(t.input) AS input_bytes,
-            CASE WHEN octet_length(t.input) <= 8192 THEN t.input END AS input, t.agent, t.app_user"
+            CASE WHEN octet_length(t.input) <= 8192 THEN t.input END AS input, t.agent, t.app_user,
+            t.start_by_ms - (keiko_now($2) - $2) AS start_by_ms, t.end_by_ms - (keiko_now($2) - $2) AS end_by_ms"
     };
 }
 
@@ -158,13 +160,13 @@ pub(crate) async fn lease(session: &mut Session, request: &LeaseRequest) -> Resu
     }
     let mut taken = Taken::default();
     taken.add(&rows)?;
-    let raised = get::<bool>(&rows[0], 22)?;
+    let raised = get::<bool>(&rows[0], 24)?;
     if raised {
         let query = sqlx::query(RAISE).bind(request.now_ms).bind(AGEING_MS).bind(RAISE_MAX);
         session.run(query).await?;
     }
     // Behind as many tenants as there is room there may be others, whose turn it is when somebody else had those.
-    let cut = get::<i64>(&rows[0], 21)? >= number(request.room) && taken.count < request.room;
+    let cut = get::<i64>(&rows[0], 23)? >= number(request.room) && taken.count < request.room;
     let whole = more_rounds(session, request, &mut taken).await? && !cut && !raised;
     let after = taken.tenants.last().map(|&(tenant, _)| tenant).or(request.after);
     let Taken { mut tasks, mut unreadable, tenants, .. } = taken;
@@ -254,7 +256,7 @@ impl Taken {
         let mut places: BTreeMap<i64, (TenantId, i64, usize)> = BTreeMap::new();
         for row in rows {
             let Some(id) = get::<Option<i64>>(row, 0)? else { continue };
-            let (tenant, place, share) = (TenantId(get(row, 1)?), get(row, 19)?, get(row, 20)?);
+            let (tenant, place, share) = (TenantId(get(row, 1)?), get(row, 21)?, get(row, 22)?);
             places.entry(place).or_insert((tenant, share, 0)).2 += 1;
             self.count += 1;
             match decode(row) {
@@ -314,6 +316,7 @@ fn decode(row: &PgRow) -> Result<Leased, StoreError> {
         agent: get::<Option<i64>>(row, 17)?.map(AgentId),
         user: get::<Option<i64>>(row, 18)?.map(UserId),
         trace: get(row, 13)?,
+        ends: Ends { start_by_ms: get(row, 19)?, end_by_ms: get(row, 20)? },
     };
     let input_bytes = input.is_none().then_some(u64::from(input_bytes));
     Ok(Leased { task, input_bytes })

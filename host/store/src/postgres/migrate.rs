@@ -16,6 +16,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("init", include_str!("../../../../migrations/postgres/0001_init.sql")),
     ("agents", include_str!("../../../../migrations/postgres/0002_agents.sql")),
     ("priority", include_str!("../../../../migrations/postgres/0003_priority.sql")),
+    ("time_outs", include_str!("../../../../migrations/postgres/0004_time_outs.sql")),
 ];
 
 /// How a file starts that cannot run in a transaction.

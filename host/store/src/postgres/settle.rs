@@ -89,7 +89,7 @@ pub(crate) const RETRY: &str = concat!(
     WITH back AS (
         UPDATE task AS t SET holder = NULL, attempts = t.attempts + 1, deadlines = t.deadlines + s.deadlines,
             run_at_ms = s.run_at_ms + (keiko_now($18) - $18),
-            due_ms = CASE WHEN t.due_ms IS NOT NULL THEN s.run_at_ms + (keiko_now($18) - $18) END
+            due_ms = CASE WHEN t.due_ms IS NOT NULL THEN s.run_at_ms + (keiko_now($18) - $18) END, start_by_ms = NULL
         FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[],
             $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::integer[], $11::integer[], $12::text[],
             $13::text[], $14::text[], $15::integer[], $16::bigint[])

@@ -14,7 +14,7 @@ use sqlx::postgres::PgRow;
 use super::count;
 use super::row::{self, get, stored_text};
 use super::session::{Session, chunks};
-use crate::admit::{Keys, Known, People, decide, place_ms, read_body, stored_due_ms, stored_type};
+use crate::admit::{Keys, Known, People, decide, ends, place_ms, read_body, stored_due_ms, stored_type};
 use crate::count::{AgentChange, Change, Changes};
 use crate::format::{encode_budget, stored_priority};
 
@@ -36,14 +36,15 @@ const UPSERT_KEYS: &str = "INSERT INTO idempotency AS i (tenant, key, first, cou
 
 /// Only tasks whose kind is their tenant's; the number tells.
 const INSERT_TASKS: &str = "INSERT INTO task (id, tenant, kind, created_ms, run_at_ms, root, parent, depth, budget,
-        trace, input_type, input, agent, app_user, priority, due_ms)
+        trace, input_type, input, agent, app_user, priority, due_ms, start_by_ms, end_by_ms)
     SELECT n.id, n.tenant, n.kind, n.created_ms, n.run_at_ms, n.root, n.parent, n.depth, n.budget,
-        n.trace, n.input_type, n.input, n.agent, n.app_user, n.priority, n.due_ms
+        n.trace, n.input_type, n.input, n.agent, n.app_user, n.priority, n.due_ms, n.start_by_ms,
+        n.end_by_ms
     FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
         $8::integer[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::bigint[], $14::bigint[],
-        $15::smallint[], $16::bigint[])
+        $15::smallint[], $16::bigint[], $17::bigint[], $18::bigint[])
         AS n (id, tenant, kind, created_ms, run_at_ms, root, parent, depth, budget, trace, input_type, input, agent,
-            app_user, priority, due_ms)
+            app_user, priority, due_ms, start_by_ms, end_by_ms)
     JOIN kind AS k ON k.id = n.kind AND k.tenant = n.tenant";
 
 /// Stores submits, each with its own now; the answers are in their order.
@@ -145,6 +146,9 @@ pub(crate) async fn insert(
         let priorities =
             chunk.iter().map(|(_, task)| stored_priority(task.priority).map(|level| level as i16));
         let due = chunk.iter().map(|(_, task)| Some(stored_due_ms(task)?.saturating_add(shift_ms)));
+        let ends = chunk.iter().map(|(_, task)| ends(task).shifted(shift_ms));
+        let (start_by, end_by): (Vec<_>, Vec<_>) =
+            ends.map(|ends| (ends.start_by_ms, ends.end_by_ms)).unzip();
         let depths: Vec<i32> = chunk.iter().map(|(_, task)| depth(task)).collect();
         let inputs: Vec<&[u8]> = chunk.iter().map(|(_, task)| &task.input.bytes[..]).collect();
         let query = sqlx::query(INSERT_TASKS).bind(ids(|task| task.id.0)).bind(tenants);
@@ -156,6 +160,7 @@ pub(crate) async fn insert(
         let query = query.bind(texts(|task| stored_type(&task.input).map(stored_text))).bind(inputs);
         let query = query.bind(perhaps(|task| Some(task.agent?.0))).bind(perhaps(|task| Some(task.user?.0)));
         let query = query.bind(priorities.collect::<Vec<_>>()).bind(due.collect::<Vec<_>>());
+        let query = query.bind(start_by).bind(end_by);
         if session.run(query).await? != chunk.len() as u64 {
             let message = "a task's kind is not its tenant's";
             return Err(StoreError::new(StoreErrorKind::Refused, message));

@@ -5,27 +5,48 @@
 
 use keiko_core::code::Code;
 use keiko_core::id::{AgentId, TaskId, TenantId};
-use keiko_core::port::StoreError;
+use keiko_core::port::{Expired, StoreError};
 use keiko_core::priority::AGEING_MS;
 use keiko_core::task::{CancelAnswer, RetryAnswer, TaskState};
+use keiko_core::time_out::Ends;
 use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
 
 use super::count::{AgentChange, Change, Changes, Spent, Usage};
 use super::error::store_error;
 use super::session::{Session, json};
 use crate::ending::End;
-use crate::format::Undecodable;
+use crate::format::{Undecodable, decode_budget};
+use crate::time_out::{Candidate, Over};
 use crate::trouble::undecodable;
 
 /// Copies live tasks to the finished ones.
 pub(crate) const FINISH: &str = "
     INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
-        finished_ms, root, parent, depth, code, message, budget, trace, input_type, input_bytes, input, agent,
+        finished_ms, root, parent, depth, code, message, detail, budget, trace, input_type, input_bytes, input, agent,
         app_user, priority)
     SELECT id, tenant, kind, ?2, token + ?3, attempts, crashes + ?4, earlier, created_ms, coalesce(due_ms, run_at_ms),
-        ?5, root, parent, depth, ?6, ?7, budget, trace, input_type, input_bytes, input, agent, app_user, priority
+        ?5, root, parent, depth, ?6, ?7, ?9, budget, trace, input_type, input_bytes, input, agent, app_user, priority
     FROM task WHERE id IN (SELECT value FROM json_each(?1)) AND tenant = coalesce(?8, tenant)
     RETURNING id, tenant, agent";
+
+/// Up to `?2` tasks whose time is over at `?1`: those that wait too long for their first attempt, and those that should
+/// have ended.
+pub(crate) const OVER: &str = "
+    SELECT id, tenant, budget, start_by_ms, end_by_ms, state = 0 AND attempts = 0 AND crashes = 0 FROM task
+    WHERE id IN (
+        SELECT id FROM task INDEXED BY task_start_by
+            WHERE start_by_ms IS NOT NULL AND start_by_ms <= ?1 AND state = 0 AND attempts = 0 AND crashes = 0
+        UNION ALL SELECT id FROM task INDEXED BY task_end_by WHERE end_by_ms IS NOT NULL AND end_by_ms <= ?1
+        LIMIT ?2)";
+
+/// When the first time-out behind `?1` is over.
+pub(crate) const NEXT_TIME_OUT: &str = "
+    SELECT min(at_ms) FROM (
+        SELECT min(start_by_ms) AS at_ms FROM task INDEXED BY task_start_by
+            WHERE start_by_ms IS NOT NULL AND start_by_ms > ?1
+        UNION ALL SELECT min(end_by_ms) FROM task INDEXED BY task_end_by
+            WHERE end_by_ms IS NOT NULL AND end_by_ms > ?1)";
 
 /// Copies an ended task back, and the attempt that ended it to the others.
 const REVIVE: &str = "
@@ -35,9 +56,10 @@ const REVIVE: &str = "
         elapsed_us, taint, effects, code, message, detail
     FROM finished WHERE id = ?1 AND tenant = ?2 AND started_ms IS NOT NULL;
     INSERT INTO task (id, tenant, kind, token, earlier, created_ms, run_at_ms, root, parent, depth, budget, trace,
-        input_type, input_bytes, input, agent, app_user, priority, due_ms)
+        input_type, input_bytes, input, agent, app_user, priority, due_ms, start_by_ms, end_by_ms)
     SELECT id, tenant, kind, token, earlier + attempts, created_ms, ?3 - coalesce(priority, 0) * ?4, root, parent, depth,
-        budget, trace, input_type, input_bytes, input, agent, app_user, priority, iif(priority IS NULL, NULL, ?3)
+        budget, trace, input_type, input_bytes, input, agent, app_user, priority, iif(priority IS NULL, NULL, ?3),
+        ?3 + (budget ->> 'queued_ms'), ?3 + (budget ->> 'total_ms')
     FROM finished WHERE id = ?1 AND tenant = ?2;
     DELETE FROM finished WHERE id = ?1 AND tenant = ?2";
 
@@ -71,6 +93,37 @@ pub(crate) async fn fail_undecodable(
         tracing::error!(items = ended, "tasks that cannot be read were ended");
     }
     Ok(())
+}
+
+/// Ends tasks whose time is over.
+pub(crate) async fn expire(
+    session: &mut Session,
+    now_ms: i64,
+    count_max: u32,
+) -> Result<Expired, StoreError> {
+    let rows = session.rows(sqlx::query(OVER).bind(now_ms).bind(count_max)).await?;
+    let over = Over::of(rows.iter().map(candidate).collect::<Result<_, _>>()?, now_ms);
+    for (ids, end) in over.ends() {
+        finish(session, ids, &end, now_ms).await?;
+    }
+    let next = session.rows(sqlx::query(NEXT_TIME_OUT).bind(now_ms)).await?;
+    let next_ms = next.first().map_or(Ok(None), |row| row.try_get(0)).map_err(store_error)?;
+    Ok(over.expired(rows.len() == count_max as usize, next_ms, now_ms))
+}
+
+fn candidate(row: &SqliteRow) -> Result<Candidate, StoreError> {
+    let budget: Option<&str> = row.try_get(2).map_err(store_error)?;
+    Ok(Candidate {
+        id: TaskId(row.try_get(0).map_err(store_error)?),
+        tenant: TenantId(row.try_get(1).map_err(store_error)?),
+        // What cannot be read names no number, and is over all the same.
+        budget: decode_budget(budget).unwrap_or_default(),
+        ends: Ends {
+            start_by_ms: row.try_get(3).map_err(store_error)?,
+            end_by_ms: row.try_get(4).map_err(store_error)?,
+        },
+        waits: row.try_get(5).map_err(store_error)?,
+    })
 }
 
 /// Makes a failed or cancelled task pending again.
@@ -133,8 +186,9 @@ async fn finish(session: &mut Session, ids: &[TaskId], end: &End, now_ms: i64) -
     }
     let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
     let query = sqlx::query(FINISH).bind(json(&ids)).bind(end.state as i64).bind(end.token).bind(end.crashes);
-    let query = query.bind(now_ms).bind(end.code.map(Code::as_str)).bind(end.message);
-    let rows = session.rows(query.bind(end.tenant.map(|tenant| tenant.0))).await?;
+    let query = query.bind(now_ms).bind(end.code.map(Code::as_str)).bind(end.message.as_deref());
+    let query = query.bind(end.tenant.map(|tenant| tenant.0)).bind(end.detail.as_deref());
+    let rows = session.rows(query).await?;
     let (mut changes, mut usage) = (Changes::default(), Usage::default());
     let mut moved: Vec<i64> = Vec::new();
     for row in &rows {

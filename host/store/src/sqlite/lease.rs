@@ -8,6 +8,7 @@ use keiko_core::port::{Lease, LeaseRequest, StoreError};
 use keiko_core::priority::AGEING_MS;
 use keiko_core::share::{Claim, shares};
 use keiko_core::task::{LeasedTask, Lineage, Payload};
+use keiko_core::time_out::Ends;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
@@ -56,7 +57,7 @@ pub(crate) const LEASE_TASKS: &str = "
             WHERE tenant = tenants.value AND state = 0 AND run_at_ms <= ?2
             ORDER BY run_at_ms, id LIMIT ?3))
     RETURNING id, tenant, kind, token, attempts, deadlines, crashes, created_ms, run_at_ms, root, parent, depth,
-        budget, trace, input_type, input_bytes, input, agent, app_user";
+        budget, trace, input_type, input_bytes, input, agent, app_user, start_by_ms, end_by_ms";
 
 /// Due tasks of each tenant in `?1`, in that order, counted up to `?3`.
 pub(crate) const COUNT_DUE: &str = "
@@ -265,6 +266,7 @@ fn decode_row(row: &SqliteRow) -> Option<Taken> {
         agent: row.try_get::<Option<i64>, _>(17).ok()?.map(AgentId),
         user: row.try_get::<Option<i64>, _>(18).ok()?.map(UserId),
         trace: row.try_get(13).ok()?,
+        ends: Ends { start_by_ms: row.try_get(19).ok()?, end_by_ms: row.try_get(20).ok()? },
     };
     let input_bytes = input_bytes.map(|bytes| u64::try_from(bytes).ok());
     let input_bytes = if input_bytes == Some(None) { return None } else { input_bytes.flatten() };

@@ -11,6 +11,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("init", include_str!("../../../../migrations/sqlite/0001_init.sql")),
     ("agents", include_str!("../../../../migrations/sqlite/0002_agents.sql")),
     ("priority", include_str!("../../../../migrations/sqlite/0003_priority.sql")),
+    ("time_outs", include_str!("../../../../migrations/sqlite/0004_time_outs.sql")),
 ];
 
 /// Why a database cannot be brought to this schema.

@@ -39,8 +39,8 @@ use keiko_core::catalog::{Installed, NewVersion, Plugin, Removed, Tenant};
 use keiko_core::id::{Digest, Holder, TaskId, TenantId, Token};
 use keiko_core::name::{PluginName, TenantName};
 use keiko_core::port::{
-    Beat, CatalogStore, Components, Dead, IdBlock, Lease, LeaseRequest, Pruned, Records, Rescued, Signal,
-    Signals, StoreError, StoreErrorKind, TaskStore,
+    Beat, CatalogStore, Components, Dead, Expired, IdBlock, Lease, LeaseRequest, Pruned, Records, Rescued,
+    Signal, Signals, StoreError, StoreErrorKind, TaskStore,
 };
 use keiko_core::retention::KeptFrom;
 use keiko_core::task::{
@@ -221,6 +221,13 @@ impl TaskStore for SqliteStore {
     ) -> Result<Pruned, StoreError> {
         self.write(Priority::Background, 0, kept, move |session, kept| {
             Box::pin(prune::finished(session, tenant, kept, after, count_max))
+        })
+        .await
+    }
+
+    async fn expire(&self, now_ms: i64, count_max: u32) -> Result<Expired, StoreError> {
+        self.write(Priority::Task, 0, (), move |session, ()| {
+            Box::pin(end::expire(session, now_ms, count_max))
         })
         .await
     }

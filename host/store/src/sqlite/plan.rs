@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 
 use super::agents;
 use super::child::PARENTS;
-use super::end::FINISH;
+use super::end::{FINISH, NEXT_TIME_OUT, OVER};
 use super::history::{STATISTICS, USER_TASKS};
 use super::lease::{COUNT_DUE, LEASE_TASKS, NEXT_RUN_AT, RAISE, READY_TENANTS};
 use super::open::writer_options;
@@ -85,6 +85,9 @@ async fn hot_statements_use_their_indexes() {
             !lease.iter().any(|step| step.contains("ORDER BY")),
             "the oldest are found unsorted: {lease:#?}"
         );
+        let time_outs = ["task_start_by (start_by_ms", "task_end_by (end_by_ms"];
+        check(&mut connection, OVER, &time_outs).await;
+        check(&mut connection, NEXT_TIME_OUT, &time_outs).await;
         check(&mut connection, RAISE, &["task_raise (due_ms<?)"]).await;
         check(&mut connection, TASK, &["INTEGER PRIMARY KEY (rowid=?)"]).await;
         check(&mut connection, COUNTS, &["COVERING INDEX task_ready (tenant=?)"]).await;

@@ -76,7 +76,7 @@ const DELETE_ENDED: &str = "DELETE FROM task WHERE id IN (SELECT value FROM json
 /// Puts tasks back to pending with one more attempt: id, deadlines more, run_at.
 const RETRY: &str = "UPDATE task NOT INDEXED SET state = 0, holder = NULL, attempts = attempts + 1,
         deadlines = deadlines + (r.value ->> 1), run_at_ms = r.value ->> 2,
-        due_ms = iif(due_ms IS NULL, NULL, r.value ->> 2)
+        due_ms = iif(due_ms IS NULL, NULL, r.value ->> 2), start_by_ms = NULL
     FROM json_each(?1) AS r WHERE task.id = r.value ->> 0";
 
 const HAND_BACK: &str = "UPDATE task NOT INDEXED SET state = 0, holder = NULL FROM json_each(?1) AS h

@@ -13,7 +13,7 @@ use super::count::{AgentChange, Change, Changes};
 use super::error::store_error;
 use super::session::{RowStatement, Session, json};
 pub(crate) use crate::admit::Keys;
-use crate::admit::{Known, People, decide, place_ms, read_body, stored_due_ms, stored_type};
+use crate::admit::{Known, People, decide, ends, place_ms, read_body, stored_due_ms, stored_type};
 use crate::format::{encode_budget, stored_priority};
 
 /// Inputs larger than this are kept beside the task's row, in bytes: half a page, so that a state change
@@ -23,9 +23,10 @@ const INLINE_BYTES_MAX: usize = 2_048;
 static INSERT_TASK: LazyLock<RowStatement> = LazyLock::new(|| {
     RowStatement::new(
         "INSERT INTO task (id, tenant, kind, created_ms, run_at_ms, root, parent, depth, budget, trace,
-            input_type, input_bytes, input, agent, app_user, priority, due_ms)
+            input_type, input_bytes, input, agent, app_user, priority, due_ms, start_by_ms,
+            end_by_ms)
          SELECT * FROM (VALUES) WHERE column1 IS NOT NULL",
-        17,
+        19,
     )
 });
 
@@ -132,6 +133,7 @@ pub(crate) async fn insert(session: &mut Session, tasks: &[(TenantId, &NewTask)]
         .each(&INSERT_TASK, tasks, |(tenant, task), binds| {
             let bytes = &task.input.bytes;
             let inline = bytes.len() <= INLINE_BYTES_MAX;
+            let ends = ends(task);
             binds.add(task.id.0).add(tenant.0).add(task.kind.0).add(task.created_ms).add(place_ms(task));
             let lineage = &task.lineage;
             binds.add(lineage.root.0).add(lineage.parent.map(|id| id.0)).add(lineage.depth);
@@ -142,7 +144,9 @@ pub(crate) async fn insert(session: &mut Session, tasks: &[(TenantId, &NewTask)]
                 .add(task.agent.map(|id| id.0))
                 .add(task.user.map(|id| id.0))
                 .add(stored_priority(task.priority))
-                .add(stored_due_ms(task));
+                .add(stored_due_ms(task))
+                .add(ends.start_by_ms)
+                .add(ends.end_by_ms);
         })
         .await?;
     let large: Vec<_> = tasks.iter().filter(|(_, task)| task.input.bytes.len() > INLINE_BYTES_MAX).collect();

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::join;
 use keiko_core::code::Code;
-use keiko_core::id::TaskId;
-use keiko_core::task::{CancelAnswer, Payload, RetryAnswer, Settled, Settlement, TaskState};
+use keiko_core::id::{TaskId, TenantId};
+use keiko_core::port::Expired;
+use keiko_core::task::{CancelAnswer, NewTask, Payload, RetryAnswer, Settled, Settlement, TaskState};
 
 use crate::settles::numbers;
-use crate::world::{Customer, NOW, ROOMY, World, complete, fail, retry};
+use crate::world::{Customer, NOW, ROOMY, World, complete, fail, hand_back, retry};
 
 async fn cancel(world: &World, customer: &Customer, id: TaskId) -> CancelAnswer {
     world.tasks.cancel(customer.tenant, id, NOW + 7).await.unwrap()
@@ -172,4 +173,95 @@ pub async fn a_large_input_outlives_a_failure(world: &World) {
         world.settle(holder, fail(&leased, Code::Trap)).await;
         assert_eq!(retry_by_hand(world, &world.ada, task.id, ROOMY).await, RetryAnswer::Retried);
     }
+}
+
+fn given(task: &mut NewTask, queued_ms: Option<u64>, total_ms: Option<u64>) {
+    (task.budget.queued_ms, task.budget.total_ms) = (queued_ms, total_ms);
+}
+
+async fn expire(world: &World, now_ms: i64) -> Vec<(TenantId, TaskId)> {
+    world.tasks.expire(now_ms, 100).await.unwrap().ended
+}
+
+pub async fn a_task_that_does_not_start_in_time_fails(world: &World) {
+    let mut tasks = world.new_tasks(&world.ada, 4).await;
+    for task in &mut tasks[..3] {
+        given(task, Some(10), None);
+    }
+    tasks[2].run_at_ms = NOW + 5;
+    let ids = world.submit(&world.ada, tasks).await;
+    let holder = world.holder().await;
+    let leased = world.lease(holder, 1).await.remove(0);
+    assert_eq!((leased.ends.start_by_ms, leased.ends.end_by_ms), (Some(NOW + 10), None));
+    assert!(expire(world, NOW + 9).await.is_empty());
+    assert_eq!(
+        expire(world, NOW + 10).await,
+        [(world.ada.tenant, ids[1])],
+        "what is leased has its host to look"
+    );
+    let view = world.view(&world.ada, ids[1]).await;
+    let limit = view.failure.as_ref().and_then(|failure| failure.limit.clone()).unwrap();
+    assert_eq!((view.summary.state, view.summary.attempts), (TaskState::Failed, 0));
+    assert_eq!(view.summary.code.as_deref(), Some("deadline_exceeded"));
+    assert_eq!((limit.name.as_str(), limit.limit), ("queued_ms", 10));
+    assert_eq!(world.live(&world.ada).await, 3);
+    // A hand-back begins nothing, an attempt that is tried again does.
+    world.settle(holder, hand_back(&leased)).await;
+    assert_eq!(expire(world, NOW + 10).await, [(world.ada.tenant, ids[0])]);
+    let again = world.lease_at(holder, 2, NOW + 5).await.tasks.remove(1);
+    assert_eq!((again.id, again.ends.start_by_ms), (ids[2], Some(NOW + 15)), "from when it is due");
+    world.settle(holder, retry(&again, Code::Internal, NOW + 20)).await;
+    assert!(expire(world, NOW + 100).await.is_empty());
+    let again = world.lease_at(holder, 2, NOW + 20).await.tasks.remove(0);
+    assert_eq!((again.id, again.ends.start_by_ms), (ids[2], None));
+}
+
+pub async fn a_task_that_does_not_end_in_time_fails_wherever_it_stands(world: &World) {
+    let mut tasks = world.new_tasks(&world.ada, 3).await;
+    for task in &mut tasks {
+        given(task, None, Some(30));
+    }
+    let ids = world.submit(&world.ada, tasks).await;
+    let holder = world.holder().await;
+    let leased = world.lease(holder, 2).await;
+    assert_eq!(leased[0].ends.end_by_ms, Some(NOW + 30));
+    world.settle(holder, retry(&leased[1], Code::Internal, NOW + 40)).await;
+    assert!(expire(world, NOW + 29).await.is_empty());
+    let mut ended = expire(world, NOW + 30).await;
+    ended.sort_unstable();
+    assert_eq!(ended, ids.iter().map(|id| (world.ada.tenant, *id)).collect::<Vec<_>>());
+    for id in &ids {
+        let view = world.view(&world.ada, *id).await;
+        assert_eq!(view.failure.unwrap().limit.unwrap().name, "total_ms");
+    }
+    assert_eq!(world.settle(holder, complete(&leased[0])).await, Settled::Stale, "its token has grown");
+    assert!(world.view(&world.ada, leased[0].id).await.token > leased[0].token);
+    assert_eq!((world.live(&world.ada).await, expire(world, NOW + 99).await.len()), (0, 0));
+}
+
+pub async fn time_outs_end_in_rounds_and_say_when_the_next_is_over(world: &World) {
+    assert_eq!(world.tasks.expire(NOW, 2).await.unwrap(), Expired::default());
+    let mut tasks = world.new_tasks(&world.ada, 4).await;
+    for (task, ms) in tasks.iter_mut().zip([5, 5, 5, 9]) {
+        given(task, Some(ms), Some(ms + 1));
+    }
+    world.submit(&world.ada, tasks).await;
+    assert_eq!(world.tasks.expire(NOW, 2).await.unwrap().next_ms, Some(NOW + 5));
+    let first = world.tasks.expire(NOW + 5, 2).await.unwrap();
+    assert_eq!((first.ended.len(), first.next_ms), (2, Some(NOW + 5)), "there may be more");
+    let second = world.tasks.expire(NOW + 5, 2).await.unwrap();
+    assert_eq!((second.ended.len(), second.next_ms), (1, Some(NOW + 9)));
+}
+
+pub async fn a_retry_by_hand_has_its_time_again(world: &World) {
+    let mut task = world.new_tasks(&world.ada, 1).await.remove(0);
+    given(&mut task, Some(10), Some(20));
+    let id = world.submit(&world.ada, vec![task]).await[0];
+    assert_eq!(expire(world, NOW + 10).await.len(), 1);
+    let answer = world.tasks.retry(world.ada.tenant, id, ROOMY, NOW + 100).await.unwrap();
+    assert_eq!(answer, RetryAnswer::Retried);
+    assert!(expire(world, NOW + 109).await.is_empty());
+    let holder = world.holder().await;
+    let leased = world.lease_at(holder, 1, NOW + 100).await.tasks.remove(0);
+    assert_eq!((leased.ends.start_by_ms, leased.ends.end_by_ms), (Some(NOW + 110), Some(NOW + 120)));
 }

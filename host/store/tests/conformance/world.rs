@@ -12,7 +12,9 @@ use keiko_core::manifest::Manifest;
 use keiko_core::name::TenantName;
 use keiko_core::outcome::{Failure, Meter, Taint};
 use keiko_core::policy::BudgetRequest;
-use keiko_core::port::{Agents, CatalogStore, Components, History, Lease, LeaseRequest, Records, TaskStore};
+use keiko_core::port::{
+    Agents, CatalogStore, Components, History, Lease, LeaseRequest, Records, Reserved, TaskStore,
+};
 use keiko_core::priority::Priority;
 use keiko_core::task::{
     AttemptRecord, Key, LeasedTask, Lineage, NewTask, Payload, Settled, Settlement, Submit, Submitted,
@@ -275,7 +277,8 @@ pub fn child(customer: &Customer, id: TaskId, key: Option<&str>, input: &'static
 /// The settlement with these children.
 pub fn with_children(mut settlement: Settlement, children: Vec<NewChild>) -> Settlement {
     for child in children {
-        settlement.effects.push(child.wish, child.id, child.kind);
+        let budget = BudgetRequest::default();
+        settlement.effects.push(child.wish, Reserved { id: child.id, kind: child.kind, budget });
     }
     settlement
 }

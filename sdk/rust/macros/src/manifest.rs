@@ -13,7 +13,16 @@ const KINDS_MAX: usize = 100;
 const NAME_BYTES_MAX: usize = 63;
 const DESCRIPTION_BYTES_MAX: usize = 1_000;
 const CAPABILITIES: [&str; 7] = ["agents", "attempt", "config", "history", "log", "progress", "tasks"];
-const KIND_LIMITS: [&str; 4] = ["fuel", "memory-mib", "timeout-s", "attempts"];
+const KIND_LIMITS: [&str; 7] = [
+    "fuel",
+    "memory-mib",
+    "timeout-s",
+    "attempts",
+    "queued-timeout-s",
+    "total-timeout-s",
+    "heartbeat-timeout-s",
+];
+const RETRY_FIELDS: [&str; 5] = ["first-ms", "max-ms", "factor", "jitter-percent", "codes"];
 
 /// What the expansion needs of the manifest.
 #[derive(Debug)]
@@ -114,13 +123,18 @@ impl Mistakes {
     }
 
     fn limits(&mut self, kind: &Table, place: &str) {
-        self.unknown(kind, place, &[&["name", "description"][..], &KIND_LIMITS].concat());
+        self.unknown(kind, place, &[&["name", "description", "retry"][..], &KIND_LIMITS].concat());
         for field in KIND_LIMITS {
             match kind.get(field) {
                 None => {}
                 Some(Value::Integer(number)) if *number > 0 => {}
                 Some(_) => self.add(format!("{place} has a `{field}` that is no whole number above 0")),
             }
+        }
+        match kind.get("retry") {
+            None => {}
+            Some(Value::Table(retry)) => self.unknown(retry, &format!("`retry` of {place}"), &RETRY_FIELDS),
+            Some(_) => self.add(format!("{place} has a `retry` that is no table")),
         }
     }
 
@@ -197,7 +211,8 @@ mod tests {
 
     #[test]
     fn a_manifest_gives_its_description_and_kinds() {
-        let all = "fuel = 1_000_000_000\nmemory-mib = 64\ntimeout-s = 30\nattempts = 5\n";
+        let all = "fuel = 1_000_000_000\nmemory-mib = 64\ntimeout-s = 30\nattempts = 5\n\
+            queued-timeout-s = 60\nretry = { first-ms = 10, codes = [\"trap\"] }\n";
         let second = "[[kind]]\nname = \"a.b_c-9\"\ndescription = \"More.\"\n";
         let manifest = Manifest::parse(&format!("{PLUGIN}wants = [\"log\"]\n{KIND}{all}{second}")).unwrap();
         assert_eq!(manifest.description, "Films.");
@@ -217,6 +232,8 @@ mod tests {
         check_lines("", "timeout-ms = 5", "the kind `count` has an unknown field `timeout-ms`");
         check_lines("", "fuel = 0", "a `fuel` that is no whole number above 0");
         check_lines("", "attempts = \"5\"", "a `attempts` that is no whole number above 0");
+        check_lines("", "retry = 5", "a `retry` that is no table");
+        check_lines("", "retry = { last-ms = 5 }", "an unknown field `last-ms`");
     }
 
     #[test]
