@@ -135,6 +135,7 @@ macro_rules! every_promise {
                 only_expired_holders_are_rescued
                 a_rescue_of_all_but_one_spares_that_one
                 only_started_tasks_are_charged_a_crash
+                a_process_that_is_gone_is_known_by_what_it_had_started
                 a_third_crash_quarantines
                 a_rescued_task_is_settled_by_its_next_holder_only
             }

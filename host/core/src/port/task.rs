@@ -132,7 +132,8 @@ pub struct Lease {
 pub enum Dead {
     /// All but this one: the caller knows that no other host can be alive.
     AllBut(Holder),
-    /// Those whose lease has ended.
+    /// Those whose lease has ended, and those that hold one of the tasks that had `started`: whoever names such a task
+    /// knows that the process which ran it is gone.
     Expired,
 }
 

@@ -1,6 +1,6 @@
 //! Holders of leases, ids, leasing, and what becomes of tasks whose holder is gone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use keiko_core::id::{Holder, TaskId, TenantId, Token};
 use keiko_core::port::{Beat, Dead, IdBlock, Lease, LeaseRequest, Rescued};
@@ -193,6 +193,11 @@ impl State {
     }
 
     pub(super) fn rescue(&mut self, dead: Dead, started: Vec<(TaskId, Token)>, now_ms: i64) -> Rescued {
+        let names = |(id, token): &(TaskId, Token)| {
+            let row = self.tasks.get(id).filter(|row| row.token == *token)?;
+            row.holder.filter(|_| !self.breaks(Mutation::RescueWaitsForTheGone))
+        };
+        let gone: HashSet<Holder> = started.iter().filter_map(names).collect();
         let alive: HashMap<Holder, i64> = match dead {
             Dead::AllBut(_) if self.breaks(Mutation::RescueSparesNobody) => HashMap::new(),
             Dead::AllBut(holder) => [(holder, i64::MAX)].into(),
@@ -201,7 +206,7 @@ impl State {
                 .holders
                 .iter()
                 .map(|(id, until)| (*id, *until))
-                .filter(|(_, until)| *until > now_ms)
+                .filter(|(id, until)| *until > now_ms && !gone.contains(id))
                 .collect(),
         };
         let running = self.running_of(|holder| !alive.contains_key(&holder));

@@ -174,6 +174,8 @@ mutations! {
     InputsUnbounded;
     /// Holders whose lease lasts are rescued too.
     RescueOfTheLiving;
+    /// The holder of what had started waits for the end of its lease, though its process is gone.
+    RescueWaitsForTheGone;
     /// A rescue of all but one holder takes that one along.
     RescueSparesNobody;
     /// A rescue charges tasks a crash that had not started.

@@ -83,6 +83,16 @@ async fn take_numbers(
     get(&row, 0)
 }
 
+/// Forgets the holders whose lease has ended, and those of tasks `$2` under tokens `$3`.
+const FORGET_DEAD: &str = "DELETE FROM holder WHERE until_ms <= keiko_now($1) OR id IN (
+    SELECT t.holder FROM unnest($2::bigint[], $3::bigint[]) AS s (id, token)
+    JOIN task AS t ON t.id = s.id AND t.token = s.token)";
+
+/// Running tasks of holders that were forgotten.
+const HELD_BY_NOBODY: &str = "SELECT id, token, crashes::bigint FROM task
+    WHERE holder IS NOT NULL AND NOT EXISTS (SELECT 1 FROM holder AS h WHERE h.id = task.holder)
+    ORDER BY id FOR UPDATE";
+
 /// Returns the tasks of dead holders. A holder without a row is dead, however that came about.
 pub(crate) async fn rescue(
     session: &mut Session,
@@ -92,18 +102,17 @@ pub(crate) async fn rescue(
 ) -> Result<Rescued, StoreError> {
     session.row(sqlx::query("SELECT last FROM sequence WHERE name = 'holder' FOR UPDATE")).await?;
     end_stopped(session).await?;
-    let (forget, held, parameter) = match dead {
-        Dead::AllBut(holder) => ("DELETE FROM holder WHERE id <> $1", "holder <> $1", holder.0),
-        Dead::Expired => (
-            "DELETE FROM holder WHERE until_ms <= keiko_now($1)",
-            "holder IS NOT NULL AND NOT EXISTS (SELECT 1 FROM holder AS h WHERE h.id = task.holder) AND $1 = $1",
-            now_ms,
-        ),
+    let forget = match dead {
+        Dead::AllBut(holder) => sqlx::query("DELETE FROM holder WHERE id <> $1").bind(holder.0),
+        Dead::Expired => {
+            let (ids, tokens): (Vec<i64>, Vec<i64>) =
+                started.iter().map(|(id, token)| (id.0, token.0)).unzip();
+            sqlx::query(FORGET_DEAD).bind(now_ms).bind(ids).bind(tokens)
+        }
     };
-    session.run(sqlx::query(forget).bind(parameter)).await?;
+    session.run(forget).await?;
     session.rows(sqlx::query(WALK)).await?;
-    let text = format!("SELECT id, token, crashes::bigint FROM task WHERE {held} ORDER BY id FOR UPDATE");
-    let rows = session.rows(sqlx::query(sqlx::AssertSqlSafe(text)).bind(parameter)).await?;
+    let rows = session.rows(sqlx::query(HELD_BY_NOBODY)).await?;
     let running = rows.iter().map(|row| Ok((get(row, 0)?, get(row, 1)?, get(row, 2)?)));
     let sorted = sort(running.collect::<Result<Vec<_>, StoreError>>()?, started);
     give_back(session, &sorted).await?;

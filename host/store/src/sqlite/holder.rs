@@ -13,11 +13,14 @@ use crate::rescue::{Sorted, sort};
 const TAKE_NUMBERS: &str =
     "UPDATE sequence SET last = max(last + 1, ?2) + ?3 - 1 WHERE name = ?1 RETURNING last";
 
-const RUNNING_OF_OTHERS: &str =
-    "SELECT id, token, crashes FROM task INDEXED BY task_running WHERE state = 1 AND holder <> ?1";
+/// Forgets the holders whose lease has ended, and those of tasks and tokens `?2`.
+const FORGET_DEAD: &str = "DELETE FROM holder WHERE until_ms <= ?1 OR id IN (
+    SELECT t.holder FROM json_each(?2) AS s CROSS JOIN task AS t
+    ON t.id = s.value ->> 0 AND t.token = s.value ->> 1 AND t.state = 1)";
 
-const RUNNING_OF_EXPIRED: &str = "SELECT id, token, crashes FROM task INDEXED BY task_running
-    WHERE state = 1 AND holder NOT IN (SELECT id FROM holder WHERE until_ms > ?1)";
+/// Running tasks of holders that were forgotten.
+const HELD_BY_NOBODY: &str = "SELECT id, token, crashes FROM task INDEXED BY task_running
+    WHERE state = 1 AND holder NOT IN (SELECT id FROM holder)";
 
 /// Registers a holder. Its number starts from the clock, so that it is above every earlier one even when an
 /// older file was put back.
@@ -81,16 +84,19 @@ pub(crate) async fn rescue(
     started: &[(TaskId, Token)],
     now_ms: i64,
 ) -> Result<Rescued, StoreError> {
-    let (select, forget, parameter) = match dead {
-        Dead::AllBut(holder) => (RUNNING_OF_OTHERS, "DELETE FROM holder WHERE id <> ?1", holder.0),
-        Dead::Expired => (RUNNING_OF_EXPIRED, "DELETE FROM holder WHERE until_ms <= ?1", now_ms),
+    let forget = match dead {
+        Dead::AllBut(holder) => sqlx::query("DELETE FROM holder WHERE id <> ?1").bind(holder.0),
+        Dead::Expired => {
+            let started: Vec<(i64, i64)> = started.iter().map(|(id, token)| (id.0, token.0)).collect();
+            sqlx::query(FORGET_DEAD).bind(now_ms).bind(json(&started))
+        }
     };
-    let rows = session.rows(sqlx::query(select).bind(parameter)).await?;
+    session.run(forget).await?;
+    let rows = session.rows(sqlx::query(HELD_BY_NOBODY)).await?;
     let running = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)));
     let sorted = sort(running.collect::<Result<Vec<_>, _>>().map_err(store_error)?, started);
     give_back(session, &sorted).await?;
     end::quarantine(session, &sorted.quarantined, now_ms).await?;
-    session.run(sqlx::query(forget).bind(parameter)).await?;
     Ok(sorted.rescued())
 }
 

@@ -144,6 +144,22 @@ pub async fn only_started_tasks_are_charged_a_crash(world: &World) {
     assert!(again.iter().all(|task| task.attempts == 0));
 }
 
+pub async fn a_process_that_is_gone_is_known_by_what_it_had_started(world: &World) {
+    let (gone, other) = (world.holder().await, world.holder().await);
+    world.submit_plain(&world.ada, 3).await;
+    let tasks = world.lease(gone, 2).await;
+    let theirs = world.lease(other, 1).await.remove(0);
+    let of_another_run = [(theirs.id, other_token(theirs.token))];
+    assert_eq!(rescue(world, Dead::Expired, &of_another_run, NOW).await, Rescued::default());
+    // Its lease lasts, and nobody waits for that.
+    let rescued = rescue(world, Dead::Expired, &[(tasks[1].id, tasks[1].token)], NOW).await;
+    assert_eq!(rescued, Rescued { returned: 2, crashed: 1, quarantined: Vec::new() });
+    assert_eq!(beat(world, gone, NOW).await, Beat::Lost);
+    let crashes = [world.view(&world.ada, tasks[0].id).await, world.view(&world.ada, tasks[1].id).await];
+    assert_eq!(crashes.map(|view| view.summary.crashes), [0, 1]);
+    assert_eq!(world.settle(other, complete(&theirs)).await, Settled::Stored);
+}
+
 /// Leases the only task and lets its host die while it runs.
 async fn crash(world: &World) -> (LeasedTask, Rescued) {
     let dead = world.holder().await;
