@@ -56,8 +56,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("keiko-componentize", &[]),
     ("xtask", &["keiko-tests"]),
 ];
-/// What tests of a layer may use beside that: the runtime's promises are kept on the real store.
-const TEST_LAYERS: &[(&str, &str)] = &[("keiko-runtime", "keiko-store")];
+/// What tests of a layer may use beside that: the runtime's promises are kept on the real store, and the program's on
+/// databases of the harness.
+const TEST_LAYERS: &[(&str, &str)] = &[("keiko-runtime", "keiko-store"), ("keiko", "keiko-tests")];
 /// Who alone may name a dependency.
 const OWNERS: &[(&str, &[&str])] = &[
     ("sqlx", &["keiko-store"]),

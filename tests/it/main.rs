@@ -15,6 +15,7 @@ mod logs;
 mod plugins;
 mod postgres;
 mod readme;
+mod replica;
 mod sameness;
 mod stopping;
 mod tenants;

@@ -9,12 +9,13 @@ use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{Client, tree, wait};
+use crate::{Client, Engine, tree, wait};
 
 /// A dev build on a busy machine needs a second; recovery of a long history some more.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -28,6 +29,8 @@ pub struct Options {
     pub program: PathBuf,
     /// Its data.
     pub data_dir: PathBuf,
+    /// Where its tasks are; gone with the last host that has it.
+    pub engine: Arc<Engine>,
     /// Where it listens; port 0 takes a free one.
     pub listen: String,
     /// Further arguments of `keiko serve`.
@@ -39,11 +42,13 @@ pub struct Options {
 }
 
 impl Options {
-    /// The program beside the running test, on a free port, with everything under `folder`.
+    /// The program beside the running test, on a free port, with everything under `folder` and its tasks where this run
+    /// of the tests has them.
     pub fn in_folder(folder: &Path) -> Result<Options> {
         Ok(Options {
             program: tree::program()?,
             data_dir: folder.join("data"),
+            engine: Arc::new(Engine::of_this_run()?),
             listen: "127.0.0.1:0".to_owned(),
             arguments: Vec::new(),
             log: folder.join("host.log"),
@@ -208,6 +213,7 @@ fn spawn(options: &Options) -> Result<Child> {
     if options.apart {
         command.process_group(0);
     }
+    command.envs(options.engine.environment());
     command.args(&options.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     command.spawn().with_context(|| format!("start {}", options.program.display()))
 }

@@ -11,6 +11,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -29,8 +30,8 @@ pub const SERVER_VARIABLE: &str = "KEIKO_TEST_POSTGRES";
 pub const PROGRAMS_VARIABLE: &str = "KEIKO_TEST_PG_BIN";
 /// The oldest PostgreSQL that the host works with.
 pub const MAJOR_MIN: u32 = 14;
-/// What a folder of a server's programs has.
-const SERVER: &[&str] = &["initdb", "postgres", "psql"];
+/// What a folder of a server's programs has. Some have no client; any version's does.
+const SERVER: &[&str] = &["initdb", "postgres"];
 /// Where Debian keeps PostgreSQL's programs, by version.
 const DEBIAN: &str = "/usr/lib/postgresql";
 /// A new cluster on a busy machine, or the recovery of one that was stopped at once.
@@ -110,6 +111,39 @@ impl Postgres {
         Ok(postgres)
     }
 
+    /// A standby that follows this server and answers reads: it starts from a copy of the data, made while the server
+    /// stands still for a moment.
+    pub fn new_replica(&mut self) -> Result<Postgres> {
+        let data = data_folder(self.owner)?;
+        let socket = own_folder(&std::env::temp_dir(), "keiko-pg-", self.owner)?;
+        let mut replica =
+            Postgres { programs: self.programs.clone(), owner: self.owner, child: None, data, socket };
+        self.stop()?;
+        let copied =
+            self.command(Path::new("cp")).arg("-R").args([self.cluster(), replica.cluster()]).status();
+        self.run()?;
+        if !copied.context("start cp")?.success() {
+            bail!("the data of {} cannot be copied", self.url());
+        }
+        let settings = replica.cluster().join("postgresql.auto.conf");
+        let follow = format!("primary_conninfo = 'host={} user={SUPERUSER}'\n", self.socket.path().display());
+        let mut file = File::options().append(true).open(&settings).context("open the replica's settings")?;
+        file.write_all(follow.as_bytes()).context("write the replica's settings")?;
+        // A copy of what is empty: it belongs to the server's owner, too.
+        let signal = replica.cluster().join("standby.signal");
+        let made = self.command(Path::new("touch")).arg(&signal).status();
+        if !made.context("start touch")?.success() {
+            bail!("{} cannot be made", signal.display());
+        }
+        replica.run()?;
+        Ok(replica)
+    }
+
+    /// What a statement answers in its database `postgres`; see [`Database::query`].
+    pub fn query(&self, statement: &str) -> Result<String> {
+        query(&psql()?, &self.url(), statement)
+    }
+
     /// The URL of its database `postgres`, for its superuser.
     pub fn url(&self) -> String {
         format!("postgres://{SUPERUSER}@localhost/postgres?host={}", escaped(self.socket.path()))
@@ -166,7 +200,7 @@ impl Postgres {
         command.process_group(0).stdout(output.try_clone()?).stderr(output);
         let child = self.child.insert(command.spawn().context("start the server")?);
         let url = format!("postgres://{SUPERUSER}@localhost/postgres?host={}", escaped(self.socket.path()));
-        let psql = self.programs.folder.join("psql");
+        let psql = psql()?;
         wait::until("PostgreSQL to be ready", START_MAX, || {
             if let Some(status) = child.try_wait()? {
                 bail!("PostgreSQL ended while it started ({status}):\n{}", tail(&log));
@@ -243,6 +277,16 @@ impl Database {
         &self.url
     }
 
+    /// The URL of its copy at a replica of its server.
+    pub fn url_at(&self, replica: &Postgres) -> Result<String> {
+        with_database(&replica.url(), &self.name)
+    }
+
+    /// What a statement answers at a replica of its server.
+    pub fn query_at(&self, replica: &Postgres, statement: &str) -> Result<String> {
+        query(&psql()?, &self.url_at(replica)?, statement)
+    }
+
     /// What a statement answers, as `psql` prints it without decoration: a row a line, `|` between columns.
     pub fn query(&self, statement: &str) -> Result<String> {
         query(&psql()?, &self.url, statement)
@@ -271,7 +315,8 @@ pub fn server_url() -> Result<String> {
 
 /// A server's own `psql` rather than the one in the path, which Debian wraps.
 fn psql() -> Result<PathBuf> {
-    let folder = find_folder(None, SERVER).or_else(|_| find_folder(None, &["psql"]))?;
+    let client = [SERVER, &["psql"]].concat();
+    let folder = find_folder(None, &client).or_else(|_| search(&client)).or_else(|_| search(&["psql"]))?;
     Ok(folder.join("psql"))
 }
 
@@ -297,18 +342,26 @@ fn query(psql: &Path, url: &str, statement: &str) -> Result<String> {
 fn find_folder(asked: Option<&Path>, programs: &[&str]) -> Result<PathBuf> {
     let given = std::env::var_os(PROGRAMS_VARIABLE).filter(|given| !given.is_empty()).map(PathBuf::from);
     let asked = asked.map(Path::to_owned).or(given);
-    let complete = |folder: &PathBuf| programs.iter().all(|program| folder.join(program).is_file());
     if let Some(folder) = asked {
-        if !complete(&folder) {
+        if !complete(&folder, programs) {
             bail!("{} does not have PostgreSQL's {}", folder.display(), programs.join(", "));
         }
         return Ok(folder);
     }
+    search(programs)
+}
+
+/// The first folder of the path, or of Debian's, that has all these programs.
+fn search(programs: &[&str]) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).chain(debian_folders(Path::new(DEBIAN))).find(complete);
-    found.with_context(|| {
+    let mut folders = std::env::split_paths(&path).chain(debian_folders(Path::new(DEBIAN)));
+    folders.find(|folder| complete(folder, programs)).with_context(|| {
         format!("there is no PostgreSQL with {} in the path or in {DEBIAN}", programs.join(", "))
     })
+}
+
+fn complete(folder: &Path, programs: &[&str]) -> bool {
+    programs.iter().all(|program| folder.join(program).is_file())
 }
 
 /// The folders of programs below Debian's, newest version first.
@@ -468,9 +521,9 @@ mod tests {
     fn a_folder_without_the_programs_is_named() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let error = Programs::find(Some(folder.path())).unwrap_err().to_string();
-        assert!(error.contains("does not have PostgreSQL's initdb, postgres, psql"), "{error}");
+        assert!(error.contains("does not have PostgreSQL's initdb, postgres"), "{error}");
         for (version, fits) in [("13.9", false), ("14.0", true)] {
-            for program in ["initdb", "postgres", "psql"] {
+            for &program in SERVER {
                 let path = folder.path().join(program);
                 fs::write(&path, format!("#!/bin/sh\necho 'postgres (PostgreSQL) {version}'\n"))?;
                 fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;

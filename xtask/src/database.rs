@@ -91,12 +91,13 @@ impl Found {
     /// Starts a server unless one runs.
     pub fn start(self) -> Result<Server> {
         let Some(programs) = self.programs else {
-            return Ok(Server { url: self.url.unwrap_or_default(), own: None });
+            return Ok(Server { url: self.url.unwrap_or_default(), programs: None, own: None });
         };
+        let folder = programs.folder().to_owned();
         let postgres = Postgres::start(programs)?;
         let (url, log) = (postgres.url(), postgres.log());
         eprintln!("PostgreSQL runs for this command alone; its log is {}", log.display());
-        Ok(Server { url, own: Some(Guarded::new(postgres)?) })
+        Ok(Server { url, programs: Some(folder), own: Some(Guarded::new(postgres)?) })
     }
 }
 
@@ -104,18 +105,16 @@ impl Found {
 #[derive(Debug)]
 pub struct Server {
     url: String,
+    /// Where its programs are, when it is ours.
+    programs: Option<PathBuf>,
     own: Option<Guarded>,
 }
 
 impl Server {
-    /// Its URL.
-    pub fn url(&self) -> &str {
-        &self.url
-    }
-
-    /// Tells a command's tests where it is.
+    /// Tells a command's tests where it is, and which programs to start servers of their own with.
     pub fn hand_to(&self, command: &mut Command) {
         command.env(postgres::SERVER_VARIABLE, &self.url);
+        command.envs(self.programs.as_ref().map(|folder| (postgres::PROGRAMS_VARIABLE, folder)));
     }
 
     /// Stops it, if it is ours, and says when that did not go well.

@@ -11,6 +11,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -115,6 +116,7 @@ impl Place {
         let host = Host::start(Options {
             program: program.clone(),
             data_dir: data_dir.clone(),
+            engine: Arc::default(),
             listen: format!("127.0.0.1:{port}"),
             arguments: Vec::new(),
             log,

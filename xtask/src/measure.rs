@@ -8,8 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
-use keiko_tests::postgres::Database;
-use keiko_tests::tree;
+use keiko_tests::{ENGINE_VARIABLE, POSTGRESQL, tree};
 
 use crate::arguments::Arguments;
 use crate::database::{Found, Wish};
@@ -76,14 +75,11 @@ fn mutations(mut arguments: Arguments, long: bool) -> Result<ExitCode> {
     pass_through(run.args(long.then_some("--long")))
 }
 
-/// Runs a check whose hosts keep their tasks in a database of a server; both are gone with the check.
+/// Runs a check whose hosts keep their tasks in a database of a server, which is gone with the check.
 fn on_server(found: Found, steps: &mut Steps, run: &mut Command) -> Result<ExitCode> {
-    found.hand_to(run);
     let server = steps.step("PostgreSQL", || found.start())?;
-    let database = Database::new(server.url())?;
-    // Every host of the check reads it.
-    let outcome = pass_through(run.env("KEIKO_DATABASE_URL", database.url()));
-    drop(database);
+    server.hand_to(run);
+    let outcome = pass_through(run.env(ENGINE_VARIABLE, POSTGRESQL));
     outcome.and_then(|code| server.stop().map(|()| code))
 }
 

@@ -1,16 +1,18 @@
 //! `cargo xtask test`: everything CI runs, and nothing else.
 //!
 //! Order: what fails soonest comes first. The host is built once, for tests and program alike, with the features of
-//! the whole workspace, so that no step rebuilds what another one built.
+//! the whole workspace, so that no step rebuilds what another one built. The tests of the program run twice, with their
+//! tasks in SQLite and in PostgreSQL.
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Result;
+use keiko_tests::{ENGINE_VARIABLE, POSTGRESQL};
 
 use crate::arguments::Arguments;
-use crate::database::Wish;
+use crate::database::{Server, Wish};
 use crate::guests::{self, Toolchain};
 use crate::machine::{self, Install};
 use crate::step::{self, Steps, cargo};
@@ -26,6 +28,17 @@ const NEED_WASI: &[&str] = &[
     "the_first_plugin_works_as_it_is_written",
 ];
 
+/// The test binaries that start the program: they run on both engines.
+const PROGRAM: &[&str] = &["--test", "it", "--test", "api"];
+/// Modules and tests of those that are about one engine, or about what no database is part of: they run once.
+const ONCE: &[&str] =
+    &["database::", "postgres::", "replica::", "readme::", "hosts_that_die_stop", "attacks_end_with"];
+/// Those of them that are about PostgreSQL.
+const POSTGRES: &[&str] = &["database::", "postgres::", "replica::", "hosts_that_die_stop"];
+/// The test binaries of the stores.
+const STORES: &[&str] =
+    &["--lib", "--test", "conformance", "--test", "postgres", "--test", "statements", "--test", "admin"];
+
 /// What the test runners counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counts {
@@ -38,10 +51,11 @@ pub fn run(mut arguments: Arguments) -> Result<ExitCode> {
     let install = Install::unless(arguments.flag("--no-install"));
     let asked = Toolchain::asked(&mut arguments)?;
     let wish = Wish::asked(&mut arguments)?;
+    let only_postgres = arguments.flag("--only-postgres");
     arguments.finish()?;
     let mut steps = Steps::new();
     let mut counts = Counts::default();
-    let outcome = run_steps(&mut steps, asked, wish, install, &mut counts);
+    let outcome = run_steps(&mut steps, asked, wish, install, only_postgres, &mut counts);
     steps.print();
     if let Err(error) = &outcome {
         eprintln!("\nxtask: {error:#}");
@@ -55,6 +69,7 @@ fn run_steps(
     asked: Option<Toolchain>,
     wish: Wish,
     install: Install,
+    only_postgres: bool,
     counts: &mut Counts,
 ) -> Result<()> {
     let found = steps.step("system packages", || {
@@ -62,43 +77,81 @@ fn run_steps(
         wish.ensure(install)
     })?;
     let toolchain = guests::set_up(steps, asked, install)?;
-    steps.run("formatting", cargo().args(["fmt", "--all", "--check"]))?;
-    audit(steps)?;
+    if !only_postgres {
+        steps.run("formatting", cargo().args(["fmt", "--all", "--check"]))?;
+        audit(steps)?;
+    }
     guests::build(steps, toolchain, &guests::all()?)?;
-    let mut clippy = cargo();
-    clippy.args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]);
-    steps.run("lints", &mut clippy)?;
+    if !only_postgres {
+        let mut clippy = cargo();
+        clippy.args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]);
+        steps.run("lints", &mut clippy)?;
+    }
     // Programs too: tests start the real one. The same selection as the tests', so the same features.
     let mut build = cargo();
     build.args(["build", "--workspace", "--lib", "--bins", "--tests"]);
     steps.run("build the host and its tests", &mut build)?;
-    let mut tests = cargo();
-    found.hand_to(&mut tests);
     let server = steps.step("PostgreSQL", || found.start())?;
-    server.hand_to(&mut tests);
-    let outcome = test(steps, toolchain, tests, counts);
+    let all = Tests { names: &["--lib", "--bins", "--tests"], only: &[], skip: &[], engine: None };
+    let stores = Tests { names: STORES, ..all };
+    let postgres = Tests { names: PROGRAM, only: POSTGRES, ..all };
+    let again = Tests { names: PROGRAM, skip: ONCE, engine: Some(POSTGRESQL), ..all };
+    let first = if only_postgres { [Some(stores), Some(postgres)] } else { [Some(all), None] };
+    // Whatever fails, the others are worth seeing in the same run.
+    let outcomes =
+        first.into_iter().flatten().chain([again]).map(|tests| tests.run(steps, toolchain, &server, counts));
+    let outcome = outcomes.fold(Ok(()), Result::and);
     let stopped = steps.step("stop PostgreSQL", || server.stop());
     outcome.and(stopped)
 }
 
-/// All tests of the workspace, with nextest where it is installed.
-fn test(steps: &mut Steps, toolchain: Toolchain, mut tests: Command, counts: &mut Counts) -> Result<()> {
-    if step::succeeds(cargo().args(["nextest", "--version"])) {
-        tests.args(["nextest", "run", "--workspace", "--lib", "--bins", "--tests"]);
-    } else {
-        tests.args(["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"]);
-    }
-    if toolchain == Toolchain::Fallback {
-        eprintln!(
-            "guests have no WASI from this toolchain: {} tests that need it are left out",
-            NEED_WASI.len()
-        );
-        tests.env("KEIKO_GUESTS_DIR", toolchain.guests_dir()).arg("--");
-        for name in NEED_WASI {
+/// Tests that run together.
+#[derive(Clone, Copy)]
+struct Tests {
+    /// Which binaries.
+    names: &'static [&'static str],
+    /// Parts of names, of which a test has one; all tests when there are none.
+    only: &'static [&'static str],
+    /// Parts of names of tests that are left out.
+    skip: &'static [&'static str],
+    /// Where their hosts keep their tasks.
+    engine: Option<&'static str>,
+}
+
+impl Tests {
+    /// Runs them, with nextest where it is installed.
+    fn run(
+        self,
+        steps: &mut Steps,
+        toolchain: Toolchain,
+        server: &Server,
+        counts: &mut Counts,
+    ) -> Result<()> {
+        let mut tests = cargo();
+        server.hand_to(&mut tests);
+        if step::succeeds(cargo().args(["nextest", "--version"])) {
+            tests.args(["nextest", "run", "--workspace"]).args(self.names);
+        } else {
+            tests.args(["test", "--workspace", "--no-fail-fast"]).args(self.names);
+        }
+        tests.envs(self.engine.map(|engine| (ENGINE_VARIABLE, engine)));
+        tests.arg("--").args(self.only);
+        let mut skipped = self.skip.to_vec();
+        if toolchain == Toolchain::Fallback {
+            eprintln!(
+                "guests have no WASI from this toolchain: {} tests that need it are left out",
+                NEED_WASI.len()
+            );
+            tests.env("KEIKO_GUESTS_DIR", toolchain.guests_dir());
+            skipped.extend(NEED_WASI);
+        }
+        for name in skipped {
             tests.args(["--skip", name]);
         }
+        let name =
+            self.engine.map_or("tests".to_owned(), |engine| format!("tests of the program on {engine}"));
+        steps.step(&name, || step::run_watched(&mut tests, |line| counts.read(line)))
     }
-    steps.step("tests", || step::run_watched(&mut tests, |line| counts.read(line)))
 }
 
 /// Advisories, licences and sources of the dependencies, where a tool and its data are at hand.

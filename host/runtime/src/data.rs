@@ -103,7 +103,7 @@ impl Handle {
     /// A user.
     pub async fn user(&self, tenant: TenantId, id: UserId) -> Result<User, Error> {
         let found = self.shared.agents.users(tenant, &[id]).await?.pop().flatten();
-        found.ok_or_else(|| Error::new(Code::NotFound, format!("there is no user {id}")))
+        found.ok_or_else(|| no_user(id))
     }
 
     /// Up to `limit` users, newest first.
@@ -125,11 +125,7 @@ impl Handle {
         limit: u32,
     ) -> Result<Vec<UserTask>, Error> {
         let tasks = self.shared.history.user_tasks(tenant, user, before, limit).await?;
-        if tasks.is_empty() {
-            // A user without tasks and no user at all are two answers.
-            self.user(tenant, user).await?;
-        }
-        Ok(tasks)
+        tasks.ok_or_else(|| no_user(user))
     }
 
     /// Tasks created in the range by plugin, kind and state.
@@ -145,6 +141,10 @@ impl Handle {
         let count = u32::try_from(count).map_err(|_| invalid("too many at once"))?;
         Ok(self.shared.ids.take(count).await?.0)
     }
+}
+
+fn no_user(id: UserId) -> Error {
+    Error::new(Code::NotFound, format!("there is no user {id}"))
 }
 
 fn invalid(text: impl Into<String>) -> Error {

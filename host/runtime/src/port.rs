@@ -83,14 +83,7 @@ impl HostPort for AttemptPort {
         limit: u32,
     ) -> Result<Page<UserTask>, AskError> {
         let asked = self.shared.history.user_tasks(self.tenant, user, before, limit.saturating_add(1)).await;
-        let rows = asked.map_err(unanswered)?;
-        if rows.is_empty() {
-            // The one query cannot tell a user without tasks from no user.
-            let found = self.shared.agents.users(self.tenant, &[user]).await.map_err(unanswered)?;
-            if found.iter().all(Option::is_none) {
-                return Err(AskError::NoUser(user));
-            }
-        }
+        let rows = asked.map_err(unanswered)?.ok_or(AskError::NoUser(user))?;
         Ok(Page::of(rows, limit).within(HOSTCALL_BYTES_MAX, UserTask::bytes))
     }
 

@@ -48,7 +48,11 @@ impl Store {
     /// Opens what the configuration names, and brings it to this binary's schema.
     pub(crate) async fn open(config: &Config) -> Result<Store, OpenError> {
         let Some(options) = postgres_options(&config.database) else {
-            let options = SqliteOptions { data_dir: config.data_dir.clone(), readers: config.readers };
+            let options = SqliteOptions {
+                data_dir: config.data_dir.clone(),
+                readers: config.readers,
+                statement_log: config.database.statement_log,
+            };
             return Ok(Store::Sqlite(SqliteStore::open(options).await.map_err(OpenError::Sqlite)?));
         };
         let lock = Lock::take(&config.data_dir).map_err(OpenError::Sqlite)?;
@@ -128,6 +132,7 @@ pub(crate) fn postgres_options(database: &Database) -> Option<PostgresOptions> {
     let url = database.url.as_ref()?;
     Some(PostgresOptions {
         replica_url: database.replica_url.as_ref().map(|url| url.reveal().to_owned()),
+        replica_lag_max: database.replica_lag_max,
         size: database.pool_size,
         overflow: database.pool_overflow,
         acquire_timeout: database.acquire_timeout,

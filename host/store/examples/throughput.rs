@@ -42,7 +42,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         store.close().await?;
     } else {
         let folder = tempfile::tempdir()?;
-        let options = SqliteOptions { data_dir: folder.path().to_owned(), readers: 2 };
+        let options = SqliteOptions { data_dir: folder.path().to_owned(), readers: 2, statement_log: false };
         let store = SqliteStore::open(options).await?;
         measure(&store, &|| store.writer_counts(), tasks, batch, tenants).await?;
         store.close().await?;

@@ -61,7 +61,7 @@ const FILE_DAMAGE: &[(&str, &str)] = &[
     (
         "the file of tasks is sound",
         "PRAGMA writable_schema = ON;
-        UPDATE sqlite_schema SET sql = 'CREATE INDEX finished_incomplete ON finished (tenant) WHERE state = 2'
+        UPDATE sqlite_schema SET sql = 'CREATE INDEX finished_incomplete ON finished (tenant, state) WHERE state = 2'
         WHERE name = 'finished_incomplete'",
     ),
     ("no reference leads nowhere", "UPDATE plugin SET tenant = 1000 WHERE tenant = 1"),
@@ -89,7 +89,9 @@ const SERVER_DAMAGE: &[(&str, &str)] = &[
 ];
 
 async fn open(folder: &Path) -> SqliteStore {
-    SqliteStore::open(SqliteOptions { data_dir: folder.to_owned(), readers: 2 }).await.unwrap()
+    SqliteStore::open(SqliteOptions { data_dir: folder.to_owned(), readers: 2, statement_log: false })
+        .await
+        .unwrap()
 }
 
 /// Submits a task and leases it.

@@ -176,6 +176,7 @@ macro_rules! every_promise {
             history {
                 a_users_tasks_come_with_everything_around_them
                 a_users_tasks_come_in_pages_without_gaps
+                a_user_without_tasks_is_told_from_nobody
                 a_page_of_large_results_ends_early
                 another_tenant_has_no_history
                 statistics_are_of_kind_and_state

@@ -24,7 +24,7 @@ mod world;
 use world::{Customer, LEASE_MS, NOW, complete, customer, fail, new_task, request, retry, submit};
 
 async fn try_open(folder: &Path) -> Result<SqliteStore, OpenError> {
-    SqliteStore::open(SqliteOptions { data_dir: folder.to_owned(), readers: 2 }).await
+    SqliteStore::open(SqliteOptions { data_dir: folder.to_owned(), readers: 2, statement_log: false }).await
 }
 
 async fn open(folder: &TempDir) -> SqliteStore {

@@ -71,13 +71,14 @@ pub trait Agents: Send + Sync + 'static {
 pub trait History: Send + Sync + 'static {
     /// Up to `limit` tasks of a user with agent, user and result, newest first, older than `before`; fewer when their
     /// results are more than [`crate::limit::USER_RESULTS_BYTES_MAX`]: then the last one is that with which they are.
+    /// `None` when the tenant has no such user.
     async fn user_tasks(
         &self,
         tenant: TenantId,
         user: UserId,
         before: Option<TaskId>,
         limit: u32,
-    ) -> Result<Vec<UserTask>, StoreError>;
+    ) -> Result<Option<Vec<UserTask>>, StoreError>;
 
     /// Tasks created in the range by plugin, kind and state, in that order.
     async fn statistics(&self, tenant: TenantId, range: DateRange) -> Result<Vec<Statistics>, StoreError>;

@@ -297,7 +297,7 @@ impl Bench {
 }
 
 async fn open(folder: &Path) -> SqliteStore {
-    let options = SqliteOptions { data_dir: folder.to_owned(), readers: 2 };
+    let options = SqliteOptions { data_dir: folder.to_owned(), readers: 2, statement_log: false };
     SqliteStore::open(options).await.expect("the store opens")
 }
 

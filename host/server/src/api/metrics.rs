@@ -70,6 +70,8 @@ impl Metrics {
         self.count(Key::from_static_name("keiko_pool_acquires_total"), pool.acquires);
         self.count(Key::from_static_name("keiko_pool_timeouts_total"), pool.timeouts);
         self.count(Key::from_static_name("keiko_pool_slow_acquires_total"), pool.slow);
+        self.count(Key::from_static_name("keiko_replica_reads_total"), pool.replica_reads);
+        self.count(Key::from_static_name("keiko_replica_fallbacks_total"), pool.replica_fallbacks);
     }
 
     fn count(&self, key: Key, value: u64) {
@@ -105,6 +107,11 @@ const POOL_COUNTERS: &[(&str, &str)] = &[
     ("keiko_pool_acquires_total", "Reads that got a database connection"),
     ("keiko_pool_timeouts_total", "Reads that waited too long for a database connection and got none"),
     ("keiko_pool_slow_acquires_total", "Reads that waited longer than the slow threshold"),
+    ("keiko_replica_reads_total", "Lists and statistics that the read replica answered"),
+    (
+        "keiko_replica_fallbacks_total",
+        "Lists and statistics that the primary answered in the replica's place",
+    ),
 ];
 
 const POOL_GAUGES: &[(&str, &str)] = &[

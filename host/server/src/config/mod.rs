@@ -83,13 +83,15 @@ impl Config {
     }
 }
 
-/// `[database]`. Everything but the URL is about PostgreSQL alone.
+/// `[database]`. Everything but the URL and the log is about PostgreSQL alone.
 #[derive(Clone, Debug)]
 pub struct Database {
     /// A PostgreSQL server; without one, SQLite in the data folder.
     pub url: Option<DatabaseUrl>,
     /// A server that follows it, for lists and statistics.
     pub replica_url: Option<DatabaseUrl>,
+    /// How far behind that one may be and still answer.
+    pub replica_lag_max: Duration,
     /// Connections that are kept.
     pub pool_size: u32,
     /// Connections that are made beyond those when many are wanted.

@@ -36,6 +36,7 @@ pub(super) const SCALARS: &[(&str, Kind)] = &[
     ("host.log_format", Kind::Text),
     ("database.url", Kind::Text),
     ("database.replica_url", Kind::Text),
+    ("database.replica_lag_max_s", Kind::Number),
     ("database.pool_size", Kind::Number),
     ("database.pool_overflow", Kind::Number),
     ("database.acquire_timeout_s", Kind::Number),

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use keiko_tests::Engine;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -12,7 +13,7 @@ use crate::guest;
 use crate::http::send;
 
 /// The program with an environment of its own.
-fn keiko(arguments: &[&str], folder: &Path) -> Command {
+pub fn keiko(arguments: &[&str], folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_keiko"));
     command.args(arguments).current_dir(folder).env_clear().env("XDG_CACHE_HOME", folder.join("cache"));
     command
@@ -20,29 +21,31 @@ fn keiko(arguments: &[&str], folder: &Path) -> Command {
 
 /// Runs the program to its end.
 #[track_caller]
-fn run(arguments: &[&str], folder: &Path, status: i32) -> Output {
+pub fn run(arguments: &[&str], folder: &Path, status: i32) -> Output {
     let output = keiko(arguments, folder).output().unwrap();
     assert_eq!(output.status.code(), Some(status), "{arguments:?}\n{}{}", err(&output), out(&output));
     output
 }
 
-fn out(output: &Output) -> String {
+pub fn out(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn err(output: &Output) -> String {
+pub fn err(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// `keiko serve` as a process.
-struct Served {
-    child: Child,
-    folder: TempDir,
+pub struct Served {
+    pub child: Child,
+    pub folder: TempDir,
     server: String,
+    /// Outlives the process.
+    _engine: Engine,
 }
 
 impl Served {
-    fn start(arguments: &[&str]) -> Served {
+    pub fn start(arguments: &[&str]) -> Served {
         Served::start_with(arguments, &[])
     }
 
@@ -51,25 +54,27 @@ impl Served {
         std::fs::write(folder.path().join("guest.wasm"), guest::component("guest", "0.1.0")).unwrap();
         let mut all = vec!["serve", "--listen", "127.0.0.1:0", "--workers", "1"];
         all.extend(arguments);
+        let engine = Engine::of_this_run().unwrap();
         let mut command = keiko(&all, folder.path());
-        let command = command.envs(environment.iter().copied()).stderr(Stdio::piped());
+        let command =
+            command.envs(engine.environment()).envs(environment.iter().copied()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let ready = lines.find(|line| line.as_ref().unwrap().contains("ready on ")).unwrap().unwrap();
         // Nobody reads the rest; a pipe that is full must not stop the host.
         let _drained = std::thread::Builder::new().spawn(move || lines.for_each(drop)).unwrap();
         let server = ready.split("ready on ").nth(1).unwrap().split(',').next().unwrap().to_owned();
-        Served { child, folder, server }
+        Served { child, folder, server, _engine: engine }
     }
 
     #[track_caller]
-    fn run(&self, arguments: &[&str], status: i32) -> Output {
+    pub fn run(&self, arguments: &[&str], status: i32) -> Output {
         let mut all = arguments.to_vec();
         all.extend(["--server", &self.server]);
         run(&all, self.folder.path(), status)
     }
 
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 }
@@ -296,74 +301,6 @@ fn a_token_opens_a_host_that_asks_for_one() {
     let served = Served::start(&["--config", file.to_str().unwrap()]);
     served.run(&["plugin", "list"], 3);
     served.run(&["plugin", "list", "--token", token], 0);
-}
-
-#[test]
-fn a_database_is_looked_after_beside_its_host() {
-    let mut served = Served::start(&[]);
-    served.run(&["plugin", "install", "guest.wasm"], 0);
-    served.run(&["task", "submit", "--kind", "echo", "--wait", "60"], 0);
-    let folder = served.folder.path().to_owned();
-    for command in ["status", "check", "migrate"] {
-        let refused = err(&run(&["db", command], &folder, 4));
-        assert!(refused.contains(&format!("in use by process {}", served.child.id())), "{refused}");
-    }
-    let copied = out(&run(&["db", "backup", "copy"], &folder, 0));
-    assert!(copied.contains("copy/keiko.db ") && copied.contains("copy/components.db "), "{copied}");
-    let mode =
-        std::os::unix::fs::PermissionsExt::mode(&folder.join("copy").metadata().unwrap().permissions());
-    assert_eq!(mode & 0o777, 0o700, "a copy is as private as the data folder");
-    assert!(err(&run(&["db", "backup", "copy"], &folder, 2)).contains("needs an empty folder"));
-    assert!(out(&run(&["db", "check", "--data-dir", "copy"], &folder, 0)).contains("rules hold"));
-    served.signal(Signal::TERM);
-    assert_eq!(served.child.wait().unwrap().code(), Some(0));
-
-    let status = |place: &str| -> Value {
-        let output = run(&["db", "status", "--json", "--data-dir", place], &folder, 0);
-        serde_json::from_slice(&output.stdout).unwrap()
-    };
-    let (data, copy) = (status("data"), status("copy"));
-    assert_eq!((&data["engine"], &data["schema"]), (&json!("sqlite"), &data["schema_known"]));
-    assert_eq!((&data["tenants"], data["tenants"][0]["completed"].as_u64()), (&copy["tenants"], Some(1)));
-    assert_eq!(
-        (data["holders"].as_array().unwrap().len(), copy["holders"].as_array().unwrap().len()),
-        (0, 1)
-    );
-    assert!(out(&run(&["db", "status"], &folder, 0)).contains("completed   1"));
-    assert!(out(&run(&["db", "migrate"], &folder, 0)).ends_with(" already\n"));
-
-    let path = folder.join("copy/keiko.db");
-    let mut bytes = std::fs::read(&path).unwrap();
-    let half = bytes.len() / 8_192 * 4_096;
-    bytes[half..].fill(0xff);
-    std::fs::write(&path, bytes).unwrap();
-    let broken = run(&["db", "check", "--json", "--data-dir", "copy"], &folder, 1);
-    let broken: Value = serde_json::from_slice(&broken.stdout).unwrap();
-    assert!(broken["rules_broken"].as_u64().unwrap() > 0, "{broken}");
-    assert!(
-        out(&run(&["db", "check", "--data-dir", "copy"], &folder, 1)).contains("the file of tasks is sound")
-    );
-    run(&["db", "status", "--data-dir", "nowhere"], &folder, 2);
-    assert!(!folder.join("nowhere").exists());
-}
-
-#[test]
-fn a_database_that_is_not_there_is_named_without_its_password() {
-    let folder = tempfile::tempdir().unwrap();
-    let refused = |arguments: &[&str], status: i32, expected: &str| {
-        let output = run(arguments, folder.path(), status);
-        let text = format!("{}{}", err(&output), out(&output));
-        assert!(text.contains(expected) && !text.contains("secret"), "{text}");
-    };
-    let nobody = "postgres://u:secret@127.0.0.1:1/d";
-    refused(&["serve", "--listen", "127.0.0.1:0", "--database", nobody], 4, "127.0.0.1:1/d");
-    for command in ["status", "check", "migrate"] {
-        refused(&["db", command, "--database", nobody], 4, "127.0.0.1:1/d");
-    }
-    refused(&["db", "backup", "copy", "--database", nobody], 2, "pg_dump");
-    refused(&["serve", "--database", "postgres://u:se/secret@h/d"], 2, "in a password write");
-    refused(&["config", "--database", nobody], 0, "postgres://u:***@127.0.0.1:1/d");
-    refused(&["config", "--json", "--database", nobody], 0, "postgres://u:***@127.0.0.1:1/d");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! How a host stops, and what it finds when it starts again.
 
+use std::sync::Arc;
+
 use keiko::Host;
 use serde_json::json;
 
@@ -26,8 +28,7 @@ fn a_draining_host_says_so_and_hands_its_tasks_back() {
     let report = world.runtime.block_on(draining).unwrap();
     assert_eq!((report.finished, report.handed_back), (0, 1));
     assert!(std::net::TcpStream::connect(world.address).is_err());
-    let folder = std::mem::replace(&mut world.folder, tempfile::tempdir().unwrap());
-    let again = World::start(folder, "");
+    let again = World::start(Arc::clone(&world.home), "");
     let task = again.client(None).get(&format!("/v1/tasks/{id}")).expect(200).json();
     assert!(matches!(task["state"].as_str(), Some("pending" | "running")), "{task}");
     assert_eq!((&task["attempts"], &task["crashes"]), (&json!([]), &json!(0)), "a drain charges nothing");

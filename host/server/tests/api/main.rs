@@ -8,6 +8,7 @@ mod agents;
 mod auth;
 mod bounds;
 mod cli;
+mod database;
 mod drain;
 mod guest;
 mod http;

@@ -1,11 +1,12 @@
 //! A host of its own for every test.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::sync::Arc;
 
 use keiko::Host;
 use keiko::config::{Config, Layers};
 use keiko::token::Token;
+use keiko_tests::Engine;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -15,10 +16,22 @@ use crate::http::{Response, send};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
+/// What stays when a host is gone.
+pub struct Home {
+    pub folder: TempDir,
+    engine: Engine,
+}
+
+impl Home {
+    fn new() -> Arc<Home> {
+        Arc::new(Home { folder: tempfile::tempdir().unwrap(), engine: Engine::of_this_run().unwrap() })
+    }
+}
+
 /// A running host.
 pub struct World {
     pub address: SocketAddr,
-    pub folder: TempDir,
+    pub home: Arc<Home>,
     host: Option<Host>,
     pub runtime: Runtime,
 }
@@ -33,21 +46,22 @@ impl World {
 
     /// A host with this configuration.
     pub fn with(config: &str) -> World {
-        World::start(tempfile::tempdir().unwrap(), config)
+        World::start(Home::new(), config)
     }
 
-    /// A host in a folder that may have been another's.
-    pub fn start(folder: TempDir, config: &str) -> World {
+    /// A host where another one may have been.
+    pub fn start(home: Arc<Home>, config: &str) -> World {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let config = read(folder.path(), config);
+        let folder = home.folder.path();
+        let config = read(&home, config);
         let builder = Host::builder()
             .config(config)
-            .data_dir(folder.path().join("data"))
+            .data_dir(folder.join("data"))
             .listen("127.0.0.1:0".parse().unwrap())
             .compiler(env!("CARGO_BIN_EXE_keiko"), vec!["compile-child".into()]);
         let host = runtime.block_on(builder.build()).unwrap_or_else(|error| panic!("{error}"));
-        World { address: host.address().unwrap(), folder, host: Some(host), runtime }
+        World { address: host.address().unwrap(), home, host: Some(host), runtime }
     }
 
     /// Takes the host out, for a test that ends it itself.
@@ -55,11 +69,11 @@ impl World {
         self.host.take().unwrap()
     }
 
-    /// Ends the host and gives its folder back.
-    pub fn stop(mut self) -> TempDir {
+    /// Ends the host and gives back where it was.
+    pub fn stop(mut self) -> Arc<Home> {
         let host = self.take_host();
         self.runtime.block_on(host.drain());
-        std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap())
+        Arc::clone(&self.home)
     }
 
     pub fn client(&self, token: Option<&Token>) -> Client {
@@ -76,10 +90,12 @@ impl Drop for World {
 }
 
 /// Reads a configuration; tests drain within a second unless they say otherwise.
-fn read(folder: &Path, config: &str) -> Config {
-    let file = folder.join("keiko.toml");
+fn read(home: &Home, config: &str) -> Config {
+    let file = home.folder.path().join("keiko.toml");
     std::fs::write(&file, config).unwrap();
-    let environment = vec![("KEIKO_HOST__WORKERS".to_owned(), "1".to_owned())];
+    let mut environment = home.engine.environment();
+    environment.push(("KEIKO_HOST__WORKERS", "1".to_owned()));
+    let environment = environment.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     let layers = Layers { file: Some(file), environment, ..Layers::default() };
     let mut config = Config::from_layers(layers).unwrap_or_else(|error| panic!("{error}"));
     if config.drain.as_secs() == 30 {

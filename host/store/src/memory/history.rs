@@ -22,7 +22,7 @@ impl History for MemoryStore {
         user: UserId,
         before: Option<TaskId>,
         limit: u32,
-    ) -> Result<Vec<UserTask>, StoreError> {
+    ) -> Result<Option<Vec<UserTask>>, StoreError> {
         self.call(|state| Ok(state.user_tasks(tenant, user, before, limit))).await
     }
 
@@ -45,10 +45,10 @@ impl State {
         user: UserId,
         before: Option<TaskId>,
         limit: u32,
-    ) -> Vec<UserTask> {
+    ) -> Option<Vec<UserTask>> {
         let others = self.breaks(Mutation::UserTasksForOthers);
         let Some((owner, row)) = self.users.get(&user).filter(|(owner, _)| *owner == tenant || others) else {
-            return Vec::new();
+            return self.breaks(Mutation::UserTasksOfNobodyEmpty).then(Vec::new);
         };
         let edge = i64::from(self.breaks(Mutation::UserTasksPageRepeatsItsEdge));
         let before = before.map_or(i64::MAX, |before| before.0 + edge);
@@ -66,7 +66,7 @@ impl State {
             })
         });
         if self.breaks(Mutation::UserTasksOldestFirst) {
-            return found.take(limit as usize).collect();
+            return Some(found.take(limit as usize).collect());
         }
         let mut newer = 0;
         let fits = |task: &UserTask| {
@@ -74,7 +74,7 @@ impl State {
             newer += task.result.as_ref().map_or(0, |result| result.bytes.len() as u64);
             fits
         };
-        found.rev().take(limit as usize).take_while(fits).collect()
+        Some(found.rev().take(limit as usize).take_while(fits).collect())
     }
 
     fn statistics(&self, tenant: TenantId, range: DateRange) -> Vec<Statistics> {

@@ -314,6 +314,8 @@ mutations! {
     UserTasksOldestFirst;
     /// A tenant can list another's user's tasks.
     UserTasksForOthers;
+    /// Nobody's tasks are an empty page.
+    UserTasksOfNobodyEmpty;
     /// A user's tasks come without their results.
     UserTasksWithoutResults;
     /// A user's tasks come without their agents.

@@ -39,7 +39,7 @@ pub(crate) const ONE: &str = concat!(
 );
 
 /// Gives agents new statuses, all or none, and answers the ids that are unknown.
-const SET_STATUSES: &str = "
+pub(crate) const SET_STATUSES: &str = "
     WITH wanted AS (SELECT * FROM unnest($1::bigint[], $2::smallint[]) AS w (id, status)),
     known AS MATERIALIZED (
         SELECT a.id, w.status FROM agent AS a JOIN wanted AS w ON w.id = a.id WHERE a.tenant = $3
@@ -122,11 +122,13 @@ pub(crate) async fn list(
     filter: &AgentFilter,
     limit: u32,
 ) -> Result<Vec<(Agent, AgentStatistics)>, StoreError> {
-    let mut connection = pool.tenant_replica(tenant).await?;
-    let query = sqlx::query(AssertSqlSafe(list_text(filter))).bind(connection.id().0);
-    let query = query.bind(filter.before.map_or(i64::MAX, |id| id.0)).bind(i64::from(limit));
-    let query = query.bind(filter.kind.as_ref().map(|kind| kind.as_str()));
-    let rows = connection.rows(query.bind(filter.status.map(|status| status as i16))).await?;
+    let query = |tenant: TenantId| {
+        let query = sqlx::query(AssertSqlSafe(list_text(filter))).bind(tenant.0);
+        let query = query.bind(filter.before.map_or(i64::MAX, |id| id.0)).bind(i64::from(limit));
+        let query = query.bind(filter.kind.as_ref().map(|kind| kind.as_str()));
+        query.bind(filter.status.map(|status| status as i16))
+    };
+    let rows = pool.list(tenant, query).await?;
     rows.iter().map(|row| Ok((read_from(row, 0)?, statistics(row)?))).collect()
 }
 
@@ -190,9 +192,9 @@ pub(crate) async fn list_users(
     before: Option<UserId>,
     limit: u32,
 ) -> Result<Vec<User>, StoreError> {
-    let mut connection = pool.tenant_replica(tenant).await?;
-    let query = sqlx::query(LIST_USERS).bind(connection.id().0).bind(before.map_or(i64::MAX, |id| id.0));
-    connection.rows(query.bind(i64::from(limit))).await?.iter().map(|row| read_user(row, 0)).collect()
+    let before = before.map_or(i64::MAX, |id| id.0);
+    let query = |tenant: TenantId| sqlx::query(LIST_USERS).bind(tenant.0).bind(before).bind(i64::from(limit));
+    pool.list(tenant, query).await?.iter().map(|row| read_user(row, 0)).collect()
 }
 
 /// An agent in six columns from this one on.

@@ -11,6 +11,7 @@ use super::{PostgresStore, agents, history};
 #[async_trait]
 impl Agents for PostgresStore {
     async fn create_agents(&self, tenant: TenantId, agents: Vec<Agent>) -> Result<(), StoreError> {
+        let _writing = self.0.pool.writing([tenant]);
         agents::create(&self.0.pool, tenant, &agents).await
     }
 
@@ -21,6 +22,7 @@ impl Agents for PostgresStore {
         patch: AgentPatch,
         now_ms: i64,
     ) -> Result<Option<Agent>, StoreError> {
+        let _writing = self.0.pool.writing([tenant]);
         agents::update(&self.0.pool, tenant, id, &patch, now_ms).await
     }
 
@@ -51,10 +53,12 @@ impl Agents for PostgresStore {
         changes: Vec<StatusChange>,
         now_ms: i64,
     ) -> Result<Vec<AgentId>, StoreError> {
+        let _writing = self.0.pool.writing([tenant]);
         agents::set_statuses(&self.0.pool, tenant, &changes, now_ms).await
     }
 
     async fn create_users(&self, tenant: TenantId, users: Vec<User>) -> Result<(), StoreError> {
+        let _writing = self.0.pool.writing([tenant]);
         agents::create_users(&self.0.pool, tenant, &users).await
     }
 
@@ -80,7 +84,7 @@ impl History for PostgresStore {
         user: UserId,
         before: Option<TaskId>,
         limit: u32,
-    ) -> Result<Vec<UserTask>, StoreError> {
+    ) -> Result<Option<Vec<UserTask>>, StoreError> {
         history::user_tasks(&self.0.pool, tenant, user, before, limit).await
     }
 

@@ -21,6 +21,15 @@ pub(crate) fn is_lost(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether the server ended a statement that ran for too long.
+pub(crate) fn ran_too_long(error: &StoreError) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<sqlx::Error>());
+    cause.is_some_and(|cause| match cause {
+        sqlx::Error::Database(database) => database.code().as_deref() == Some("57014"),
+        _ => false,
+    })
+}
+
 fn classify(error: &sqlx::Error) -> (StoreErrorKind, &'static str) {
     match error {
         sqlx::Error::Database(database) => by_state(&database.code().unwrap_or_default()),

@@ -16,7 +16,8 @@ use crate::format::{Undecodable, decode_failure};
 use crate::trouble::undecodable;
 
 /// A page of a user's tasks: ids first, from the two partial indexes, then the rows of the page alone. Columns: a
-/// summary (16), message, detail, media type of the result, result, the user (3), the agent (6).
+/// summary (16), message, detail, media type of the result, result, the user (3), the agent (6). A user without tasks is
+/// one row without a task, and nobody is no row.
 pub(crate) const USER_TASKS: &str = "
     WITH found AS MATERIALIZED (SELECT id, ended, bytes FROM (
             (SELECT id, 0 AS ended, 0 AS bytes FROM task WHERE tenant = $1 AND app_user = $2 AND id < $3
@@ -41,11 +42,12 @@ pub(crate) const USER_TASKS: &str = "
     SELECT r.id, p.name, k.name, r.state, r.created_ms, r.run_at_ms, r.finished_ms, r.attempts, r.crashes, r.code,
         r.root, r.parent, r.depth, r.agent, r.app_user, r.priority, r.message, r.detail, r.result_type, r.result,
         u.id, u.name, u.created_ms, a.id, a.name, a.kind, a.status, a.created_ms, a.updated_ms
-    FROM wanted AS r
-    JOIN kind AS k ON k.id = r.kind AND k.tenant = r.tenant
-    JOIN plugin AS p ON p.id = k.plugin AND p.tenant = r.tenant
-    JOIN app_user AS u ON u.id = r.app_user AND u.tenant = r.tenant
+    FROM app_user AS u
+    LEFT JOIN wanted AS r ON r.app_user = u.id AND r.tenant = u.tenant
+    LEFT JOIN kind AS k ON k.id = r.kind AND k.tenant = r.tenant
+    LEFT JOIN plugin AS p ON p.id = k.plugin AND p.tenant = r.tenant
     LEFT JOIN agent AS a ON a.id = r.agent AND a.tenant = r.tenant
+    WHERE u.id = $2 AND u.tenant = $1
     ORDER BY r.id DESC";
 
 /// Tasks by plugin, kind and state. Durations are those of ended tasks that ran; percentiles are nearest ranks.
@@ -75,15 +77,24 @@ pub(crate) async fn user_tasks(
     user: UserId,
     before: Option<TaskId>,
     limit: u32,
-) -> Result<Vec<UserTask>, StoreError> {
-    let mut connection = pool.tenant_replica(tenant).await?;
-    let query = sqlx::query(USER_TASKS).bind(connection.id().0).bind(user.0);
-    let query = query.bind(before.map_or(i64::MAX, |before| before.0)).bind(i64::from(limit));
-    let query = query.bind(USER_RESULTS_BYTES_MAX as i64);
-    connection.rows(query).await?.iter().map(user_task).collect()
+) -> Result<Option<Vec<UserTask>>, StoreError> {
+    let query = |tenant: TenantId| {
+        let query = sqlx::query(USER_TASKS).bind(tenant.0).bind(user.0);
+        let query = query.bind(before.map_or(i64::MAX, |before| before.0)).bind(i64::from(limit));
+        query.bind(USER_RESULTS_BYTES_MAX as i64)
+    };
+    let rows = pool.list(tenant, query).await?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    rows.iter().filter_map(|row| user_task(row).transpose()).collect::<Result<_, _>>().map(Some)
 }
 
-fn user_task(row: &PgRow) -> Result<UserTask, StoreError> {
+/// The task of a row, if there is one in it.
+fn user_task(row: &PgRow) -> Result<Option<UserTask>, StoreError> {
+    if get::<Option<i64>>(row, 0)?.is_none() {
+        return Ok(None);
+    }
     let summary = summary(row)?;
     let (message, detail): (Option<String>, Option<&str>) = (get(row, 16)?, get(row, 17)?);
     let failure = match &summary.code {
@@ -94,7 +105,7 @@ fn user_task(row: &PgRow) -> Result<UserTask, StoreError> {
     let content_type = read_type(get(row, 18)?);
     let agent = get::<Option<i64>>(row, 23)?.map(|_| read_from(row, 23)).transpose()?;
     let result = result.map(|bytes| Payload { content_type, bytes: bytes.into() });
-    Ok(UserTask { summary, user: read_user(row, 20)?, agent, result, failure })
+    Ok(Some(UserTask { summary, user: read_user(row, 20)?, agent, result, failure }))
 }
 
 pub(crate) async fn statistics(
@@ -102,9 +113,9 @@ pub(crate) async fn statistics(
     tenant: TenantId,
     range: DateRange,
 ) -> Result<Vec<Statistics>, StoreError> {
-    let mut connection = pool.tenant_replica(tenant).await?;
-    let query = sqlx::query(STATISTICS).bind(connection.id().0).bind(range.from_ms).bind(range.to_ms);
-    connection.rows(query).await?.iter().map(read_statistics).collect()
+    let query =
+        |tenant: TenantId| sqlx::query(STATISTICS).bind(tenant.0).bind(range.from_ms).bind(range.to_ms);
+    pool.list(tenant, query).await?.iter().map(read_statistics).collect()
 }
 
 fn read_statistics(row: &PgRow) -> Result<Statistics, StoreError> {

@@ -17,6 +17,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("agents", include_str!("../../../../migrations/postgres/0002_agents.sql")),
     ("priority", include_str!("../../../../migrations/postgres/0003_priority.sql")),
     ("time_outs", include_str!("../../../../migrations/postgres/0004_time_outs.sql")),
+    ("incomplete", include_str!("../../../../migrations/postgres/0005_incomplete.sql")),
 ];
 
 /// How a file starts that cannot run in a transaction.

@@ -25,15 +25,22 @@ mod migrate;
 mod news;
 mod open;
 mod options;
+#[cfg(test)]
+mod plan;
 pub(crate) mod pool;
 mod prune;
 mod records;
+mod replica;
 pub(crate) mod row;
 pub(crate) mod session;
 mod settle;
 mod submit;
 #[cfg(test)]
 mod tenancy;
+#[cfg(test)]
+#[allow(dead_code, reason = "shared with the other tests, which use all of it")]
+#[path = "../../tests/conformance/world.rs"]
+mod world;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -190,6 +197,7 @@ impl TaskStore for PostgresStore {
     }
 
     async fn enqueue(&self, submits: Vec<Submit>, now_ms: i64) -> Result<Vec<Submitted>, StoreError> {
+        let _writing = self.0.pool.writing(submits.iter().map(|submit| submit.tenant));
         self.0.submit.submit(submits, now_ms).await
     }
 
@@ -222,6 +230,7 @@ impl TaskStore for PostgresStore {
         settlements: Vec<Settlement>,
         now_ms: i64,
     ) -> Result<Vec<Settled>, StoreError> {
+        let _writing = self.0.pool.writing(settlements.iter().map(|settlement| settlement.tenant));
         let bytes = settlements.iter().map(payload_bytes).sum();
         self.write(Priority::Task, bytes, settlements, move |session, settlements| {
             Box::pin(settle::settle(session, holder, settlements, now_ms))
@@ -240,6 +249,7 @@ impl TaskStore for PostgresStore {
     }
 
     async fn cancel(&self, tenant: TenantId, id: TaskId, now_ms: i64) -> Result<CancelAnswer, StoreError> {
+        let _writing = self.0.pool.writing([tenant]);
         self.write(Priority::Task, 0, (), move |session, ()| {
             Box::pin(end::cancel(session, tenant, id, now_ms))
         })
@@ -253,6 +263,7 @@ impl TaskStore for PostgresStore {
         queue_max: u64,
         now_ms: i64,
     ) -> Result<RetryAnswer, StoreError> {
+        let _writing = self.0.pool.writing([tenant]);
         self.write(Priority::Task, 0, (), move |session, ()| {
             Box::pin(end::retry(session, tenant, id, queue_max, now_ms))
         })
@@ -266,6 +277,7 @@ impl TaskStore for PostgresStore {
         after: Option<TaskId>,
         count_max: u32,
     ) -> Result<Pruned, StoreError> {
+        let _writing = self.0.pool.writing([tenant]);
         self.write(Priority::Background, 0, kept, move |session, kept| {
             Box::pin(prune::finished(session, tenant, kept, after, count_max))
         })
@@ -290,7 +302,12 @@ impl TaskStore for PostgresStore {
 #[async_trait]
 impl Records for PostgresStore {
     async fn task(&self, tenant: TenantId, id: TaskId) -> Result<Option<TaskView>, StoreError> {
-        records::task(&self.0.pool, tenant, id).await
+        let task = records::task(&self.0.pool, tenant, id).await?;
+        if task.as_ref().is_some_and(|task| task.summary.state.is_terminal()) {
+            // Another host may have ended it.
+            self.0.pool.told(tenant);
+        }
+        Ok(task)
     }
 
     async fn list(

@@ -29,6 +29,8 @@ pub struct PostgresOptions {
     pub url: String,
     /// A read replica for lists and statistics.
     pub replica_url: Option<String>,
+    /// How far behind it may be and still answer. What a tenant wrote through this host it has to have in any case.
+    pub replica_lag_max: Duration,
     /// Stands in the name of every connection, so that whoever looks at the server sees whose it is.
     pub installation: String,
     /// Connections for reads that are kept.
@@ -57,6 +59,7 @@ impl PostgresOptions {
         PostgresOptions {
             url: url.into(),
             replica_url: None,
+            replica_lag_max: Duration::from_secs(10),
             installation: "keiko".to_owned(),
             size: 20,
             overflow: 30,
@@ -100,9 +103,12 @@ impl PostgresOptions {
     pub(crate) fn reader(&self, url: &str) -> Result<PgConnectOptions, OpenError> {
         let options = self.connection(url, "read")?.statement_cache_capacity(self.statement_cache.max(1));
         Ok(options.options([
+            ("synchronous_commit", "on"),
             ("statement_timeout", STATEMENT_TIMEOUT),
             ("lock_timeout", LOCK_TIMEOUT),
             ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT),
+            // A plan for any tenant is one for the average tenant, and walks the others' rows for a small one.
+            ("plan_cache_mode", "force_custom_plan"),
             ("jit", "off"),
         ]))
     }

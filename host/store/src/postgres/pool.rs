@@ -4,6 +4,9 @@
 //! - A tenant has at most half of the pool, so that it cannot keep the others out. Its place is taken first, then the
 //!   pool's: nobody holds a connection while waiting for a tenant's place.
 //! - Every use is one statement, which is its own transaction: a caller that goes away leaves nothing open.
+//! - Lists and statistics may come from a replica: [`Pool::list`], and nothing else asks one. It says in the same moment
+//!   whether it has replayed what the tenant has to find ([`super::replica`]); when it has not, is gone, or gives up, the
+//!   primary answers. One that does not take connections within [`REPLICA_WAIT`] is left alone for [`REPLICA_REST`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,20 +16,33 @@ use std::time::Duration;
 use keiko_core::id::TenantId;
 use keiko_core::port::{StoreError, StoreErrorKind};
 use parking_lot::Mutex;
-use sqlx::Postgres;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::query::Query;
+use sqlx::{Postgres, Row};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::error::{is_lost, store_error};
+use super::error::{is_lost, ran_too_long, store_error};
 use super::open::OpenError;
 use super::options::PostgresOptions;
+use super::replica::{Freshness, Need, Position};
+use super::row::get;
 use crate::transaction::spawn;
 
-/// Sets for whom a connection works from now on.
-const WORK_FOR: &str = "SELECT set_config('role', $1, false), set_config('keiko.tenant', $2, false)";
+/// Sets for whom a connection works from now on, and says whether its server is a replica that has replayed this much of
+/// the primary's log, if that is wanted.
+const WORK_FOR: &str = "SELECT set_config('role', $1, false), set_config('keiko.tenant', $2, false),
+    $3::bigint IS NULL OR pg_is_in_recovery()
+        AND coalesce(pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0') >= $3, false)";
+
+/// Where the primary's log ends, as far as it has been written for good: behind every commit that was answered.
+const POSITION: &str = "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint";
+
+/// How long a list waits for a connection to the replica.
+const REPLICA_WAIT: Duration = Duration::from_secs(1);
+/// How long a replica is left alone that could not be connected to.
+const REPLICA_REST: Duration = Duration::from_secs(5);
 
 /// What the pool has done and holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +61,10 @@ pub struct PoolFigures {
     pub timeouts: u64,
     /// Reads that waited longer than the operator calls slow.
     pub slow: u64,
+    /// Lists and statistics that the replica answered.
+    pub replica_reads: u64,
+    /// Those that the primary answered because the replica was behind, or gone.
+    pub replica_fallbacks: u64,
 }
 
 /// The pool; clones share it.
@@ -53,7 +73,7 @@ pub(crate) struct Pool(Arc<Inner>);
 
 struct Inner {
     primary: Arc<Side>,
-    replica: Option<Arc<Side>>,
+    replica: Option<Replica>,
     counters: Arc<Counters>,
     /// Places of each tenant that uses one or waits for one.
     tenants: Mutex<HashMap<TenantId, Arc<Semaphore>>>,
@@ -62,6 +82,14 @@ struct Inner {
     acquire_timeout: Duration,
     slow_acquire: Duration,
     test_before_use: bool,
+}
+
+/// The server that may answer lists.
+struct Replica {
+    side: Arc<Side>,
+    freshness: Freshness,
+    /// Until when it is left alone.
+    rest: Mutex<Option<Instant>>,
 }
 
 /// The connections to one server.
@@ -93,6 +121,8 @@ struct Counters {
     acquires: AtomicU64,
     timeouts: AtomicU64,
     slow: AtomicU64,
+    replica_reads: AtomicU64,
+    replica_fallbacks: AtomicU64,
 }
 
 impl Pool {
@@ -101,7 +131,11 @@ impl Pool {
         let counters = Arc::new(Counters::default());
         let primary = Side::new(options, options.reader(&options.url)?);
         let replica = match &options.replica_url {
-            Some(url) => Some(Side::new(options, options.reader(url)?)),
+            Some(url) => Some(Replica {
+                side: Side::new(options, options.reader(url)?),
+                freshness: Freshness::new(options.replica_lag_max),
+                rest: Mutex::default(),
+            }),
             None => None,
         };
         let places = places(options);
@@ -120,26 +154,103 @@ impl Pool {
 
     /// A connection that sees and writes this tenant's rows.
     pub(crate) async fn tenant(&self, tenant: TenantId) -> Result<TenantConnection, StoreError> {
-        self.tenant_of(&self.0.primary, tenant).await
+        let start = Instant::now();
+        let place = self.place(tenant, start).await?;
+        self.tenant_in(place, start).await
     }
 
-    /// A connection that sees this tenant's rows, perhaps as they were a moment ago: for lists and statistics.
-    pub(crate) async fn tenant_replica(&self, tenant: TenantId) -> Result<TenantConnection, StoreError> {
-        self.tenant_of(self.0.replica.as_ref().unwrap_or(&self.0.primary), tenant).await
+    async fn tenant_in(&self, place: Place, start: Instant) -> Result<TenantConnection, StoreError> {
+        let work = Work::tenant(place.tenant);
+        let connection = self.take(&self.0.primary, &work, start + self.0.acquire_timeout).await?;
+        self.got(start);
+        Ok(TenantConnection { connection, place })
+    }
+
+    /// The rows of a list or of statistics: this tenant's, perhaps as they were a moment ago, but never without what the
+    /// tenant wrote through this host.
+    pub(crate) async fn list<'q>(
+        &self,
+        tenant: TenantId,
+        query: impl Fn(TenantId) -> Query<'q, Postgres, PgArguments> + Send + Sync,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        let start = Instant::now();
+        let place = self.place(tenant, start).await?;
+        if let Some(replica) = &self.0.replica {
+            let counters = &self.0.counters;
+            if let Some(answer) = self.ask_replica(replica, tenant, query(tenant)).await {
+                counters.replica_reads.fetch_add(1, Ordering::Relaxed);
+                self.got(start);
+                return answer;
+            }
+            counters.replica_fallbacks.fetch_add(1, Ordering::Relaxed);
+        }
+        self.tenant_in(place, start).await?.rows(query(tenant)).await
+    }
+
+    /// Notes that the tenant was told of what somebody wrote, so that its lists have it too.
+    pub(crate) fn told(&self, tenant: TenantId) {
+        if let Some(replica) = &self.0.replica {
+            replica.freshness.wrote(tenant);
+        }
+    }
+
+    /// Notes that these tenants wrote as soon as the answer is dropped: when the write is over, however it ended.
+    pub(crate) fn writing(&self, tenants: impl IntoIterator<Item = TenantId>) -> Writing<'_> {
+        let mut tenants: Vec<TenantId> =
+            if self.0.replica.is_some() { tenants.into_iter().collect() } else { Vec::new() };
+        tenants.sort_unstable();
+        tenants.dedup();
+        Writing { pool: self, tenants }
+    }
+
+    /// The replica's answer; `None` when the primary has to give it.
+    async fn ask_replica(
+        &self,
+        replica: &Replica,
+        tenant: TenantId,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Option<Result<Vec<PgRow>, StoreError>> {
+        let now = Instant::now();
+        if replica.rest.lock().is_some_and(|until| now < until) {
+            return None;
+        }
+        let position = match replica.freshness.need(tenant, now) {
+            Need::Known(position) => position,
+            Need::Ask(question) => {
+                let row = self.system().await.ok()?.row(sqlx::query(POSITION)).await.ok()??;
+                replica.freshness.learn(question, tenant, get(&row, 0).ok()?)
+            }
+        };
+        let work = Work { replayed: Some(position), ..Work::tenant(tenant) };
+        let start = Instant::now();
+        let taken = self.take(&replica.side, &work, start + REPLICA_WAIT).await;
+        if let Err(error) = &taken {
+            // A pool that is full says nothing about the server.
+            if replica.side.pool.size() < self.0.places {
+                tracing::warn!(error = %error, "the replica cannot be reached; the primary answers lists");
+                *replica.rest.lock() = Some(Instant::now() + REPLICA_REST);
+            }
+        }
+        let mut connection = taken.ok()?;
+        if !connection.replayed {
+            return None;
+        }
+        match connection.rows(query).await {
+            // It would run for as long on the primary.
+            Err(error) if ran_too_long(&error) => Some(Err(error)),
+            // Lost, or in the way of what is replayed.
+            Err(_) => None,
+            rows => Some(rows),
+        }
     }
 
     /// A connection that sees every tenant's rows, for what is nobody's or everybody's.
     pub(crate) async fn system(&self) -> Result<SystemConnection, StoreError> {
         let start = Instant::now();
-        let connection = self.take(&self.0.primary, "keiko_system", "", start).await?;
+        let work = Work { role: "keiko_system", tenant: String::new(), replayed: None };
+        let connection = self.take(&self.0.primary, &work, start + self.0.acquire_timeout).await?;
+        self.got(start);
         Ok(SystemConnection { connection })
-    }
-
-    async fn tenant_of(&self, side: &Arc<Side>, tenant: TenantId) -> Result<TenantConnection, StoreError> {
-        let start = Instant::now();
-        let place = self.place(tenant, start).await?;
-        let connection = self.take(side, "keiko_tenant", &tenant.to_string(), start).await?;
-        Ok(TenantConnection { connection, tenant, _place: place })
     }
 
     /// One of the tenant's places.
@@ -160,30 +271,24 @@ impl Pool {
     }
 
     /// A connection that works for this role and tenant from now on.
-    async fn take(
-        &self,
-        side: &Arc<Side>,
-        role: &str,
-        tenant: &str,
-        start: Instant,
-    ) -> Result<Used, StoreError> {
+    async fn take(&self, side: &Arc<Side>, work: &Work, until: Instant) -> Result<Used, StoreError> {
         let waiting = Counted::new(&self.0.counters, |counters| &counters.waiting);
         // Whatever was idle may be dead, and then one that is new.
         let mut tries = if self.0.test_before_use { self.0.places + 1 } else { 1 };
         let connection = loop {
             tries -= 1;
-            let acquired = timeout_at(start + self.0.acquire_timeout, side.pool.acquire()).await;
+            let acquired = timeout_at(until, side.pool.acquire()).await;
             let mut connection = match acquired {
                 Ok(Ok(connection)) => connection,
                 Err(_) | Ok(Err(sqlx::Error::PoolTimedOut)) => return Err(self.timed_out()),
                 Ok(Err(error)) => return Err(store_error(error)),
             };
             let used = Counted::new(&self.0.counters, |counters| &counters.in_use);
-            let set = sqlx::query(WORK_FOR).bind(role).bind(tenant).execute(&mut *connection).await;
-            match set {
-                Ok(_) => {
+            let set = sqlx::query(WORK_FOR).bind(work.role).bind(&work.tenant).bind(work.replayed);
+            match set.fetch_one(&mut *connection).await.and_then(|row| row.try_get(2)) {
+                Ok(replayed) => {
                     let (side, counters) = (Arc::clone(side), Arc::clone(&self.0.counters));
-                    break Used { connection: Some(connection), side, counters, _used: used };
+                    break Used { connection: Some(connection), side, counters, replayed, _used: used };
                 }
                 Err(error) => {
                     connection.close_on_drop();
@@ -194,11 +299,15 @@ impl Pool {
             }
         };
         drop(waiting);
+        Ok(connection)
+    }
+
+    /// Counts a read that has its connection.
+    fn got(&self, start: Instant) {
         self.0.counters.acquires.fetch_add(1, Ordering::Relaxed);
         if start.elapsed() > self.0.slow_acquire {
             self.0.counters.slow.fetch_add(1, Ordering::Relaxed);
         }
-        Ok(connection)
     }
 
     fn timed_out(&self) -> StoreError {
@@ -207,7 +316,7 @@ impl Pool {
     }
 
     pub(crate) fn figures(&self) -> PoolFigures {
-        let sides = [Some(&self.0.primary), self.0.replica.as_ref()];
+        let sides = [Some(&self.0.primary), self.0.replica.as_ref().map(|replica| &replica.side)];
         let counters = &self.0.counters;
         PoolFigures {
             size: sides.iter().flatten().map(|side| side.pool.size()).sum(),
@@ -217,6 +326,8 @@ impl Pool {
             acquires: counters.acquires.load(Ordering::Relaxed),
             timeouts: counters.timeouts.load(Ordering::Relaxed),
             slow: counters.slow.load(Ordering::Relaxed),
+            replica_reads: counters.replica_reads.load(Ordering::Relaxed),
+            replica_fallbacks: counters.replica_fallbacks.load(Ordering::Relaxed),
         }
     }
 
@@ -224,8 +335,35 @@ impl Pool {
     pub(crate) async fn close(&self) {
         self.0.primary.pool.close().await;
         if let Some(replica) = &self.0.replica {
-            replica.pool.close().await;
+            replica.side.pool.close().await;
         }
+    }
+}
+
+/// Tenants that write.
+pub(crate) struct Writing<'p> {
+    pool: &'p Pool,
+    tenants: Vec<TenantId>,
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.tenants.iter().for_each(|tenant| self.pool.told(*tenant));
+    }
+}
+
+/// For whom a connection is taken.
+struct Work {
+    role: &'static str,
+    /// Empty when it is nobody.
+    tenant: String,
+    /// How far a replica must be.
+    replayed: Option<Position>,
+}
+
+impl Work {
+    fn tenant(tenant: TenantId) -> Work {
+        Work { role: "keiko_tenant", tenant: tenant.to_string(), replayed: None }
     }
 }
 
@@ -251,14 +389,13 @@ fn pool(options: &PostgresOptions, connect: PgConnectOptions) -> PgPool {
 /// still names the tenant, and the database's own rules stand behind it.
 pub(crate) struct TenantConnection {
     connection: Used,
-    tenant: TenantId,
-    _place: Place,
+    place: Place,
 }
 
 impl TenantConnection {
     /// Whose rows these are.
     pub(crate) fn id(&self) -> TenantId {
-        self.tenant
+        self.place.tenant
     }
 
     /// Runs a statement; its rows.
@@ -307,6 +444,8 @@ struct Used {
     connection: Option<PoolConnection<Postgres>>,
     side: Arc<Side>,
     counters: Arc<Counters>,
+    /// Whether its server has replayed what was wanted.
+    replayed: bool,
     _used: Counted,
 }
 

@@ -120,17 +120,18 @@ pub(crate) async fn list(
     filter: &TaskFilter,
     limit: u32,
 ) -> Result<Vec<TaskSummary>, StoreError> {
-    let mut connection = pool.tenant_replica(tenant).await?;
-    let query = sqlx::query(AssertSqlSafe(list_text(filter)))
-        .bind(connection.id().0)
-        .bind(filter.before.map_or(i64::MAX, |before| before.0))
-        .bind(i64::from(limit))
-        .bind(filter.plugin.as_ref().map(|name| name.as_str()))
-        .bind(filter.kind.as_ref().map(|name| name.as_str()))
-        .bind(filter.parent.map(|parent| parent.0))
-        .bind(filter.agent.map(|agent| agent.0))
-        .bind(filter.user.map(|user| user.0));
-    connection.rows(query).await?.iter().map(summary).collect()
+    let query = |tenant: TenantId| {
+        sqlx::query(AssertSqlSafe(list_text(filter)))
+            .bind(tenant.0)
+            .bind(filter.before.map_or(i64::MAX, |before| before.0))
+            .bind(i64::from(limit))
+            .bind(filter.plugin.as_ref().map(|name| name.as_str()))
+            .bind(filter.kind.as_ref().map(|name| name.as_str()))
+            .bind(filter.parent.map(|parent| parent.0))
+            .bind(filter.agent.map(|agent| agent.0))
+            .bind(filter.user.map(|user| user.0))
+    };
+    pool.list(tenant, query).await?.iter().map(summary).collect()
 }
 
 /// The statement for a filter, made of fixed pieces only; values are always parameters: tenant, before, limit, plugin,

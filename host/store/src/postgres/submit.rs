@@ -79,15 +79,18 @@ pub(crate) async fn enqueue(
     Ok(answers)
 }
 
+/// The oldest keys that have expired and that nobody else forgets just now.
+pub(crate) const PRUNE_KEYS: &str =
+    "DELETE FROM idempotency WHERE (tenant, key) IN (SELECT tenant, key FROM idempotency
+    WHERE expires_ms <= keiko_now($1) ORDER BY expires_ms LIMIT $2 FOR UPDATE SKIP LOCKED)";
+
 /// Forgets keys that have expired, at most so many.
 pub(crate) async fn prune_keys(
     session: &mut Session,
     now_ms: i64,
     count_max: u32,
 ) -> Result<u64, StoreError> {
-    let query = "DELETE FROM idempotency WHERE (tenant, key) IN (SELECT tenant, key FROM idempotency
-        WHERE expires_ms <= keiko_now($1) ORDER BY expires_ms LIMIT $2 FOR UPDATE SKIP LOCKED)";
-    session.run(sqlx::query(query).bind(now_ms).bind(i64::from(count_max))).await
+    session.run(sqlx::query(PRUNE_KEYS).bind(now_ms).bind(i64::from(count_max))).await
 }
 
 /// Live tasks of these tenants, whose counts are the transaction's from now on, and how far the database's clock is

@@ -8,14 +8,9 @@ use sqlx::{AssertSqlSafe, Row};
 use super::pool::{Pool, TenantConnection};
 use super::row::get;
 use super::session::Session;
+use super::world::database::Database;
+use super::world::{NOW, customer, new_task, submit};
 use crate::transaction::Priority;
-
-#[allow(dead_code, reason = "shared with the other tests, which use all of it")]
-#[path = "../../tests/conformance/world.rs"]
-mod world;
-
-use world::database::Database;
-use world::{NOW, customer, new_task, submit};
 
 /// Tables of a tenant's rows.
 const TABLES: &str = "SELECT c.relname::text, c.relrowsecurity AND c.relforcerowsecurity,

@@ -93,7 +93,7 @@ impl History for SqliteStore {
         user: UserId,
         before: Option<TaskId>,
         limit: u32,
-    ) -> Result<Vec<UserTask>, StoreError> {
+    ) -> Result<Option<Vec<UserTask>>, StoreError> {
         history::user_tasks(&self.0.readers, tenant, user, before, limit).await
     }
 

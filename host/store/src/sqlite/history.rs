@@ -18,7 +18,8 @@ use crate::format::{Undecodable, decode_failure};
 use crate::trouble::undecodable;
 
 /// A page of a user's tasks: ids first, from the two partial indexes, then the rows of the page alone. Columns: a
-/// summary (16), message, detail, media type of the result, result, the user (3), the agent (6).
+/// summary (16), message, detail, media type of the result, result, the user (3), the agent (6). A user without tasks is
+/// one row without a task, and nobody is no row.
 pub(crate) const USER_TASKS: &str = "
     WITH found AS MATERIALIZED (SELECT id, ended, bytes FROM (
             SELECT * FROM (SELECT id, 0 AS ended, 0 AS bytes FROM task INDEXED BY task_user
@@ -44,11 +45,12 @@ pub(crate) const USER_TASKS: &str = "
     SELECT r.id, p.name, k.name, r.state, r.created_ms, r.run_at_ms, r.finished_ms, r.attempts, r.crashes, r.code,
         r.root, r.parent, r.depth, r.agent, r.app_user, r.priority, r.message, r.detail, r.result_type, r.result,
         u.id, u.name, u.created_ms, a.id, a.name, a.kind, a.status, a.created_ms, a.updated_ms
-    FROM rows AS r
-    JOIN kind AS k ON k.id = r.kind AND k.tenant = r.tenant
-    JOIN plugin AS p ON p.id = k.plugin AND p.tenant = r.tenant
-    JOIN app_user AS u ON u.id = r.app_user AND u.tenant = r.tenant
+    FROM app_user AS u
+    LEFT JOIN rows AS r ON r.app_user = u.id AND r.tenant = u.tenant
+    LEFT JOIN kind AS k ON k.id = r.kind AND k.tenant = r.tenant
+    LEFT JOIN plugin AS p ON p.id = k.plugin AND p.tenant = r.tenant
     LEFT JOIN agent AS a ON a.id = r.agent AND a.tenant = r.tenant
+    WHERE u.id = ?2 AND u.tenant = ?1
     ORDER BY r.id DESC";
 
 /// Tasks by plugin, kind and state. Durations are those of ended tasks that ran; percentiles are nearest ranks.
@@ -81,15 +83,22 @@ pub(crate) async fn user_tasks(
     user: UserId,
     before: Option<TaskId>,
     limit: u32,
-) -> Result<Vec<UserTask>, StoreError> {
+) -> Result<Option<Vec<UserTask>>, StoreError> {
     let query = sqlx::query(USER_TASKS).bind(tenant.0).bind(user.0);
     let query = query.bind(before.map_or(i64::MAX, |before| before.0)).bind(limit);
     let query = query.bind(USER_RESULTS_BYTES_MAX as i64);
     let rows = query.fetch_all(readers).await.map_err(store_error)?;
-    rows.iter().map(user_task).collect()
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    rows.iter().filter_map(|row| user_task(row).transpose()).collect::<Result<_, _>>().map(Some)
 }
 
-fn user_task(row: &SqliteRow) -> Result<UserTask, StoreError> {
+/// The task of a row, if there is one in it.
+fn user_task(row: &SqliteRow) -> Result<Option<UserTask>, StoreError> {
+    if row.try_get::<Option<i64>, _>(0).map_err(store_error)?.is_none() {
+        return Ok(None);
+    }
     let summary = summary(row)?;
     let (message, detail): (Option<String>, Option<&str>) =
         (row.try_get(16).map_err(store_error)?, row.try_get(17).map_err(store_error)?);
@@ -107,7 +116,7 @@ fn user_task(row: &SqliteRow) -> Result<UserTask, StoreError> {
     let agent: Option<i64> = row.try_get(23).map_err(store_error)?;
     let agent = agent.map(|_| read_from(row, 23)).transpose()?;
     let result = result.map(|bytes| Payload { content_type, bytes: bytes.into() });
-    Ok(UserTask { summary, user, agent, result, failure })
+    Ok(Some(UserTask { summary, user, agent, result, failure }))
 }
 
 pub(crate) async fn statistics(

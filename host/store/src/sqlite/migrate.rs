@@ -12,6 +12,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("agents", include_str!("../../../../migrations/sqlite/0002_agents.sql")),
     ("priority", include_str!("../../../../migrations/sqlite/0003_priority.sql")),
     ("time_outs", include_str!("../../../../migrations/sqlite/0004_time_outs.sql")),
+    ("incomplete", include_str!("../../../../migrations/sqlite/0005_incomplete.sql")),
 ];
 
 /// Why a database cannot be brought to this schema.

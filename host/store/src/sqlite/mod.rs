@@ -51,7 +51,7 @@ use sqlx::ConnectOptions;
 use sqlx::sqlite::SqlitePool;
 
 pub use self::open::{Lock, OpenError};
-use self::open::{readers, writer_options};
+use self::open::{log_if, pool_options, reader_options, writer_options};
 use self::session::Session;
 use crate::stored::payload_bytes;
 pub use crate::transaction::WriterCounts;
@@ -64,6 +64,8 @@ pub struct SqliteOptions {
     pub data_dir: PathBuf,
     /// Connections that only read; at least one.
     pub readers: u32,
+    /// Whether every statement about tasks goes to the log, without its values.
+    pub statement_log: bool,
 }
 
 /// A store in a folder. Clones share it; the folder's lock is held until the last one is gone or one is closed.
@@ -81,14 +83,16 @@ impl SqliteStore {
     pub async fn open(options: SqliteOptions) -> Result<SqliteStore, OpenError> {
         let lock = Lock::take(&options.data_dir)?;
         let path = options.data_dir.join("keiko.db");
-        let mut connection = writer_options(&path).connect().await.map_err(OpenError::database(&path))?;
+        let (writer, readers) = (writer_options(&path), reader_options(&path));
+        let [writer, readers] = [writer, readers].map(|each| log_if(options.statement_log, each));
+        let mut connection = writer.connect().await.map_err(OpenError::database(&path))?;
         migrate::migrate(&mut connection).await.map_err(OpenError::migrate(&path))?;
         let components = component::open(&options.data_dir.join("components.db")).await?;
         let counters = Arc::new(Counters::default());
         let session = Session::new(connection, Arc::clone(&counters.statements));
         Ok(SqliteStore(Arc::new(Inner {
             writer: Writer::start(session, counters, Box::new(lock)),
-            readers: readers(&path, options.readers),
+            readers: pool_options(options.readers).connect_lazy_with(readers),
             components,
         })))
     }

@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::ConnectOptions;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use super::migrate::MigrateError;
 
@@ -132,10 +130,18 @@ pub(crate) fn writer_options(path: &Path) -> SqliteConnectOptions {
         .pragma("cache_size", WRITER_CACHE)
 }
 
-/// Connections that only read, which never wait for the writer.
-pub(crate) fn readers(path: &Path, count: u32) -> SqlitePool {
-    let options = shared_options(path).read_only(true).pragma("cache_size", READER_CACHE);
-    pool_options(count).connect_lazy_with(options)
+/// How a connection is opened that only reads, and never waits for the writer.
+pub(crate) fn reader_options(path: &Path) -> SqliteConnectOptions {
+    shared_options(path).read_only(true).pragma("cache_size", READER_CACHE)
+}
+
+/// The options, with every statement in the log if that is wanted.
+pub(crate) fn log_if(wanted: bool, options: SqliteConnectOptions) -> SqliteConnectOptions {
+    match "info".parse() {
+        // Without a threshold each statement would be a slow one, and those go nowhere.
+        Ok(level) if wanted => options.log_statements(level).log_slow_statements(level, Duration::MAX),
+        _ => options,
+    }
 }
 
 /// A pool of so many connections, which never die of age.

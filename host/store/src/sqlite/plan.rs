@@ -5,14 +5,14 @@ use keiko_core::task::{TaskFilter, TaskState};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 
-use super::agents;
 use super::child::PARENTS;
 use super::end::{FINISH, NEXT_TIME_OUT, OVER};
 use super::history::{STATISTICS, USER_TASKS};
 use super::lease::{COUNT_DUE, LEASE_TASKS, NEXT_RUN_AT, RAISE, READY_TENANTS};
 use super::open::writer_options;
 use super::records::{COUNTS, TASK, list_text};
-use super::{migrate, settle};
+use super::submit::PRUNE_KEYS;
+use super::{agents, migrate, prune, settle};
 
 /// Databases with so many tasks that the planner's guesses matter: without statistics, as the store leaves it, and
 /// with them, as after somebody's `ANALYZE`.
@@ -36,16 +36,25 @@ async fn database(last: &str) -> (SqliteConnection, tempfile::TempDir) {
         INSERT INTO plugin_version (id, tenant, plugin, name, digest, component_bytes, manifest, installed_ms)
             SELECT id, id, id, '1', zeroblob(32), 1, '{{}}', 0 FROM tenant;
         INSERT INTO kind (id, tenant, plugin, name) SELECT id, id, id, 'k' FROM tenant;
-        INSERT INTO task (id, tenant, kind, state, holder, created_ms, run_at_ms, root, parent, input)
+        INSERT INTO agent (id, tenant, name, kind, status, created_ms, updated_ms)
+            SELECT n, 1 + n % 20, 'a', 'k' || n % 3, n % 5, n, n FROM {people};
+        INSERT INTO agent_count (agent, tenant) SELECT id, tenant FROM agent WHERE id % 2 = 0;
+        INSERT INTO app_user (id, tenant, name, created_ms) SELECT n, 1 + n % 20, 'u', n FROM {people};
+        INSERT INTO task (id, tenant, kind, state, holder, created_ms, run_at_ms, root, parent, input, agent, app_user)
             SELECT n, 1 + n % 20, 1 + n % 20, n % 100 = 0, iif(n % 100 = 0, 1, NULL), n, n, n,
-                iif(n % 7 = 0, n / 10, NULL), x'' FROM {live};
+                iif(n % 7 = 0, n / 10, NULL), x'', iif(n % 3 = 0, n % 2000, NULL), iif(n % 2 = 0, n % 2000, NULL)
+                FROM {live};
         INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
-                finished_ms, root, parent, depth, result)
+                finished_ms, root, parent, depth, result, elapsed_us, agent, app_user)
             SELECT n, 1 + n % 20, 1 + n % 20, iif(n % 50 = 0, 3, 2), 1, 1, 0, 0, n, n, n, n,
-                iif(n % 7 = 0, n / 10, NULL), 0, x'' FROM {ended}{last}",
+                iif(n % 7 = 0, n / 10, NULL), 0, x'', n % 1000, iif(n % 3 = 0, n % 2000, NULL),
+                iif(n % 2 = 0, n % 2000, NULL) FROM {ended};
+        INSERT INTO idempotency (tenant, key, first, count, body, expires_ms)
+            SELECT 1 + n % 20, 'k' || n, n, 1, x'', n FROM {live}{last}",
         tenants = series(1, 20),
+        people = series(1, 2_000),
         live = series(1, 5_000),
-        ended = series(10_001, 30_000),
+        ended = series(10_001, 110_000),
     );
     sqlx::raw_sql(AssertSqlSafe(fill)).execute(&mut connection).await.unwrap();
     (connection, folder)
@@ -62,7 +71,25 @@ fn walks(step: &str) -> bool {
     let table = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next());
     matches!(
         table,
-        Some("task" | "finished" | "due" | "next" | "one" | "t" | "attempt" | "a" | "task_input" | "f")
+        Some(
+            "task"
+                | "finished"
+                | "due"
+                | "next"
+                | "one"
+                | "t"
+                | "attempt"
+                | "a"
+                | "task_input"
+                | "f"
+                | "agent"
+                | "agent_count"
+                | "c"
+                | "app_user"
+                | "u"
+                | "known"
+                | "idempotency"
+        )
     )
 }
 
@@ -118,8 +145,10 @@ async fn lists_use_their_indexes() {
         let all = ["task_ready (tenant=?", "task_running (tenant=?", ended];
         check(&mut connection, &list(None), &all).await;
         check(&mut connection, &list(Some(TaskState::Completed)), &[ended]).await;
-        let incomplete = "finished_incomplete (tenant=? AND rowid<?)";
-        check(&mut connection, &list(Some(TaskState::Failed)), &[incomplete]).await;
+        let incomplete = "finished_incomplete (tenant=? AND state=? AND rowid<?)";
+        for state in [TaskState::Failed, TaskState::Cancelled] {
+            check(&mut connection, &list(Some(state)), &[incomplete]).await;
+        }
         let parent = Some(keiko_core::TaskId(1));
         let children = list_text(&TaskFilter { parent, ..TaskFilter::default() });
         let both = ["task_parent (parent=? AND rowid<?)", "finished_parent (parent=? AND rowid<?)"];
@@ -151,7 +180,7 @@ async fn the_data_layer_uses_its_indexes() {
             &["finished_created (tenant=? AND created_ms>? AND created_ms<?)"],
         )
         .await;
-        for text in [agents::BY_IDS, agents::ONE, agents::USERS_BY_IDS] {
+        for text in [agents::BY_IDS, agents::ONE, agents::USERS_BY_IDS, agents::SET_STATUSES] {
             check(&mut connection, text, &["INTEGER PRIMARY KEY (rowid=?)"]).await;
         }
         check(&mut connection, agents::LIST_USERS, &["app_user_tenant (tenant=? AND rowid<?)"]).await;
@@ -159,13 +188,57 @@ async fn the_data_layer_uses_its_indexes() {
             let kind = kind.map(|kind| kind.parse().unwrap());
             agents::list_text(&AgentFilter { kind, status, before: None })
         };
-        check(&mut connection, &list(None, None), &["agent_tenant (tenant=? AND rowid<?)"]).await;
         let status = Some(AgentStatus::Idle);
-        check(
-            &mut connection,
-            &list(Some("k"), status),
-            &["agent_kind (tenant=? AND kind=? AND status=? AND rowid<?)"],
-        )
-        .await;
+        for (filter, index) in [
+            (list(None, None), "agent_tenant (tenant=? AND rowid<?)"),
+            (list(None, status), "agent_tenant (tenant=? AND rowid<?)"),
+            (list(Some("k"), None), "agent_kind (tenant=? AND kind=?"),
+            (list(Some("k"), status), "agent_kind (tenant=? AND kind=? AND status=? AND rowid<?)"),
+        ] {
+            check(&mut connection, &filter, &[index]).await;
+        }
+        check(&mut connection, prune::WALK, &["finished_tenant (tenant=? AND rowid>? AND rowid<?)"]).await;
+        check(&mut connection, PRUNE_KEYS, &["idempotency_expires (expires_ms<?)"]).await;
     }
+}
+
+/// Every statement whose plan is checked.
+fn statements() -> Vec<String> {
+    let all = TaskFilter::default();
+    let mut filters: Vec<TaskFilter> =
+        TaskState::ALL.into_iter().map(|state| TaskFilter { state: Some(state), ..all.clone() }).collect();
+    filters.push(TaskFilter { parent: Some(keiko_core::TaskId(1)), ..all.clone() });
+    filters.push(TaskFilter { kind: Some("k".parse().unwrap()), ..all.clone() });
+    filters.push(TaskFilter { agent: Some(keiko_core::AgentId(1)), ..all.clone() });
+    filters.push(TaskFilter { user: Some(keiko_core::UserId(1)), ..all });
+    let agents = |kind: Option<&str>| {
+        agents::list_text(&AgentFilter {
+            kind: kind.map(|kind| kind.parse().unwrap()),
+            ..AgentFilter::default()
+        })
+    };
+    let fixed = [LEASE_TASKS, RAISE, OVER, NEXT_TIME_OUT, COUNTS, STATISTICS, agents::LIST_USERS, PRUNE_KEYS];
+    let fixed = fixed.into_iter().map(str::to_owned);
+    fixed.chain(filters.iter().map(list_text)).chain([agents(None), agents(Some("k"))]).collect()
+}
+
+#[tokio::test]
+async fn every_index_is_some_statements() {
+    let [(mut connection, _folder), _] = databases().await;
+    let mut plans = Vec::new();
+    for text in statements() {
+        plans.extend(plan(&mut connection, &text).await);
+    }
+    let all = "SELECT name FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL";
+    let rows = sqlx::query(all).fetch_all(&mut connection).await.unwrap();
+    let unused = rows.iter().map(|row| row.get::<String, _>(0)).filter(|index| {
+        let named = [format!("INDEX {index} "), format!("INDEX {index}(")];
+        !plans.iter().any(|step| format!("{step} ").contains(&named[0]) || step.contains(&named[1]))
+    });
+    let unused: Vec<String> = unused.collect();
+    assert!(
+        rows.len() >= 16 && unused.is_empty(),
+        "of {} indexes nobody uses {unused:?}: {plans:#?}",
+        rows.len()
+    );
 }

@@ -47,6 +47,11 @@ static UPSERT_KEY: LazyLock<RowStatement> = LazyLock::new(|| {
     )
 });
 
+/// The oldest keys that have expired.
+pub(crate) const PRUNE_KEYS: &str =
+    "DELETE FROM idempotency WHERE (tenant, key) IN (SELECT tenant, key FROM idempotency
+    INDEXED BY idempotency_expires WHERE expires_ms <= ?1 ORDER BY expires_ms LIMIT ?2) RETURNING 1";
+
 /// Stores submits, each with its own now; the answers are in their order.
 pub(crate) async fn enqueue(
     session: &mut Session,
@@ -83,9 +88,7 @@ pub(crate) async fn prune_keys(
     now_ms: i64,
     count_max: u32,
 ) -> Result<u64, StoreError> {
-    let query = "DELETE FROM idempotency WHERE (tenant, key) IN (SELECT tenant, key FROM idempotency
-        INDEXED BY idempotency_expires WHERE expires_ms <= ?1 ORDER BY expires_ms LIMIT ?2) RETURNING 1";
-    let rows = session.rows(sqlx::query(query).bind(now_ms).bind(count_max)).await?;
+    let rows = session.rows(sqlx::query(PRUNE_KEYS).bind(now_ms).bind(count_max)).await?;
     Ok(rows.len() as u64)
 }
 

@@ -58,7 +58,7 @@ pub struct Customer {
 
 pub async fn sqlite() -> World {
     let folder = tempfile::tempdir().unwrap();
-    let options = SqliteOptions { data_dir: folder.path().to_owned(), readers: 2 };
+    let options = SqliteOptions { data_dir: folder.path().to_owned(), readers: 2, statement_log: false };
     let store = Arc::new(SqliteStore::open(options).await.unwrap());
     world(store, Box::new(folder)).await
 }
@@ -77,7 +77,7 @@ pub async fn broken(mutation: Mutation) -> World {
     world(Arc::new(MemoryStore::broken(mutation)), Box::new(())).await
 }
 
-async fn world<S>(store: Arc<S>, kept: Box<dyn Any + Send + Sync>) -> World
+pub async fn world<S>(store: Arc<S>, kept: Box<dyn Any + Send + Sync>) -> World
 where
     S: TaskStore + Records + CatalogStore + Components + Agents + History,
 {

@@ -36,6 +36,7 @@ impl Checker {
         Database {
             url,
             replica_url,
+            replica_lag_max: Duration::from_secs(number(self, "database.replica_lag_max_s", 10, 1, 3_600)),
             pool_size: number(self, "database.pool_size", 20, 1, CONNECTIONS_MAX) as u32,
             pool_overflow: number(self, "database.pool_overflow", 30, 0, CONNECTIONS_MAX) as u32,
             acquire_timeout: Duration::from_secs(number(self, "database.acquire_timeout_s", 30, 1, 600)),

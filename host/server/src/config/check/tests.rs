@@ -231,6 +231,7 @@ fn a_tenant_is_read_whole() {
 #[test]
 fn a_database_is_read_whole() {
     let text = "[database]\nurl = \"postgres://u:secret@h/d\"\nreplica_url = \"postgres://r/d\"\npool_size = 1\n\
+        replica_lag_max_s = 7\n\
         pool_overflow = 0\nacquire_timeout_s = 2\nrecycle_s = 3\nidle_timeout_s = 4\ntest_before_use = false\n\
         statement_log = true\nstatement_cache = 5\nslow_acquire_ms = 6\n\
         [retention]\ncompleted_days = 0\nfailed_days = 2\n";
@@ -241,6 +242,7 @@ fn a_database_is_read_whole() {
     let seconds =
         [database.acquire_timeout, database.recycle, database.idle_timeout].map(|time| time.as_secs());
     assert_eq!((database.pool_size, database.pool_overflow, seconds), (1, 0, [2, 3, 4]));
+    assert_eq!(database.replica_lag_max.as_secs(), 7);
     assert_eq!((database.test_before_use, database.statement_log), (false, true));
     assert_eq!((database.statement_cache, database.slow_acquire.as_millis()), (5, 6));
     let days = |days: u64| Some(Duration::from_secs(days * 86_400));

@@ -1,0 +1,331 @@
+//! What must stay fast whatever the history: the plans of the data layer, of lists and of the lease's walk on a million
+//! ended tasks, and how many pages they touch.
+//!
+//! A lease must not touch more pages when there are more ended tasks: looked at with none, with a million, and, when
+//! `KEIKO_TEST_LONG` is set, with five.
+
+use std::collections::BTreeSet;
+
+use keiko_core::agent::{AgentFilter, AgentStatus};
+use keiko_core::id::{AgentId, TaskId, UserId};
+use keiko_core::task::{TaskFilter, TaskState};
+use serde_json::Value;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
+
+use super::agents;
+use super::end::{NEXT_TIME_OUT, OVER};
+use super::history::{STATISTICS, USER_TASKS};
+use super::lease::{LEASE, NEXT_RUN_AT, RAISE};
+use super::prune::WALK;
+use super::records::{TASK, list_text};
+use super::submit::PRUNE_KEYS;
+use super::world::database::Database;
+
+/// Ended tasks of the short and of the long form.
+const ENDED: i64 = 1_000_000;
+const ENDED_LONG: i64 = 5_000_000;
+/// Pages that a page of a list may touch, a statement about a thousand ids, or a lease. A walk over the ended tasks would
+/// touch 24,000.
+const PAGES_MAX: i64 = 8_000;
+/// A tenant with a twentieth of the history and a hundredth of the agents.
+const ORDINARY: i64 = 2;
+/// Plans for the values of this execution, and plans for any.
+const MODES: [&str; 2] = ["force_custom_plan", "force_generic_plan"];
+
+/// Fifty tenants with a plugin of two kinds, agents, users, keys, attempts and live tasks. One has most of the agents and
+/// users, another most of the live tasks.
+const LIVE: &str = "
+    INSERT INTO tenant (name) SELECT 't' || n FROM generate_series(1, 50) AS n;
+    INSERT INTO tenant_count (tenant) SELECT id FROM tenant;
+    INSERT INTO plugin (tenant, name) SELECT id, 'p' FROM tenant ORDER BY id;
+    INSERT INTO kind (tenant, plugin, name)
+        SELECT 1 + (n - 1) % 50, 1 + (n - 1) % 50, 'k' || n FROM generate_series(1, 100) AS n;
+    INSERT INTO agent (id, tenant, name, kind, status, created_ms, updated_ms)
+        SELECT n, CASE WHEN n > 20000 THEN 1 ELSE 1 + n % 20 END, 'a', 'k' || n % 3, n % 5, n, n
+        FROM generate_series(1, 100000) AS n;
+    INSERT INTO agent_count (agent, tenant) SELECT id, tenant FROM agent;
+    INSERT INTO app_user (id, tenant, name, created_ms)
+        SELECT n, CASE WHEN n > 20000 THEN 1 ELSE 1 + n % 20 END, 'u', n FROM generate_series(1, 100000) AS n;
+    INSERT INTO idempotency (tenant, key, first, count, body, expires_ms)
+        SELECT 1 + n % 20, 'k' || n, n, 1, '', n FROM generate_series(1, 20000) AS n;
+    INSERT INTO attempt (task, number, tenant, started_ms, fuel_used, memory_bytes_peak, host_calls, elapsed_us, taint,
+            effects)
+        SELECT n * 1000, 1, 1 + n % 20, n, 0, 0, 0, 0, 0, 0 FROM generate_series(1, 20000) AS n;
+    INSERT INTO holder (id, opened_ms, until_ms) VALUES (1, 0, 9000000000000);
+    INSERT INTO task (id, tenant, kind, holder, created_ms, run_at_ms, root, parent, input, agent, app_user)
+        SELECT 9000000000 + n, 1 + n % 50, 1 + n % 50, CASE WHEN n % 100 = 0 THEN 1 END, n, n, n,
+            CASE WHEN n % 7 = 0 THEN n END, '{}', CASE WHEN n % 3 = 0 THEN n % 1000 * 20 END,
+            CASE WHEN n % 3 <> 0 THEN n % 1000 * 20 END
+        FROM generate_series(1, 20000) AS n;
+    INSERT INTO task (id, tenant, kind, created_ms, run_at_ms, due_ms, priority, start_by_ms,
+            end_by_ms, root, input)
+        SELECT 9050000000 + n, 49, 49, n, n, n, 5, n, n, n, '{}' FROM generate_series(1, 200) AS n;
+    INSERT INTO task (id, tenant, kind, created_ms, run_at_ms, root, input)
+        SELECT 9100000000 + n, 49, 49, n, n, n, '{}' FROM generate_series(1, 100000) AS n";
+
+/// Ended tasks of twenty tenants from one number to another, a second apart, one in fifty failed.
+fn ended(first: i64, last: i64) -> String {
+    format!(
+        "INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, depth, created_ms,
+            run_at_ms, finished_ms, root, parent, started_ms, elapsed_us, taint, effects, code, message, result, agent,
+            app_user)
+        SELECT n * 1000, 1 + n % 20, 1 + n % 20 + n / 20 % 2 * 50, CASE WHEN n % 50 = 0 THEN 3 ELSE 2 END, 1, 1, 0, 0, 0,
+            n * 1000, n * 1000, n * 1000 + 50, n * 1000, CASE WHEN n % 7 = 0 THEN n / 10 END, n * 1000, n % 1000, 0, 0,
+            CASE WHEN n % 50 = 0 THEN 'trap' END, CASE WHEN n % 50 = 0 THEN 'it failed' END,
+            CASE WHEN n % 50 <> 0 THEN '{{\"words\": 12, \"letters\": 57}}'::bytea END,
+            CASE WHEN n % 3 = 0 THEN n % 20000 END, CASE WHEN n % 2 = 0 THEN n % 20000 END
+        FROM generate_series({first}, {last}) AS n"
+    )
+}
+
+/// A statement, what it is given, and the indexes that it must use.
+struct Case {
+    text: String,
+    values: String,
+    indexes: &'static [&'static str],
+    /// Whether it asks for so many of a table's rows by their ids that reading all of them may be as good.
+    by_ids: bool,
+}
+
+fn case(text: impl Into<String>, values: impl Into<String>, indexes: &'static [&'static str]) -> Case {
+    Case { text: text.into(), values: values.into(), indexes, by_ids: false }
+}
+
+/// A number that is a tenant's own, where every twentieth one is.
+fn own(number: i64, tenant: i64) -> i64 {
+    number + tenant - 1
+}
+
+/// What a connection of this tenant asks: pages of a hundred, a thousand ids, a hundredth of the history.
+fn tenants_cases(tenant: i64) -> Vec<Case> {
+    let all = TaskFilter::default();
+    let list = |filter: TaskFilter, indexes| {
+        let (agent, user) = (own(60, tenant), own(20, tenant));
+        let values = format!("{tenant}, 9223372036854775807, 100, 'p', 'k{tenant}', 14, {agent}, {user}");
+        case(list_text(&filter), values, indexes)
+    };
+    let state = |state| TaskFilter { state: Some(state), ..all.clone() };
+    let kind = TaskFilter { kind: Some("k1".parse().unwrap()), ..all.clone() };
+    let plugin = TaskFilter { plugin: Some("p".parse().unwrap()), ..all.clone() };
+    vec![
+        case(
+            TASK,
+            format!("{}, {tenant}", own(20, tenant) * 1_000),
+            &["finished_pkey", "task_pkey", "attempt_pkey"],
+        ),
+        list(all.clone(), &["finished_pkey"]),
+        list(state(TaskState::Pending), &[]),
+        list(state(TaskState::Running), &[]),
+        list(state(TaskState::Completed), &["finished_pkey"]),
+        list(state(TaskState::Failed), &["finished_incomplete"]),
+        list(state(TaskState::Cancelled), &["finished_incomplete"]),
+        list(kind, &["finished_kind"]),
+        list(plugin, &["finished_kind"]),
+        list(TaskFilter { parent: Some(TaskId(14)), ..all.clone() }, &["finished_parent"]),
+        list(TaskFilter { agent: Some(AgentId(60)), ..all.clone() }, &["finished_agent", "task_agent"]),
+        list(TaskFilter { user: Some(UserId(20)), ..all }, &["finished_user", "task_user"]),
+        case(
+            USER_TASKS,
+            format!("{tenant}, 20, 9223372036854775807, 100, 16777216"),
+            &["finished_user", "task_user"],
+        ),
+        case(STATISTICS, format!("{tenant}, 500000000, 509999000"), &["finished_created"]),
+    ]
+}
+
+/// What a connection of this tenant asks about agents and users.
+fn agents_cases(tenant: i64) -> Vec<Case> {
+    let list = |kind: Option<&str>, status, indexes| {
+        let filter = AgentFilter { kind: kind.map(|kind| kind.parse().unwrap()), status, before: None };
+        let values = format!("{tenant}, 9223372036854775807, 100, 'k1', 1::smallint");
+        case(agents::list_text(&filter), values, indexes)
+    };
+    let ids: Vec<String> = (0..1_000).map(|at: i64| own(at * 20, tenant).to_string()).collect();
+    let ids = format!("array[{}]", ids.join(", "));
+    let idle = Some(AgentStatus::Idle);
+    let by_ids = |text, values| Case { by_ids: true, ..case(text, values, &[]) };
+    vec![
+        by_ids(agents::BY_IDS, format!("{ids}, {tenant}")),
+        case(agents::ONE, format!("{}, {tenant}", own(20, tenant)), &["agent_count_pkey"]),
+        list(None, None, &["agent_tenant"]),
+        list(None, idle, &[]),
+        list(Some("k1"), None, &[]),
+        list(Some("k1"), idle, &["agent_kind"]),
+        by_ids(agents::USERS_BY_IDS, format!("{ids}, {tenant}")),
+        case(agents::LIST_USERS, format!("{tenant}, 9223372036854775807, 100"), &["app_user_tenant"]),
+        by_ids(agents::SET_STATUSES, format!("{ids}, array_fill(1::smallint, array[1000]), {tenant}, 5")),
+    ]
+}
+
+/// What the system's connections ask.
+fn systems_cases() -> Vec<Case> {
+    vec![
+        case(LEASE, LEASE_VALUES, &["task_ready", "task_pkey"]),
+        case(NEXT_RUN_AT, "0", &["task_ready"]),
+        case(RAISE, "1800000000000, 60000, 1000", &["task_raise", "task_pkey"]),
+        case(OVER, "1800000000000, 100", &["task_start_by", "task_end_by", "task_pkey"]),
+        case(NEXT_TIME_OUT, "0", &["task_start_by", "task_end_by"]),
+        case(WALK, "2, 0, 9223372036854775807, 100", &["finished_pkey"]),
+        case(PRUNE_KEYS, "9000000000000, 100", &["idempotency_expires", "idempotency_pkey"]),
+    ]
+}
+
+/// The holder, now, its lease, the tenant served last, room, no caps of their own.
+const LEASE_VALUES: &str = "1, 1800000000000, 30000, 7, 500, '{}', '{}', 9223372036854775807";
+
+/// What a statement did.
+#[derive(Debug)]
+struct Explained {
+    indexes: BTreeSet<String>,
+    /// Tables that were read from one end to the other.
+    walked: BTreeSet<String>,
+    pages: i64,
+}
+
+impl Explained {
+    fn add(&mut self, node: &Value) {
+        let text = |key: &str| node[key].as_str().map(str::to_owned);
+        self.indexes.extend(text("Index Name"));
+        if node["Node Type"] == "Seq Scan" {
+            self.walked.extend(text("Relation Name"));
+        }
+        node["Plans"].as_array().into_iter().flatten().for_each(|below| self.add(below));
+    }
+}
+
+/// Runs a statement in a transaction that is rolled back.
+async fn explain(connection: &mut PgConnection, case: &Case) -> Explained {
+    let Case { text, values, .. } = case;
+    let text = format!(
+        "DEALLOCATE ALL; PREPARE looked_at AS {text}; BEGIN;
+        EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE looked_at ({values})"
+    );
+    let rows = sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *connection).await;
+    let rows = rows.unwrap_or_else(|error| panic!("{error}: {}", case.text));
+    sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await.unwrap();
+    let plan: Value = serde_json::from_str(&rows[0].get_unchecked::<String, _>(0)).unwrap();
+    let root = &plan[0]["Plan"];
+    let blocks = |key: &str| root[key].as_i64().unwrap();
+    let pages = blocks("Shared Hit Blocks") + blocks("Shared Read Blocks");
+    let mut explained = Explained { indexes: BTreeSet::new(), walked: BTreeSet::new(), pages };
+    explained.add(root);
+    explained
+}
+
+/// What was found of many statements.
+#[derive(Default)]
+struct Found {
+    used: BTreeSet<String>,
+    wrong: Vec<String>,
+}
+
+impl Found {
+    /// Explains the cases; their indexes must be used when `named` says so.
+    async fn check(&mut self, connection: &mut PgConnection, cases: &[Case], named: bool) {
+        let large = ["task", "finished", "attempt", "agent_count", "idempotency", "agent", "app_user"];
+        for case in cases {
+            let large = if case.by_ids { &large[..5] } else { &large };
+            let explained = explain(connection, case).await;
+            let wanted = if named { case.indexes } else { &[] };
+            let fits = wanted.iter().all(|index| explained.indexes.contains(*index))
+                && !large.iter().any(|table| explained.walked.contains(*table))
+                && explained.pages <= PAGES_MAX;
+            if !fits {
+                self.wrong.push(format!("wanted {wanted:?}, {explained:?}: {}", case.text));
+            }
+            self.used.extend(explained.indexes);
+        }
+    }
+
+    async fn check_system(&mut self, database: &Database) {
+        let mut system = open(database.options().writer("plan").unwrap()).await;
+        for mode in MODES {
+            let set = AssertSqlSafe(format!("SET plan_cache_mode = {mode}"));
+            sqlx::raw_sql(set).execute(&mut system).await.unwrap();
+            self.check(&mut system, &systems_cases(), true).await;
+        }
+        system.close().await.unwrap();
+    }
+
+    /// A tenant among many, the one that has most of the agents, and one that has next to nothing: whatever a plan walks
+    /// is the others'.
+    async fn check_tenants(&mut self, database: &Database) {
+        let mut tenant = open(database.options().reader(&database.url).unwrap()).await;
+        for id in [ORDINARY, 1, 50] {
+            let role = format!(
+                "SELECT set_config('role', 'keiko_tenant', false), set_config('keiko.tenant', '{id}', false)"
+            );
+            sqlx::raw_sql(AssertSqlSafe(role)).execute(&mut tenant).await.unwrap();
+            self.check(&mut tenant, &tenants_cases(id), id == ORDINARY).await;
+            self.check(&mut tenant, &agents_cases(id), id == ORDINARY).await;
+        }
+        let mode: String = sqlx::query("SHOW plan_cache_mode").fetch_one(&mut tenant).await.unwrap().get(0);
+        assert_eq!(mode, MODES[0], "or a plan for any tenant replaces these");
+        tenant.close().await.unwrap();
+    }
+
+    /// The indexes that nothing used. What a constraint needs stands for itself.
+    async fn unused(&self, database: &Database) -> Vec<String> {
+        let all = "SELECT c.relname::text FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+            WHERE NOT i.indisunique AND c.relnamespace = 'public'::regnamespace";
+        let mut owner = database.beside().await;
+        let rows = sqlx::query(all).fetch_all(&mut owner).await.unwrap();
+        owner.close().await.unwrap();
+        assert!(rows.len() >= 12, "{}", rows.len());
+        rows.iter().map(|row| row.get(0)).filter(|index: &String| !self.used.contains(index)).collect()
+    }
+}
+
+async fn open(options: PgConnectOptions) -> PgConnection {
+    options.connect().await.unwrap()
+}
+
+/// Pages that a lease of 500 tasks touches: the fewest of three, because what was rolled back before is in the way.
+async fn lease_pages(database: &Database) -> i64 {
+    let mut connection = open(database.options().writer("plan").unwrap()).await;
+    let mut fewest = i64::MAX;
+    for _ in 0..3 {
+        database.execute("VACUUM ANALYZE task").await;
+        database.execute("VACUUM ANALYZE holder").await;
+        let lease = case(LEASE, LEASE_VALUES, &[]);
+        fewest = fewest.min(explain(&mut connection, &lease).await.pages);
+    }
+    connection.close().await.unwrap();
+    fewest
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_history_slows_nothing_down() {
+    let database = Database::new().await;
+    database.execute(LIVE).await;
+    let before = lease_pages(&database).await;
+    let check = async |ended: i64| {
+        let pages = lease_pages(&database).await;
+        assert!(
+            pages <= before + before / 20,
+            "{before} pages without a history, {pages} with {ended} ended tasks"
+        );
+        println!("a lease touches {before} pages without a history, {pages} with {ended} ended tasks");
+    };
+    database.execute(&ended(1, ENDED)).await;
+    for table in
+        ["finished", "attempt", "agent", "agent_count", "app_user", "idempotency", "tenant", "kind", "plugin"]
+    {
+        database.execute(&format!("VACUUM ANALYZE {table}")).await;
+    }
+    check(ENDED).await;
+
+    let mut found = Found::default();
+    found.check_system(&database).await;
+    found.check_tenants(&database).await;
+    assert!(found.wrong.is_empty(), "{} plans are wrong:\n{}", found.wrong.len(), found.wrong.join("\n"));
+    let unused = found.unused(&database).await;
+    assert!(unused.is_empty(), "nobody uses {unused:?}");
+
+    if std::env::var_os("KEIKO_TEST_LONG").is_some() {
+        database.execute(&ended(ENDED + 1, ENDED_LONG)).await;
+        database.execute("VACUUM ANALYZE finished").await;
+        check(ENDED_LONG).await;
+    }
+}
