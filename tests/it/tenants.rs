@@ -18,6 +18,9 @@ fn every_object_of_another_tenant_is_not_found() {
     };
     let agent = made("/v1/agents", json!({"name": "Ada", "kind": "writer"}));
     let user = made("/v1/users", json!({"name": "Ann"}));
+    let member =
+        json!({"plugin": "family", "kind": "child", "input": {"n": 1, "which": 0}, "delay_ms": 3_600_000});
+    let group = made("/v1/groups", json!({"tasks": [member]}));
 
     let get = |path: &str| other.get(path).unwrap();
     let post_json = |path: &str, body: Value| other.post_json(path, &body, None).unwrap();
@@ -33,6 +36,10 @@ fn every_object_of_another_tenant_is_not_found() {
         get(&format!("/v1/tasks/{id}/logs")),
         post(&format!("/v1/tasks/{id}/cancel")),
         post(&format!("/v1/tasks/{id}/retry")),
+        get(&format!("/v1/groups/{group}")),
+        get(&format!("/v1/groups/{group}?wait=1")),
+        get(&format!("/v1/groups/{group}/outcomes")),
+        post(&format!("/v1/groups/{group}/cancel")),
         get("/v1/plugins/family"),
         other.delete("/v1/plugins/family").unwrap(),
         other
@@ -63,7 +70,7 @@ fn every_object_of_another_tenant_is_not_found() {
     assert_eq!(other.list("", 10).unwrap(), [] as [Value; 0]);
     assert_eq!(other.list(&format!("&parent={id}"), 10).unwrap(), [] as [Value; 0]);
     assert_eq!(other.get("/v1/plugins").unwrap().json().unwrap(), json!({"plugins": []}));
-    assert_eq!((one.live().unwrap(), other.live().unwrap()), (1, 0));
+    assert_eq!((one.live().unwrap(), other.live().unwrap()), (2, 0));
     drop(host);
 }
 

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use crate::agent::{Agent, AgentStatus, StatusChange};
+use crate::group::NewGroup;
 use crate::id::{AgentId, KindId, TaskId, UserId};
 use crate::limit::{
     CONTENT_TYPE_BYTES_MAX, DELAY_MS_MAX, EFFECT_BYTES_MAX, EFFECTS_MAX, INPUT_BYTES_MAX, KEY_BYTES_MAX,
@@ -262,6 +263,13 @@ impl BodyHash {
                 self.0.update(b" ");
             }
         }
+    }
+
+    /// Adds that the tasks are a group.
+    pub fn add_group(&mut self, group: &NewGroup) {
+        self.0.update(b"g");
+        self.0.update(&u64::from(group.live_max.unwrap_or_default()).to_le_bytes());
+        self.0.update(&[u8::from(group.fail_fast)]);
     }
 
     /// The hash of everything that was added.

@@ -2,7 +2,7 @@
 //!
 //! - A task id is 63 bits: milliseconds since 2024-01-01 shifted by [`TASK_ID_SEQUENCE_BITS`], plus a sequence,
 //!   so that ids of one host rise with time and ids of several hosts do so to within one block's age.
-//! - Outside, an id is its prefix (`task_`, `agent_`, `user_`) and 13 letters of Crockford's base 32. Agents and users
+//! - Outside, an id is its prefix (`task_`, `group_`, `agent_`, `user_`) and 13 letters of Crockford's base 32. Agents and users
 //!   have numbers from the same blocks as tasks.
 
 use std::fmt;
@@ -83,6 +83,8 @@ macro_rules! public_id {
 public_id! {
     /// A task's id.
     TaskId "task_" NotATaskId;
+    /// A group's id, which has the number of its first task.
+    GroupId "group_" NotAGroupId;
     /// An agent's id.
     AgentId "agent_" NotAnAgentId;
     /// A user's id.

@@ -9,6 +9,7 @@ pub mod catalog;
 pub mod code;
 pub mod crash;
 pub mod effect;
+pub mod group;
 pub mod history;
 pub mod id;
 pub mod limit;
@@ -28,5 +29,7 @@ pub mod task;
 pub mod time_out;
 
 pub use code::Code;
-pub use id::{AgentId, Digest, Holder, KindId, PluginId, TaskId, TenantId, Token, UserId, VersionId};
+pub use id::{
+    AgentId, Digest, GroupId, Holder, KindId, PluginId, TaskId, TenantId, Token, UserId, VersionId,
+};
 pub use name::{KindName, PluginName, TenantName, VersionName};

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use crate::effect::Effects;
-use crate::id::{AgentId, Digest, KindId, TaskId, TenantId, Token, UserId, VersionId};
+use crate::group::NewGroup;
+use crate::id::{AgentId, Digest, GroupId, KindId, TaskId, TenantId, Token, UserId, VersionId};
 use crate::name::{KindName, PluginName, VersionName};
 use crate::outcome::{Failure, Meter, Taint};
 use crate::policy::BudgetRequest;
@@ -124,6 +125,10 @@ pub struct NewTask {
     pub user: Option<UserId>,
     /// W3C `traceparent` of the submit.
     pub trace: Option<String>,
+    /// The group it belongs to.
+    pub group: Option<GroupId>,
+    /// Whether it waits until others of its group have ended.
+    pub held: bool,
 }
 
 /// An idempotency key with a hash of the body it came with.
@@ -146,6 +151,8 @@ pub struct Submit {
     pub key: Option<Key>,
     /// Refused when the tenant would have more live tasks than this.
     pub queue_max: u64,
+    /// The group that the tasks are; its number is the first one's.
+    pub group: Option<NewGroup>,
 }
 
 /// What a submit became.
@@ -208,6 +215,8 @@ pub struct LeasedTask {
     pub trace: Option<String>,
     /// Until when it has to start and to end.
     pub ends: Ends,
+    /// The group it belongs to.
+    pub group: Option<GroupId>,
 }
 
 /// One run of a task, as it is kept.

@@ -87,7 +87,7 @@ pub(crate) async fn run(
         effects: if keeps_effects { report.effects } else { Effects::default() },
         log: report.log.encode(),
     };
-    Some(Ended { holder: job.holder, settlement, port })
+    Some(Ended { holder: job.holder, group: job.task.group, settlement, port })
 }
 
 /// The outcome, or that the whole task's time is over where an attempt's wall clock was cut to it.

@@ -10,6 +10,7 @@ use keiko_core::stop::StopReason;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::groups;
 use crate::shared::Shared;
 
 /// Tasks ended in one transaction.
@@ -66,6 +67,7 @@ pub(crate) async fn expire(shared: Arc<Shared>, stop: CancellationToken) {
         match shared.tasks.expire(shared.clock.now_ms(), EXPIRE_COUNT).await {
             Ok(expired) => {
                 tell(&shared, expired.ended);
+                groups::failed(&shared, expired.groups).await;
                 expired.next_ms.into_iter().for_each(|at_ms| shared.time_outs.note(at_ms));
             }
             Err(error) => {
@@ -82,6 +84,10 @@ fn tell(shared: &Shared, ended: Vec<(keiko_core::TenantId, keiko_core::TaskId)>)
     for (tenant, id) in &ended {
         shared.running.stop(*id, StopReason::Cancelled);
         shared.gauge.change(*tenant, -1);
+    }
+    if !ended.is_empty() {
+        // Some of their groups may go now.
+        shared.ready();
     }
     shared.ended(ended.into_iter().map(|(_, id)| id).collect());
 }

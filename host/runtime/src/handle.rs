@@ -10,6 +10,7 @@ use keiko_core::admission::admit;
 use keiko_core::catalog::Plugin;
 use keiko_core::code::Code;
 use keiko_core::effect::{Body, BodyHash, check_content_type, check_key};
+use keiko_core::group::NewGroup;
 use keiko_core::limit::{BULK_TASKS_MAX, DELAY_MS_MAX, INPUT_BYTES_MAX, LimitFact, SetBy};
 use keiko_core::log::Kept;
 use keiko_core::manifest::Manifest;
@@ -21,14 +22,14 @@ use keiko_core::task::{
     TaskSummary,
 };
 use keiko_core::time_out::Ends;
-use keiko_core::{AgentId, KindId, TaskId, TenantId, TenantName, UserId};
+use keiko_core::{AgentId, GroupId, KindId, TaskId, TenantId, TenantName, UserId};
 
 use crate::options::Options;
 use crate::request::{Accepted, AttemptLog, Error, TaskDetail, TaskRequest};
 use crate::shared::{Figures, Shared, TenantEntry};
 
 /// A caller that waits looks again after this long though nobody told it: another host may have settled.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Talks to a runtime; cheap to clone.
 #[derive(Clone)]
@@ -67,6 +68,17 @@ impl Handle {
         tasks: Vec<TaskRequest>,
         key: Option<String>,
     ) -> Result<Accepted, Error> {
+        self.submit_all(tenant, tasks, key, None).await
+    }
+
+    /// Stores tasks as [`Handle::submit`] does, as one group or as none.
+    pub(crate) async fn submit_all(
+        &self,
+        tenant: TenantId,
+        tasks: Vec<TaskRequest>,
+        key: Option<String>,
+        group: Option<NewGroup>,
+    ) -> Result<Accepted, Error> {
         if !self.shared.accepting.load(Ordering::Acquire) {
             return Err(Error::new(Code::StorageBusy, "the host is stopping and takes no tasks"));
         }
@@ -83,19 +95,24 @@ impl Handle {
             }
             checked => checked?,
         };
-        let key = key.map(|text| self.key(text, &tasks, &handlers)).transpose()?;
+        let key = key.map(|text| self.key(text, &tasks, &handlers, group)).transpose()?;
         let named: Vec<_> = tasks.iter().map(|task| (task.agent, task.user)).collect();
         let first = self.shared.ids.take(count).await?;
         let now_ms = self.shared.clock.now_ms();
         let ids = (first.0..).map(TaskId);
         let tasks = ids.zip(tasks).zip(handlers);
         let tasks = tasks.map(|((id, task), (kind, manifest))| new_task(id, kind, &manifest, task, now_ms));
-        let tasks: Vec<NewTask> = tasks.collect();
+        let mut tasks: Vec<NewTask> = tasks.collect();
+        for (place, task) in tasks.iter_mut().enumerate() {
+            task.group = group.map(|_| GroupId(first.0));
+            task.held = group.is_some_and(|group| group.holds(place));
+        }
         let over_ms = tasks.iter().filter_map(|task| Ends::of(&task.budget, task.run_at_ms).first_ms()).min();
         let submit = Submit {
             tenant,
             tasks,
             key,
+            group,
             queue_max: entry.policy.queue_max.saturating_sub(self.shared.gauge.promised(tenant)),
         };
         let answer = self.shared.tasks.enqueue(vec![submit], now_ms).await?.pop();
@@ -187,9 +204,11 @@ impl Handle {
         text: String,
         tasks: &[TaskRequest],
         kinds: &[(KindId, BudgetRequest)],
+        group: Option<NewGroup>,
     ) -> Result<Key, Error> {
         check_key(&text).map_err(|text| Error::new(Code::InvalidInput, text))?;
         let mut body = BodyHash::default();
+        group.iter().for_each(|group| body.add_group(group));
         for (task, (kind, _)) in tasks.iter().zip(kinds) {
             body.add(&Body {
                 delay_ms: task.delay_ms,
@@ -264,6 +283,8 @@ impl Handle {
                 self.shared.running.stop(id, StopReason::Cancelled);
                 self.shared.gauge.change(tenant, -1);
                 self.shared.ended(vec![id]);
+                // One of its group may go now.
+                self.shared.ready();
                 self.task(tenant, id).await
             }
             CancelAnswer::AlreadyTerminal(TaskState::Cancelled) => self.task(tenant, id).await,
@@ -332,7 +353,7 @@ impl Handle {
         Ok(self.shared.records.ping().await?)
     }
 
-    fn entry(&self, tenant: TenantId) -> Result<&TenantEntry, Error> {
+    pub(crate) fn entry(&self, tenant: TenantId) -> Result<&TenantEntry, Error> {
         let entry = self.shared.tenant(tenant).map(Arc::as_ref);
         entry.ok_or_else(|| Error::new(Code::NotFound, "there is no such tenant"))
     }
@@ -352,6 +373,8 @@ fn new_task(id: TaskId, kind: KindId, manifest: &BudgetRequest, task: TaskReques
         agent: task.agent,
         user: task.user,
         trace: task.trace,
+        group: None,
+        held: false,
     }
 }
 

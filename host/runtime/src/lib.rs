@@ -9,6 +9,7 @@ mod data;
 mod dispatcher;
 mod expirer;
 mod gauge;
+mod groups;
 mod handle;
 mod heart;
 mod ids;

@@ -250,7 +250,7 @@ fn hand_back(shared: &Shared, jobs: Vec<Job>) -> u64 {
             effects: Default::default(),
             log: Default::default(),
         };
-        let ended = Ended { holder: job.holder, settlement, port: None };
+        let ended = Ended { holder: job.holder, group: None, settlement, port: None };
         // A full channel means a stalled store: the rest goes back with the holder, or with its lease.
         if shared.ended.try_send(ended).is_ok() {
             count += 1;

@@ -1,17 +1,18 @@
 //! Writes the ends of attempts, many in one transaction, and answers whoever waits after the commit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keiko_core::Holder;
 use keiko_core::code::Code;
 use keiko_core::outcome::Failure;
 use keiko_core::port::{StoreError, StoreErrorKind};
 use keiko_core::task::{Settled, Settlement, Transition};
+use keiko_core::{GroupId, Holder, TenantId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::groups;
 use crate::port::AttemptPort;
 use crate::shared::{Counters, Shared};
 
@@ -26,6 +27,8 @@ pub(crate) struct Ended {
     pub(crate) holder: Holder,
     /// What the store is told.
     pub(crate) settlement: Settlement,
+    /// The task's group.
+    pub(crate) group: Option<GroupId>,
     /// Kept until the store has answered: it holds the room promised to children.
     pub(crate) port: Option<Arc<AttemptPort>>,
 }
@@ -59,7 +62,8 @@ async fn write(shared: &Shared, holder: Holder, group: Vec<Ended>, stop: &Cancel
         match shared.tasks.settle(holder, settlements, shared.clock.now_ms()).await {
             Ok(answers) => {
                 backoff = BACKOFF.0;
-                let conflicts = answer(shared, part, answers);
+                let (conflicts, failed) = answer(shared, part, answers);
+                groups::failed(shared, failed).await;
                 if !conflicts.is_empty() {
                     parts.push(conflicts);
                 }
@@ -102,9 +106,15 @@ fn fail(settlement: &mut Settlement, failure: Failure) {
     settlement.effects = Default::default();
 }
 
-/// Tells everyone what was stored; returns the ends that conflict, as failures to be stored.
-fn answer(shared: &Shared, part: Vec<Ended>, answers: Vec<Settled>) -> Vec<Ended> {
+/// Tells everyone what was stored; returns the ends that conflict, as failures to be stored, and the groups of tasks that
+/// failed.
+fn answer(
+    shared: &Shared,
+    part: Vec<Ended>,
+    answers: Vec<Settled>,
+) -> (Vec<Ended>, BTreeSet<(TenantId, GroupId)>) {
     let mut conflicts = Vec::new();
+    let mut failed = BTreeSet::new();
     let mut terminal = Vec::new();
     let (mut stored, mut stale, mut wake) = (0, 0, false);
     for (mut ended, answer) in part.into_iter().zip(answers) {
@@ -113,7 +123,11 @@ fn answer(shared: &Shared, part: Vec<Ended>, answers: Vec<Settled>) -> Vec<Ended
             Settled::Stored => {
                 stored += 1;
                 let children = settlement.effects.children.len() as i64;
-                wake |= children > 0;
+                // One of the same group may go now.
+                wake |= children > 0 || ended.group.is_some();
+                if matches!(settlement.transition, Transition::Fail(_)) {
+                    failed.extend(ended.group.map(|group| (settlement.tenant, group)));
+                }
                 if settlement.effects.children.iter().any(|child| !child.budget.is_empty()) {
                     shared.time_outs.look();
                 }
@@ -144,5 +158,5 @@ fn answer(shared: &Shared, part: Vec<Ended>, answers: Vec<Settled>) -> Vec<Ended
     if wake {
         shared.ready();
     }
-    conflicts
+    (conflicts, failed)
 }

@@ -120,9 +120,11 @@ async fn submit(
             agent: None,
             user: None,
             trace: None,
+            group: None,
+            held: false,
         };
         let tasks = (first..first + i64::from(batch)).map(task).collect();
-        let submit = Submit { tenant, tasks, key: None, queue_max: u64::MAX };
+        let submit = Submit { tenant, tasks, key: None, queue_max: u64::MAX, group: None };
         store.enqueue(vec![submit], NOW).await?;
     }
     Ok(())

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use keiko_core::group::HELD_MS;
 use keiko_core::id::{AgentId, TaskId, TenantId, UserId};
 use keiko_core::limit::KEY_AGE_MS;
 use keiko_core::task::{JSON, Key, NewTask, Payload, Submit, Submitted};
@@ -62,12 +63,12 @@ impl People {
 
 /// Where a new task stands in the queue.
 pub(crate) fn place_ms(task: &NewTask) -> i64 {
-    task.priority.place_at_ms(task.run_at_ms, task.created_ms)
+    if task.held { HELD_MS } else { task.priority.place_at_ms(task.run_at_ms, task.created_ms) }
 }
 
-/// The due time that a column holds: ordinary tasks stand at theirs, and store none.
+/// The due time that a column holds: ordinary tasks that are not held stand at theirs, and store none.
 pub(crate) fn stored_due_ms(task: &NewTask) -> Option<i64> {
-    (!task.priority.is_ordinary()).then_some(task.run_at_ms)
+    (!task.priority.is_ordinary() || task.held).then_some(task.run_at_ms)
 }
 
 /// Until when a new task has to start and to end.

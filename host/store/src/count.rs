@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use keiko_core::id::{AgentId, TenantId};
+use keiko_core::id::{AgentId, GroupId, TenantId};
 use keiko_core::task::TaskState;
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -54,11 +54,22 @@ impl AgentChange {
     }
 }
 
-/// Changes of one call, by tenant, and by agent.
+/// How a group's numbers change.
+#[derive(Clone, Copy, Debug, Default)]
+struct GroupChange {
+    completed: i32,
+    failed: i32,
+    cancelled: i32,
+    /// When that was.
+    at_ms: i64,
+}
+
+/// Changes of one call, by tenant, by agent, and by group.
 #[derive(Default)]
 pub(crate) struct Changes {
     tenants: BTreeMap<i64, Change>,
     agents: BTreeMap<(i64, i64), AgentChange>,
+    groups: BTreeMap<(i64, i64), GroupChange>,
 }
 
 impl Changes {
@@ -82,6 +93,35 @@ impl Changes {
             (agent, tenant, total, completed, failed, cancelled, timed, elapsed_us)
         };
         self.agents.iter().map(row).collect()
+    }
+
+    /// Adds the end of a task, `by` 1, or that it was taken back, `by` -1, for the task's group, if it is in one.
+    pub(crate) fn add_group(
+        &mut self,
+        tenant: TenantId,
+        group: Option<GroupId>,
+        state: TaskState,
+        by: i32,
+        now_ms: i64,
+    ) {
+        let Some(group) = group else { return };
+        let sum = self.groups.entry((group.0, tenant.0)).or_default();
+        sum.at_ms = now_ms;
+        match state {
+            TaskState::Completed => sum.completed += by,
+            TaskState::Failed => sum.failed += by,
+            TaskState::Cancelled => sum.cancelled += by,
+            TaskState::Pending | TaskState::Running => {}
+        }
+    }
+
+    /// Group, tenant, completed, failed, cancelled, time; in the order of the groups.
+    pub(crate) fn group_rows(&self) -> Vec<(i64, i64, i32, i32, i32, i64)> {
+        let row = |(&(group, tenant), change): (&(i64, i64), &GroupChange)| {
+            let GroupChange { completed, failed, cancelled, at_ms } = *change;
+            (group, tenant, completed, failed, cancelled, at_ms)
+        };
+        self.groups.iter().map(row).collect()
     }
 
     pub(crate) fn add(&mut self, tenant: TenantId, change: Change) {

@@ -107,5 +107,7 @@ fn new_task(child: &Child, parent_id: TaskId, parent: &Parent, now_ms: i64) -> N
         agent: parent.agent,
         user: parent.user,
         trace: parent.trace.clone(),
+        group: None,
+        held: false,
     }
 }

@@ -16,6 +16,7 @@ mod count;
 mod ending;
 mod family;
 mod format;
+mod group;
 pub mod memory;
 pub mod postgres;
 mod prune;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use keiko_core::id::{AgentId, TenantId};
+use keiko_core::id::{AgentId, GroupId, TenantId};
 use keiko_core::task::{Settled, Settlement, TaskState, Transition};
 
 use crate::count::{AgentChange, Change, Changes, Spent, Usage};
@@ -14,12 +14,14 @@ pub(crate) struct Stored<'a> {
     pub(crate) number: u32,
     /// The agent of a task that ended.
     pub(crate) agent: Option<AgentId>,
+    /// The group of a task that ended.
+    pub(crate) group: Option<GroupId>,
 }
 
 /// Adds what was stored to what the children changed; returns the usage.
-pub(crate) fn count(stored: &[Stored<'_>], changes: &mut Changes) -> Usage {
+pub(crate) fn count(stored: &[Stored<'_>], now_ms: i64, changes: &mut Changes) -> Usage {
     let mut usage = Usage::default();
-    for Stored { one, agent, .. } in stored {
+    for Stored { one, agent, group, .. } in stored {
         let meter = &one.attempt.meter;
         let (fuel_used, guest_us) = (stored_number(meter.fuel_used), stored_number(meter.elapsed_us));
         let end = match one.transition {
@@ -32,6 +34,7 @@ pub(crate) fn count(stored: &[Stored<'_>], changes: &mut Changes) -> Usage {
         if let Some(state) = end {
             changes.add(one.tenant, Change { live: -1, completed, failed, cancelled: 0 });
             changes.add_agent(one.tenant, *agent, AgentChange::end(state, Some(guest_us), 1));
+            changes.add_group(one.tenant, *group, state, 1, now_ms);
         }
         usage.add(one.tenant, Spent { attempts: 1, completed, failed, fuel_used, guest_us });
     }

@@ -1,8 +1,8 @@
 //! Tasks whose time is over, put together for as few statements as they have different time-outs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use keiko_core::id::{TaskId, TenantId};
+use keiko_core::id::{GroupId, TaskId, TenantId};
 use keiko_core::policy::BudgetRequest;
 use keiko_core::port::Expired;
 use keiko_core::time_out::{Ends, TimeOut};
@@ -15,6 +15,7 @@ pub(crate) struct Candidate {
     pub(crate) tenant: TenantId,
     pub(crate) budget: BudgetRequest,
     pub(crate) ends: Ends,
+    pub(crate) group: Option<GroupId>,
     /// Whether no attempt of it has begun.
     pub(crate) waits: bool,
 }
@@ -24,17 +25,19 @@ pub(crate) struct Candidate {
 pub(crate) struct Over {
     ends: BTreeMap<(TimeOut, u64), Vec<TaskId>>,
     ended: Vec<(TenantId, TaskId)>,
+    groups: BTreeSet<(TenantId, GroupId)>,
 }
 
 impl Over {
     /// Those of the candidates that are over by now.
     pub(crate) fn of(candidates: Vec<Candidate>, now_ms: i64) -> Over {
         let mut over = Over::default();
-        for Candidate { id, tenant, budget, ends, waits } in candidates {
+        for Candidate { id, tenant, budget, ends, waits, group } in candidates {
             let Some(time_out) = ends.over(waits, now_ms) else { continue };
             let limit_ms = time_out.of(&budget).unwrap_or_default();
             over.ends.entry((time_out, limit_ms)).or_default().push(id);
             over.ended.push((tenant, id));
+            over.groups.extend(group.map(|group| (tenant, group)));
         }
         over
     }
@@ -48,6 +51,7 @@ impl Over {
 
     /// What the caller is told; `more` is whether there may be others.
     pub(crate) fn expired(self, more: bool, next_ms: Option<i64>, now_ms: i64) -> Expired {
-        Expired { ended: self.ended, next_ms: if more { Some(now_ms) } else { next_ms } }
+        let next_ms = if more { Some(now_ms) } else { next_ms };
+        Expired { ended: self.ended, groups: self.groups.into_iter().collect(), next_ms }
     }
 }

@@ -10,6 +10,8 @@ pub(crate) mod agents;
 pub(crate) mod catalog;
 #[path = "conformance/ends.rs"]
 pub(crate) mod ends;
+#[path = "conformance/groups.rs"]
+pub(crate) mod groups;
 #[path = "conformance/history.rs"]
 pub(crate) mod history;
 #[path = "conformance/holders.rs"]
@@ -120,6 +122,14 @@ macro_rules! every_promise {
                 a_task_that_does_not_end_in_time_fails_wherever_it_stands
                 time_outs_end_in_rounds_and_say_when_the_next_is_over
                 a_retry_by_hand_has_its_time_again
+            }
+            groups {
+                a_groups_outcomes_come_in_the_order_of_submission
+                a_window_lets_held_tasks_go_when_others_end
+                a_group_that_fails_fast_is_cancelled_when_one_has_failed
+                a_retry_by_hand_opens_a_group_again
+                another_tenant_has_no_group
+                a_group_is_forgotten_with_its_first_task
             }
             retention {
                 ended_tasks_are_forgotten_by_how_and_when_they_ended

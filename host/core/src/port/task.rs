@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::code::Code;
-use crate::id::{Holder, TaskId, TenantId, Token};
+use crate::group::{Group, Outcome};
+use crate::id::{GroupId, Holder, TaskId, TenantId, Token};
 use crate::retention::KeptFrom;
 use crate::task::{
     CancelAnswer, LeasedTask, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskCounts, TaskFilter,
@@ -153,6 +154,8 @@ pub struct Rescued {
 pub struct Expired {
     /// Tasks that ended, with their tenants.
     pub ended: Vec<(TenantId, TaskId)>,
+    /// Groups of which some of them are.
+    pub groups: Vec<(TenantId, GroupId)>,
     /// When the next time-out is over, on this host's clock; now when there may be more already.
     pub next_ms: Option<i64>,
 }
@@ -215,6 +218,17 @@ pub trait TaskStore: Send + Sync + 'static {
     /// Ends a task that has not ended; its token grows, so that a running attempt settles nothing.
     async fn cancel(&self, tenant: TenantId, id: TaskId, now_ms: i64) -> Result<CancelAnswer, StoreError>;
 
+    /// Cancels up to `count_max` tasks of a group that have not ended, the last ones first, and returns them; with
+    /// `only_failed` only when one of it has failed and it fails fast. `None` when the tenant has no such group.
+    async fn cancel_group(
+        &self,
+        tenant: TenantId,
+        id: GroupId,
+        only_failed: bool,
+        now_ms: i64,
+        count_max: u32,
+    ) -> Result<Option<Vec<TaskId>>, StoreError>;
+
     /// Ends up to `count_max` tasks whose time is over by [`crate::time_out`]; a running one has a stale token then.
     async fn expire(&self, now_ms: i64, count_max: u32) -> Result<Expired, StoreError>;
 
@@ -254,6 +268,19 @@ pub trait Records: Send + Sync + 'static {
         filter: &TaskFilter,
         limit: u32,
     ) -> Result<Vec<TaskSummary>, StoreError>;
+
+    /// A group as it stands.
+    async fn group(&self, tenant: TenantId, id: GroupId) -> Result<Option<Group>, StoreError>;
+
+    /// Up to `limit` outcomes of tasks with numbers from the first to below the second, in order; fewer when their results
+    /// are more than [`crate::limit::USER_RESULTS_BYTES_MAX`]: then the last one is that with which they are. Tasks that
+    /// are forgotten are left out.
+    async fn outcomes(
+        &self,
+        tenant: TenantId,
+        tasks: (TaskId, TaskId),
+        limit: u32,
+    ) -> Result<Vec<Outcome>, StoreError>;
 
     /// How many tasks there are in each state.
     async fn counts(&self, tenant: TenantId) -> Result<TaskCounts, StoreError>;

@@ -22,7 +22,7 @@ use keiko_core::priority::Priority;
 use keiko_core::retention::KeptFrom;
 use keiko_core::stop::Stop;
 use keiko_core::task::{CancelAnswer, Payload, RetryAnswer, Settled, Settlement, Submit, Submitted};
-use keiko_core::{Digest, Holder, TaskId, TenantId, TenantName, Token};
+use keiko_core::{Digest, GroupId, Holder, TaskId, TenantId, TenantName, Token};
 use keiko_runtime::{Handle, Options, Parts, Runtime, TaskRequest, TenantOptions};
 use keiko_store::sqlite::{SqliteOptions, SqliteStore};
 
@@ -179,6 +179,18 @@ impl TaskStore for Faulty {
     async fn cancel(&self, tenant: TenantId, id: TaskId, now_ms: i64) -> Result<CancelAnswer, StoreError> {
         self.up()?;
         self.store.cancel(tenant, id, now_ms).await
+    }
+
+    async fn cancel_group(
+        &self,
+        tenant: TenantId,
+        id: GroupId,
+        only_failed: bool,
+        now_ms: i64,
+        count_max: u32,
+    ) -> Result<Option<Vec<TaskId>>, StoreError> {
+        self.up()?;
+        self.store.cancel_group(tenant, id, only_failed, now_ms, count_max).await
     }
 
     async fn expire(&self, now_ms: i64, count_max: u32) -> Result<Expired, StoreError> {

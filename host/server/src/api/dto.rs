@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use keiko_core::catalog::Plugin;
+use keiko_core::group::NewGroup;
 use keiko_core::limit::{BULK_TASKS_MAX, LimitFact, MIB};
 use keiko_core::log::{Level, Line, Source};
 use keiko_core::outcome::{Failure, Frame};
@@ -59,6 +60,17 @@ struct TaskBody<'a> {
 struct Probe<'a> {
     #[serde(borrow, default)]
     tasks: Option<&'a RawValue>,
+}
+
+/// A group as a client writes it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a group, which is an object with `tasks`")]
+struct GroupBody<'a> {
+    #[serde(borrow)]
+    tasks: Parts<'a>,
+    live_max: Option<u32>,
+    #[serde(default)]
+    fail_fast: bool,
 }
 
 #[derive(Deserialize)]
@@ -116,16 +128,30 @@ pub(super) fn submit(body: &Bytes, trace: Option<&str>) -> Result<SubmitRequest,
         return Ok(SubmitRequest { tasks, many: false });
     }
     let many: Many<'_> = json::parse(body)?;
+    Ok(SubmitRequest { tasks: requests(&many.tasks, body, trace)?, many: true })
+}
+
+/// Reads a submit of a group.
+pub(super) fn submit_group(
+    body: &Bytes,
+    trace: Option<&str>,
+) -> Result<(Vec<TaskRequest>, NewGroup), Problem> {
+    let group: GroupBody<'_> = json::parse(body)?;
+    let asked = NewGroup { live_max: group.live_max, fail_fast: group.fail_fast };
+    Ok((requests(&group.tasks, body, trace)?, asked))
+}
+
+fn requests(parts: &Parts<'_>, body: &Bytes, trace: Option<&str>) -> Result<Vec<TaskRequest>, Problem> {
     let read = |(at, part): (usize, &RawValue)| {
         let path = format!("tasks[{at}]");
         let task: TaskBody<'_> = json::parse_part(body, part, &path)?;
         task.request(body, trace).map_err(|problem| within(&path, problem))
     };
-    let tasks: Vec<_> = many.tasks.0.iter().copied().enumerate().map(read).collect::<Result<_, _>>()?;
+    let tasks: Vec<_> = parts.0.iter().copied().enumerate().map(read).collect::<Result<_, _>>()?;
     if tasks.is_empty() {
         return Err(Problem::invalid(format!("tasks: expected 1 to {BULK_TASKS_MAX} tasks, found none")));
     }
-    Ok(SubmitRequest { tasks, many: true })
+    Ok(tasks)
 }
 
 /// Reads a submit that is one task a line.

@@ -161,7 +161,9 @@ fn class(request: &Request) -> Class {
     let large = || body::content_length(request.headers()).is_some_and(|length| length > JSON_BYTES_MAX);
     if matches!(path, "/livez" | "/readyz" | "/metrics") {
         Class::Health
-    } else if method == Method::POST && (path == "/v1/plugins" || (path == "/v1/tasks" && large())) {
+    } else if method == Method::POST
+        && (path == "/v1/plugins" || (matches!(path, "/v1/tasks" | "/v1/groups") && large()))
+    {
         Class::Upload
     } else if waits() {
         Class::Wait

@@ -27,6 +27,10 @@ pub const USER_TASKS_MAX: u32 = 100;
 pub const USER_TASKS_BYTES_MAX: usize = keiko_core::limit::USER_RESULTS_BYTES_MAX as usize;
 /// Page of a user's tasks that asks for none.
 pub const USER_TASKS_DEFAULT: u32 = 20;
+/// Longest page of a group's outcomes, whose results come with them.
+pub const OUTCOMES_MAX: u32 = 1_000;
+/// Page of a group's outcomes that asks for none.
+pub const OUTCOMES_DEFAULT: u32 = 100;
 /// Longest range of statistics, in days.
 pub const STATISTICS_DAYS_MAX: i64 = 366;
 /// Longest request id that is taken from a client, in bytes.

@@ -8,6 +8,7 @@ mod body;
 mod caller;
 mod dto;
 mod gate;
+mod group;
 mod guard;
 mod json;
 pub mod limit;
@@ -81,6 +82,10 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/tasks/{id}/logs", get(task::logs))
         .route("/v1/tasks/{id}/cancel", post(task::cancel))
         .route("/v1/tasks/{id}/retry", post(task::retry))
+        .route("/v1/groups", post(group::submit))
+        .route("/v1/groups/{id}", get(group::get))
+        .route("/v1/groups/{id}/outcomes", get(group::outcomes))
+        .route("/v1/groups/{id}/cancel", post(group::cancel))
         .route("/v1/agents", post(agent::create).get(agent::list))
         .route("/v1/agents/load", post(agent::load))
         .route("/v1/agents/statuses", post(agent::statuses))

@@ -5,6 +5,7 @@ mod client;
 mod config;
 mod db;
 mod exit;
+mod group;
 mod input;
 mod plugin;
 mod print;
@@ -54,6 +55,9 @@ enum Command {
     /// Submit tasks to a host, and see what became of them
     #[command(subcommand)]
     Task(task::Command),
+    /// Submit tasks as one group, and see what became of each
+    #[command(subcommand)]
+    Group(group::Command),
     /// Make, list and change agents of a host
     #[command(subcommand)]
     Agent(agent::Command),
@@ -84,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => end(run::run(arguments)),
         Command::Plugin(command) => end(plugin::plugin(command)),
         Command::Task(command) => end(task::task(command)),
+        Command::Group(command) => end(group::group(command)),
         Command::Agent(command) => end(agent::agent(command)),
         Command::User(command) => end(user::user(command)),
         Command::Stats(arguments) => end(stats::stats(&arguments)),

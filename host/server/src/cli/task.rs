@@ -292,7 +292,7 @@ pub(super) fn wait_one(
 }
 
 #[allow(clippy::disallowed_methods, reason = "the command line has no runtime, and nothing else to wait for")]
-fn pause() {
+pub(super) fn pause() {
     std::thread::sleep(Duration::from_millis(500));
 }
 

@@ -105,6 +105,30 @@ fn a_person_goes_from_a_plugin_to_a_result() {
 }
 
 #[test]
+fn a_group_of_a_file_has_its_outcomes_in_order() {
+    let served = Served::start(&[]);
+    served.run(&["plugin", "install", "guest.wasm"], 0);
+    let file = served.folder.path().join("group.ndjson");
+    let lines = "{\"kind\":\"echo\",\"input\":1}\n\n{\"kind\":\"fail\",\"input\":\"no\"}\n";
+    std::fs::write(&file, lines).unwrap();
+    let file = file.to_str().unwrap();
+    let id = out(&served.run(&["group", "submit", file, "--live-max", "1"], 0)).trim().to_owned();
+    let waited = out(&served.run(&["group", "wait", &id, "--timeout", "60"], 1));
+    assert_eq!(waited, format!("{id} failed: 1 completed, 1 failed, 0 cancelled of 2\n"));
+    let outcomes = out(&served.run(&["group", "outcomes", &id], 0));
+    let rows: Vec<&str> = outcomes.lines().collect();
+    assert!(rows[1].starts_with("0 ") && rows[1].contains(" completed "), "{outcomes}");
+    assert!(rows[2].starts_with("1 ") && rows[2].contains("plugin_failed: "), "{outcomes}");
+    std::fs::write(file, "{\"kind\":\"echo\",\"delay_ms\":3600000}\n").unwrap();
+    let id = out(&served.run(&["group", "submit", file], 0)).trim().to_owned();
+    assert!(out(&served.run(&["group", "get", &id], 0)).contains(" open: 0 completed"));
+    served.run(&["group", "wait", &id, "--timeout", "1"], 6);
+    assert!(out(&served.run(&["group", "cancel", &id], 0)).contains(" 1 cancelled of 1"));
+    served.run(&["group", "get", "group_0000000000001"], 3);
+    served.run(&["group", "submit", "nowhere.ndjson"], 2);
+}
+
+#[test]
 fn exit_statuses_tell_what_happened() {
     let served = Served::start(&[]);
     served.run(&["task", "submit", "--kind", "echo"], 3);

@@ -237,6 +237,44 @@ fn a_task_ends_with_the_time_it_was_given() {
 }
 
 #[test]
+fn a_group_has_one_outcome_for_each_task_in_order() {
+    let world = World::open();
+    let client = world.client(None);
+    let tasks = r#"{"kind":"echo","input":1},{"kind":"fail","input":"no"},{"kind":"echo","input":[3]}"#;
+    let body = format!(r#"{{"tasks":[{tasks}],"live_max":1}}"#);
+    let answer = client.post_json("/v1/groups?wait=60", &body).expect(201);
+    let group = answer.json();
+    assert_eq!(
+        (&group["state"], &group["completed"], &group["failed"]),
+        (&json!("failed"), &json!(2), &json!(1))
+    );
+    let id = group["id"].as_str().unwrap();
+    assert_eq!(answer.header("location"), Some(format!("/v1/groups/{id}").as_str()));
+    let page = client.get(&format!("/v1/groups/{id}/outcomes?limit=2")).expect(200).json();
+    let outcomes = page["outcomes"].as_array().unwrap();
+    assert_eq!((&outcomes[0]["place"], &outcomes[0]["result"]), (&json!(0), &json!(1)));
+    assert_eq!((&outcomes[0]["task"], &page["next"]), (&group["tasks"][0], &json!(2)));
+    assert_eq!(outcomes[1]["error"]["code"], "plugin_failed");
+    let rest = client.get(&format!("/v1/groups/{id}/outcomes?from=2")).expect(200).json();
+    assert_eq!((&rest["outcomes"][0]["result"], rest.get("next")), (&json!([3]), None));
+    assert_eq!(client.get(&format!("/v1/groups/{id}")).expect(200).json()["state"], "failed");
+    let body =
+        r#"{"tasks":[{"kind":"echo","delay_ms":3600000},{"kind":"echo"}],"fail_fast":true,"live_max":1}"#;
+    let open = client.post_json("/v1/groups?wait=0", body).expect(201).json();
+    assert_eq!(open["state"], "open", "{open}");
+    let path = format!("/v1/groups/{}", open["id"].as_str().unwrap());
+    let cancelled = client.post(&format!("{path}/cancel")).expect(200).json();
+    assert_eq!((&cancelled["state"], &cancelled["cancelled"]), (&json!("failed"), &json!(2)));
+    client.get("/v1/groups/group_0000000000001").problem(404, "not_found");
+    client.get("/v1/groups/task_0000000000001").problem(404, "not_found");
+    client.post_json("/v1/groups", r#"{"tasks":[]}"#).problem(400, "invalid_input");
+    client
+        .post_json("/v1/groups", r#"{"tasks":[{"kind":"echo"}],"live_max":0}"#)
+        .problem(400, "invalid_input");
+    client.post_json("/v1/groups", r#"{"tasks":[{"kind":"echo"}],"window":1}"#).problem(400, "invalid_input");
+}
+
+#[test]
 fn a_wait_ends_with_its_time() {
     let world = World::open();
     let client = world.client(None);

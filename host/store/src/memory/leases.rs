@@ -258,5 +258,6 @@ fn leased(id: TaskId, row: &Row) -> LeasedTask {
         user: row.user,
         trace: row.trace.clone(),
         ends: row.ends,
+        group: row.group,
     }
 }

@@ -8,6 +8,7 @@
 
 mod agents;
 mod catalog;
+mod groups;
 mod history;
 mod leases;
 mod link;
@@ -22,7 +23,7 @@ mod tests;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use keiko_core::id::{Holder, TaskId, TenantId, Token};
+use keiko_core::id::{GroupId, Holder, TaskId, TenantId, Token};
 use keiko_core::port::{
     Beat, Dead, Expired, IdBlock, Lease, LeaseRequest, Pruned, Rescued, StoreError, TaskStore,
 };
@@ -137,6 +138,17 @@ impl TaskStore for MemoryStore {
 
     async fn cancel(&self, tenant: TenantId, id: TaskId, now_ms: i64) -> Result<CancelAnswer, StoreError> {
         self.call(|state| Ok(state.cancel(tenant, id, now_ms))).await
+    }
+
+    async fn cancel_group(
+        &self,
+        tenant: TenantId,
+        id: GroupId,
+        only_failed: bool,
+        now_ms: i64,
+        count_max: u32,
+    ) -> Result<Option<Vec<TaskId>>, StoreError> {
+        self.call(|state| Ok(state.cancel_group(tenant, id, only_failed, now_ms, count_max))).await
     }
 
     async fn expire(&self, now_ms: i64, count_max: u32) -> Result<Expired, StoreError> {

@@ -136,6 +136,22 @@ mutations! {
     PriorityBeforeDue;
     /// A task with a priority that had to wait stays where it stood.
     DueWithoutPlace;
+    /// A group does not count what became of its tasks.
+    GroupUncounted;
+    /// A group does not count that one of its tasks is tried again by hand.
+    GroupRetryUncounted;
+    /// All tasks of a group stand in the queue at once, whatever its window.
+    WindowIgnored;
+    /// A window lets one task more go than it has room for.
+    WindowOneMore;
+    /// A window lets no held task go.
+    WindowStands;
+    /// A group is cancelled for a failure that it does not have, or does not mind.
+    FailFastOfAnyGroup;
+    /// Outcomes of a group come backwards.
+    OutcomesBackwards;
+    /// A tenant can see and cancel another's group.
+    GroupForOthers;
     /// A retry by hand does not give a task its time-outs again.
     RetryForgetsTimeOuts;
     /// A task that has started is ended because it did not start in time.

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use keiko_core::id::{TaskId, TenantId};
+use keiko_core::group::{Group, Outcome};
+use keiko_core::id::{GroupId, TaskId, TenantId};
 use keiko_core::port::{Records, StoreError};
 use keiko_core::task::{AttemptView, TaskCounts, TaskFilter, TaskState, TaskSummary, TaskView};
 
@@ -25,6 +26,19 @@ impl Records for MemoryStore {
         limit: u32,
     ) -> Result<Vec<TaskSummary>, StoreError> {
         self.call(|state| Ok(state.list(tenant, filter, limit))).await
+    }
+
+    async fn group(&self, tenant: TenantId, id: GroupId) -> Result<Option<Group>, StoreError> {
+        self.call(|state| Ok(state.group(tenant, id))).await
+    }
+
+    async fn outcomes(
+        &self,
+        tenant: TenantId,
+        tasks: (TaskId, TaskId),
+        limit: u32,
+    ) -> Result<Vec<Outcome>, StoreError> {
+        self.call(|state| Ok(state.outcomes(tenant, tasks, limit))).await
     }
 
     async fn counts(&self, tenant: TenantId) -> Result<TaskCounts, StoreError> {

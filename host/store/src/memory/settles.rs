@@ -39,7 +39,7 @@ impl State {
         self.store_keys(&plan.keys);
         let stored: Vec<_> = plan.accepted.iter().filter_map(|one| self.store(one, now_ms)).collect();
         if !self.breaks(Mutation::SettleUncounted) {
-            count(&stored, &mut plan.changes);
+            count(&stored, now_ms, &mut plan.changes);
         }
         self.store_counts(&plan.changes);
         for (agent, tenant, status) in self.asked_statuses(settlements, &plan.answers) {
@@ -162,6 +162,7 @@ impl State {
         let row = self.tasks.get(&one.id)?;
         let number = row.earlier + row.attempts + 1;
         let agent = row.agent.filter(|_| mutation != Some(Mutation::AgentEndUncounted));
+        let group = row.group;
         match &one.transition {
             Transition::HandBack => {
                 let charged = u32::from(mutation == Some(Mutation::HandBackCharged));
@@ -182,7 +183,7 @@ impl State {
                 self.change(one.id, |row| fail(row, one, number, failure, now_ms, mutation));
             }
         }
-        Some(Stored { one, number, agent })
+        Some(Stored { one, number, agent, group })
     }
 
     /// The statuses that settlements of a call ask for, of those that completed their task.

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keiko_core::agent::{Agent, AgentStatistics, User};
-use keiko_core::id::{AgentId, Digest, Holder, KindId, PluginId, TaskId, TenantId, Token, UserId, VersionId};
+use keiko_core::group::Group;
+use keiko_core::id::{
+    AgentId, Digest, GroupId, Holder, KindId, PluginId, TaskId, TenantId, Token, UserId, VersionId,
+};
 use keiko_core::manifest::Manifest;
 use keiko_core::name::{KindName, PluginName, TenantName, VersionName};
 use keiko_core::outcome::Failure;
@@ -45,6 +48,7 @@ pub(super) struct State {
     pub(super) agents: BTreeMap<AgentId, (TenantId, Agent)>,
     pub(super) agent_counts: BTreeMap<AgentId, AgentStatistics>,
     pub(super) users: BTreeMap<UserId, (TenantId, User)>,
+    pub(super) groups: BTreeMap<GroupId, GroupRow>,
 }
 
 /// The last numbers that were given out.
@@ -54,6 +58,14 @@ pub(super) struct Last {
     pub(super) task: i64,
     /// Grows with every install and every removal.
     pub(super) catalog: i64,
+}
+
+/// A group: as it is told, but for its next task, and how many of its tasks are not held.
+#[derive(Clone, Copy)]
+pub(super) struct GroupRow {
+    pub(super) tenant: TenantId,
+    pub(super) group: Group,
+    pub(super) released: u32,
 }
 
 /// A tenant and how many tasks it has.
@@ -118,6 +130,7 @@ pub(super) struct Row {
     pub(super) lineage: Lineage,
     pub(super) budget: BudgetRequest,
     pub(super) ends: Ends,
+    pub(super) group: Option<GroupId>,
     pub(super) trace: Option<String>,
     pub(super) input: Payload,
     pub(super) agent: Option<AgentId>,
@@ -152,6 +165,7 @@ impl Row {
             lineage: task.lineage,
             budget: task.budget,
             ends: ends(task),
+            group: task.group,
             trace: task.trace.clone(),
             input: task.input.clone(),
             agent: task.agent,
@@ -202,8 +216,13 @@ impl State {
         for (tenant, task) in tasks {
             let mut row = Row::new(*tenant, task);
             match self.mutation {
-                Some(Mutation::PriorityIgnored) => row.place_ms = row.run_at_ms,
-                Some(Mutation::PriorityBeforeDue) => row.place_ms = row.priority.place_ms(row.run_at_ms),
+                Some(Mutation::PriorityIgnored) if !task.held => row.place_ms = row.run_at_ms,
+                Some(Mutation::WindowIgnored) => {
+                    row.place_ms = row.priority.place_at_ms(row.run_at_ms, row.created_ms);
+                }
+                Some(Mutation::PriorityBeforeDue) if !task.held => {
+                    row.place_ms = row.priority.place_ms(row.run_at_ms);
+                }
                 _ => {}
             }
             self.ready.insert((*tenant, row.place_ms, task.id));
@@ -282,6 +301,9 @@ impl State {
             count.cancelled = count.cancelled.saturating_add_signed(cancelled);
             count.timed = count.timed.saturating_add_signed(timed);
             count.elapsed_us = count.elapsed_us.saturating_add_signed(elapsed_us);
+        }
+        if !self.breaks(Mutation::GroupUncounted) {
+            self.count_groups(changes);
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use keiko_core::code::Code;
-use keiko_core::id::{TaskId, TenantId, Token};
+use keiko_core::id::{GroupId, TaskId, TenantId, Token};
 use keiko_core::outcome::Failure;
 use keiko_core::port::{Expired, Pruned, StoreError};
 use keiko_core::priority::Priority;
@@ -62,6 +62,11 @@ impl State {
             answers.push(answer);
         }
         self.insert(&tasks)?;
+        for (submit, answer) in submits.iter().zip(&answers) {
+            if matches!(answer, Submitted::Accepted { duplicate: false, .. }) {
+                self.insert_group(submit, now_ms);
+            }
+        }
         self.store_keys(&keys);
         let mut changes = Changes::default();
         for (tenant, task) in &tasks {
@@ -137,6 +142,9 @@ impl State {
         for id in &ids {
             self.tasks.remove(&TaskId(*id));
             self.owned.remove(&(tenant, TaskId(*id)));
+            if self.groups.get(&GroupId(*id)).is_some_and(|row| row.group.finished_ms.is_some()) {
+                self.groups.remove(&GroupId(*id));
+            }
         }
         if !self.breaks(Mutation::PruneUncounted) {
             self.store_counts(&changes);
@@ -183,7 +191,7 @@ impl State {
         let mut ended = 0;
         for &id in ids {
             let Some(row) = self.tasks.get(&id) else { continue };
-            let (tenant, agent) = (row.tenant, row.agent);
+            let (tenant, agent, group) = (row.tenant, row.agent, row.group);
             if end.tenant.is_some_and(|only| only != tenant) || row.state.is_terminal() && !of_ended {
                 continue;
             }
@@ -199,6 +207,7 @@ impl State {
             if !self.breaks(Mutation::AgentEndUncounted) {
                 changes.add_agent(tenant, agent, AgentChange::end(end.state, None, 1));
             }
+            changes.add_group(tenant, group, end.state, 1, now_ms);
             ended += 1;
         }
         if !(self.breaks(Mutation::CancelUncounted) && end.state == TaskState::Cancelled) {
@@ -214,6 +223,7 @@ impl State {
             tenant: row.tenant,
             budget: row.budget,
             ends: row.ends,
+            group: row.group,
             waits: row.state == TaskState::Pending && row.attempts == 0 && row.crashes == 0
                 || self.breaks(Mutation::StartedTimesOutQueued),
         };
@@ -244,7 +254,7 @@ impl State {
         let Some(row) = self.task_of(tenant, id, Mutation::RetryForOthers) else {
             return RetryAnswer::NotFound;
         };
-        let (state, agent) = (row.state, row.agent);
+        let (state, agent, group) = (row.state, row.agent, row.group);
         let elapsed_us = row.elapsed_us().map(crate::stored::stored_number);
         let change = match state {
             TaskState::Failed => Change { live: 1, failed: -1, ..Change::default() },
@@ -269,6 +279,7 @@ impl State {
         if !self.breaks(Mutation::AgentEndStaysAfterRetry) {
             changes.add_agent(tenant, agent, AgentChange::end(state, elapsed_us, -1));
         }
+        changes.add_group(tenant, group, state, -1, now_ms);
         self.store_counts(&changes);
         RetryAnswer::Retried
     }

@@ -1,8 +1,9 @@
-//! Writes what is counted, in the transaction that changes it: tenants first, then agents, each in order, so that two
+//! Writes what is counted, in the transaction that changes it: tenants first, then agents, then groups, each in order, so that two
 //! transactions wait for each other in one direction only.
 
 use keiko_core::port::StoreError;
 
+use super::group;
 use super::session::Session;
 use crate::count::{Changes, Usage, day};
 
@@ -50,7 +51,7 @@ pub(crate) async fn store(session: &mut Session, changes: &Changes) -> Result<()
         let query = query.bind(column(|row| row.5)).bind(column(|row| row.6)).bind(column(|row| row.7));
         session.run(query).await?;
     }
-    Ok(())
+    group::count(session, changes).await
 }
 
 /// Writes what changed and what was spent.

@@ -4,7 +4,7 @@
 //! kept attempts and logs go on behind the earlier ones, so a number names one attempt for ever.
 
 use keiko_core::code::Code;
-use keiko_core::id::{AgentId, TaskId, TenantId};
+use keiko_core::id::{AgentId, GroupId, TaskId, TenantId};
 use keiko_core::port::{Expired, StoreError, StoreErrorKind};
 use keiko_core::priority::AGEING_MS;
 use keiko_core::task::{CancelAnswer, RetryAnswer, TaskState};
@@ -31,16 +31,16 @@ pub(crate) const FINISH: &str = "
         WHERE t.id = e.id AND t.tenant = coalesce($8, t.tenant) RETURNING t.*)
     INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
         finished_ms, root, parent, depth, code, message, detail, budget, trace, input_type, input, agent, app_user,
-        priority)
+        priority, task_group)
     SELECT id, tenant, kind, $2, token + $3, attempts, crashes + $4, earlier, created_ms, coalesce(due_ms, run_at_ms),
-        $5, root, parent, depth, $6, $7, $9, budget, trace, input_type, input, agent, app_user, priority
-    FROM gone RETURNING id, tenant, agent";
+        $5, root, parent, depth, $6, $7, $9, budget, trace, input_type, input, agent, app_user, priority, task_group
+    FROM gone RETURNING id, tenant, agent, task_group";
 
 /// Up to `$2` tasks whose time is over, which nobody else changes until the commit, with times on the caller's clock, `$1`:
 /// those that wait too long for their first attempt, and those that should have ended.
 pub(crate) const OVER: &str = "
     SELECT t.id, t.tenant, t.budget, t.start_by_ms - (keiko_now($1) - $1), t.end_by_ms - (keiko_now($1) - $1),
-        t.holder IS NULL AND t.attempts = 0 AND t.crashes = 0
+        t.holder IS NULL AND t.attempts = 0 AND t.crashes = 0, t.task_group
     FROM task AS t WHERE t.id IN (
         SELECT id FROM task WHERE start_by_ms IS NOT NULL AND start_by_ms <= keiko_now($1) AND holder IS NULL
             AND attempts = 0 AND crashes = 0
@@ -66,13 +66,14 @@ const REVIVE: &str = "
         FROM gone WHERE started_ms IS NOT NULL),
     revived AS (
         INSERT INTO task (id, tenant, kind, token, earlier, created_ms, run_at_ms, root, parent, depth, budget, trace,
-            input_type, input, agent, app_user, priority, due_ms, start_by_ms, end_by_ms)
+            input_type, input, agent, app_user, priority, due_ms, start_by_ms, end_by_ms, task_group)
         SELECT id, tenant, kind, token, earlier + attempts, created_ms,
             keiko_now($3) - coalesce(priority, 0) * $5::bigint, root, parent, depth, budget, trace, input_type,
             coalesce(input, ''), agent, app_user, priority, CASE WHEN priority IS NOT NULL THEN keiko_now($3) END,
-            keiko_now($3) + (budget::json ->> 'queued_ms')::bigint, keiko_now($3) + (budget::json ->> 'total_ms')::bigint
+            keiko_now($3) + (budget::json ->> 'queued_ms')::bigint, keiko_now($3) + (budget::json ->> 'total_ms')::bigint,
+            task_group
         FROM gone)
-    SELECT agent, elapsed_us FROM gone";
+    SELECT agent, elapsed_us, task_group FROM gone";
 
 /// Cancels a task that has not ended.
 pub(crate) async fn cancel(
@@ -137,6 +138,7 @@ fn candidate(row: &PgRow) -> Result<Candidate, StoreError> {
         budget: decode_budget(get(row, 2)?).unwrap_or_default(),
         ends: Ends { start_by_ms: get(row, 3)?, end_by_ms: get(row, 4)? },
         waits: get(row, 5)?,
+        group: get::<Option<i64>>(row, 6)?.map(GroupId),
     })
 }
 
@@ -170,6 +172,7 @@ pub(crate) async fn retry(
     let mut changes = Changes::default();
     changes.add(tenant, change);
     changes.add_agent(tenant, agent, AgentChange::end(state, get(&row, 1)?, -1));
+    changes.add_group(tenant, get::<Option<i64>>(&row, 2)?.map(GroupId), state, -1, now_ms);
     count::store(session, &changes).await?;
     Ok(RetryAnswer::Retried)
 }
@@ -184,7 +187,12 @@ async fn state(session: &mut Session, tenant: TenantId, id: TaskId) -> Result<Op
 }
 
 /// Moves live tasks to the finished ones and counts them; returns how many there were.
-async fn finish(session: &mut Session, ids: &[TaskId], end: &End, now_ms: i64) -> Result<usize, StoreError> {
+pub(crate) async fn finish(
+    session: &mut Session,
+    ids: &[TaskId],
+    end: &End,
+    now_ms: i64,
+) -> Result<usize, StoreError> {
     if ids.is_empty() {
         return Ok(0);
     }
@@ -202,6 +210,8 @@ async fn finish(session: &mut Session, ids: &[TaskId], end: &End, now_ms: i64) -
         changes.add(tenant, Change { live: -1, completed: 0, failed, cancelled });
         let agent = get::<Option<i64>>(row, 2)?.map(AgentId);
         changes.add_agent(tenant, agent, AgentChange::end(end.state, None, 1));
+        let group = get::<Option<i64>>(row, 3)?.map(GroupId);
+        changes.add_group(tenant, group, end.state, 1, now_ms);
         if failed > 0 {
             usage.add(tenant, Spent { failed, ..Spent::default() });
         }

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
-use keiko_core::id::{AgentId, KindId, TaskId, TenantId, Token, UserId};
+use keiko_core::id::{AgentId, GroupId, KindId, TaskId, TenantId, Token, UserId};
 use keiko_core::port::{Lease, LeaseRequest, StoreError};
 use keiko_core::priority::AGEING_MS;
 use keiko_core::share::{Claim, shares};
@@ -41,7 +41,8 @@ macro_rules! leased {
         "t.id, t.tenant, t.kind, t.token, t.attempts, t.deadlines, t.crashes, t.created_ms, t.run_at_ms, t.root,
             t.parent, t.depth, t.budget, t.trace, t.input_type, octet_length(t.input) AS input_bytes,
             CASE WHEN octet_length(t.input) <= 8192 THEN t.input END AS input, t.agent, t.app_user,
-            t.start_by_ms - (keiko_now($2) - $2) AS start_by_ms, t.end_by_ms - (keiko_now($2) - $2) AS end_by_ms"
+            t.start_by_ms - (keiko_now($2) - $2) AS start_by_ms, t.end_by_ms - (keiko_now($2) - $2) AS end_by_ms,
+            t.task_group"
     };
 }
 
@@ -160,13 +161,13 @@ pub(crate) async fn lease(session: &mut Session, request: &LeaseRequest) -> Resu
     }
     let mut taken = Taken::default();
     taken.add(&rows)?;
-    let raised = get::<bool>(&rows[0], 24)?;
+    let raised = get::<bool>(&rows[0], 25)?;
     if raised {
         let query = sqlx::query(RAISE).bind(request.now_ms).bind(AGEING_MS).bind(RAISE_MAX);
         session.run(query).await?;
     }
     // Behind as many tenants as there is room there may be others, whose turn it is when somebody else had those.
-    let cut = get::<i64>(&rows[0], 23)? >= number(request.room) && taken.count < request.room;
+    let cut = get::<i64>(&rows[0], 24)? >= number(request.room) && taken.count < request.room;
     let whole = more_rounds(session, request, &mut taken).await? && !cut && !raised;
     let after = taken.tenants.last().map(|&(tenant, _)| tenant).or(request.after);
     let Taken { mut tasks, mut unreadable, tenants, .. } = taken;
@@ -256,7 +257,7 @@ impl Taken {
         let mut places: BTreeMap<i64, (TenantId, i64, usize)> = BTreeMap::new();
         for row in rows {
             let Some(id) = get::<Option<i64>>(row, 0)? else { continue };
-            let (tenant, place, share) = (TenantId(get(row, 1)?), get(row, 21)?, get(row, 22)?);
+            let (tenant, place, share) = (TenantId(get(row, 1)?), get(row, 22)?, get(row, 23)?);
             places.entry(place).or_insert((tenant, share, 0)).2 += 1;
             self.count += 1;
             match decode(row) {
@@ -317,6 +318,7 @@ fn decode(row: &PgRow) -> Result<Leased, StoreError> {
         user: get::<Option<i64>>(row, 18)?.map(UserId),
         trace: get(row, 13)?,
         ends: Ends { start_by_ms: get(row, 19)?, end_by_ms: get(row, 20)? },
+        group: get::<Option<i64>>(row, 21)?.map(GroupId),
     };
     let input_bytes = input.is_none().then_some(u64::from(input_bytes));
     Ok(Leased { task, input_bytes })

@@ -18,6 +18,7 @@ mod count;
 mod data;
 mod end;
 pub(crate) mod error;
+mod group;
 mod history;
 mod holder;
 mod lease;
@@ -50,7 +51,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use keiko_core::catalog::{Installed, NewVersion, Plugin, Removed, Tenant};
-use keiko_core::id::{Digest, Holder, TaskId, TenantId, Token};
+use keiko_core::group::{Group, Outcome};
+use keiko_core::id::{Digest, GroupId, Holder, TaskId, TenantId, Token};
 use keiko_core::name::{PluginName, TenantName};
 use keiko_core::port::{
     Beat, CatalogStore, Components, Dead, Expired, IdBlock, Lease, LeaseRequest, Pruned, Records, Rescued,
@@ -284,6 +286,20 @@ impl TaskStore for PostgresStore {
         .await
     }
 
+    async fn cancel_group(
+        &self,
+        tenant: TenantId,
+        id: GroupId,
+        only_failed: bool,
+        now_ms: i64,
+        count_max: u32,
+    ) -> Result<Option<Vec<TaskId>>, StoreError> {
+        self.write(Priority::Task, 0, (), move |session, ()| {
+            Box::pin(group::cancel(session, tenant, id, only_failed, now_ms, count_max))
+        })
+        .await
+    }
+
     async fn expire(&self, now_ms: i64, count_max: u32) -> Result<Expired, StoreError> {
         self.write(Priority::Task, 0, (), move |session, ()| {
             Box::pin(end::expire(session, now_ms, count_max))
@@ -317,6 +333,19 @@ impl Records for PostgresStore {
         limit: u32,
     ) -> Result<Vec<TaskSummary>, StoreError> {
         records::list(&self.0.pool, tenant, filter, limit).await
+    }
+
+    async fn group(&self, tenant: TenantId, id: GroupId) -> Result<Option<Group>, StoreError> {
+        group::group(&self.0.pool, tenant, id).await
+    }
+
+    async fn outcomes(
+        &self,
+        tenant: TenantId,
+        tasks: (TaskId, TaskId),
+        limit: u32,
+    ) -> Result<Vec<Outcome>, StoreError> {
+        group::outcomes(&self.0.pool, tenant, tasks, limit).await
     }
 
     async fn counts(&self, tenant: TenantId) -> Result<TaskCounts, StoreError> {

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use keiko_core::code::Code;
-use keiko_core::id::{AgentId, Holder, TaskId};
+use keiko_core::id::{AgentId, GroupId, Holder, TaskId};
 use keiko_core::outcome::Failure;
 use keiko_core::port::StoreError;
 use keiko_core::task::{Payload, Settled, Settlement, TaskState, Transition};
@@ -68,19 +68,19 @@ pub(crate) const END: &str = concat!(
     fence!("$18", "s.token"),
     "
         RETURNING t.id, t.tenant, t.kind, t.token, t.attempts, t.crashes, t.earlier, t.created_ms,
-            coalesce(t.due_ms, t.run_at_ms) AS run_at_ms, t.root, t.parent, t.depth, t.budget, t.trace, t.input_type, t.input, t.agent, t.app_user, t.priority, s.started_ms,
+            coalesce(t.due_ms, t.run_at_ms) AS run_at_ms, t.root, t.parent, t.depth, t.budget, t.trace, t.input_type, t.input, t.agent, t.app_user, t.priority, t.task_group, s.started_ms,
             s.version, s.fuel_used, s.memory_bytes_peak, s.host_calls, s.elapsed_us, s.taint, s.effects, s.code,
             s.message, s.detail, s.state, s.result_type, s.result)
     INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
         finished_ms, root, parent, depth, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
         elapsed_us, taint, effects, code, message, detail, budget, trace, input_type, result_type, input, result,
-        agent, app_user, priority)
+        agent, app_user, priority, task_group)
     SELECT id, tenant, kind, state, token, attempts + 1, crashes, earlier, created_ms, run_at_ms,
         $19, root, parent, depth, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
         elapsed_us, taint, effects, code, message, detail, CASE WHEN state <> 2 THEN budget END,
         CASE WHEN state <> 2 THEN trace END, CASE WHEN state <> 2 THEN input_type END, result_type,
-        CASE WHEN state <> 2 THEN input END, result, agent, app_user, priority
-    FROM gone RETURNING id, earlier + attempts, agent"
+        CASE WHEN state <> 2 THEN input END, result, agent, app_user, priority, task_group
+    FROM gone RETURNING id, earlier + attempts, agent, task_group"
 );
 
 /// Puts tasks back to pending with one more attempt, and keeps that. Due times are the caller's, by the clock of `$18`.
@@ -105,7 +105,7 @@ pub(crate) const RETRY: &str = concat!(
             elapsed_us, taint, effects, code, message, detail)
         SELECT id, earlier + attempts, tenant, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
             elapsed_us, taint, effects, code, message, detail FROM back)
-    SELECT id, earlier + attempts, agent FROM back"
+    SELECT id, earlier + attempts, agent, NULL::bigint FROM back"
 );
 
 pub(crate) const HAND_BACK: &str = concat!(
@@ -175,7 +175,7 @@ async fn settle_round(
     stored.extend(retried.iter().filter_map(|one| written.stored(one)));
     let handed_back = hand_back(session, holder, &handed_back).await?;
     keep_logs(session, &stored).await?;
-    let usage = count(&stored, &mut changes);
+    let usage = count(&stored, now_ms, &mut changes);
     counts::store_with(session, &changes, &usage, now_ms).await?;
 
     answers.extend(stored.iter().map(|stored| (stored.one.id, Settled::Stored)));
@@ -218,22 +218,23 @@ async fn hold(
     Ok(held)
 }
 
-/// The attempt's number and the task's agent of every settlement that was not stale.
+/// The attempt's number and the task's agent and group of every settlement that was not stale.
 #[derive(Default)]
-struct Written(HashMap<TaskId, (u32, Option<AgentId>)>);
+struct Written(HashMap<TaskId, (u32, Option<AgentId>, Option<GroupId>)>);
 
 impl Written {
     fn add(&mut self, written: &[PgRow]) -> Result<(), StoreError> {
         for one in written {
             let agent = get::<Option<i64>>(one, 2)?.map(AgentId);
-            self.0.insert(TaskId(get(one, 0)?), (row::count(one, 1)?, agent));
+            let group = get::<Option<i64>>(one, 3)?.map(GroupId);
+            self.0.insert(TaskId(get(one, 0)?), (row::count(one, 1)?, agent, group));
         }
         Ok(())
     }
 
     fn stored<'a>(&self, one: &'a Settlement) -> Option<Stored<'a>> {
-        let &(number, agent) = self.0.get(&one.id)?;
-        Some(Stored { one, number, agent })
+        let &(number, agent, group) = self.0.get(&one.id)?;
+        Some(Stored { one, number, agent, group })
     }
 }
 

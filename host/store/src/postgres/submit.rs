@@ -12,6 +12,7 @@ use keiko_core::task::{Key, NewTask, Submit, Submitted};
 use sqlx::postgres::PgRow;
 
 use super::count;
+use super::group;
 use super::row::{self, get, stored_text};
 use super::session::{Session, chunks};
 use crate::admit::{Keys, Known, People, decide, ends, place_ms, read_body, stored_due_ms, stored_type};
@@ -36,15 +37,17 @@ const UPSERT_KEYS: &str = "INSERT INTO idempotency AS i (tenant, key, first, cou
 
 /// Only tasks whose kind is their tenant's; the number tells.
 const INSERT_TASKS: &str = "INSERT INTO task (id, tenant, kind, created_ms, run_at_ms, root, parent, depth, budget,
-        trace, input_type, input, agent, app_user, priority, due_ms, start_by_ms, end_by_ms)
+        trace, input_type, input, agent, app_user, priority, due_ms, start_by_ms, end_by_ms,
+        task_group)
     SELECT n.id, n.tenant, n.kind, n.created_ms, n.run_at_ms, n.root, n.parent, n.depth, n.budget,
         n.trace, n.input_type, n.input, n.agent, n.app_user, n.priority, n.due_ms, n.start_by_ms,
-        n.end_by_ms
+        n.end_by_ms, n.task_group
     FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
         $8::integer[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::bigint[], $14::bigint[],
-        $15::smallint[], $16::bigint[], $17::bigint[], $18::bigint[])
+        $15::smallint[], $16::bigint[], $17::bigint[], $18::bigint[],
+        $19::bigint[])
         AS n (id, tenant, kind, created_ms, run_at_ms, root, parent, depth, budget, trace, input_type, input, agent,
-            app_user, priority, due_ms, start_by_ms, end_by_ms)
+            app_user, priority, due_ms, start_by_ms, end_by_ms, task_group)
     JOIN kind AS k ON k.id = n.kind AND k.tenant = n.tenant";
 
 /// Stores submits, each with its own now; the answers are in their order.
@@ -60,15 +63,18 @@ pub(crate) async fn enqueue(
     let mut keys = load_keys(session, &named, shift_ms).await?;
     let known = people(session, submits).await?;
     let mut tasks = Vec::new();
+    let mut accepted = Vec::new();
     let mut answers = Vec::with_capacity(submits.len());
     for &(submit, now_ms) in submits {
         let answer = decide(submit, now_ms, &mut keys, &known, live.entry(submit.tenant).or_insert(0));
         if let Submitted::Accepted { duplicate: false, .. } = answer {
             tasks.extend(submit.tasks.iter().map(|task| (submit.tenant, task)));
+            accepted.push((submit, now_ms));
         }
         answers.push(answer);
     }
     insert(session, &tasks, shift_ms).await?;
+    group::insert(session, &accepted).await?;
     store_keys(session, &keys, shift_ms, now_ms).await?;
     let mut changes = Changes::default();
     for &(tenant, task) in &tasks {
@@ -163,7 +169,7 @@ pub(crate) async fn insert(
         let query = query.bind(texts(|task| stored_type(&task.input).map(stored_text))).bind(inputs);
         let query = query.bind(perhaps(|task| Some(task.agent?.0))).bind(perhaps(|task| Some(task.user?.0)));
         let query = query.bind(priorities.collect::<Vec<_>>()).bind(due.collect::<Vec<_>>());
-        let query = query.bind(start_by).bind(end_by);
+        let query = query.bind(start_by).bind(end_by).bind(perhaps(|task| Some(task.group?.0)));
         if session.run(query).await? != chunk.len() as u64 {
             let message = "a task's kind is not its tenant's";
             return Err(StoreError::new(StoreErrorKind::Refused, message));

@@ -2,6 +2,7 @@
 
 use keiko_core::port::StoreError;
 
+use super::group;
 use super::session::{Session, json};
 pub(crate) use crate::count::{AgentChange, Change, Changes, Spent, Usage, day};
 
@@ -11,7 +12,12 @@ impl Changes {
             return Ok(());
         }
         session.run(sqlx::query(UPDATE_COUNT).bind(json(&self.rows()))).await?;
-        self.store_agents(session).await
+        self.store_rest(session).await
+    }
+
+    async fn store_rest(&self, session: &mut Session) -> Result<(), StoreError> {
+        self.store_agents(session).await?;
+        group::count(session, self).await
     }
 
     async fn store_agents(&self, session: &mut Session) -> Result<(), StoreError> {
@@ -34,7 +40,7 @@ impl Changes {
         }
         let query = sqlx::query(UPDATE_COUNT_AND_USAGE).bind(json(&self.rows())).bind(json(&usage.rows()));
         session.run(query.bind(day(now_ms))).await?;
-        self.store_agents(session).await
+        self.store_rest(session).await
     }
 }
 

@@ -4,7 +4,7 @@
 //! kept attempts and logs go on behind the earlier ones, so a number names one attempt for ever.
 
 use keiko_core::code::Code;
-use keiko_core::id::{AgentId, TaskId, TenantId};
+use keiko_core::id::{AgentId, GroupId, TaskId, TenantId};
 use keiko_core::port::{Expired, StoreError};
 use keiko_core::priority::AGEING_MS;
 use keiko_core::task::{CancelAnswer, RetryAnswer, TaskState};
@@ -24,16 +24,18 @@ use crate::trouble::undecodable;
 pub(crate) const FINISH: &str = "
     INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
         finished_ms, root, parent, depth, code, message, detail, budget, trace, input_type, input_bytes, input, agent,
-        app_user, priority)
+        app_user, priority, task_group)
     SELECT id, tenant, kind, ?2, token + ?3, attempts, crashes + ?4, earlier, created_ms, coalesce(due_ms, run_at_ms),
-        ?5, root, parent, depth, ?6, ?7, ?9, budget, trace, input_type, input_bytes, input, agent, app_user, priority
+        ?5, root, parent, depth, ?6, ?7, ?9, budget, trace, input_type, input_bytes, input, agent, app_user, priority,
+        task_group
     FROM task WHERE id IN (SELECT value FROM json_each(?1)) AND tenant = coalesce(?8, tenant)
-    RETURNING id, tenant, agent";
+    RETURNING id, tenant, agent, task_group";
 
 /// Up to `?2` tasks whose time is over at `?1`: those that wait too long for their first attempt, and those that should
 /// have ended.
 pub(crate) const OVER: &str = "
-    SELECT id, tenant, budget, start_by_ms, end_by_ms, state = 0 AND attempts = 0 AND crashes = 0 FROM task
+    SELECT id, tenant, budget, start_by_ms, end_by_ms, state = 0 AND attempts = 0 AND crashes = 0, task_group
+    FROM task
     WHERE id IN (
         SELECT id FROM task INDEXED BY task_start_by
             WHERE start_by_ms IS NOT NULL AND start_by_ms <= ?1 AND state = 0 AND attempts = 0 AND crashes = 0
@@ -56,10 +58,10 @@ const REVIVE: &str = "
         elapsed_us, taint, effects, code, message, detail
     FROM finished WHERE id = ?1 AND tenant = ?2 AND started_ms IS NOT NULL;
     INSERT INTO task (id, tenant, kind, token, earlier, created_ms, run_at_ms, root, parent, depth, budget, trace,
-        input_type, input_bytes, input, agent, app_user, priority, due_ms, start_by_ms, end_by_ms)
+        input_type, input_bytes, input, agent, app_user, priority, due_ms, start_by_ms, end_by_ms, task_group)
     SELECT id, tenant, kind, token, earlier + attempts, created_ms, ?3 - coalesce(priority, 0) * ?4, root, parent, depth,
         budget, trace, input_type, input_bytes, input, agent, app_user, priority, iif(priority IS NULL, NULL, ?3),
-        ?3 + (budget ->> 'queued_ms'), ?3 + (budget ->> 'total_ms')
+        ?3 + (budget ->> 'queued_ms'), ?3 + (budget ->> 'total_ms'), task_group
     FROM finished WHERE id = ?1 AND tenant = ?2;
     DELETE FROM finished WHERE id = ?1 AND tenant = ?2";
 
@@ -123,6 +125,7 @@ fn candidate(row: &SqliteRow) -> Result<Candidate, StoreError> {
             end_by_ms: row.try_get(4).map_err(store_error)?,
         },
         waits: row.try_get(5).map_err(store_error)?,
+        group: row.try_get::<Option<i64>, _>(6).map_err(store_error)?.map(GroupId),
     })
 }
 
@@ -150,6 +153,7 @@ pub(crate) async fn retry(
     let mut changes = Changes::default();
     changes.add(tenant, change);
     changes.add_agent(tenant, found.agent, AgentChange::end(state, found.elapsed_us, -1));
+    changes.add_group(tenant, found.group, state, -1, now_ms);
     changes.store(session).await?;
     Ok(RetryAnswer::Retried)
 }
@@ -158,6 +162,7 @@ pub(crate) async fn retry(
 struct Found {
     state: TaskState,
     agent: Option<AgentId>,
+    group: Option<GroupId>,
     /// Running time of the attempt that ended the task.
     elapsed_us: Option<i64>,
     /// Live tasks of the tenant.
@@ -165,9 +170,9 @@ struct Found {
 }
 
 async fn find(session: &mut Session, tenant: TenantId, id: TaskId) -> Result<Option<Found>, StoreError> {
-    let query = "SELECT t.state, c.live, t.agent, t.elapsed_us FROM (
-            SELECT tenant, state, agent, NULL AS elapsed_us FROM task WHERE id = ?1 AND tenant = ?2
-            UNION ALL SELECT tenant, state, agent, elapsed_us FROM finished WHERE id = ?1 AND tenant = ?2) AS t
+    let query = "SELECT t.state, c.live, t.agent, t.elapsed_us, t.task_group FROM (
+            SELECT tenant, state, agent, NULL AS elapsed_us, task_group FROM task WHERE id = ?1 AND tenant = ?2
+            UNION ALL SELECT tenant, state, agent, elapsed_us, task_group FROM finished WHERE id = ?1 AND tenant = ?2) AS t
         JOIN tenant_count AS c ON c.tenant = t.tenant";
     let rows = session.rows(sqlx::query(query).bind(id.0).bind(tenant.0)).await?;
     let Some(row) = rows.first() else { return Ok(None) };
@@ -176,11 +181,17 @@ async fn find(session: &mut Session, tenant: TenantId, id: TaskId) -> Result<Opt
     let live: i64 = row.try_get(1).map_err(store_error)?;
     let agent: Option<i64> = row.try_get(2).map_err(store_error)?;
     let elapsed_us = row.try_get(3).map_err(store_error)?;
-    Ok(Some(Found { state, agent: agent.map(AgentId), elapsed_us, live: live.max(0) as u64 }))
+    let group = row.try_get::<Option<i64>, _>(4).map_err(store_error)?.map(GroupId);
+    Ok(Some(Found { state, agent: agent.map(AgentId), group, elapsed_us, live: live.max(0) as u64 }))
 }
 
 /// Moves live tasks to the finished ones and counts them; returns how many there were.
-async fn finish(session: &mut Session, ids: &[TaskId], end: &End, now_ms: i64) -> Result<usize, StoreError> {
+pub(crate) async fn finish(
+    session: &mut Session,
+    ids: &[TaskId],
+    end: &End,
+    now_ms: i64,
+) -> Result<usize, StoreError> {
     if ids.is_empty() {
         return Ok(0);
     }
@@ -196,6 +207,8 @@ async fn finish(session: &mut Session, ids: &[TaskId], end: &End, now_ms: i64) -
         let tenant = TenantId(row.try_get(1).map_err(store_error)?);
         let agent: Option<i64> = row.try_get(2).map_err(store_error)?;
         changes.add_agent(tenant, agent.map(AgentId), AgentChange::end(end.state, None, 1));
+        let group: Option<i64> = row.try_get(3).map_err(store_error)?;
+        changes.add_group(tenant, group.map(GroupId), end.state, 1, now_ms);
         let failed = i64::from(end.state == TaskState::Failed);
         let cancelled = i64::from(end.state == TaskState::Cancelled);
         changes.add(tenant, Change { live: -1, completed: 0, failed, cancelled });

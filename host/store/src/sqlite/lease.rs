@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
-use keiko_core::id::{AgentId, KindId, TaskId, TenantId, Token, UserId};
+use keiko_core::id::{AgentId, GroupId, KindId, TaskId, TenantId, Token, UserId};
 use keiko_core::port::{Lease, LeaseRequest, StoreError};
 use keiko_core::priority::AGEING_MS;
 use keiko_core::share::{Claim, shares};
@@ -57,7 +57,8 @@ pub(crate) const LEASE_TASKS: &str = "
             WHERE tenant = tenants.value AND state = 0 AND run_at_ms <= ?2
             ORDER BY run_at_ms, id LIMIT ?3))
     RETURNING id, tenant, kind, token, attempts, deadlines, crashes, created_ms, run_at_ms, root, parent, depth,
-        budget, trace, input_type, input_bytes, input, agent, app_user, start_by_ms, end_by_ms";
+        budget, trace, input_type, input_bytes, input, agent, app_user, start_by_ms, end_by_ms,
+        task_group";
 
 /// Due tasks of each tenant in `?1`, in that order, counted up to `?3`.
 pub(crate) const COUNT_DUE: &str = "
@@ -267,6 +268,7 @@ fn decode_row(row: &SqliteRow) -> Option<Taken> {
         user: row.try_get::<Option<i64>, _>(18).ok()?.map(UserId),
         trace: row.try_get(13).ok()?,
         ends: Ends { start_by_ms: row.try_get(19).ok()?, end_by_ms: row.try_get(20).ok()? },
+        group: row.try_get::<Option<i64>, _>(21).ok()?.map(GroupId),
     };
     let input_bytes = input_bytes.map(|bytes| u64::try_from(bytes).ok());
     let input_bytes = if input_bytes == Some(None) { return None } else { input_bytes.flatten() };

@@ -7,6 +7,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 
 use super::child::PARENTS;
 use super::end::{FINISH, NEXT_TIME_OUT, OVER};
+use super::group::{OUTCOMES, RELEASE};
 use super::history::{STATISTICS, USER_TASKS};
 use super::lease::{COUNT_DUE, LEASE_TASKS, NEXT_RUN_AT, RAISE, READY_TENANTS};
 use super::open::writer_options;
@@ -115,6 +116,9 @@ async fn hot_statements_use_their_indexes() {
         let time_outs = ["task_start_by (start_by_ms", "task_end_by (end_by_ms"];
         check(&mut connection, OVER, &time_outs).await;
         check(&mut connection, NEXT_TIME_OUT, &time_outs).await;
+        for text in [OUTCOMES, RELEASE] {
+            check(&mut connection, text, &["INTEGER PRIMARY KEY (rowid>? AND rowid<?)"]).await;
+        }
         check(&mut connection, RAISE, &["task_raise (due_ms<?)"]).await;
         check(&mut connection, TASK, &["INTEGER PRIMARY KEY (rowid=?)"]).await;
         check(&mut connection, COUNTS, &["COVERING INDEX task_ready (tenant=?)"]).await;

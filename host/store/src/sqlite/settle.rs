@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use keiko_core::code::Code;
-use keiko_core::id::{AgentId, Holder, TaskId};
+use keiko_core::id::{AgentId, GroupId, Holder, TaskId};
 use keiko_core::outcome::Failure;
 use keiko_core::port::StoreError;
 use keiko_core::task::{AttemptRecord, Settled, Settlement, TaskState, Transition};
@@ -32,16 +32,16 @@ static END: LazyLock<RowStatement> = LazyLock::new(|| {
          INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
             finished_ms, root, parent, depth, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
             elapsed_us, taint, effects, code, message, detail, budget, trace, input_type, input_bytes,
-            result_type, input, result, agent, app_user, priority)
+            result_type, input, result, agent, app_user, priority, task_group)
          SELECT t.id, t.tenant, t.kind, s.state, t.token, t.attempts + 1, t.crashes, t.earlier, t.created_ms,
             coalesce(t.due_ms, t.run_at_ms), s.finished_ms, t.root, t.parent, t.depth, s.started_ms, s.version, s.fuel_used,
             s.memory_bytes_peak, s.host_calls, s.elapsed_us, s.taint, s.effects, s.code, s.message, s.detail,
             iif(s.state = 2, NULL, t.budget), iif(s.state = 2, NULL, t.trace),
             iif(s.state = 2, NULL, t.input_type), iif(s.state = 2, NULL, t.input_bytes),
-            s.result_type, iif(s.state = 2, NULL, t.input), s.result, t.agent, t.app_user, t.priority
+            s.result_type, iif(s.state = 2, NULL, t.input), s.result, t.agent, t.app_user, t.priority, t.task_group
          FROM s CROSS JOIN task AS t NOT INDEXED
             ON t.id = s.id AND t.tenant = s.tenant AND t.token = s.token AND t.holder = s.holder AND t.state = 1
-         RETURNING id, earlier + attempts, agent",
+         RETURNING id, earlier + attempts, agent, task_group",
         ATTEMPT_COLUMNS + 7,
     )
 });
@@ -56,7 +56,7 @@ static KEEP_ATTEMPT: LazyLock<RowStatement> = LazyLock::new(|| {
             s.memory_bytes_peak, s.host_calls, s.elapsed_us, s.taint, s.effects, s.code, s.message, s.detail
          FROM s CROSS JOIN task AS t NOT INDEXED
             ON t.id = s.id AND t.tenant = s.tenant AND t.token = s.token AND t.holder = s.holder AND t.state = 1
-         RETURNING task, number, NULL",
+         RETURNING task, number, NULL, NULL",
         ATTEMPT_COLUMNS + 3,
     )
 });
@@ -138,7 +138,7 @@ async fn settle_round(
     let written = retry(session, holder, &retried).await?;
     stored.extend(retried.iter().filter_map(|one| written.stored(one)));
     keep_logs(session, &stored).await?;
-    let usage = count(&stored, &mut changes);
+    let usage = count(&stored, now_ms, &mut changes);
     changes.store_with(&usage, now_ms, session).await?;
 
     answers.extend(stored.iter().map(|stored| (stored.one.id, Settled::Stored)));
@@ -148,21 +148,21 @@ async fn settle_round(
     Ok(answers)
 }
 
-/// The attempt's number and the task's agent of every settlement that was not stale.
-struct Written(HashMap<TaskId, (u32, Option<AgentId>)>);
+/// The attempt's number and the task's agent and group of every settlement that was not stale.
+struct Written(HashMap<TaskId, (u32, Option<AgentId>, Option<GroupId>)>);
 
 impl Written {
     fn read(rows: &[SqliteRow]) -> Result<Written, StoreError> {
         let read = |row: &SqliteRow| {
-            let agent: Option<i64> = row.try_get(2)?;
-            Ok((TaskId(row.try_get(0)?), (row.try_get(1)?, agent.map(AgentId))))
+            let (agent, group): (Option<i64>, Option<i64>) = (row.try_get(2)?, row.try_get(3)?);
+            Ok((TaskId(row.try_get(0)?), (row.try_get(1)?, agent.map(AgentId), group.map(GroupId))))
         };
         rows.iter().map(read).collect::<Result<_, _>>().map(Written).map_err(store_error)
     }
 
     fn stored<'a>(&self, one: &'a Settlement) -> Option<Stored<'a>> {
-        let &(number, agent) = self.0.get(&one.id)?;
-        Some(Stored { one, number, agent })
+        let &(number, agent, group) = self.0.get(&one.id)?;
+        Some(Stored { one, number, agent, group })
     }
 }
 

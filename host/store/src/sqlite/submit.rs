@@ -11,6 +11,7 @@ use sqlx::Row;
 
 use super::count::{AgentChange, Change, Changes};
 use super::error::store_error;
+use super::group;
 use super::session::{RowStatement, Session, json};
 pub(crate) use crate::admit::Keys;
 use crate::admit::{Known, People, decide, ends, place_ms, read_body, stored_due_ms, stored_type};
@@ -24,9 +25,9 @@ static INSERT_TASK: LazyLock<RowStatement> = LazyLock::new(|| {
     RowStatement::new(
         "INSERT INTO task (id, tenant, kind, created_ms, run_at_ms, root, parent, depth, budget, trace,
             input_type, input_bytes, input, agent, app_user, priority, due_ms, start_by_ms,
-            end_by_ms)
+            end_by_ms, task_group)
          SELECT * FROM (VALUES) WHERE column1 IS NOT NULL",
-        19,
+        20,
     )
 });
 
@@ -63,15 +64,18 @@ pub(crate) async fn enqueue(
     let known = People::load(session, submits).await?;
     let mut live = live(session, submits.iter().map(|(submit, _)| submit.tenant).collect()).await?;
     let mut tasks = Vec::new();
+    let mut accepted = Vec::new();
     let mut answers = Vec::with_capacity(submits.len());
     for &(submit, now_ms) in submits {
         let answer = decide(submit, now_ms, &mut keys, &known, live.entry(submit.tenant).or_insert(0));
         if let Submitted::Accepted { duplicate: false, .. } = answer {
             tasks.extend(submit.tasks.iter().map(|task| (submit.tenant, task)));
+            accepted.push((submit, now_ms));
         }
         answers.push(answer);
     }
     insert(session, &tasks).await?;
+    group::insert(session, &accepted).await?;
     keys.store(session).await?;
     let mut changes = Changes::default();
     for &(tenant, task) in &tasks {
@@ -149,7 +153,8 @@ pub(crate) async fn insert(session: &mut Session, tasks: &[(TenantId, &NewTask)]
                 .add(stored_priority(task.priority))
                 .add(stored_due_ms(task))
                 .add(ends.start_by_ms)
-                .add(ends.end_by_ms);
+                .add(ends.end_by_ms)
+                .add(task.group.map(|id| id.0));
         })
         .await?;
     let large: Vec<_> = tasks.iter().filter(|(_, task)| task.input.bytes.len() > INLINE_BYTES_MAX).collect();

@@ -206,11 +206,13 @@ pub fn new_task(id: TaskId, kind: KindId) -> NewTask {
         agent: None,
         user: None,
         trace: None,
+        group: None,
+        held: false,
     }
 }
 
 pub fn submit(customer: &Customer, tasks: Vec<NewTask>) -> Submit {
-    Submit { tenant: customer.tenant, tasks, key: None, queue_max: ROOMY }
+    Submit { tenant: customer.tenant, tasks, key: None, queue_max: ROOMY, group: None }
 }
 
 pub fn key(text: &str, body: u8) -> Option<Key> {

@@ -1,0 +1,125 @@
+//! Groups of tasks: submitted, waited for and cancelled together.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use keiko_core::code::Code;
+use keiko_core::group::{Group, GroupState, NewGroup, Outcome};
+use keiko_core::limit::LimitFact;
+use keiko_core::port::StoreError;
+use keiko_core::stop::StopReason;
+use keiko_core::{GroupId, TenantId};
+use tokio::time::Instant;
+
+use crate::handle::{Handle, LOOK_AGAIN};
+use crate::request::{Accepted, Error, TaskRequest};
+use crate::shared::Shared;
+
+/// Tasks of a group that are cancelled in one transaction.
+const CANCEL_COUNT: u32 = 1_000;
+
+impl Handle {
+    /// Stores tasks as one group, all or none; its number is the first one's.
+    ///
+    /// Errors: as of [`Handle::submit`].
+    pub async fn submit_group(
+        &self,
+        tenant: TenantId,
+        tasks: Vec<TaskRequest>,
+        key: Option<String>,
+        asked: NewGroup,
+    ) -> Result<Accepted, Error> {
+        if asked.live_max == Some(0) {
+            let fact = LimitFact::of_host("live_max", u64::from(u32::MAX), Some(0));
+            return Err(Error::at_limit(Code::InvalidInput, fact));
+        }
+        self.submit_all(tenant, tasks, key, Some(asked)).await
+    }
+
+    /// A group as it stands.
+    pub async fn group(&self, tenant: TenantId, id: GroupId) -> Result<Group, Error> {
+        self.shared.records.group(tenant, id).await?.ok_or_else(|| no_group(id))
+    }
+
+    /// A group as soon as all of its tasks have ended, or as it is after `at_most`, or when the host stops.
+    pub async fn wait_group(&self, tenant: TenantId, id: GroupId, at_most: Duration) -> Result<Group, Error> {
+        let deadline = Instant::now() + at_most;
+        let mut group = self.group(tenant, id).await?;
+        loop {
+            let stopping = !self.shared.accepting.load(Ordering::Acquire);
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Some(next) = group.next.filter(|_| !left.is_zero() && !stopping) else { return Ok(group) };
+            // The group is not done before its first open task is; so that is what to wait for.
+            let waiter = self.shared.waiters.wait(next);
+            let changed = waiter.changed();
+            group = self.group(tenant, id).await?;
+            if group.next == Some(next) {
+                let _ = tokio::time::timeout(left.min(LOOK_AGAIN), changed).await;
+                group = self.group(tenant, id).await?;
+            }
+        }
+    }
+
+    /// Up to `limit` outcomes of a group's tasks, in the order of their submission, from a place on.
+    pub async fn outcomes(
+        &self,
+        tenant: TenantId,
+        id: GroupId,
+        from: u32,
+        limit: u32,
+    ) -> Result<(Group, Vec<Outcome>), Error> {
+        let group = self.group(tenant, id).await?;
+        let tasks = (group.task(from.min(group.count)), group.task(group.count));
+        let outcomes = self.shared.records.outcomes(tenant, tasks, limit).await?;
+        Ok((group, outcomes))
+    }
+
+    /// Ends every task of a group that has not ended.
+    pub async fn cancel_group(&self, tenant: TenantId, id: GroupId) -> Result<Group, Error> {
+        loop {
+            cancel(&self.shared, tenant, id, false).await?.ok_or_else(|| no_group(id))?;
+            let group = self.group(tenant, id).await?;
+            // What was about to end by itself was passed over.
+            if group.state() != GroupState::Open || group.next.is_none() {
+                return Ok(group);
+            }
+        }
+    }
+}
+
+/// Ends what is left of a group, stops what runs of it here, and tells whoever waits; `None` when there is no such group.
+async fn cancel(
+    shared: &Shared,
+    tenant: TenantId,
+    id: GroupId,
+    only_failed: bool,
+) -> Result<Option<()>, StoreError> {
+    loop {
+        let now_ms = shared.clock.now_ms();
+        let ended = shared.tasks.cancel_group(tenant, id, only_failed, now_ms, CANCEL_COUNT).await?;
+        let Some(ended) = ended else { return Ok(None) };
+        let count = ended.len();
+        for task in &ended {
+            shared.running.stop(*task, StopReason::Cancelled);
+        }
+        shared.gauge.change(tenant, -(count as i64));
+        shared.ended(ended);
+        if count < CANCEL_COUNT as usize {
+            return Ok(Some(()));
+        }
+    }
+}
+
+/// Tasks of these groups have failed: the rest of those that fail fast ends too.
+pub(crate) async fn failed(shared: &Shared, groups: impl IntoIterator<Item = (TenantId, GroupId)>) {
+    for (tenant, id) in groups {
+        if let Err(error) = cancel(shared, tenant, id, true).await {
+            // The next failure of the group tries again, and no held task of it goes.
+            tracing::warn!(error = %error, "the rest of a failed group could not be cancelled");
+        }
+    }
+}
+
+fn no_group(id: GroupId) -> Error {
+    Error::new(Code::NotFound, format!("there is no group {id}"))
+}
