@@ -378,7 +378,7 @@ fn new_task(id: TaskId, kind: KindId, manifest: &BudgetRequest, task: TaskReques
     }
 }
 
-fn queue_full(entry: &TenantEntry, asked: u64) -> Error {
+pub(crate) fn queue_full(entry: &TenantEntry, asked: u64) -> Error {
     let fact = LimitFact {
         name: "queue".to_owned(),
         limit: entry.policy.queue_max,

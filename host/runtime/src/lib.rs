@@ -4,6 +4,7 @@
 //! Everything is reached through the seams of `keiko_core::port`; nothing here names a database or a sandbox.
 
 mod attempt;
+mod bulk;
 mod catalog;
 mod data;
 mod dispatcher;
@@ -31,6 +32,7 @@ mod upkeep;
 mod waiters;
 mod worker;
 
+pub use bulk::Bulk;
 pub use data::NewAgent;
 pub use handle::Handle;
 pub use options::{Options, Retention};

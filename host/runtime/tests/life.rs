@@ -2,6 +2,7 @@
 //! cancel, a lost lease and a failing store do.
 
 mod data;
+mod groups;
 mod long;
 mod support;
 
@@ -10,17 +11,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt;
+use keiko_core::TaskId;
 use keiko_core::code::Code;
 use keiko_core::effect::{ChildWish, Effects, wish_of};
-use keiko_core::group::{GroupState, NewGroup};
 use keiko_core::outcome::{Failure, Outcome, RetryWish};
 use keiko_core::port::{Attempt, HostPort, ReserveError};
 use keiko_core::priority::Priority;
 use keiko_core::stop::Stop;
 use keiko_core::task::{Payload, TaskFilter, TaskState};
-use keiko_core::{GroupId, TaskId};
 use keiko_runtime::{Handle, TaskDetail};
-use support::{Bench, SOON, echo, fails, report, submit, task};
+use keiko_store::memory::MemoryStore;
+use support::{Bench, MANIFEST, SOON, echo, fails, report, start_on, submit, task};
 use tokio::sync::Notify;
 
 /// A guest that says when it has started, and runs until it is stopped.
@@ -227,71 +228,6 @@ async fn a_policy_decides_which_codes_are_tried_again() {
 }
 
 #[tokio::test]
-async fn a_group_runs_in_its_window_and_has_one_outcome_for_each_task() {
-    let bench = Bench::new().await;
-    let (live, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-    let (now, peak) = (Arc::clone(&live), Arc::clone(&most));
-    let play = move |attempt: Attempt, _, _| {
-        let (now, peak) = (Arc::clone(&now), Arc::clone(&peak));
-        async move {
-            peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-            tokio::task::yield_now().await;
-            now.fetch_sub(1, Ordering::SeqCst);
-            if attempt.input.bytes == "7" { fails(Failure::new(Code::Trap, "no")) } else { echo(&attempt) }
-        }
-        .boxed()
-    };
-    let (runtime, handle, tenant) = bench.start(play).await;
-    let tasks = (0..50).map(|number| task(&number.to_string())).collect();
-    let asked = NewGroup { live_max: Some(3), fail_fast: false };
-    let accepted = handle.submit_group(tenant, tasks, None, asked).await.expect("accepted");
-    let id = GroupId(accepted.first.0);
-    let group = handle.wait_group(tenant, id, SOON).await.expect("the group");
-    assert_eq!((group.state(), group.completed, group.failed), (GroupState::Failed, 49, 1));
-    assert!(most.load(Ordering::SeqCst) <= 3, "{most:?} at once");
-    let (_, outcomes) = handle.outcomes(tenant, id, 0, 100).await.expect("outcomes");
-    for (number, outcome) in outcomes.iter().enumerate() {
-        let result = outcome.result.as_ref().map(|result| result.bytes.to_vec());
-        assert_eq!(
-            result,
-            (number != 7).then(|| number.to_string().into_bytes()),
-            "in the order of submission"
-        );
-    }
-    assert_eq!(outcomes.len(), 50);
-    runtime.drain().await;
-}
-
-#[tokio::test]
-async fn a_group_that_fails_fast_stops_what_runs_of_it() {
-    let bench = Bench::new().await;
-    let started = Arc::new(Notify::new());
-    let begun = Arc::clone(&started);
-    let play = move |attempt: Attempt, _, stop: Stop| {
-        let begun = Arc::clone(&begun);
-        async move {
-            if attempt.input.bytes == "1" {
-                begun.notified().await;
-                return fails(Failure::new(Code::Trap, "no"));
-            }
-            begun.notify_one();
-            report(Outcome::Stopped(stop.wait().await))
-        }
-        .boxed()
-    };
-    let (runtime, handle, tenant) = bench.start(play).await;
-    let asked = NewGroup { live_max: Some(2), fail_fast: true };
-    let tasks = vec![task("0"), task("1"), task("2"), task("3")];
-    let accepted = handle.submit_group(tenant, tasks, None, asked).await.expect("accepted");
-    let group = handle.wait_group(tenant, GroupId(accepted.first.0), SOON).await.expect("the group");
-    assert_eq!((group.state(), group.failed, group.cancelled), (GroupState::Failed, 1, 3));
-    while handle.figures().running > 0 {
-        tokio::task::yield_now().await;
-    }
-    runtime.drain().await;
-}
-
-#[tokio::test]
 async fn a_drain_hands_back_what_runs_and_what_waits_and_burns_no_attempt() {
     let bench = Bench::new().await;
     let started = Arc::new(Notify::new());
@@ -310,6 +246,21 @@ async fn a_drain_hands_back_what_runs_and_what_waits_and_burns_no_attempt() {
         assert_eq!((detail.view.summary.attempts, detail.view.summary.crashes), (1, 0));
     }
     runtime.drain().await;
+}
+
+#[tokio::test]
+async fn a_caller_on_one_host_is_answered_when_the_task_ends_on_another() {
+    let store = MemoryStore::new();
+    // The host that is asked runs nothing.
+    let (asked, handle) = start_on(store.clone(), 0).await;
+    let tenant = handle.tenant(&"default".parse().unwrap()).unwrap();
+    handle.install(tenant, MANIFEST.into(), None).await.expect("the script installs");
+    let (runs, other) = start_on(store.another_host(), 4).await;
+    let id = submit(&handle, tenant, "1").await;
+    assert_eq!(ended(&handle, tenant, id).await.view.summary.state, TaskState::Completed);
+    assert_eq!((handle.figures().settled, other.figures().settled), (0, 1));
+    runs.drain().await;
+    asked.drain().await;
 }
 
 #[tokio::test]

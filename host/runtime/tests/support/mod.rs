@@ -24,7 +24,12 @@ use keiko_core::stop::Stop;
 use keiko_core::task::{CancelAnswer, Payload, RetryAnswer, Settled, Settlement, Submit, Submitted};
 use keiko_core::{Digest, GroupId, Holder, TaskId, TenantId, TenantName, Token};
 use keiko_runtime::{Handle, Options, Parts, Runtime, TaskRequest, TenantOptions};
+use keiko_store::memory::MemoryStore;
 use keiko_store::sqlite::{SqliteOptions, SqliteStore};
+
+/// The plugin `script` with the kinds `a` and `b`.
+pub const MANIFEST: &str =
+    "[plugin]\nname = \"script\"\nversion = \"1\"\n[[kind]]\nname = \"a\"\n[[kind]]\nname = \"b\"\n";
 
 /// Longest wait of a test for something that must happen.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -298,14 +303,35 @@ impl Bench {
         let tenants = names.iter().map(tenant).collect();
         let started = Runtime::start(parts, self.options.clone(), tenants).await;
         let (runtime, handle) = started.expect("the runtime starts");
-        let manifest =
-            "[plugin]\nname = \"script\"\nversion = \"1\"\n[[kind]]\nname = \"a\"\n[[kind]]\nname = \"b\"\n";
         let tenants = names.map(|name| handle.tenant(&name).expect("a tenant"));
         for tenant in tenants {
-            handle.install(tenant, Bytes::from(manifest), None).await.expect("the script installs");
+            handle.install(tenant, Bytes::from(MANIFEST), None).await.expect("the script installs");
         }
         (runtime, handle, tenants)
     }
+}
+
+/// A host on this store with the tenant `default`, which runs at most so many attempts at once; they echo.
+pub async fn start_on(store: MemoryStore, running_max: usize) -> (Runtime, Handle) {
+    let store = Arc::new(store);
+    let play = |attempt: Attempt, _, _| -> BoxFuture<'static, AttemptReport> {
+        Box::pin(async move { echo(&attempt) })
+    };
+    let parts = Parts {
+        tasks: store.clone(),
+        records: store.clone(),
+        catalog: store.clone(),
+        components: store.clone(),
+        agents: store.clone(),
+        history: store.clone(),
+        signals: store,
+        runner: Arc::new(Script(Arc::new(play))),
+        clock: Arc::new(Shifted::default()),
+    };
+    let options = Options { workers: 1, running_max, ..Options::default() };
+    let name = "default".parse().expect("a name");
+    let tenant = TenantOptions { name, policy: TenantPolicy::default(), settings: BTreeMap::new() };
+    Runtime::start(parts, options, vec![tenant]).await.expect("the runtime starts")
 }
 
 async fn open(folder: &Path) -> SqliteStore {

@@ -1,248 +1,26 @@
 //! The shapes of `docs/http-api.md`: what a request's JSON becomes, and what an answer's JSON is made of.
 
-use std::fmt;
+mod submit;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::Bytes;
+use keiko_core::TaskId;
 use keiko_core::catalog::Plugin;
-use keiko_core::group::NewGroup;
-use keiko_core::limit::{BULK_TASKS_MAX, LimitFact, MIB};
+use keiko_core::limit::LimitFact;
 use keiko_core::log::{Level, Line, Source};
 use keiko_core::outcome::{Failure, Frame};
-use keiko_core::policy::{BudgetRequest, TenantPolicy};
-use keiko_core::priority::{PRIORITY_MAX, Priority};
+use keiko_core::policy::TenantPolicy;
 use keiko_core::retry::RetryRequest;
 use keiko_core::task::{AttemptView, Payload, TaskCounts, TaskSummary};
-use keiko_core::{Code, TaskId};
-use keiko_runtime::{AttemptLog, TaskDetail, TaskRequest};
-use serde::de::{SeqAccess, Visitor};
+use keiko_runtime::{AttemptLog, Bulk, TaskDetail};
 use serde::ser::SerializeMap;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::json::{self, depth};
+use super::json::depth;
 use super::limit::JSON_DEPTH_MAX;
-use super::problem::Problem;
-use super::query::parse;
 
-/// The media type of bytes that name none.
-const BYTES: &str = "application/octet-stream";
-
-/// A task as a client writes it.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a task, which is an object")]
-struct TaskBody<'a> {
-    plugin: Option<String>,
-    kind: Option<String>,
-    #[serde(borrow)]
-    input: Option<&'a RawValue>,
-    input_base64: Option<String>,
-    content_type: Option<String>,
-    fuel: Option<u64>,
-    memory_mib: Option<u64>,
-    timeout_s: Option<u64>,
-    attempts: Option<u64>,
-    queued_timeout_s: Option<u64>,
-    total_timeout_s: Option<u64>,
-    heartbeat_timeout_s: Option<u64>,
-    retry: Option<RetryRequest>,
-    delay_ms: Option<u64>,
-    run_at: Option<String>,
-    priority: Option<u64>,
-    agent: Option<String>,
-    user: Option<String>,
-}
-
-/// Only tells one task from many.
-#[derive(Deserialize)]
-#[serde(expecting = "a task or `tasks`, which is an object")]
-struct Probe<'a> {
-    #[serde(borrow, default)]
-    tasks: Option<&'a RawValue>,
-}
-
-/// A group as a client writes it.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a group, which is an object with `tasks`")]
-struct GroupBody<'a> {
-    #[serde(borrow)]
-    tasks: Parts<'a>,
-    live_max: Option<u32>,
-    #[serde(default)]
-    fail_fast: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Many<'a> {
-    #[serde(borrow)]
-    tasks: Parts<'a>,
-}
-
-/// The tasks of a bulk submit, unread, and no more of them than may be.
-struct Parts<'a>(Vec<&'a RawValue>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Parts<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Parts<'a>, D::Error> {
-        struct Bounded;
-
-        impl<'de> Visitor<'de> for Bounded {
-            type Value = Parts<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "a list of 1 to {BULK_TASKS_MAX} tasks")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Parts<'de>, A::Error> {
-                let mut parts = Vec::new();
-                while let Some(part) = seq.next_element()? {
-                    parts.push(part);
-                    if parts.len() > BULK_TASKS_MAX {
-                        return Err(serde::de::Error::invalid_length(parts.len(), &self));
-                    }
-                }
-                Ok(Parts(parts))
-            }
-        }
-
-        deserializer.deserialize_seq(Bounded)
-    }
-}
-
-/// What a submit asks for.
-#[derive(Debug)]
-pub(super) struct SubmitRequest {
-    /// At least one task.
-    pub(super) tasks: Vec<TaskRequest>,
-    /// Whether it was written as many, which decides the shape of the answer.
-    pub(super) many: bool,
-}
-
-/// Reads a JSON submit.
-pub(super) fn submit(body: &Bytes, trace: Option<&str>) -> Result<SubmitRequest, Problem> {
-    let probe: Probe<'_> = json::parse(body)?;
-    if probe.tasks.is_none() {
-        let task: TaskBody<'_> = json::parse(body)?;
-        let tasks = vec![task.request(body, trace)?];
-        return Ok(SubmitRequest { tasks, many: false });
-    }
-    let many: Many<'_> = json::parse(body)?;
-    Ok(SubmitRequest { tasks: requests(&many.tasks, body, trace)?, many: true })
-}
-
-/// Reads a submit of a group.
-pub(super) fn submit_group(
-    body: &Bytes,
-    trace: Option<&str>,
-) -> Result<(Vec<TaskRequest>, NewGroup), Problem> {
-    let group: GroupBody<'_> = json::parse(body)?;
-    let asked = NewGroup { live_max: group.live_max, fail_fast: group.fail_fast };
-    Ok((requests(&group.tasks, body, trace)?, asked))
-}
-
-fn requests(parts: &Parts<'_>, body: &Bytes, trace: Option<&str>) -> Result<Vec<TaskRequest>, Problem> {
-    let read = |(at, part): (usize, &RawValue)| {
-        let path = format!("tasks[{at}]");
-        let task: TaskBody<'_> = json::parse_part(body, part, &path)?;
-        task.request(body, trace).map_err(|problem| within(&path, problem))
-    };
-    let tasks: Vec<_> = parts.0.iter().copied().enumerate().map(read).collect::<Result<_, _>>()?;
-    if tasks.is_empty() {
-        return Err(Problem::invalid(format!("tasks: expected 1 to {BULK_TASKS_MAX} tasks, found none")));
-    }
-    Ok(tasks)
-}
-
-/// Reads a submit that is one task a line.
-pub(super) fn submit_lines(body: &Bytes, trace: Option<&str>) -> Result<SubmitRequest, Problem> {
-    let mut tasks = Vec::new();
-    for (at, line) in body.split(|byte| *byte == b'\n').enumerate() {
-        if line.trim_ascii().is_empty() {
-            continue;
-        }
-        if tasks.len() == BULK_TASKS_MAX {
-            let fact = LimitFact::of_host("tasks", BULK_TASKS_MAX as u64, None);
-            return Err(Problem::at_limit(Code::InvalidInput, fact));
-        }
-        let path = format!("line {}", at + 1);
-        let task: TaskBody<'_> = json::parse(line).map_err(|problem| within(&path, problem))?;
-        tasks.push(task.request(body, trace).map_err(|problem| within(&path, problem))?);
-    }
-    if tasks.is_empty() {
-        return Err(Problem::invalid(format!(
-            "expected 1 to {BULK_TASKS_MAX} lines with a task, found none"
-        )));
-    }
-    Ok(SubmitRequest { tasks, many: true })
-}
-
-fn within(path: &str, problem: Problem) -> Problem {
-    Problem { message: format!("{path}: {}", problem.message), ..problem }
-}
-
-impl TaskBody<'_> {
-    fn request(self, body: &Bytes, trace: Option<&str>) -> Result<TaskRequest, Problem> {
-        let input = match (self.input, self.input_base64) {
-            (Some(_), Some(_)) => {
-                return Err(Problem::invalid("`input` and `input_base64` exclude each other"));
-            }
-            (None, None) if self.content_type.is_none() => Payload::json("null"),
-            // The very bytes that were sent, which are a part of the body's.
-            (Some(raw), None) if self.content_type.is_none() => {
-                Payload::json(body.slice_ref(raw.get().as_bytes()))
-            }
-            (_, None) => {
-                return Err(Problem::invalid(
-                    "`content_type` goes with `input_base64`; `input` is always JSON",
-                ));
-            }
-            (None, Some(text)) => {
-                let bytes = BASE64.decode(text.as_bytes());
-                let bytes = bytes.map_err(|error| Problem::invalid(format!("input_base64: {error}")))?;
-                Payload {
-                    content_type: self.content_type.unwrap_or_else(|| BYTES.to_owned()),
-                    bytes: bytes.into(),
-                }
-            }
-        };
-        let ms = |seconds: u64| seconds.saturating_mul(1_000);
-        Ok(TaskRequest {
-            plugin: self.plugin,
-            kind: self.kind,
-            input,
-            budget: BudgetRequest {
-                fuel: self.fuel,
-                memory_bytes: self.memory_mib.map(|mib| mib.saturating_mul(MIB)),
-                wall_ms: self.timeout_s.map(ms),
-                attempts: self.attempts,
-                queued_ms: self.queued_timeout_s.map(ms),
-                total_ms: self.total_timeout_s.map(ms),
-                heartbeat_ms: self.heartbeat_timeout_s.map(ms),
-                retry: self.retry.unwrap_or_default(),
-            },
-            delay_ms: self.delay_ms.unwrap_or(0),
-            run_at_ms: run_at_ms(self.run_at)?,
-            priority: priority(self.priority)?,
-            agent: parse("agent", self.agent)?,
-            user: parse("user", self.user)?,
-            trace: trace.map(str::to_owned),
-        })
-    }
-}
-
-fn run_at_ms(text: Option<String>) -> Result<Option<i64>, Problem> {
-    let time: Option<jiff::Timestamp> = parse("run_at", text)?;
-    Ok(time.map(|time| time.as_millisecond()))
-}
-
-fn priority(level: Option<u64>) -> Result<Priority, Problem> {
-    let level = level.unwrap_or_default();
-    Priority::new(level).ok_or_else(|| {
-        let fact = LimitFact::of_host("priority", u64::from(PRIORITY_MAX), Some(level));
-        Problem::at_limit(Code::InvalidInput, fact)
-    })
-}
+pub(super) use submit::{submit, submit_group, submit_lines};
 
 /// A time as answers have it: RFC 3339 in UTC with milliseconds.
 pub(crate) fn time(ms: i64) -> String {
@@ -466,6 +244,19 @@ pub(super) fn ids(ids: impl Iterator<Item = TaskId>) -> Vec<u8> {
         tasks: Vec<String>,
     }
     to_vec(&Ids { tasks: ids.map(|id| id.to_string()).collect() })
+}
+
+/// The JSON of what became of many tasks.
+pub(super) fn bulk(bulk: &Bulk) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct BulkJson {
+        matched: u64,
+        changed: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next: Option<String>,
+    }
+    let Bulk { matched, changed, next } = *bulk;
+    to_vec(&BulkJson { matched, changed, next: next.map(|id| id.to_string()) })
 }
 
 /// The JSON of how many tasks there are.

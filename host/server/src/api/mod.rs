@@ -77,6 +77,8 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/host", get(plugin::host))
         .route("/v1/tasks", post(task::submit).get(task::list))
         .route("/v1/tasks/counts", get(task::counts))
+        .route("/v1/tasks/cancel", post(task::cancel_many))
+        .route("/v1/tasks/retry", post(task::retry_many))
         .route("/v1/tasks/{id}", get(task::get))
         .route("/v1/tasks/{id}/result", get(task::result))
         .route("/v1/tasks/{id}/logs", get(task::logs))

@@ -152,6 +152,30 @@ pub(super) async fn cancel(
     Ok(task_answer(&api.handle.cancel(caller.tenant, task_id(&id)?).await?))
 }
 
+pub(super) async fn cancel_many(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    uri: Uri,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    expect_empty(&body)?;
+    let (filter, limit) = query::read::<query::List>(&uri)?.filter()?;
+    let bulk = api.handle.cancel_many(caller.tenant, &filter, limit).await?;
+    Ok(json_answer(StatusCode::OK, dto::bulk(&bulk)))
+}
+
+pub(super) async fn retry_many(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    uri: Uri,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    expect_empty(&body)?;
+    let (filter, limit) = query::read::<query::List>(&uri)?.filter()?;
+    let bulk = api.handle.retry_many(caller.tenant, &filter, limit).await?;
+    Ok(json_answer(StatusCode::OK, dto::bulk(&bulk)))
+}
+
 pub(super) async fn retry(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -165,6 +189,10 @@ pub(super) async fn retry(
 
 pub(super) fn nothing(uri: &Uri, body: &Bytes) -> Result<(), Problem> {
     query::read::<query::Nothing>(uri)?;
+    expect_empty(body)
+}
+
+fn expect_empty(body: &Bytes) -> Result<(), Problem> {
     // `{}` is what some clients send for nothing.
     if body.is_empty() || body.trim_ascii() == b"{}" {
         return Ok(());

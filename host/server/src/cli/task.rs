@@ -37,22 +37,10 @@ pub(super) enum Command {
         #[command(flatten)]
         host: client::HostArguments,
     },
-    /// Cancel tasks that have not ended
-    Cancel {
-        /// Their ids
-        #[arg(required = true)]
-        ids: Vec<String>,
-        #[command(flatten)]
-        host: client::HostArguments,
-    },
-    /// Run failed or cancelled tasks again
-    Retry {
-        /// Their ids
-        #[arg(required = true)]
-        ids: Vec<String>,
-        #[command(flatten)]
-        host: client::HostArguments,
-    },
+    /// Cancel tasks that have not ended, by their ids or all that a filter names
+    Cancel(Many),
+    /// Run failed or cancelled tasks again, by their ids or all that a filter names
+    Retry(Many),
     /// Show what a task's attempts logged
     Logs {
         /// Its id
@@ -64,6 +52,28 @@ pub(super) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct List {
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    page: client::PageArguments,
+    #[command(flatten)]
+    host: client::HostArguments,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Many {
+    /// Their ids
+    #[arg(required_unless_present_any = ["state", "plugin", "kind", "parent", "agent", "user"])]
+    ids: Vec<String>,
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    host: client::HostArguments,
+}
+
+/// Which tasks.
+#[derive(Debug, clap::Args)]
+struct Filter {
     /// Only those in this state
     #[arg(long, value_parser = ["pending", "running", "completed", "failed", "cancelled"])]
     state: Option<String>,
@@ -82,10 +92,20 @@ pub(super) struct List {
     /// Only those for this user
     #[arg(long, value_name = "ID")]
     user: Option<String>,
-    #[command(flatten)]
-    page: client::PageArguments,
-    #[command(flatten)]
-    host: client::HostArguments,
+}
+
+impl Filter {
+    fn add_to(&self, query: &mut Query) {
+        let filters = [
+            ("state", &self.state),
+            ("plugin", &self.plugin),
+            ("kind", &self.kind),
+            ("parent", &self.parent),
+            ("agent", &self.agent),
+            ("user", &self.user),
+        ];
+        filters.into_iter().for_each(|(name, value)| query.add(name, value.as_deref()));
+    }
 }
 
 /// A task, as the host tells of it.
@@ -190,8 +210,8 @@ pub(super) fn task(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::List(arguments) => list(&arguments),
         Command::Wait { ids, timeout, host } => wait(&ids, timeout, &host),
-        Command::Cancel { ids, host } => each(&ids, "/cancel", &host),
-        Command::Retry { ids, host } => each(&ids, "/retry", &host),
+        Command::Cancel(arguments) => many(&arguments, "/cancel"),
+        Command::Retry(arguments) => many(&arguments, "/retry"),
         Command::Logs { id, host } => logs(&id, &host),
     }
 }
@@ -202,15 +222,7 @@ fn path(id: &str, rest: &str) -> String {
 
 fn list(arguments: &List) -> Result<ExitCode, Failure> {
     let mut query = Query::default();
-    let filters = [
-        ("state", &arguments.state),
-        ("plugin", &arguments.plugin),
-        ("kind", &arguments.kind),
-        ("parent", &arguments.parent),
-        ("agent", &arguments.agent),
-        ("user", &arguments.user),
-    ];
-    filters.into_iter().for_each(|(name, value)| query.add(name, value.as_deref()));
+    arguments.filter.add_to(&mut query);
     query.page(&arguments.page);
     let answer = arguments.host.client()?.send(Call::get(&query.of("/v1/tasks")))?;
     if arguments.host.json {
@@ -225,6 +237,40 @@ fn list(arguments: &List) -> Result<ExitCode, Failure> {
     let rows = tasks.into_iter().map(row).collect();
     print::table(&["id", "plugin", "kind", "state", "attempts", "created", "code"], rows);
     print::next(next.as_deref());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn many(arguments: &Many, rest: &str) -> Result<ExitCode, Failure> {
+    if !arguments.ids.is_empty() {
+        return each(&arguments.ids, rest, &arguments.host);
+    }
+    #[derive(Deserialize)]
+    struct Bulk {
+        changed: u64,
+        next: Option<String>,
+    }
+    let client = arguments.host.client()?;
+    let (mut changed, mut before) = (0, None::<String>);
+    loop {
+        let mut query = Query::default();
+        arguments.filter.add_to(&mut query);
+        query.add("before", before.as_deref());
+        query.add("limit", Some("1000"));
+        let answer = client.send(Call::post(&query.of(&format!("/v1/tasks{rest}"))))?;
+        let page: Bulk = answer.read()?;
+        changed += page.changed;
+        if arguments.host.json {
+            answer.print();
+        }
+        // A page that begins where it was asked for had no room for its first task.
+        if page.next.is_none() || page.next == before {
+            break;
+        }
+        before = page.next;
+    }
+    if !arguments.host.json {
+        print::out(&format!("{changed} tasks"));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -129,6 +129,20 @@ fn a_group_of_a_file_has_its_outcomes_in_order() {
 }
 
 #[test]
+fn many_tasks_are_told_what_to_do_by_a_filter() {
+    let served = Served::start(&[]);
+    served.run(&["plugin", "install", "guest.wasm"], 0);
+    for _ in 0..3 {
+        served.run(&["task", "submit", "--kind", "echo", "--delay", "3600000"], 0);
+    }
+    served.run(&["task", "cancel"], 2);
+    assert_eq!(out(&served.run(&["task", "cancel", "--kind", "echo"], 0)), "3 tasks\n");
+    let again = served.run(&["task", "retry", "--state", "cancelled", "--plugin", "guest"], 0);
+    assert_eq!(out(&again), "3 tasks\n");
+    served.run(&["task", "retry", "--kind", "echo"], 3);
+}
+
+#[test]
 fn exit_statuses_tell_what_happened() {
     let served = Served::start(&[]);
     served.run(&["task", "submit", "--kind", "echo"], 3);

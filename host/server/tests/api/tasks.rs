@@ -275,6 +275,35 @@ fn a_group_has_one_outcome_for_each_task_in_order() {
 }
 
 #[test]
+fn many_tasks_are_cancelled_and_tried_again_by_a_filter() {
+    let world = World::open();
+    let client = world.client(None);
+    let later: Vec<String> = (0..5).map(|_| client.submit(r#"{"kind":"echo","delay_ms":3600000}"#)).collect();
+    let other = client.submit(r#"{"kind":"say","delay_ms":3600000}"#);
+    let post = |path: &str| client.post(path);
+    post("/v1/tasks/cancel").problem(400, "invalid_input");
+    post("/v1/tasks/cancel?state=failed").problem(400, "invalid_input");
+    post("/v1/tasks/retry?kind=echo").problem(400, "invalid_input");
+    let first = post("/v1/tasks/cancel?kind=echo&limit=3").expect(200).json();
+    assert_eq!(
+        (&first["matched"], &first["changed"], &first["next"]),
+        (&json!(3), &json!(3), &json!(later[2]))
+    );
+    let rest = post(&format!("/v1/tasks/cancel?kind=echo&before={}", later[2])).expect(200).json();
+    assert_eq!((&rest["changed"], rest.get("next")), (&json!(2), None));
+    let state = |id: &str| client.get(&format!("/v1/tasks/{id}")).expect(200).json()["state"].clone();
+    assert!(later.iter().all(|id| state(id) == "cancelled"));
+    assert_eq!(state(&other), "pending");
+    let again = post("/v1/tasks/retry?state=cancelled&kind=echo").expect(200).json();
+    assert_eq!((&again["matched"], &again["changed"]), (&json!(5), &json!(5)));
+    for id in &later {
+        let task = client.get(&format!("/v1/tasks/{id}?wait=60")).expect(200).json();
+        assert_eq!(task["state"], "completed", "a retry by hand does not wait for the old delay");
+    }
+    assert_eq!(post("/v1/tasks/retry?state=cancelled").expect(200).json()["matched"], 0);
+}
+
+#[test]
 fn a_wait_ends_with_its_time() {
     let world = World::open();
     let client = world.client(None);

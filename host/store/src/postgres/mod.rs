@@ -294,6 +294,7 @@ impl TaskStore for PostgresStore {
         now_ms: i64,
         count_max: u32,
     ) -> Result<Option<Vec<TaskId>>, StoreError> {
+        let _writing = self.0.pool.writing([tenant]);
         self.write(Priority::Task, 0, (), move |session, ()| {
             Box::pin(group::cancel(session, tenant, id, only_failed, now_ms, count_max))
         })
@@ -301,10 +302,12 @@ impl TaskStore for PostgresStore {
     }
 
     async fn expire(&self, now_ms: i64, count_max: u32) -> Result<Expired, StoreError> {
-        self.write(Priority::Task, 0, (), move |session, ()| {
+        let expired = self.write(Priority::Task, 0, (), move |session, ()| {
             Box::pin(end::expire(session, now_ms, count_max))
-        })
-        .await
+        });
+        let expired = expired.await?;
+        drop(self.0.pool.writing(expired.ended.iter().map(|(tenant, _)| *tenant)));
+        Ok(expired)
     }
 
     async fn prune(&self, now_ms: i64, count_max: u32) -> Result<u64, StoreError> {

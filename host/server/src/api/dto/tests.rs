@@ -1,14 +1,17 @@
 //! The shapes, as `docs/http-api.md` shows them.
 
+use bytes::Bytes;
 use keiko_core::id::{Digest, VersionId};
-use keiko_core::limit::SetBy;
+use keiko_core::limit::{BULK_TASKS_MAX, MIB, SetBy};
 use keiko_core::log::Kept;
 use keiko_core::outcome::{Meter, Taint};
 use keiko_core::task::{AttemptRecord, Lineage, TaskState, TaskView};
-use keiko_core::{AgentId, Token, UserId};
+use keiko_core::{AgentId, Code, Token, UserId};
 use keiko_runtime::Progress;
 
+use super::submit::{BYTES, SubmitRequest};
 use super::*;
+use crate::api::problem::Problem;
 
 fn read(text: &str) -> Result<SubmitRequest, Problem> {
     submit(&Bytes::copy_from_slice(text.as_bytes()), None)

@@ -1,0 +1,131 @@
+//! Cancels and retries of every task that a filter names, a page at a time: each task for itself, so that what ends or
+//! starts in between is answered as if it had been asked for alone.
+
+use futures::future::join_all;
+use keiko_core::code::Code;
+use keiko_core::stop::StopReason;
+use keiko_core::task::{CancelAnswer, RetryAnswer, TaskFilter, TaskState, TaskSummary};
+use keiko_core::{TaskId, TenantId};
+
+use crate::handle::{Handle, queue_full};
+use crate::request::Error;
+
+/// Tasks that are asked for at once: the store puts them into few transactions.
+const AT_ONCE: usize = 100;
+
+/// What became of a page of tasks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bulk {
+    /// Tasks that the filter named.
+    pub matched: u64,
+    /// Those of them that were changed; the others had ended or started in between.
+    pub changed: u64,
+    /// Where the next page begins; `None` when this was the last.
+    pub next: Option<TaskId>,
+}
+
+impl Handle {
+    /// Ends up to `limit` live tasks that the filter names, newest first.
+    ///
+    /// Errors: `invalid_input` when it names tasks that have ended, or all; `storage_*`.
+    pub async fn cancel_many(
+        &self,
+        tenant: TenantId,
+        filter: &TaskFilter,
+        limit: u32,
+    ) -> Result<Bulk, Error> {
+        let states = match filter.state {
+            None => &[TaskState::Pending, TaskState::Running][..],
+            Some(TaskState::Pending) => &[TaskState::Pending],
+            Some(TaskState::Running) => &[TaskState::Running],
+            Some(_) => return Err(invalid("only pending and running tasks can be cancelled")),
+        };
+        let (page, next) = self.page(tenant, filter, states, limit).await?;
+        let mut ended = Vec::new();
+        let now_ms = self.shared.clock.now_ms();
+        for part in page.chunks(AT_ONCE) {
+            let answers =
+                join_all(part.iter().map(|task| self.shared.tasks.cancel(tenant, task.id, now_ms))).await;
+            for (task, answer) in part.iter().zip(answers) {
+                if answer? == CancelAnswer::Cancelled {
+                    self.shared.running.stop(task.id, StopReason::Cancelled);
+                    ended.push(task.id);
+                }
+            }
+        }
+        let bulk = Bulk { matched: page.len() as u64, changed: ended.len() as u64, next };
+        self.shared.gauge.change(tenant, -(ended.len() as i64));
+        self.shared.ended(ended);
+        // Some of their groups may go now.
+        self.shared.ready();
+        Ok(bulk)
+    }
+
+    /// Makes up to `limit` failed or cancelled tasks that the filter names pending again, newest first, as far as the queue
+    /// has room: then `next` is where it had none.
+    ///
+    /// Errors: `invalid_input` when it names tasks in other states, or in all; `queue_full` when there is no room for the
+    /// first; `storage_*`.
+    pub async fn retry_many(&self, tenant: TenantId, filter: &TaskFilter, limit: u32) -> Result<Bulk, Error> {
+        let states = match filter.state {
+            Some(TaskState::Failed) => &[TaskState::Failed],
+            Some(TaskState::Cancelled) => &[TaskState::Cancelled],
+            _ => return Err(invalid("a retry of many tasks names `state`: failed or cancelled")),
+        };
+        let (page, next) = self.page(tenant, filter, states, limit).await?;
+        let entry = self.entry(tenant)?;
+        let queue_max = entry.policy.queue_max.saturating_sub(self.shared.gauge.promised(tenant));
+        let mut bulk = Bulk { matched: page.len() as u64, changed: 0, next };
+        let (now_ms, mut before) = (self.shared.clock.now_ms(), filter.before);
+        'page: for part in page.chunks(AT_ONCE) {
+            let retries = part.iter().map(|task| self.shared.tasks.retry(tenant, task.id, queue_max, now_ms));
+            for (task, answer) in part.iter().zip(join_all(retries).await) {
+                match answer? {
+                    RetryAnswer::Retried => bulk.changed += 1,
+                    RetryAnswer::QueueFull { live } if bulk.changed == 0 => {
+                        return Err(queue_full(entry, live + 1));
+                    }
+                    RetryAnswer::QueueFull { .. } => {
+                        bulk.next = before;
+                        break 'page;
+                    }
+                    RetryAnswer::NotRetryable(_) | RetryAnswer::NotFound => {}
+                }
+                before = Some(task.id);
+            }
+        }
+        self.shared.gauge.change(tenant, bulk.changed as i64);
+        self.shared.time_outs.look();
+        self.shared.ready();
+        Ok(bulk)
+    }
+
+    /// Up to `limit` tasks in these states that the filter names, newest first, and where the next page begins.
+    async fn page(
+        &self,
+        tenant: TenantId,
+        filter: &TaskFilter,
+        states: &[TaskState],
+        limit: u32,
+    ) -> Result<(Vec<TaskSummary>, Option<TaskId>), Error> {
+        if *filter == (TaskFilter { before: filter.before, ..TaskFilter::default() }) {
+            return Err(invalid("a filter names something: state, plugin, kind, parent, agent or user"));
+        }
+        let mut page = Vec::new();
+        for state in states {
+            let filter = TaskFilter { state: Some(*state), ..filter.clone() };
+            page.extend(self.shared.records.list(tenant, &filter, limit.saturating_add(1)).await?);
+        }
+        page.sort_unstable_by_key(|task| std::cmp::Reverse(task.id));
+        // One that started between the two lists stands in both.
+        page.dedup_by_key(|task| task.id);
+        let more = page.len() > limit as usize;
+        page.truncate(limit as usize);
+        let next = page.last().filter(|_| more).map(|last| last.id);
+        Ok((page, next))
+    }
+}
+
+fn invalid(text: &str) -> Error {
+    Error::new(Code::InvalidInput, text)
+}
