@@ -4,6 +4,7 @@
 mod data;
 mod long;
 mod support;
+mod swap;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

@@ -161,13 +161,20 @@ fn class(request: &Request) -> Class {
     let large = || body::content_length(request.headers()).is_some_and(|length| length > JSON_BYTES_MAX);
     if matches!(path, "/livez" | "/readyz" | "/metrics") {
         Class::Health
-    } else if method == Method::POST && (path == "/v1/plugins" || (path == "/v1/tasks" && large())) {
+    } else if method == Method::POST
+        && (path == "/v1/plugins" || is_swap(path) || (path == "/v1/tasks" && large()))
+    {
         Class::Upload
     } else if waits() {
         Class::Wait
     } else {
         Class::Request
     }
+}
+
+/// Whether a component may be compiled before the answer: an older version has no artifact of this build of the host.
+fn is_swap(path: &str) -> bool {
+    path.starts_with("/v1/plugins/") && (path.ends_with("/activate") || path.ends_with("/rollback"))
 }
 
 fn check_sizes(request: &Request) -> Result<(), Problem> {
@@ -287,6 +294,9 @@ mod tests {
         check("GET", "/v1/tasks?before=wait=5", 0, Class::Request);
         check("POST", "/v1/plugins", 5, Class::Upload);
         check("GET", "/v1/plugins", 0, Class::Request);
+        check("POST", "/v1/plugins/p/activate", 5, Class::Upload);
+        check("POST", "/v1/plugins/p/rollback", 0, Class::Upload);
+        check("GET", "/v1/plugins/p/history", 0, Class::Request);
     }
 
     #[test]

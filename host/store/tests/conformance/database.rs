@@ -18,6 +18,7 @@ const SCHEMA: &[&str] = &[
     include_str!("../../../../migrations/postgres/0003_priority.sql"),
     include_str!("../../../../migrations/postgres/0004_time_outs.sql"),
     include_str!("../../../../migrations/postgres/0005_incomplete.sql"),
+    include_str!("../../../../migrations/postgres/0006_plugin_generations.sql"),
 ];
 
 /// Keeps tests apart that find no template.
