@@ -149,6 +149,7 @@ fn attempt(digest: Digest) -> Attempt {
         },
         grants: Arc::new(Grants::default()),
         settings: Arc::default(),
+        command: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The short forms of the long checks, on every run of the tests.
 
-use keiko_tests::check::{Report, hostile, hosts, kill};
+use keiko_tests::check::{Report, hostile, hosts, kill, swap};
 
 fn passes(report: Report) {
     assert_eq!(report.violations(), 0, "{:#}", report.json());
@@ -12,6 +12,12 @@ fn kills_lose_and_double_nothing() {
     eprintln!("KEIKO_SEED={seed} repeats the choices of this run");
     let folder = tempfile::tempdir().unwrap();
     passes(kill::run(&kill::Plan::short(seed), folder.path()).unwrap());
+}
+
+#[test]
+fn versions_swap_under_load_and_no_task_notices() {
+    let folder = tempfile::tempdir().unwrap();
+    passes(swap::run(&swap::Plan::short(), folder.path()).unwrap());
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod hostile;
 mod logs;
 mod plugins;
 mod postgres;
+mod programs;
 mod readme;
 mod replica;
 mod sameness;

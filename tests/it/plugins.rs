@@ -1,5 +1,6 @@
 //! The example plugins, from install to result.
 
+use keiko_tests::check::attack::base64_url;
 use keiko_tests::tree;
 use serde_json::{Value, json};
 
@@ -70,17 +71,4 @@ fn a_manifest_can_come_beside_the_component() {
     let path = format!("/v1/plugins?manifest={manifest}");
     let answer = running.client.post(&path, &[("content-type", "application/wasm")], &bare).unwrap();
     assert_eq!(answer.expect(&[201]).unwrap()["name"], "given-beside");
-}
-
-fn base64_url(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = String::new();
-    for group in bytes.chunks(3) {
-        let number = group.iter().fold(0_u32, |number, byte| number << 8 | u32::from(*byte))
-            << (8 * (3 - group.len()));
-        for letter in 0..=group.len() {
-            text.push(char::from(LETTERS[(number >> (18 - 6 * letter) & 63) as usize]));
-        }
-    }
-    text
 }

@@ -41,6 +41,9 @@ fn every_object_of_another_tenant_is_not_found() {
         get(&format!("/v1/groups/{group}/outcomes")),
         post(&format!("/v1/groups/{group}/cancel")),
         get("/v1/plugins/family"),
+        get("/v1/plugins/family/history"),
+        post("/v1/plugins/family/rollback"),
+        post_json("/v1/plugins/family/activate", json!({"version": "0.1.0"})),
         other.delete("/v1/plugins/family").unwrap(),
         other
             .post_json("/v1/tasks", &json!({"plugin": "family", "kind": "child", "input": {}}), None)

@@ -51,6 +51,23 @@ pub fn guest(name: &str) -> Result<Vec<u8>> {
     std::fs::read(&path).with_context(|| format!("read {}", path.display()))
 }
 
+/// Where WASI programs are that package registries have, and that foreign compilers made: `KEIKO_PROGRAMS_DIR`, or where
+/// `cargo xtask test` puts them.
+pub fn programs_dir() -> PathBuf {
+    match std::env::var_os("KEIKO_PROGRAMS_DIR") {
+        Some(given) => given.into(),
+        None => root().join("target/programs"),
+    }
+}
+
+/// One of those programs.
+pub fn wasi_program(name: &str) -> Result<Vec<u8>> {
+    let path = programs_dir().join(format!("{name}.wasm"));
+    std::fs::read(&path).with_context(|| {
+        format!("there is no program {}: `cargo xtask programs` makes and fetches them", path.display())
+    })
+}
+
 /// A file under `tests/fixtures`.
 pub fn fixture(name: &str) -> Result<Vec<u8>> {
     let path = root().join("tests/fixtures").join(name);

@@ -12,6 +12,7 @@ mod films;
 mod guests;
 mod machine;
 mod measure;
+mod programs;
 mod step;
 mod test;
 
@@ -20,6 +21,8 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 
 use crate::arguments::Arguments;
+use crate::machine::Install;
+use crate::step::Steps;
 
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
@@ -31,6 +34,7 @@ usage: cargo xtask COMMAND
   check NAME [--long] [--postgres]
                                   one check of the whole system, as one JSON line; --postgres: of a host on PostgreSQL
   check hosts --unfenced          the same against hosts whose store does not fence: it must fail
+  programs                        make and fetch the WASI programs that tests run
   postgres                        a PostgreSQL server for tests that are run by hand, until Ctrl-C
 
   --no-install                    never install anything; say what is missing
@@ -57,10 +61,19 @@ fn run() -> Result<ExitCode> {
         "bench" => measure::bench(arguments),
         "check" => measure::check(arguments),
         "postgres" => database::serve(arguments),
+        "programs" => programs(arguments),
         "" | "help" | "--help" | "-h" => {
             println!("{USAGE}");
             Ok(ExitCode::SUCCESS)
         }
         other => bail!("there is no command `{other}`\n\n{USAGE}"),
     }
+}
+
+/// Makes and fetches the WASI programs of the tests.
+fn programs(mut arguments: Arguments) -> Result<ExitCode> {
+    let install = Install::unless(arguments.flag("--no-install"));
+    arguments.finish()?;
+    programs::ensure(&mut Steps::new(), install)?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -15,6 +15,7 @@ use crate::arguments::Arguments;
 use crate::database::{Server, Wish};
 use crate::guests::{self, Toolchain};
 use crate::machine::{self, Install};
+use crate::programs;
 use crate::step::{self, Steps, cargo};
 
 /// Tests of what a guest reaches through its standard library, which has no WASI when the fallback toolchain built it.
@@ -82,6 +83,7 @@ fn run_steps(
         audit(steps)?;
     }
     guests::build(steps, toolchain, &guests::all()?)?;
+    programs::ensure(steps, install)?;
     if !only_postgres {
         let mut clippy = cargo();
         clippy.args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]);

@@ -35,6 +35,10 @@ pub struct Plugin {
     pub name: PluginName,
     /// The version that new attempts run.
     pub current: PluginVersion,
+    /// Its place in the plugin's history: grows by one with every swap.
+    pub generation: u64,
+    /// Whether it goes when its last live task has ended, and takes no new ones from outside until then.
+    pub draining: bool,
     /// Every kind that the plugin ever had, with its row; the current manifest says which are live.
     pub kinds: BTreeMap<KindName, KindId>,
 }
@@ -66,11 +70,91 @@ pub enum Installed {
     },
 }
 
+/// Why a version became the current one. Stored by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// It was installed, or installed again.
+    Install,
+    /// Somebody named it.
+    Activate,
+    /// Somebody wanted back what was there before.
+    Rollback,
+}
+
+impl Cause {
+    /// Every cause, by its number.
+    pub const ALL: &'static [Cause] = &[Cause::Install, Cause::Activate, Cause::Rollback];
+
+    /// The name that people and programs see.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Cause::Install => "install",
+            Cause::Activate => "activate",
+            Cause::Rollback => "rollback",
+        }
+    }
+
+    /// The cause of a stored number.
+    pub fn numbered(number: i64) -> Option<Cause> {
+        usize::try_from(number).ok().and_then(|place| Cause::ALL.get(place).copied())
+    }
+}
+
+/// One swap of a plugin: from then on, and until the next, new attempts ran this version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// From 1, without gaps.
+    pub number: u64,
+    /// What ran.
+    pub version: PluginVersion,
+    /// Why.
+    pub cause: Cause,
+    /// Since when.
+    pub at_ms: i64,
+}
+
+/// Which version is to become current.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The one of this name.
+    Version(VersionName),
+    /// The one that the current one took over from. Asked again and again, it walks back to the first, like an undo:
+    /// what a rollback left behind is not come back to.
+    Before,
+}
+
+/// What an activation did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Activated {
+    /// It is the plugin's current version now.
+    Current(Plugin),
+    /// It was already.
+    Unchanged(Plugin),
+    /// The tenant has no such plugin.
+    NoPlugin,
+    /// The plugin has no such version, or nothing to go back to.
+    NoVersion,
+}
+
+/// When a plugin is removed that has live tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RemoveWhen {
+    /// Not at all.
+    Idle,
+    /// When the last of them has ended; until then it takes no new ones from outside.
+    Drained,
+}
+
 /// What a removal did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removed {
     /// No new task can name it.
     Removed,
+    /// It goes when this many tasks have ended.
+    Draining {
+        /// Pending and running tasks.
+        live: u64,
+    },
     /// It has tasks that have not ended: this many.
     Busy {
         /// Pending and running tasks.
@@ -87,4 +171,20 @@ pub struct Tenant {
     pub id: TenantId,
     /// Its name.
     pub name: TenantName,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_keep_their_numbers_and_names() {
+        let names = ["install", "activate", "rollback"];
+        for (number, name) in names.into_iter().enumerate() {
+            assert_eq!(Cause::numbered(number as i64).map(Cause::as_str), Some(name));
+            assert_eq!(Cause::ALL[number] as i64, number as i64);
+        }
+        assert_eq!(Cause::numbered(names.len() as i64), None);
+        assert_eq!(Cause::numbered(-1), None);
+    }
 }

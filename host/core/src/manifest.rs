@@ -1,9 +1,10 @@
 //! What a plugin says of itself: `plugin.toml`, embedded in the component or given beside it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::effect::check_content_type;
 use crate::limit::{MIB, TIME_OUT_MS_MAX};
 use crate::name::{KindName, PluginName, VersionName};
 use crate::policy::{BudgetRequest, Capability};
@@ -95,6 +96,73 @@ pub struct KindSection {
     /// When a task is tried again.
     #[serde(default, skip_serializing_if = "RetryRequest::is_empty")]
     pub retry: RetryRequest,
+    /// How the program is run, when the component is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<CommandSection>,
+}
+
+/// The `[kind.command]` table, of a component that is a WASI program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct CommandSection {
+    /// What follows the program's name, which is the plugin's.
+    #[serde(default)]
+    pub arguments: Vec<String>,
+    /// Its environment; there is no other.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// The media type of what it prints.
+    #[serde(default = "bytes_type")]
+    pub content_type: String,
+    /// Exit statuses that complete the task beside 0: some programs give their answer with them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub completes_with: Vec<u8>,
+}
+
+/// The media type of bytes of which nothing is known.
+pub const BYTES: &str = "application/octet-stream";
+
+fn bytes_type() -> String {
+    BYTES.to_owned()
+}
+
+impl CommandSection {
+    fn check(&self) -> Result<(), String> {
+        let names = self.environment.keys();
+        if names.clone().any(|name| name.is_empty() || name.contains('=')) {
+            return Err("a name in an environment is empty or has a `=`".to_owned());
+        }
+        let texts = self.arguments.iter().chain(names).chain(self.environment.values());
+        if texts.into_iter().any(|text| text.contains('\0')) {
+            return Err("an argument or an environment has a zero byte".to_owned());
+        }
+        check_content_type(&self.content_type)
+    }
+}
+
+/// How a program is run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// The program's name, and what follows it.
+    pub arguments: Vec<String>,
+    /// Its environment.
+    pub environment: BTreeMap<String, String>,
+    /// The media type of what it prints.
+    pub content_type: String,
+    /// Exit statuses that complete the task beside 0.
+    pub completes_with: Vec<u8>,
+}
+
+impl Command {
+    /// A program of which nothing but the name is said.
+    pub fn named(name: &str) -> Command {
+        Command {
+            arguments: vec![name.to_owned()],
+            environment: BTreeMap::new(),
+            content_type: BYTES.to_owned(),
+            completes_with: Vec::new(),
+        }
+    }
 }
 
 impl KindSection {
@@ -132,6 +200,18 @@ impl Manifest {
         self.kinds.iter().find(|kind| kind.name == *name)
     }
 
+    /// How a kind's program is run, when the manifest says so.
+    pub fn command(&self, name: &KindName) -> Option<Box<Command>> {
+        let section = self.kind(name)?.command.as_ref()?;
+        let program = self.plugin.name.as_str().to_owned();
+        Some(Box::new(Command {
+            arguments: std::iter::once(program).chain(section.arguments.iter().cloned()).collect(),
+            environment: section.environment.clone(),
+            content_type: section.content_type.clone(),
+            completes_with: section.completes_with.clone(),
+        }))
+    }
+
     /// The capabilities the plugin would use.
     pub fn wants(&self) -> Vec<Capability> {
         self.plugin.wants.iter().filter_map(|name| name.parse().ok()).collect()
@@ -157,6 +237,9 @@ impl Manifest {
             }
             if let Err(fact) = kind.retry.check() {
                 return invalid(format!("the kind `{}`: {fact}", kind.name));
+            }
+            if let Some(Err(problem)) = kind.command.as_ref().map(CommandSection::check) {
+                return invalid(format!("the command of the kind `{}`: {problem}", kind.name));
             }
         }
         for name in &self.plugin.wants {
@@ -212,6 +295,30 @@ retry = { first-ms = 8, factor = 3, codes = ["trap"] }
         assert!(budget.retry.codes.unwrap().contains(Code::Trap));
         let stored = serde_json::to_string(&manifest).unwrap();
         assert_eq!(serde_json::from_str::<Manifest>(&stored).unwrap(), manifest);
+    }
+
+    #[test]
+    fn a_program_is_run_as_its_manifest_says() {
+        let text =
+            format!("{GOOD}[kind.command]\narguments = [\"-c\", \"\"]\nenvironment = {{ TZ = \"UTC\" }}\n");
+        let manifest = Manifest::parse(text.as_bytes()).unwrap();
+        let command = manifest.command(&manifest.kinds[0].name).unwrap();
+        assert_eq!(command.arguments, ["movie-facts", "-c", ""]);
+        assert_eq!(command.environment, BTreeMap::from([("TZ".to_owned(), "UTC".to_owned())]));
+        assert_eq!(command.content_type, BYTES);
+        let stored = serde_json::to_string(&manifest).unwrap();
+        assert_eq!(serde_json::from_str::<Manifest>(&stored).unwrap(), manifest);
+        assert_eq!(Manifest::parse(GOOD.as_bytes()).unwrap().command(&manifest.kinds[0].name), None);
+        for (bad, expected) in [
+            ("arguments = [\"a\\u0000\"]", "zero byte"),
+            ("environment = { \"A=B\" = \"\" }", "`=`"),
+            ("content-type = \"\"", "content type"),
+            ("argument = []", "argument"),
+        ] {
+            let text = format!("{GOOD}[kind.command]\n{bad}\n");
+            let error = Manifest::parse(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]

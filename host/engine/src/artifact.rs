@@ -18,6 +18,7 @@ use keiko_core::id::Digest;
 use keiko_core::limit::ARTIFACT_BYTES_MAX;
 use wasmtime::component::Component;
 
+use crate::adapt::ADAPTER;
 use crate::key::ClusterKey;
 
 /// Format number 1.
@@ -161,7 +162,7 @@ impl Artifacts {
 }
 
 /// Hash of what wasmtime says decides compatibility: its version, the target and CPU features, and every setting of
-/// code generation.
+/// code generation; and the adapter, which is compiled into programs.
 fn settings_hash(engine: &wasmtime::Engine) -> blake3::Hash {
     struct Feed(blake3::Hasher);
 
@@ -178,6 +179,7 @@ fn settings_hash(engine: &wasmtime::Engine) -> blake3::Hash {
 
     let mut feed = Feed(blake3::Hasher::new());
     engine.precompile_compatibility_hash().hash(&mut feed);
+    feed.write(ADAPTER);
     feed.0.finalize()
 }
 

@@ -26,7 +26,7 @@ use wasmtime::{Store, StoreContextMut, UpdateDeadline};
 
 use crate::exceeded::Exceeded;
 use crate::export::{self, Ending, Returned};
-use crate::registry::Generation;
+use crate::registry::{Entry, Generation};
 use crate::state::State;
 
 /// Fuel that a store gets beyond the budget. wasmtime looks at the fuel at function entries and loop heads only, and
@@ -41,7 +41,10 @@ pub(crate) async fn run(
     stop: Stop,
 ) -> AttemptReport {
     let (budget, kind, input) = (attempt.budget, attempt.kind.clone(), attempt.input.clone());
-    let state = State::new(attempt, port, stop.clone());
+    let mut state = State::new(attempt, port, stop.clone());
+    if matches!(generation.entry, Entry::Program(..)) {
+        state.be_program();
+    }
     let (started, deadline) = (state.started(), state.deadline);
     let heartbeat = budget.heartbeat_ms.map(|limit| Duration::from_millis(limit.value));
     let mut store = match open(generation, state) {
@@ -80,7 +83,7 @@ pub(crate) fn refused(failure: Failure) -> AttemptReport {
 /// A store with every limit set.
 pub(crate) fn open(generation: &Generation, state: State) -> wasmtime::Result<Store<State>> {
     let fuel = state.gate.budget().fuel.value;
-    let mut store = Store::new(generation.pre.engine(), state);
+    let mut store = Store::new(generation.entry.pre().engine(), state);
     store.limiter(|state| &mut state.limiter);
     store.set_fuel(fuel.saturating_add(FUEL_BEYOND))?;
     store.set_epoch_deadline(1);

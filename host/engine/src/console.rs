@@ -7,13 +7,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use keiko_core::limit::LOG_MESSAGE_BYTES_MAX;
+use keiko_core::limit::{LOG_MESSAGE_BYTES_MAX, RESULT_BYTES_MAX};
 use keiko_core::log::{Level, Line, LogBuffer, Source};
 use keiko_core::port::HostPort;
 use parking_lot::Mutex;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
+
+use crate::exceeded::Exceeded;
 
 /// Bytes of stderr that are kept for the message of a trap.
 const LAST_WORDS_BYTES_MAX: usize = 2 << 10;
@@ -30,6 +32,8 @@ pub(crate) struct Console {
     stderr: Unfinished,
     last_words: VecDeque<String>,
     printed_bytes: usize,
+    /// What a program printed to stdout, which is its result and no log.
+    output: Option<Vec<u8>>,
 }
 
 /// A line whose end was not printed yet; what is beyond a message's limit is left out.
@@ -65,6 +69,37 @@ impl Console {
             // Written as Rust would write the string, so that a guest cannot forge lines of the host's log.
             tracing::debug!(target: "plugin", line = ?line.message, "a guest wrote");
         }
+    }
+
+    /// Keeps from now on what is printed to stdout, instead of logging it.
+    pub(crate) fn capture(&mut self) {
+        self.output = Some(Vec::new());
+    }
+
+    /// Whether stdout is kept.
+    pub(crate) fn captures(&self) -> bool {
+        self.output.is_some()
+    }
+
+    /// What was kept.
+    pub(crate) fn take_output(&mut self) -> Vec<u8> {
+        self.output.take().unwrap_or_default()
+    }
+
+    /// Takes what is printed: to the log, or, of a program, to its result.
+    fn take(&mut self, source: Source, bytes: &[u8], at_ms: impl Fn() -> i64) -> Result<(), Exceeded> {
+        let output = self.output.as_mut().filter(|_| source == Source::Stdout);
+        let Some(output) = output else {
+            self.print(source, bytes, at_ms());
+            return Ok(());
+        };
+        self.printed_bytes = self.printed_bytes.saturating_add(bytes.len());
+        let asked = (output.len() + bytes.len()) as u64;
+        if asked > RESULT_BYTES_MAX {
+            return Err(Exceeded::ResultBytes { asked });
+        }
+        output.extend_from_slice(bytes);
+        Ok(())
     }
 
     fn print(&mut self, source: Source, bytes: &[u8], at_ms: i64) {
@@ -108,9 +143,15 @@ impl Console {
                 self.end_line(source, at_ms());
             }
         }
+        (std::mem::take(&mut self.log), self.last_words())
+    }
+
+    /// The last lines of stderr, the one that has not ended included.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        let unfinished = self.stderr.begun.then(|| String::from_utf8_lossy(&self.stderr.bytes).into_owned());
         let mut bytes = 0;
         let mut words: Vec<String> = Vec::new();
-        for line in self.last_words.drain(..).rev() {
+        for line in unfinished.into_iter().chain(self.last_words.iter().rev().cloned()) {
             bytes += line.len() + 1;
             if bytes > LAST_WORDS_BYTES_MAX && !words.is_empty() {
                 break;
@@ -118,7 +159,7 @@ impl Console {
             words.push(line);
         }
         words.reverse();
-        (std::mem::take(&mut self.log), (!words.is_empty()).then(|| words.join("\n")))
+        (!words.is_empty()).then(|| words.join("\n"))
     }
 }
 
@@ -155,8 +196,8 @@ impl Pollable for Printer {
 #[wasmtime_wasi::async_trait]
 impl OutputStream for Printer {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.console.lock().print(self.source, &bytes, self.port.now_ms());
-        Ok(())
+        let taken = self.console.lock().take(self.source, &bytes, || self.port.now_ms());
+        taken.map_err(|exceeded| StreamError::Trap(exceeded.into()))
     }
 
     fn flush(&mut self) -> StreamResult<()> {
@@ -197,6 +238,21 @@ mod tests {
         let long = "x".repeat(LOG_MESSAGE_BYTES_MAX);
         let (lines, _) = printed(&[&long, &long, "y\nz"]);
         assert_eq!(lines, [long.as_str(), "z"]);
+    }
+
+    #[test]
+    fn a_result_is_kept_up_to_its_limit_and_is_no_log() {
+        let mut console = Console::default();
+        console.capture();
+        console.take(Source::Stdout, &vec![b'x'; RESULT_BYTES_MAX as usize - 1], || 0).unwrap();
+        console.take(Source::Stderr, b"said", || 0).unwrap();
+        assert_eq!(console.last_words().as_deref(), Some("said"));
+        console.take(Source::Stdout, b"\n", || 0).unwrap();
+        let asked = RESULT_BYTES_MAX + 1;
+        assert_eq!(console.take(Source::Stdout, b"y", || 0), Err(Exceeded::ResultBytes { asked }));
+        assert_eq!(console.printed_bytes(), asked as usize + 4);
+        assert_eq!(console.take_output().len() as u64, RESULT_BYTES_MAX);
+        assert_eq!(console.finish(|| 0).0.lines().len(), 1, "what it said, and not what it answered");
     }
 
     #[test]

@@ -35,6 +35,12 @@ pub(crate) enum Exceeded {
         /// The length asked for.
         asked: u64,
     },
+    /// A program printed a result of this many bytes.
+    #[error("a result of {asked} bytes")]
+    ResultBytes {
+        /// Its length so far.
+        asked: u64,
+    },
     /// The runtime ends the attempt.
     #[error("the attempt was stopped")]
     Stopped(StopReason),

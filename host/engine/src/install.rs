@@ -14,24 +14,25 @@ use keiko_core::port::{Attempt, AttemptFacts, HostPort, InstallError, ReserveErr
 use keiko_core::stop::Stop;
 use keiko_core::task::{Lineage, Payload};
 use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{Component, Linker};
+use wasmtime::component::{Component, ComponentExportIndex, Linker};
 
+use crate::PAGE_BYTES;
 use crate::attempt;
 use crate::bindings::TaskHostPre;
 use crate::compile::internal;
 use crate::export;
 use crate::import::INTERFACES;
-use crate::registry::Generation;
+use crate::import::wasi::VERSION;
+use crate::registry::{Entry, Generation};
 use crate::scan::invalid;
 use crate::state::State;
-use crate::symbols::Symbols;
 
 /// What a component exports to be a task plugin.
-const TASK: &str = "keiko:plugin/task@0.1.0";
+pub(crate) const TASK: &str = "keiko:plugin/task@0.1.0";
+/// What a component exports to be a program, without its version.
+pub(crate) const PROGRAM: &str = "wasi:cli/run";
 /// Wall clock of the trial instantiation, in milliseconds.
 const TRIAL_WALL_MS: u64 = 10_000;
-/// WebAssembly's page, in which memories are measured.
-const PAGE_BYTES: u64 = 65_536;
 
 /// Names of everything a component imports, in order.
 pub(crate) fn imports(component: &Component) -> Vec<String> {
@@ -40,42 +41,69 @@ pub(crate) fn imports(component: &Component) -> Vec<String> {
 }
 
 /// Links a component, or says what this host does not have.
-pub(crate) fn link(
-    linker: &Linker<State>,
-    component: &Component,
-    symbols: Arc<Symbols>,
-) -> Result<Generation, InstallError> {
-    check_exports(component)?;
+pub(crate) fn link(linker: &Linker<State>, component: &Component) -> Result<Entry, InstallError> {
+    let program = check_exports(component)?;
     for name in imports(component) {
         check_import(&name)?;
     }
     let pre = linker
         .instantiate_pre(component)
         .map_err(|error| invalid(format!("the component does not link: {error:#}")))?;
-    let pre =
-        TaskHostPre::new(pre).map_err(|error| invalid(format!("the component does not link: {error:#}")))?;
-    Ok(Generation { pre, symbols })
+    match program {
+        Some(run) => Ok(Entry::Program(pre, run)),
+        None => TaskHostPre::new(pre)
+            .map(Entry::Task)
+            .map_err(|error| invalid(format!("the component does not link: {error:#}"))),
+    }
 }
 
-fn check_exports(component: &Component) -> Result<(), InstallError> {
+/// Whether a component exports what makes it a plugin or a program; of a program, the function.
+fn check_exports(component: &Component) -> Result<Option<ComponentExportIndex>, InstallError> {
     let ty = component.component_type();
     let engine = component.engine();
     let exported = ty.get_export(engine, TASK).map(|export| export.ty);
     let Some(ComponentItem::ComponentInstance(task)) = exported else {
+        if let Some(run) = program(component)? {
+            return Ok(Some(run));
+        }
         let names: Vec<_> = ty.exports(engine).map(|(name, _)| format!("`{name}`")).collect();
         let names = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
-        return Err(invalid(format!("the component does not export `{TASK}`; it exports {names}")));
+        return Err(invalid(format!(
+            "the component does not export `{TASK}`, nor `{PROGRAM}` to be a program; it exports {names}"
+        )));
     };
     let run = task.get_export(engine, "run").map(|export| export.ty);
     let Some(ComponentItem::ComponentFunc(run)) = run else {
         return Err(invalid(format!("the export `{TASK}` has no function `run`")));
     };
     export::typecheck(&run, &ty)
-        .map_err(|error| invalid(format!("the function `run` of `{TASK}` has another type: {error:#}")))
+        .map_err(|error| invalid(format!("the function `run` of `{TASK}` has another type: {error:#}")))?;
+    Ok(None)
+}
+
+/// The function of a program, if the component is one.
+fn program(component: &Component) -> Result<Option<ComponentExportIndex>, InstallError> {
+    let (ty, engine) = (component.component_type(), component.engine());
+    let mut exports = ty.exports(engine);
+    let found = exports.find_map(|(name, _)| {
+        let (interface, version) = name.split_once('@')?;
+        (interface == PROGRAM && track(version) == track(VERSION)).then(|| name.to_owned())
+    });
+    let Some(name) = found else { return Ok(None) };
+    let (item, instance) =
+        component.get_export(None, &name).ok_or_else(|| invalid(format!("the export `{name}` is gone")))?;
+    let run = component.get_export(Some(&instance), "run");
+    let (ComponentItem::ComponentInstance(_), Some((ComponentItem::ComponentFunc(run), index))) = (item, run)
+    else {
+        return Err(invalid(format!("the export `{name}` has no function `run`")));
+    };
+    export::command::typecheck(&run, component)
+        .map_err(|error| invalid(format!("the function `run` of `{name}` has another type: {error:#}")))?;
+    Ok(Some(index))
 }
 
 /// Whether this host has an interface of that name and a compatible version.
-fn check_import(name: &str) -> Result<(), InstallError> {
+pub(crate) fn check_import(name: &str) -> Result<(), InstallError> {
     let (interface, version) = name.split_once('@').unwrap_or((name, ""));
     let known = INTERFACES.iter().find(|(known, _)| *known == interface);
     if known.is_some_and(|(_, known)| track(known) == track(version)) {
@@ -96,7 +124,7 @@ fn check_import(name: &str) -> Result<(), InstallError> {
 }
 
 /// The part of a version that decides compatibility: the major number, or the minor below 1.0.
-fn track(version: &str) -> &str {
+pub(crate) fn track(version: &str) -> &str {
     let version = version.split(['-', '+']).next().unwrap_or(version);
     let mut dots = version.match_indices('.').map(|(place, _)| place);
     let end = if version.starts_with("0.") { dots.nth(1) } else { dots.next() };
@@ -113,11 +141,7 @@ pub(crate) fn check_resources(component: &Component) -> Result<(), InstallError>
             return Ok(());
         }
         let fact = LimitFact::of_host(name, limit, Some(asked));
-        Err(InstallError {
-            code: Code::QuotaExceeded,
-            message: format!("the component needs more than an attempt can have: {fact}"),
-            limit: Some(fact),
-        })
+        Err(InstallError { limit: Some(fact.clone()), ..beyond_pool(fact) })
     };
     within("memories", u64::from(MEMORIES_MAX), u64::from(needs.num_memories))?;
     within("tables", u64::from(TABLES_MAX), u64::from(needs.num_tables))?;
@@ -126,13 +150,10 @@ pub(crate) fn check_resources(component: &Component) -> Result<(), InstallError>
     within("table_elements", TABLE_ELEMENTS_MAX as u64, needs.max_initial_table_size.unwrap_or(0))
 }
 
-/// The refusal of a component whose instances are larger than the pool's places.
-pub(crate) fn beyond_pool(error: String) -> InstallError {
-    InstallError {
-        code: Code::QuotaExceeded,
-        message: format!("the component needs more than an attempt can have: {error}"),
-        limit: None,
-    }
+/// The refusal of a component that needs more than any attempt can have, such as instances larger than the pool's places.
+pub(crate) fn beyond_pool(error: impl std::fmt::Display) -> InstallError {
+    let message = format!("the component needs more than an attempt can have: {error}");
+    InstallError::new(Code::QuotaExceeded, message)
 }
 
 /// Instantiates a component once under the default limits, except that it gets the most memory that its manifest asks
@@ -147,7 +168,8 @@ pub(crate) async fn try_out(
     let deadline = state.deadline;
     let mut store =
         attempt::open(generation, state).map_err(|error| internal(format!("no store: {error:#}")))?;
-    let ending = attempt::drive(generation.pre.instantiate_async(&mut store), &stop, deadline, None).await;
+    let ending =
+        attempt::drive(generation.entry.pre().instantiate_async(&mut store), &stop, deadline, None).await;
     let Some(failure) = export::trial_failure(ending, &budget) else { return Ok(()) };
     let code = match (failure.code, &failure.limit) {
         (Code::Internal, _) => Code::Internal,
@@ -155,7 +177,7 @@ pub(crate) async fn try_out(
         (_, None) => Code::ComponentInvalid,
     };
     let message = format!("the component does not start: {}", failure.message);
-    Err(InstallError { code, message, limit: failure.limit })
+    Err(InstallError { limit: failure.limit, ..InstallError::new(code, message) })
 }
 
 fn trial(digest: Digest, manifest: Option<&Manifest>) -> Result<Attempt, InstallError> {
@@ -186,6 +208,7 @@ fn trial(digest: Digest, manifest: Option<&Manifest>) -> Result<Attempt, Install
         },
         grants: Arc::new(Grants::new([])),
         settings: Arc::default(),
+        command: None,
     })
 }
 

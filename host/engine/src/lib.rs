@@ -11,6 +11,7 @@
 //! per compilation, a few at once. Compiling needs a tokio runtime with I/O and time, running one with time; what takes
 //! long beside them goes to that runtime's blocking threads.
 
+mod adapt;
 mod artifact;
 mod attempt;
 mod bindings;
@@ -24,6 +25,7 @@ mod export;
 mod flight;
 mod gate;
 mod import;
+mod inspect;
 mod install;
 mod key;
 mod limiter;
@@ -41,7 +43,7 @@ use keiko_core::code::Code;
 use keiko_core::id::Digest;
 use keiko_core::limit::{COMPONENT_BYTES_CEILING, COMPONENT_BYTES_MAX, LimitFact, SetBy};
 use keiko_core::outcome::{AttemptReport, Failure};
-use keiko_core::port::{Attempt, Compiled, Components, HostPort, InstallError, Runner};
+use keiko_core::port::{Attempt, Compiled, Components, HostPort, InstallError, Runner, Stage};
 use keiko_core::stop::Stop;
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::{Component, Linker};
@@ -50,13 +52,17 @@ use crate::artifact::{Artifacts, Trusted};
 use crate::compile::{Compilers, internal};
 use crate::config::Purpose;
 use crate::flight::Flights;
-use crate::registry::{Generation, Registry};
+use crate::registry::{Entry, Generation, Registry};
 use crate::scan::Scanned;
 use crate::state::State;
 use crate::symbols::Library;
 
 pub use compile::{ChildLimits, Compiler, compile_child, compile_child_within};
+pub use inspect::{Imported, Inspection, Need, Producer, Sizes, World, inspect};
 pub use key::{ClusterKey, KeyError};
+
+/// WebAssembly's page, in which memories are measured.
+const PAGE_BYTES: u64 = 65_536;
 
 /// What an engine is made with.
 #[derive(Clone, Debug)]
@@ -74,8 +80,10 @@ pub struct EngineOptions {
 /// What an engine has and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineCounts {
-    /// Components that are loaded.
+    /// Components that are loaded for attempts to come.
     pub loaded: usize,
+    /// Components in memory: those, and what swaps left behind and attempts still run on.
+    pub held: usize,
     /// Artifacts that were altered, foreign or stale, since the start.
     pub artifacts_refused: u64,
     /// Readings of debug information for the lines of backtraces, since the start.
@@ -123,33 +131,10 @@ impl Engine {
     pub fn counts(&self) -> EngineCounts {
         EngineCounts {
             loaded: self.0.registry.len(),
+            held: self.0.registry.held(),
             artifacts_refused: self.0.artifacts.refused(),
             symbol_readings: self.0.library.readings(),
         }
-    }
-
-    async fn compile_scanned(
-        &self,
-        bytes: Bytes,
-        digest: Digest,
-        scanned: Scanned,
-    ) -> Result<Compiled, InstallError> {
-        let _flight = self.0.flights.board(digest).await;
-        let (component, artifact_bytes) = match self.kept(digest).await? {
-            Some(kept) => kept,
-            None => self.make(bytes.clone(), digest).await?,
-        };
-        install::check_resources(&component)?;
-        let generation = self.0.link(&component, digest)?;
-        install::try_out(&generation, scanned.manifest.as_ref()).await?;
-        self.0.registry.insert(generation);
-        Ok(Compiled {
-            digest,
-            component_bytes: bytes.len() as u64,
-            artifact_bytes,
-            manifest: scanned.manifest,
-            imports: install::imports(&component),
-        })
     }
 
     /// The component of an artifact that is on disk and believed, with the artifact's size.
@@ -183,8 +168,22 @@ impl Engine {
 }
 
 impl Inner {
+    /// The generation of a component that has everything it needs and starts.
+    async fn prove(
+        &self,
+        component: &Component,
+        digest: Digest,
+        scanned: &Scanned,
+    ) -> Result<Generation, InstallError> {
+        install::check_resources(component)?;
+        let generation = self.link(component, digest)?;
+        install::try_out(&generation, scanned.manifest.as_ref()).await?;
+        Ok(generation)
+    }
+
     fn link(&self, component: &Component, digest: Digest) -> Result<Generation, InstallError> {
-        install::link(&self.linker, component, self.library.of(digest))
+        let (entry, symbols) = (install::link(&self.linker, component)?, self.library.of(digest));
+        Ok(self.registry.generation(entry, symbols))
     }
 
     fn keep(&self, digest: Digest, artifact: &Trusted) -> Result<(Component, u64), InstallError> {
@@ -207,33 +206,49 @@ impl Inner {
 #[async_trait]
 impl Runner for Engine {
     async fn compile(&self, bytes: Bytes, component_bytes_max: u64) -> Result<Compiled, InstallError> {
-        check_size(bytes.len() as u64, component_bytes_max)?;
+        let at = |stage: Stage| move |error: InstallError| error.at(stage);
+        check_size(bytes.len() as u64, component_bytes_max).map_err(at(Stage::Receive))?;
         let scanned = bytes.clone();
-        let (digest, scanned) =
-            apart(move || scan::scan(&scanned).map(|found| (digest(&scanned), found))).await??;
-        self.compile_scanned(bytes, digest, scanned).await
+        let scan = apart(move || scan::scan(&scanned).map(|found| (digest(&scanned), found)));
+        let (digest, scanned) = scan.await?.map_err(at(Stage::Scan))?;
+        let _flight = self.0.flights.board(digest).await;
+        let made = match self.kept(digest).await? {
+            Some(kept) => Ok(kept),
+            None => self.make(bytes.clone(), digest).await,
+        };
+        let (component, artifact_bytes) = made.map_err(at(Stage::Compile))?;
+        let generation = self.0.prove(&component, digest, &scanned).await.map_err(at(Stage::Instantiate))?;
+        let is_program = matches!(generation.entry, Entry::Program(..));
+        self.0.registry.insert(generation);
+        Ok(Compiled {
+            digest,
+            component_bytes: bytes.len() as u64,
+            artifact_bytes,
+            manifest: scanned.manifest,
+            imports: install::imports(&component),
+            is_program,
+        })
     }
 
     async fn load(&self, digest: Digest) -> Result<(), InstallError> {
         let _flight = self.0.flights.board(digest).await;
-        if self.0.registry.get(digest).is_some() {
-            return Ok(());
+        if self.0.registry.get(digest).is_none() {
+            self.0.registry.insert(self.loaded(digest).await?);
         }
-        let component = match self.kept(digest).await? {
-            Some((component, _)) => component,
-            None => {
-                let bytes = self.bytes(digest).await?;
-                self.make(bytes, digest).await?.0
-            }
-        };
-        self.0.registry.insert(self.0.link(&component, digest)?);
         Ok(())
     }
 
     async fn run(&self, attempt: Attempt, port: Arc<dyn HostPort>, stop: Stop) -> AttemptReport {
-        let Some(generation) = self.0.registry.get(attempt.digest) else {
-            let message = format!("the component {} is not loaded on this host", attempt.digest);
-            return attempt::refused(Failure::new(Code::Internal, message));
+        let generation = match self.0.registry.get(attempt.digest) {
+            Some(generation) => generation,
+            // It was swapped out between the choice of the attempt's version and now: the attempt keeps its choice.
+            None => match self.loaded(attempt.digest).await {
+                Ok(generation) => Arc::new(generation),
+                Err(error) => {
+                    let message = format!("the component is not loaded on this host: {error}");
+                    return attempt::refused(Failure::new(error.code, message));
+                }
+            },
         };
         attempt::run(&generation, attempt, port, stop).await
     }
@@ -244,15 +259,21 @@ impl Runner for Engine {
 }
 
 impl Engine {
+    /// A generation of a component that was installed before, from its artifact or, without one, from its kept bytes.
+    async fn loaded(&self, digest: Digest) -> Result<Generation, InstallError> {
+        let component = match self.kept(digest).await? {
+            Some((component, _)) => component,
+            None => self.make(self.bytes(digest).await?, digest).await?.0,
+        };
+        self.0.link(&component, digest)
+    }
+
     /// The kept bytes of a component, which must be the bytes that were kept.
     async fn bytes(&self, wanted: Digest) -> Result<Bytes, InstallError> {
         let kept = self.0.components.get(wanted).await;
-        let kept = kept.map_err(|error| InstallError {
-            code: error.code(),
-            message: format!("the component {wanted} cannot be read"),
-            limit: None,
-        })?;
-        let integrity = |message| InstallError { code: Code::Integrity, message, limit: None };
+        let unread = format!("the component {wanted} cannot be read");
+        let kept = kept.map_err(|error| InstallError::new(error.code(), unread))?;
+        let integrity = |message| InstallError::new(Code::Integrity, message);
         let bytes = kept.ok_or_else(|| integrity(format!("the component {wanted} is not kept")))?;
         let hashed = bytes.clone();
         if apart(move || digest(&hashed)).await? != wanted {
@@ -270,11 +291,8 @@ fn check_size(bytes: u64, bytes_max: u64) -> Result<(), InstallError> {
     let by_host = limit == COMPONENT_BYTES_MAX || limit == COMPONENT_BYTES_CEILING;
     let set_by = if by_host { SetBy::Host } else { SetBy::Tenant };
     let fact = LimitFact { name: "component_bytes".to_owned(), limit, asked: Some(bytes), set_by };
-    Err(InstallError {
-        code: Code::QuotaExceeded,
-        message: format!("the component is too large: {fact}"),
-        limit: Some(fact),
-    })
+    let refusal = InstallError::new(Code::QuotaExceeded, format!("the component is too large: {fact}"));
+    Err(InstallError { limit: Some(fact), ..refusal })
 }
 
 fn digest(bytes: &[u8]) -> Digest {

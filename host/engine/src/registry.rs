@@ -5,18 +5,48 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use keiko_core::id::Digest;
+use wasmtime::component::{ComponentExportIndex, InstancePre};
 
 use crate::bindings::TaskHostPre;
 use crate::state::State;
 use crate::symbols::Symbols;
 
+/// How a component is called.
+pub(crate) enum Entry {
+    /// A plugin of our world.
+    Task(TaskHostPre<State>),
+    /// A WASI program, with its function.
+    Program(InstancePre<State>, ComponentExportIndex),
+}
+
+impl Entry {
+    /// The component, ready to be instantiated.
+    pub(crate) fn pre(&self) -> &InstancePre<State> {
+        match self {
+            Entry::Task(pre) => pre.instance_pre(),
+            Entry::Program(pre, _) => pre,
+        }
+    }
+}
+
 /// A component that is linked and ready to be instantiated.
 pub(crate) struct Generation {
-    pub(crate) pre: TaskHostPre<State>,
+    pub(crate) entry: Entry,
     pub(crate) symbols: Arc<Symbols>,
+    _held: Held,
+}
+
+/// Counts a generation for as long as it is in memory.
+struct Held(Arc<AtomicUsize>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Generation {
@@ -29,9 +59,17 @@ impl Generation {
 #[derive(Default)]
 pub(crate) struct Registry {
     live: ArcSwap<HashMap<Digest, Arc<Generation>>>,
+    /// How many generations are in memory; shared with each of them.
+    held: Arc<AtomicUsize>,
 }
 
 impl Registry {
+    /// A generation that is counted here, and not in the map yet.
+    pub(crate) fn generation(&self, entry: Entry, symbols: Arc<Symbols>) -> Generation {
+        self.held.fetch_add(1, Ordering::Relaxed);
+        Generation { entry, symbols, _held: Held(Arc::clone(&self.held)) }
+    }
+
     /// The generation of a digest.
     pub(crate) fn get(&self, digest: Digest) -> Option<Arc<Generation>> {
         self.live.load().get(&digest).cloned()
@@ -55,6 +93,11 @@ impl Registry {
             live.retain(|digest, _| keep.contains(digest));
             live
         });
+    }
+
+    /// How many generations are in memory, those that drain included.
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
     }
 
     /// How many components are loaded.

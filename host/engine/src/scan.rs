@@ -1,5 +1,5 @@
 //! What is checked of an upload before anything compiles it: a single pass over its sections that decodes no bodies and
-//! allocates next to nothing.
+//! allocates next to nothing. An upload is a component, or a core module that is a WASI preview-1 program.
 //!
 //! It says clearly what an upload is when it is no component, keeps floods of declarations away from the
 //! compiler, and finds the embedded manifest. Whether the component is valid is the compile child's to say, under the
@@ -9,7 +9,9 @@ use keiko_core::code::Code;
 use keiko_core::limit::LimitFact;
 use keiko_core::manifest::{self, Manifest};
 use keiko_core::port::InstallError;
-use wasmparser::{Encoding, KnownCustom, Name, NameSectionReader, Parser, Payload};
+use wasmparser::{Encoding, ExternalKind, KnownCustom, Name, NameSectionReader, Parser, Payload};
+
+use crate::adapt::{PREVIEW1, START};
 
 /// Core modules of a component. Composed components of real toolchains have fewer than 20.
 pub(crate) const MODULES_MAX: u64 = 128;
@@ -45,11 +47,15 @@ pub(crate) struct Scanned {
 /// Checks `bytes`, of which a tenant may have `bytes_max`.
 pub(crate) fn scan(bytes: &[u8]) -> Result<Scanned, InstallError> {
     recognise(bytes)?;
+    let mut program = Parser::is_core_wasm(bytes).then(Program::default);
     let mut counts = Counts::default();
     let mut section: Option<&[u8]> = None;
     for payload in Parser::new(0).parse_all(bytes) {
         let payload = payload.map_err(|error| malformed(&error, bytes.len()))?;
         counts.add(&payload)?;
+        if let Some(program) = &mut program {
+            program.look(&payload).map_err(|error| malformed(&error, bytes.len()))?;
+        }
         if let Payload::CustomSection(custom) = payload
             && custom.name() == manifest::SECTION
         {
@@ -60,6 +66,7 @@ pub(crate) fn scan(bytes: &[u8]) -> Result<Scanned, InstallError> {
             section = Some(custom.data());
         }
     }
+    program.map_or(Ok(()), Program::check)?;
     let manifest = section.map(Manifest::parse).transpose();
     let manifest = manifest.map_err(|error| invalid(format!("section `{}`: {error}", manifest::SECTION)))?;
     Ok(Scanned { manifest })
@@ -67,14 +74,11 @@ pub(crate) fn scan(bytes: &[u8]) -> Result<Scanned, InstallError> {
 
 /// What the first bytes say; whatever is no component is named.
 fn recognise(bytes: &[u8]) -> Result<(), InstallError> {
-    if Parser::is_component(bytes) {
+    if Parser::is_component(bytes) || Parser::is_core_wasm(bytes) {
         return Ok(());
     }
     let what = if bytes.is_empty() {
         "the upload is empty"
-    } else if Parser::is_core_wasm(bytes) {
-        "this is a core WebAssembly module, not a component: build for wasm32-wasip2, or wrap it with \
-         `wasm-tools component new`"
     } else if bytes.starts_with(b"\x7fELF") {
         "this is a compiled artifact or native program, not a component: upload the .wasm file itself"
     } else if bytes.starts_with(b"\0asm") {
@@ -89,6 +93,63 @@ fn recognise(bytes: &[u8]) -> Result<(), InstallError> {
         "this is not WebAssembly: a component begins with the bytes 00 61 73 6d 0d 00 01 00"
     };
     Err(invalid(what))
+}
+
+/// What makes a core module a WASI program.
+#[derive(Debug, Default)]
+struct Program {
+    starts: bool,
+    has_memory: bool,
+    /// The first import that no program has.
+    foreign: Option<String>,
+}
+
+impl Program {
+    fn look(&mut self, payload: &Payload<'_>) -> Result<(), wasmparser::BinaryReaderError> {
+        match payload {
+            Payload::ImportSection(imports) => {
+                for import in imports.clone().into_imports() {
+                    let import = import?;
+                    if import.module != PREVIEW1 && self.foreign.is_none() {
+                        let name = format!("`{}` of `{}`", shown(import.name), shown(import.module));
+                        self.foreign = Some(name);
+                    }
+                }
+            }
+            Payload::ExportSection(exports) => {
+                for export in exports.clone() {
+                    let export = export?;
+                    self.starts |= export.name == START && export.kind == ExternalKind::Func;
+                    self.has_memory |= export.name == "memory" && export.kind == ExternalKind::Memory;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn check(self) -> Result<(), InstallError> {
+        if !self.starts {
+            return Err(invalid(format!(
+                "this is a core WebAssembly module that exports no function `{START}`, so it is neither a component nor \
+                 a WASI program: build for wasm32-wasip2, or wrap it with `wasm-tools component new`"
+            )));
+        }
+        if let Some(name) = self.foreign {
+            return Err(invalid(format!(
+                "the program imports {name}; all that it may import is `{PREVIEW1}`"
+            )));
+        }
+        if !self.has_memory {
+            return Err(invalid("the program exports no memory, where WASI would read and write"));
+        }
+        Ok(())
+    }
+}
+
+/// A name as a message can bear it.
+fn shown(name: &str) -> String {
+    name.chars().filter(|letter| !letter.is_control()).take(80).collect()
 }
 
 #[derive(Debug, Default)]
@@ -188,16 +249,14 @@ fn bump(count: &mut u64, more: u64, name: &str, limit: u64) -> Result<(), Instal
     *count += more;
     if *count > limit {
         let fact = LimitFact::of_host(&format!("component_{name}"), limit, Some(*count));
-        return Err(InstallError {
-            code: Code::CompileLimit,
-            message: format!("the component goes over a limit: {fact}"),
-            limit: Some(fact),
-        });
+        let refusal =
+            InstallError::new(Code::CompileLimit, format!("the component goes over a limit: {fact}"));
+        return Err(InstallError { limit: Some(fact), ..refusal });
     }
     Ok(())
 }
 
-fn malformed(error: &wasmparser::BinaryReaderError, len: usize) -> InstallError {
+pub(crate) fn malformed(error: &wasmparser::BinaryReaderError, len: usize) -> InstallError {
     let message = error.message();
     if message.starts_with("unexpected end") || message.contains("out of bounds") {
         return invalid(format!("the component is truncated: {message} at byte {} of {len}", error.offset()));
@@ -207,7 +266,7 @@ fn malformed(error: &wasmparser::BinaryReaderError, len: usize) -> InstallError 
 
 /// A refusal that names no limit.
 pub(crate) fn invalid(message: impl Into<String>) -> InstallError {
-    InstallError { code: Code::ComponentInvalid, message: message.into(), limit: None }
+    InstallError::new(Code::ComponentInvalid, message)
 }
 
 #[cfg(test)]
@@ -254,7 +313,17 @@ mod tests {
     fn what_is_no_component_is_named() {
         use Code::ComponentInvalid as Invalid;
         refused(b"", Invalid, "empty");
-        refused(&wat::parse_str("(module)").unwrap(), Invalid, "core WebAssembly module");
+        let module = |body: &str| wat::parse_str(format!("(module {body})")).unwrap();
+        refused(&module(""), Invalid, "core WebAssembly module that exports no function `_start`");
+        refused(&module("(memory (export \"_start\") 1)"), Invalid, "no function `_start`");
+        let start = "(func (export \"_start\"))";
+        refused(&module(start), Invalid, "exports no memory");
+        let foreign = format!("(import \"env\" \"gc\" (func)) (memory (export \"memory\") 1) {start}");
+        refused(&module(&foreign), Invalid, "imports `gc` of `env`; all that it may import is");
+        let program = format!(
+            "(import \"wasi_snapshot_preview1\" \"proc_exit\" (func (param i32))) (memory (export \"memory\") 1) {start}"
+        );
+        assert_eq!(scan(&module(&program)).unwrap(), Scanned::default());
         refused(b"\x7fELF\x02\x01\x01", Invalid, "compiled artifact");
         refused(b"(component)", Invalid, "text format");
         refused(b"#!/bin/sh", Invalid, "not WebAssembly");

@@ -9,11 +9,13 @@ use keiko_core::effect::Effects;
 use keiko_core::id::Digest;
 use keiko_core::limit::RESOURCES_MAX;
 use keiko_core::log::Source;
+use keiko_core::manifest::Command;
 use keiko_core::name::KindName;
 use keiko_core::port::{Attempt, AttemptFacts, HostPort};
 use keiko_core::stop::Stop;
 use parking_lot::Mutex;
 use wasmtime::component::ResourceTable;
+use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder};
 
 use crate::console::{Console, Printer};
@@ -37,6 +39,7 @@ pub(crate) struct State {
     digest: Digest,
     kind: KindName,
     input: Bytes,
+    command: Option<Box<Command>>,
     /// Made at the first call that needs it: most attempts make none.
     wasi: Option<Box<WasiCtx>>,
     /// The stream of insecure random bytes, made at the first call that needs it.
@@ -64,9 +67,23 @@ impl State {
             digest: attempt.digest,
             kind: attempt.kind,
             input: attempt.input.bytes,
+            command: attempt.command,
             wasi: None,
             insecure: None,
         }
+    }
+
+    /// Makes the attempt that of a program: its input is on stdin, what it prints is its result.
+    pub(crate) fn be_program(&mut self) {
+        self.console.lock().capture();
+        self.command.get_or_insert_with(|| Box::new(Command::named(self.kind.as_str())));
+    }
+
+    /// The media type of what a program prints, when it ends with a status that completes its task.
+    pub(crate) fn completes(&self, status: i32) -> Option<String> {
+        let command = self.command.as_ref()?;
+        let completes = status == 0 || command.completes_with.iter().any(|known| i32::from(*known) == status);
+        completes.then(|| command.content_type.clone())
     }
 
     /// When the attempt began.
@@ -89,7 +106,16 @@ impl State {
     pub(crate) fn wasi(&mut self) -> (&mut WasiCtx, &mut ResourceTable) {
         let wasi = self.wasi.get_or_insert_with(|| {
             let print = |source| Printer { console: self.console.clone(), port: self.port.clone(), source };
-            Box::new(context(print(Source::Stdout), print(Source::Stderr), self.port.clone(), self.started))
+            let mut builder =
+                context(print(Source::Stdout), print(Source::Stderr), self.port.clone(), self.started);
+            if let Some(command) = self.command.as_ref().filter(|_| self.console.lock().captures()) {
+                let environment: Vec<(&String, &String)> = command.environment.iter().collect();
+                builder
+                    .args(&command.arguments)
+                    .envs(&environment)
+                    .stdin(MemoryInputPipe::new(self.input.clone()));
+            }
+            Box::new(builder.build())
         });
         (wasi, &mut self.table)
     }
@@ -110,16 +136,17 @@ impl State {
 }
 
 /// No arguments, no environment, no folder, no network, an empty standard input.
-fn context(stdout: Printer, stderr: Printer, port: Arc<dyn HostPort>, started: Instant) -> WasiCtx {
-    WasiCtxBuilder::new()
+fn context(stdout: Printer, stderr: Printer, port: Arc<dyn HostPort>, started: Instant) -> WasiCtxBuilder {
+    let mut builder = WasiCtxBuilder::new();
+    builder
         .stdout(stdout)
         .stderr(stderr)
         .wall_clock(WallClock(port))
         .monotonic_clock(MonotonicClock(started))
         .allow_tcp(false)
         .allow_udp(false)
-        .allow_ip_name_lookup(false)
-        .build()
+        .allow_ip_name_lookup(false);
+    builder
 }
 
 /// The runtime's clock, so that tests can move it.

@@ -134,6 +134,7 @@ fn prepare(shared: &Arc<Shared>, job: &Job, entry: Arc<Entry>) -> Result<Run, Fa
         budget,
         grants: Arc::clone(&tenant.grants),
         settings: tenant.settings.get(&plugin.name).cloned().unwrap_or_default(),
+        command: plugin.current.manifest.command(&handler.kind),
     };
     let port = Arc::new(AttemptPort {
         shared: Arc::clone(shared),

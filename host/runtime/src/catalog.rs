@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use keiko_core::catalog::{Installed, NewVersion, Plugin, Removed};
+use keiko_core::catalog::{
+    Activated, Generation, Installed, NewVersion, Plugin, RemoveWhen, Removed, Target,
+};
 use keiko_core::code::Code;
 use keiko_core::manifest::Manifest;
 use keiko_core::outcome::Failure;
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
-use keiko_core::port::{CatalogStore, Clock, Components, InstallError, Runner};
+use keiko_core::port::{CatalogStore, Clock, Components, InstallError, Runner, Stage};
 use keiko_core::{Digest, KindId, KindName, PluginName, TenantId};
 use tokio::time::Instant;
 
@@ -38,6 +40,8 @@ pub(crate) struct Catalog {
 struct Snapshot {
     plugins: BTreeMap<(TenantId, PluginName), Arc<Loaded>>,
     kinds: HashMap<KindId, (Arc<Loaded>, KindName)>,
+    /// Whether any of them waits for its last task.
+    draining: bool,
 }
 
 /// A plugin's current version, and whether it can run here.
@@ -152,11 +156,14 @@ impl Catalog {
     ) -> Result<(Plugin, bool), Error> {
         let compiled = self.runner.compile(bytes.clone(), policy.component_bytes_max).await?;
         let manifest = manifest.or(compiled.manifest).ok_or_else(|| {
-            Error::new(
-                Code::ComponentInvalid,
-                "the component carries no manifest (custom section `keiko:manifest`), and none was given beside it",
-            )
+            let message =
+                "the component carries no manifest (custom section `keiko:manifest`), and none was given beside it";
+            InstallError::new(Code::ComponentInvalid, message).at(Stage::Scan)
         })?;
+        if !compiled.is_program && manifest.kinds.iter().any(|kind| kind.command.is_some()) {
+            let message = "the manifest says how a program is run, and the component is none";
+            return Err(InstallError::new(Code::ComponentInvalid, message).at(Stage::Instantiate).into());
+        }
         self.components.put(compiled.digest, bytes).await?;
         let version = NewVersion {
             tenant,
@@ -169,12 +176,10 @@ impl Catalog {
             Installed::Current(plugin) => (plugin, true),
             Installed::Unchanged(plugin) => (plugin, false),
             Installed::VersionTaken { digest } => {
-                return Err(Error::new(
-                    Code::Conflict,
-                    format!(
-                        "version {name} stands for another component or manifest ({digest}); raise the version"
-                    ),
-                ));
+                let message = format!(
+                    "version {name} stands for another component or manifest ({digest}); raise the version"
+                );
+                return Err(InstallError::new(Code::Conflict, message).at(Stage::Activate).into());
             }
         };
         self.refresh().await?;
@@ -184,19 +189,96 @@ impl Catalog {
         Ok(answer)
     }
 
-    /// Takes a plugin away.
-    pub(crate) async fn remove(&self, tenant: TenantId, name: &str) -> Result<(), Error> {
+    /// Makes a version that was installed before the current one, once it is loaded here; says whether anything changed.
+    pub(crate) async fn activate(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        target: Target,
+    ) -> Result<(Plugin, bool), Error> {
         let name: PluginName = name.parse().map_err(|_| no_plugin(name))?;
-        match self.store.remove(tenant, &name).await? {
-            Removed::Removed => self.refresh().await,
+        // What does not load must not take over from what runs.
+        if let Some(version) = self.store.version(tenant, &name, &target).await? {
+            self.runner.load(version.digest).await.map_err(|error| error.at(Stage::Activate))?;
+        }
+        let answer = match self.store.activate(tenant, &name, target.clone(), self.clock.now_ms()).await? {
+            Activated::Current(plugin) => (plugin, true),
+            Activated::Unchanged(plugin) => (plugin, false),
+            Activated::NoPlugin => return Err(no_plugin(name.as_str())),
+            Activated::NoVersion => {
+                let message = match target {
+                    Target::Version(version) => format!("plugin {name} has no version {version}"),
+                    Target::Before => format!("plugin {name} has no version before this one to go back to"),
+                };
+                return Err(Error::new(Code::NotFound, message));
+            }
+        };
+        self.refresh().await?;
+        tracing::info!(
+            plugin = %answer.0.name, plugin_version = %answer.0.current.name, generation = answer.0.generation,
+            changed = answer.1, "a version was activated"
+        );
+        Ok(answer)
+    }
+
+    /// Up to `limit` swaps of a plugin, newest first.
+    pub(crate) async fn generations(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<Generation>, Error> {
+        let name: PluginName = name.parse().map_err(|_| no_plugin(name))?;
+        let found = self.store.generations(tenant, &name, before, limit).await?;
+        found.ok_or_else(|| no_plugin(name.as_str()))
+    }
+
+    /// Takes a plugin away; `Some` is how many live tasks it waits for.
+    pub(crate) async fn remove(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        when: RemoveWhen,
+    ) -> Result<Option<u64>, Error> {
+        let name: PluginName = name.parse().map_err(|_| no_plugin(name))?;
+        match self.store.remove(tenant, &name, when).await? {
+            Removed::Removed => self.refresh().await.map(|()| None),
+            Removed::Draining { live } => self.refresh().await.map(|()| Some(live)),
             Removed::NotFound => Err(no_plugin(name.as_str())),
             Removed::Busy { live } => Err(Error::new(
                 Code::Conflict,
                 format!(
-                    "plugin {name} has {live} tasks that have not ended; cancel them or let them end first"
+                    "plugin {name} has {live} tasks that have not ended; cancel them, let them end first, or have it \
+                     removed when they have"
                 ),
             )),
         }
+    }
+
+    /// Whether some plugin waits for its last task.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.now.load().draining
+    }
+
+    /// Takes away the plugins that wait for their last task and have none; whether any went.
+    pub(crate) async fn sweep(&self) -> Result<bool, Error> {
+        let now = self.now.load_full();
+        let mut went = false;
+        for (tenant, name) in now
+            .plugins
+            .values()
+            .filter(|loaded| loaded.plugin.draining)
+            .map(|loaded| (loaded.plugin.tenant, loaded.plugin.name.as_str()))
+        {
+            match self.remove(tenant, name, RemoveWhen::Drained).await {
+                Ok(left) => went |= left.is_none(),
+                // Another host was first.
+                Err(error) if error.code == Code::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(went)
     }
 
     /// A tenant's plugins by name.
@@ -272,6 +354,7 @@ impl Catalog {
 
 impl Snapshot {
     fn add(&mut self, loaded: Arc<Loaded>) {
+        self.draining |= loaded.plugin.draining;
         for (name, id) in &loaded.plugin.kinds {
             self.kinds.insert(*id, (Arc::clone(&loaded), name.clone()));
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keiko_core::admission::admit;
-use keiko_core::catalog::Plugin;
+use keiko_core::catalog::{Generation, Plugin, RemoveWhen, Target};
 use keiko_core::code::Code;
 use keiko_core::effect::{Body, BodyHash, check_content_type, check_key};
 use keiko_core::group::NewGroup;
@@ -15,7 +15,6 @@ use keiko_core::limit::{BULK_TASKS_MAX, DELAY_MS_MAX, INPUT_BYTES_MAX, LimitFact
 use keiko_core::log::Kept;
 use keiko_core::manifest::Manifest;
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
-use keiko_core::port::Signal;
 use keiko_core::stop::StopReason;
 use keiko_core::task::{
     CancelAnswer, Key, Lineage, NewTask, RetryAnswer, Submit, Submitted, TaskCounts, TaskFilter, TaskState,
@@ -191,6 +190,11 @@ impl Handle {
         check_content_type(&task.input.content_type).map_err(invalid)?;
         let (plugin, kind) = (task.plugin.as_deref(), task.kind.as_deref());
         let (id, handler) = self.shared.catalog.resolve(tenant, plugin, kind)?;
+        let plugin = &handler.loaded.plugin;
+        if plugin.draining {
+            let message = format!("plugin {} is being removed and takes no new tasks", plugin.name);
+            return Err(Error::new(Code::Conflict, message));
+        }
         let manifest = handler.budget();
         admit(&entry.policy, &manifest, &task.budget).map_err(|denied| Error {
             limit: Some(denied.fact.clone()),
@@ -324,8 +328,32 @@ impl Handle {
     ) -> Result<(Plugin, bool), Error> {
         let entry = self.entry(tenant)?;
         let answer = self.shared.catalog.install(tenant, &entry.policy, component, manifest).await?;
-        self.shared.signals.tell(Signal { catalog: true, ..Signal::default() });
+        self.shared.swapped();
         Ok(answer)
+    }
+
+    /// Makes a version that was installed before the current one; says whether anything changed. Attempts that run
+    /// finish on what they began with.
+    pub async fn activate(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        target: Target,
+    ) -> Result<(Plugin, bool), Error> {
+        let answer = self.shared.catalog.activate(tenant, name, target).await?;
+        self.shared.swapped();
+        Ok(answer)
+    }
+
+    /// Up to `limit` swaps of a plugin, newest first, before the generation `before`.
+    pub async fn generations(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<Generation>, Error> {
+        self.shared.catalog.generations(tenant, name, before, limit).await
     }
 
     /// A tenant's plugins by name.
@@ -338,11 +366,16 @@ impl Handle {
         self.shared.catalog.plugin(tenant, name)
     }
 
-    /// Takes a plugin away that has no live tasks.
-    pub async fn remove_plugin(&self, tenant: TenantId, name: &str) -> Result<(), Error> {
-        self.shared.catalog.remove(tenant, name).await?;
-        self.shared.signals.tell(Signal { catalog: true, ..Signal::default() });
-        Ok(())
+    /// Takes a plugin away; `Some` is how many live tasks it waits for.
+    pub async fn remove_plugin(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        when: RemoveWhen,
+    ) -> Result<Option<u64>, Error> {
+        let left = self.shared.catalog.remove(tenant, name, when).await?;
+        self.shared.swapped();
+        Ok(left)
     }
 
     /// Whether the host takes tasks and its database answers.

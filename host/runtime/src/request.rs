@@ -8,7 +8,7 @@ use keiko_core::log::Kept;
 use keiko_core::name::{PluginName, TenantName};
 use keiko_core::outcome::Failure;
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
-use keiko_core::port::{InstallError, StoreError};
+use keiko_core::port::{InstallError, Stage, StoreError};
 use keiko_core::priority::Priority;
 use keiko_core::task::{Payload, TaskView};
 use keiko_core::{AgentId, TaskId, UserId};
@@ -108,6 +108,8 @@ pub struct Error {
     pub unknown: Vec<String>,
     /// Trying again may help after this many seconds.
     pub retry_after_s: Option<u64>,
+    /// Where an upload was refused.
+    pub stage: Option<Stage>,
 }
 
 impl Error {
@@ -115,7 +117,7 @@ impl Error {
     pub fn new(code: Code, message: impl Into<String>) -> Error {
         let may_help = code.retry_class() != RetryClass::Permanent;
         let retry_after_s = (may_help && matches!(code.http_status(), 429 | 503)).then_some(1);
-        Error { code, message: message.into(), limit: None, unknown: Vec::new(), retry_after_s }
+        Error { code, message: message.into(), limit: None, unknown: Vec::new(), retry_after_s, stage: None }
     }
 
     /// A limit was met.
@@ -136,7 +138,7 @@ impl From<StoreError> for Error {
 
 impl From<InstallError> for Error {
     fn from(error: InstallError) -> Error {
-        Error { limit: error.limit, ..Error::new(error.code, error.message) }
+        Error { limit: error.limit, stage: error.stage, ..Error::new(error.code, error.message) }
     }
 }
 

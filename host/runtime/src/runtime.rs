@@ -126,6 +126,7 @@ impl Runtime {
             signals,
             wake: Notify::new(),
             time_outs: TimeOuts::default(),
+            sweep: Notify::new(),
             pulse: Pulse::new(),
             holder: AtomicI64::new(holder.0),
             accepting: AtomicBool::new(true),
@@ -159,6 +160,7 @@ impl Runtime {
         shared.time_outs.look();
         intake.spawn(expirer::expire(Arc::clone(&shared), intake.stop_signal()));
         intake.spawn(upkeep::keep_up(Arc::clone(&shared), intake.stop_signal()));
+        intake.spawn(upkeep::sweep(Arc::clone(&shared), intake.stop_signal()));
         keeping.spawn(listener::listen(Arc::clone(&shared), keeping.stop_signal()));
         Runtime { shared, intake, workers, long, keeping }
     }

@@ -47,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) signals: Arc<dyn Signals>,
     /// There may be something to lease.
     pub(crate) wake: Notify,
+    /// A plugin that waits for its last task may have none.
+    pub(crate) sweep: Notify,
     /// This host's incarnation; written by the heart when a lease was lost, read by the dispatcher.
     pub(crate) holder: AtomicI64,
     /// When tasks are over.
@@ -72,9 +74,17 @@ impl Shared {
         }
     }
 
+    /// The plugins have changed: other hosts read them again.
+    pub(crate) fn swapped(&self) {
+        self.signals.tell(Signal { catalog: true, ..Signal::default() });
+    }
+
     /// Tasks have ended: whoever waits for them, here or on another host, looks again.
     pub(crate) fn ended(&self, ids: Vec<TaskId>) {
         self.waiters.tell(ids.iter().copied());
+        if !ids.is_empty() && self.catalog.is_draining() {
+            self.sweep.notify_one();
+        }
         if !ids.is_empty() && self.pulse.has_others() {
             self.signals.tell(Signal { ended: ids, ..Signal::default() });
         }

@@ -1,4 +1,4 @@
-//! Corrects the gauge while there is work, and forgets what is old.
+//! Corrects the gauge while there is work, forgets what is old, and takes drained plugins away.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,6 +11,8 @@ use crate::shared::Shared;
 
 /// Time between two corrections of the gauge.
 const CORRECT_EVERY: Duration = Duration::from_secs(30);
+/// Least time between two looks at plugins that wait for their last task.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Corrections between two rounds of forgetting: ten minutes.
 const PRUNE_EVERY: u32 = 20;
 /// Keys forgotten, and ended tasks looked at, in one transaction.
@@ -28,6 +30,31 @@ pub(crate) async fn keep_up(shared: Arc<Shared>, stop: CancellationToken) {
         let worked = std::mem::replace(&mut leased, leased_now) != leased_now;
         if let Err(error) = once(&shared, round, worked).await {
             tracing::warn!(error = %error, "a round of upkeep failed");
+        }
+    }
+}
+
+/// Takes away plugins whose last task has ended, until stopped.
+pub(crate) async fn sweep(shared: Arc<Shared>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = shared.sweep.notified() => {}
+            // An end on another host tells nobody here.
+            () = tokio::time::sleep(CORRECT_EVERY) => {}
+        }
+        if !shared.catalog.is_draining() {
+            continue;
+        }
+        match shared.catalog.sweep().await {
+            Ok(true) => shared.swapped(),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(error = %error, "a drained plugin could not be removed"),
+        }
+        // Tasks end in great numbers; the tenant's live ones are counted each time.
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
         }
     }
 }

@@ -5,6 +5,7 @@ mod data;
 mod groups;
 mod long;
 mod support;
+mod swap;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

@@ -157,7 +157,7 @@ impl HostBuilder {
             agents,
             history,
             signals,
-            runner: Arc::new(engine),
+            runner: Arc::new(engine.clone()),
             clock: Arc::clone(&clock),
         };
         let tenants = config.tenants.iter().map(|tenant| tenant.options.clone()).collect();
@@ -167,7 +167,8 @@ impl HostBuilder {
         let http = match listening {
             Some(listening) => {
                 let pool = store.pool_look();
-                Some(Http::start(listening, &config, handle.clone(), components, clock, pool)?)
+                let parts = (components, engine, clock, pool);
+                Some(Http::start(listening, &config, handle.clone(), parts)?)
             }
             None => None,
         };
@@ -236,9 +237,7 @@ impl Http {
         listening: Listening,
         config: &Config,
         handle: Handle,
-        components: Arc<dyn Components>,
-        clock: Arc<dyn Clock>,
-        pool: PoolLook,
+        (components, engine, clock, pool): (Arc<dyn Components>, Engine, Arc<dyn Clock>, PoolLook),
     ) -> Result<Http, StartError> {
         let address = listening.address();
         let address_file = config.data_dir.join(ADDRESS_FILE);
@@ -264,6 +263,7 @@ impl Http {
             clock,
             limits: config.api,
             metrics: Metrics::new(),
+            engine,
             pool,
         });
         let (stop, serving) = (CancellationToken::new(), TaskTracker::new());

@@ -167,6 +167,10 @@ macro_rules! every_promise {
                 kinds_keep_their_rows_over_versions
                 a_plugin_with_live_tasks_stays
                 a_removed_plugin_comes_back_with_its_history
+                rollbacks_walk_back_to_the_first_version
+                an_activation_of_what_is_not_there_changes_nothing
+                the_history_has_every_swap_newest_first
+                a_plugin_goes_when_its_tasks_have_ended
                 components_come_back_by_digest
             }
             agents {

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use keiko_tests::check::{Report, hostile, hosts, kill};
+use keiko_tests::check::{Report, hostile, hosts, kill, swap};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -40,7 +40,8 @@ fn run(arguments: &[String]) -> Result<Report> {
             hosts::run(&if long { hosts::Plan::long(seed) } else { hosts::Plan::short(seed) }, folder.path())
         }
         "hostile" => hostile::run(&hostile::Plan::new(long), folder.path()),
-        _ => bail!("there is no check `{name}`; there are: hostile, hosts, kill"),
+        "swap" => swap::run(&if long { swap::Plan::long() } else { swap::Plan::short() }, folder.path()),
+        _ => bail!("there is no check `{name}`; there are: hostile, hosts, kill, swap"),
     };
     if !matches!(&report, Ok(report) if report.violations() == 0) {
         // What the host said and stored is worth more than a tidy temporary folder.

@@ -174,11 +174,15 @@ pub fn manifest(plugin: &str) -> String {
 }
 
 /// Puts a manifest behind a component, as the custom section that the host looks for.
-pub fn with_manifest(mut component: Vec<u8>, manifest: &str) -> Vec<u8> {
-    const NAME: &[u8] = b"keiko:manifest";
-    let mut section = vec![NAME.len() as u8];
-    section.extend(NAME);
-    section.extend(manifest.as_bytes());
+pub fn with_manifest(component: Vec<u8>, manifest: &str) -> Vec<u8> {
+    with_section(component, "keiko:manifest", manifest.as_bytes())
+}
+
+/// Puts a custom section behind a component.
+pub fn with_section(mut component: Vec<u8>, name: &str, data: &[u8]) -> Vec<u8> {
+    let mut section = vec![name.len() as u8];
+    section.extend(name.as_bytes());
+    section.extend(data);
     component.push(0);
     let mut length = section.len();
     // LEB128, as everywhere in the format.
@@ -189,6 +193,20 @@ pub fn with_manifest(mut component: Vec<u8>, manifest: &str) -> Vec<u8> {
     component.push(length as u8);
     component.extend(section);
     component
+}
+
+/// Bytes as an address can carry them.
+pub fn base64_url(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut text = String::new();
+    for group in bytes.chunks(3) {
+        let number = group.iter().fold(0_u32, |number, byte| number << 8 | u32::from(*byte))
+            << (8 * (3 - group.len()));
+        for letter in 0..=group.len() {
+            text.push(char::from(LETTERS[(number >> (18 - 6 * letter) & 63) as usize]));
+        }
+    }
+    text
 }
 
 #[cfg(test)]

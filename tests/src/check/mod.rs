@@ -9,6 +9,7 @@ pub mod hostile;
 pub mod hosts;
 pub mod kill;
 pub mod load;
+pub mod swap;
 pub mod upload;
 
 use std::collections::BTreeMap;

@@ -4,7 +4,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::StoreError;
-use crate::catalog::{Installed, NewVersion, Plugin, Removed, Tenant};
+use crate::catalog::{
+    Activated, Generation, Installed, NewVersion, Plugin, PluginVersion, RemoveWhen, Removed, Target, Tenant,
+};
 use crate::id::{Digest, TenantId};
 use crate::name::{PluginName, TenantName};
 
@@ -17,9 +19,40 @@ pub trait CatalogStore: Send + Sync + 'static {
     /// Makes a version the current one of its plugin. Its component must have been kept before.
     async fn install(&self, version: NewVersion, now_ms: i64) -> Result<Installed, StoreError>;
 
-    /// Takes a plugin away unless it has tasks that have not ended. Its versions stay, for the attempts
-    /// that name them.
-    async fn remove(&self, tenant: TenantId, name: &PluginName) -> Result<Removed, StoreError>;
+    /// The version that a target means; `None` when the tenant has no such plugin, or it no such version.
+    async fn version(
+        &self,
+        tenant: TenantId,
+        name: &PluginName,
+        target: &Target,
+    ) -> Result<Option<PluginVersion>, StoreError>;
+
+    /// Makes a version that was installed before the current one of its plugin.
+    async fn activate(
+        &self,
+        tenant: TenantId,
+        name: &PluginName,
+        target: Target,
+        now_ms: i64,
+    ) -> Result<Activated, StoreError>;
+
+    /// Up to `limit` swaps of a plugin, newest first, before the generation `before`; `None` when the tenant has no
+    /// such plugin.
+    async fn generations(
+        &self,
+        tenant: TenantId,
+        name: &PluginName,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Option<Vec<Generation>>, StoreError>;
+
+    /// Takes a plugin away, at once or when its tasks have ended. Its versions stay, for the attempts that name them.
+    async fn remove(
+        &self,
+        tenant: TenantId,
+        name: &PluginName,
+        when: RemoveWhen,
+    ) -> Result<Removed, StoreError>;
 
     /// Every plugin of every tenant, with its current version.
     async fn plugins(&self) -> Result<Vec<Plugin>, StoreError>;

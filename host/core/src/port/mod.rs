@@ -12,7 +12,7 @@ pub use agent::{Agents, History};
 pub use catalog::{CatalogStore, Components};
 pub use clock::Clock;
 pub use runner::{
-    AskError, Attempt, AttemptFacts, Compiled, HostPort, InstallError, ReserveError, Reserved, Runner,
+    AskError, Attempt, AttemptFacts, Compiled, HostPort, InstallError, ReserveError, Reserved, Runner, Stage,
 };
 pub use signal::{Signal, Signals};
 pub use task::{

@@ -12,7 +12,7 @@ use crate::effect::ChildWish;
 use crate::history::{DateRange, Statistics, UserTask};
 use crate::id::{AgentId, Digest, KindId, TaskId, UserId};
 use crate::limit::LimitFact;
-use crate::manifest::Manifest;
+use crate::manifest::{Command, Manifest};
 use crate::name::{KindName, TenantName};
 use crate::outcome::AttemptReport;
 use crate::page::Page;
@@ -54,6 +54,8 @@ pub struct Attempt {
     pub grants: Arc<Grants>,
     /// Settings the tenant granted to the plugin.
     pub settings: Arc<BTreeMap<String, String>>,
+    /// How it is run, when the component is a program and its manifest says so.
+    pub command: Option<Box<Command>>,
 }
 
 /// A component that was checked, compiled, kept as an artifact, and instantiated once.
@@ -69,6 +71,40 @@ pub struct Compiled {
     pub manifest: Option<Manifest>,
     /// What it imports, by the component's own names, in order.
     pub imports: Vec<String>,
+    /// Whether it is a WASI program, and no plugin of our worlds.
+    pub is_program: bool,
+}
+
+/// How far an upload has come on its way to a plugin that runs. Nothing of one that did not come to the end is visible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Its bytes are taken in.
+    Receive,
+    /// Its sections are looked at, without compiling.
+    Scan,
+    /// It is compiled, in a process of its own.
+    Compile,
+    /// It is linked and instantiated once.
+    Instantiate,
+    /// It becomes its plugin's current version.
+    Activate,
+}
+
+impl Stage {
+    /// Every stage, in order.
+    pub const ALL: &'static [Stage] =
+        &[Stage::Receive, Stage::Scan, Stage::Compile, Stage::Instantiate, Stage::Activate];
+
+    /// The name that people and programs see.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Stage::Receive => "receive",
+            Stage::Scan => "scan",
+            Stage::Compile => "compile",
+            Stage::Instantiate => "instantiate",
+            Stage::Activate => "activate",
+        }
+    }
 }
 
 /// Why a component was refused.
@@ -81,6 +117,21 @@ pub struct InstallError {
     pub message: String,
     /// The limit that was met, if one was.
     pub limit: Option<LimitFact>,
+    /// Where it was refused, when it was an upload.
+    pub stage: Option<Stage>,
+}
+
+impl InstallError {
+    /// A refusal that names no limit.
+    pub fn new(code: Code, message: impl Into<String>) -> InstallError {
+        InstallError { code, message: message.into(), limit: None, stage: None }
+    }
+
+    /// The same refusal, at this stage.
+    #[must_use]
+    pub fn at(self, stage: Stage) -> InstallError {
+        InstallError { stage: Some(stage), ..self }
+    }
 }
 
 /// Runs guests.

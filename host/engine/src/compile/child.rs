@@ -10,6 +10,7 @@ use keiko_core::limit::{COMPILE_ADDRESS_SPACE_BYTES, COMPILE_CPU_SECONDS, COMPON
 use rustix::process::{Resource, Rlimit, nice, setrlimit};
 use serde::{Deserialize, Serialize};
 
+use crate::adapt;
 use crate::config::{self, Purpose};
 
 /// How much the child steps back behind the guests that run beside it.
@@ -75,6 +76,8 @@ fn compile(limits: ChildLimits) -> Result<(), Problem> {
     let mut stdin = io::stdin().lock().take(COMPONENT_BYTES_CEILING + 1);
     stdin.read_to_end(&mut component).map_err(|error| internal(format!("no component: {error}")))?;
     let engine = config::engine(Purpose::Compile).map_err(|error| internal(format!("{error:#}")))?;
+    let component =
+        adapt::component(&component).map_err(|message| Problem { kind: ProblemKind::Invalid, message })?;
     let artifact = engine.precompile_component(&component).map_err(|error| problem(&error))?;
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(&artifact).and_then(|()| stdout.flush());

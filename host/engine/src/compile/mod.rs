@@ -138,11 +138,11 @@ fn judge(left: Left) -> Result<Trusted, InstallError> {
     }
     match serde_json::from_slice::<Problem>(&left.stderr) {
         Ok(Problem { kind: ProblemKind::Invalid, message }) => {
-            Err(InstallError { code: Code::ComponentInvalid, message, limit: None })
+            Err(InstallError::new(Code::ComponentInvalid, message))
         }
         Ok(Problem { kind: ProblemKind::Memory, .. }) => Err(out_of_memory()),
         Ok(Problem { kind: ProblemKind::TooLarge, message }) => {
-            Err(InstallError { code: Code::CompileLimit, message, limit: None })
+            Err(InstallError::new(Code::CompileLimit, message))
         }
         Ok(Problem { kind: ProblemKind::Internal, message }) => Err(internal(message)),
         Err(_) => {
@@ -160,10 +160,10 @@ fn out_of_memory() -> InstallError {
 fn at_limit(name: &str, limit: u64, asked: Option<u64>) -> InstallError {
     let fact = LimitFact::of_host(name, limit, asked);
     let message = format!("compiling the component goes over a limit: {fact}");
-    InstallError { code: Code::CompileLimit, message, limit: Some(fact) }
+    InstallError { limit: Some(fact), ..InstallError::new(Code::CompileLimit, message) }
 }
 
 /// A refusal that is our own fault.
 pub(crate) fn internal(message: impl Into<String>) -> InstallError {
-    InstallError { code: Code::Internal, message: message.into(), limit: None }
+    InstallError::new(Code::Internal, message)
 }

@@ -174,6 +174,7 @@ fn by_limit(exceeded: Exceeded, budget: &Budget) -> Failure {
         Exceeded::RandomBytes { asked } => {
             (Code::HostcallTooLarge, LimitFact::of_host("random_bytes", RANDOM_BYTES_MAX, Some(asked)))
         }
+        Exceeded::ResultBytes { asked } => return too_large_a_result(Some(asked)),
         Exceeded::Stopped(_) => return Failure::new(Code::Internal, "the host stopped the attempt"),
     };
     Failure::at_limit(code, fact)

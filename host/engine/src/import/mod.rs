@@ -12,6 +12,7 @@ pub(crate) mod wasi;
 
 use wasmtime::component::{HasSelf, Linker};
 
+use crate::adapt;
 use crate::bindings::TaskHost;
 use crate::bindings::keiko::plugin::types;
 use crate::state::State;
@@ -26,6 +27,7 @@ pub(crate) const INTERFACES: &[(&str, &str)] = &[
     ("keiko:tasks/tasks", "0.1.0"),
     ("keiko:agents/agents", "0.1.0"),
     ("keiko:history/history", "0.1.0"),
+    (adapt::EXIT, adapt::EXIT_VERSION),
     ("wasi:io/error", wasi::VERSION),
     ("wasi:io/poll", wasi::VERSION),
     ("wasi:io/streams", wasi::VERSION),
@@ -63,6 +65,7 @@ pub(crate) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<State
     let mut linker = Linker::new(engine);
     TaskHost::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
     wasi::add_to_linker(&mut linker)?;
+    wasi::add_exit(&mut linker)?;
     Ok(linker)
 }
 

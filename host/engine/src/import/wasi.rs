@@ -11,7 +11,8 @@
 use keiko_core::limit::RANDOM_BYTES_MAX;
 use keiko_core::outcome::Taint;
 use wasmtime::component::{HasData, HasSelf, Linker, ResourceTable};
-use wasmtime::format_err;
+use wasmtime::{StoreContextMut, format_err};
+use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::cli::{WasiCli, WasiCliCtxView};
 use wasmtime_wasi::clocks::{WasiClocks, WasiClocksCtxView};
 use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemCtxView};
@@ -19,6 +20,7 @@ use wasmtime_wasi::p2::bindings::{cli, clocks, filesystem, random, sockets};
 use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsCtxView};
 use wasmtime_wasi_io::bindings::wasi::io;
 
+use crate::adapt;
 use crate::exceeded::Exceeded;
 use crate::gate::Call;
 use crate::state::State;
@@ -29,6 +31,7 @@ pub(crate) const VERSION: &str = "0.2.12";
 /// Calls of WASI interfaces that tell nothing of the outside.
 const IO: Call = Call { name: "wasi:io", capability: None, taint: Taint::NONE };
 const CLI: Call = Call { name: "wasi:cli", ..IO };
+const EXIT: Call = Call { name: adapt::EXIT, ..IO };
 const FILESYSTEM: Call = Call { name: "wasi:filesystem", ..IO };
 const SOCKETS: Call = Call { name: "wasi:sockets", ..IO };
 const INSECURE: Call = Call { name: "wasi:random/insecure", ..IO };
@@ -46,6 +49,15 @@ pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
     add_cli(linker)?;
     add_filesystem(linker)?;
     add_sockets(linker)
+}
+
+/// Links what ends a program with any status, as [`adapt`] needs it.
+pub(crate) fn add_exit(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    let mut exit = linker.instance(&format!("{}@{}", adapt::EXIT, adapt::EXIT_VERSION))?;
+    exit.func_wrap(adapt::EXIT_WITH, |mut store: StoreContextMut<'_, State>, (status,): (u32,)| {
+        store.data_mut().gate.note(&EXIT);
+        Err::<(), _>(format_err!(I32Exit(status as i32)))
+    })
 }
 
 struct Table;

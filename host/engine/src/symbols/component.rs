@@ -44,6 +44,10 @@ struct Module<'a> {
 /// Looks up `places`, each given once and counted in bytes of the component, as wasmtime counts them.
 pub(super) fn look_up(component: &[u8], places: &[u64], work: &Work) -> Found {
     let mut found = Found::default();
+    // A program was made a component after it was uploaded: its places are none of its own bytes.
+    if !Parser::is_component(component) {
+        return found;
+    }
     // The bytes were fetched and are gone through once, which costs far less than to understand them.
     let mut done = work.charge(component.len() / 16);
     for module in modules(component) {

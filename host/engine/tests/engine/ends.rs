@@ -161,12 +161,14 @@ fn a_host_function_that_panics_is_the_hosts_fault() {
 }
 
 #[test]
-fn a_component_that_is_not_loaded_is_the_hosts_fault() {
+fn a_component_that_is_neither_loaded_nor_kept_is_told_as_that() {
     let run = Run::of(guest("(call $done)"));
     let attempt = run.attempt(keiko_core::Digest([9; 32]));
     let report =
         block_on(keiko_core::port::Runner::run(crate::host::shared(), attempt, run.port.clone(), run.stop));
-    assert_eq!(failed(report).code, Code::Internal);
+    let failure = failed(report);
+    assert_eq!(failure.code, Code::Integrity);
+    assert!(failure.message.contains("is not kept"), "{failure:?}");
 }
 
 #[test]

@@ -255,6 +255,7 @@ impl Run {
             budget: self.budget,
             grants: Arc::new(self.grants.clone()),
             settings: Arc::new(self.settings.clone()),
+            command: None,
         }
     }
 

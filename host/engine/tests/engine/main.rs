@@ -14,6 +14,7 @@ mod ends;
 mod install;
 mod limits;
 mod mutants;
+mod programs;
 mod purity;
 mod symbols;
 mod time;

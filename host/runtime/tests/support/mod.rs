@@ -53,6 +53,7 @@ impl Runner for Script {
             artifact_bytes: 0,
             manifest: Some(manifest),
             imports: Vec::new(),
+            is_program: false,
         })
     }
 

@@ -1,16 +1,14 @@
 //! The shapes of `docs/http-api.md`: what a request's JSON becomes, and what an answer's JSON is made of.
 
+mod plugin;
 mod submit;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use keiko_core::TaskId;
-use keiko_core::catalog::Plugin;
 use keiko_core::limit::LimitFact;
 use keiko_core::log::{Level, Line, Source};
 use keiko_core::outcome::{Failure, Frame};
-use keiko_core::policy::TenantPolicy;
-use keiko_core::retry::RetryRequest;
 use keiko_core::task::{AttemptView, Payload, TaskCounts, TaskSummary};
 use keiko_runtime::{AttemptLog, Bulk, TaskDetail};
 use serde::ser::SerializeMap;
@@ -20,6 +18,7 @@ use serde_json::value::RawValue;
 use super::json::depth;
 use super::limit::JSON_DEPTH_MAX;
 
+pub(super) use plugin::{generations, plugin, plugins};
 pub(super) use submit::{submit, submit_group, submit_lines};
 
 /// A time as answers have it: RFC 3339 in UTC with milliseconds.
@@ -338,83 +337,6 @@ impl<'a> From<&'a AttemptLog> for AttemptLogJson<'a> {
         let lines = log.kept.lines.iter().map(LineJson::from).collect();
         AttemptLogJson { attempt: log.attempt, dropped: log.kept.dropped, lines }
     }
-}
-
-#[derive(Serialize)]
-struct PluginJson<'a> {
-    name: &'a str,
-    version: &'a str,
-    digest: String,
-    component_bytes: u64,
-    installed_at: String,
-    description: &'a str,
-    kinds: Vec<KindJson<'a>>,
-    wants: &'a [String],
-    denied: Vec<&'static str>,
-}
-
-#[derive(Serialize)]
-struct KindJson<'a> {
-    name: &'a str,
-    description: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    fuel: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    memory_mib: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timeout_s: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    attempts: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    queued_timeout_s: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    total_timeout_s: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    heartbeat_timeout_s: Option<u64>,
-    #[serde(skip_serializing_if = "RetryRequest::is_empty")]
-    retry: RetryRequest,
-}
-
-fn plugin_json<'a>(plugin: &'a Plugin, policy: &TenantPolicy) -> PluginJson<'a> {
-    let manifest = &plugin.current.manifest;
-    let kind = |kind: &'a keiko_core::manifest::KindSection| KindJson {
-        name: kind.name.as_str(),
-        description: &kind.description,
-        fuel: kind.fuel,
-        memory_mib: kind.memory_mib,
-        timeout_s: kind.timeout_s,
-        attempts: kind.attempts,
-        queued_timeout_s: kind.queued_timeout_s,
-        total_timeout_s: kind.total_timeout_s,
-        heartbeat_timeout_s: kind.heartbeat_timeout_s,
-        retry: kind.retry,
-    };
-    let denied = manifest.wants().into_iter().filter(|capability| !policy.grants.allow(*capability));
-    PluginJson {
-        name: plugin.name.as_str(),
-        version: plugin.current.name.as_str(),
-        digest: plugin.current.digest.to_string(),
-        component_bytes: plugin.current.component_bytes,
-        installed_at: time(plugin.current.installed_ms),
-        description: &manifest.plugin.description,
-        kinds: manifest.kinds.iter().map(kind).collect(),
-        wants: &manifest.plugin.wants,
-        denied: denied.map(|capability| capability.as_str()).collect(),
-    }
-}
-
-/// The JSON of a plugin.
-pub(super) fn plugin(plugin: &Plugin, policy: &TenantPolicy) -> Vec<u8> {
-    to_vec(&plugin_json(plugin, policy))
-}
-
-/// The JSON of a tenant's plugins.
-pub(super) fn plugins(plugins: &[Plugin], policy: &TenantPolicy) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Plugins<'a> {
-        plugins: Vec<PluginJson<'a>>,
-    }
-    to_vec(&Plugins { plugins: plugins.iter().map(|plugin| plugin_json(plugin, policy)).collect() })
 }
 
 /// What a host says of itself.

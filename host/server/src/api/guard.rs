@@ -162,7 +162,7 @@ fn class(request: &Request) -> Class {
     if matches!(path, "/livez" | "/readyz" | "/metrics") {
         Class::Health
     } else if method == Method::POST
-        && (path == "/v1/plugins" || (matches!(path, "/v1/tasks" | "/v1/groups") && large()))
+        && (path == "/v1/plugins" || is_swap(path) || (matches!(path, "/v1/tasks" | "/v1/groups") && large()))
     {
         Class::Upload
     } else if waits() {
@@ -170,6 +170,11 @@ fn class(request: &Request) -> Class {
     } else {
         Class::Request
     }
+}
+
+/// Whether a component may be compiled before the answer: an older version has no artifact of this build of the host.
+fn is_swap(path: &str) -> bool {
+    path.starts_with("/v1/plugins/") && (path.ends_with("/activate") || path.ends_with("/rollback"))
 }
 
 fn check_sizes(request: &Request) -> Result<(), Problem> {
@@ -289,6 +294,9 @@ mod tests {
         check("GET", "/v1/tasks?before=wait=5", 0, Class::Request);
         check("POST", "/v1/plugins", 5, Class::Upload);
         check("GET", "/v1/plugins", 0, Class::Request);
+        check("POST", "/v1/plugins/p/activate", 5, Class::Upload);
+        check("POST", "/v1/plugins/p/rollback", 0, Class::Upload);
+        check("GET", "/v1/plugins/p/history", 0, Class::Request);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use keiko_engine::EngineCounts;
 use keiko_runtime::Figures;
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -35,24 +36,32 @@ impl Metrics {
 
     fn describe(&self) {
         let counters = COUNTERS.iter().map(|&(name, text, _)| (name, text));
-        for (name, text) in counters.chain(POOL_COUNTERS.iter().copied()) {
+        let of_engine = ENGINE_COUNTERS.iter().map(|&(name, text, _)| (name, text));
+        for (name, text) in counters.chain(of_engine).chain(POOL_COUNTERS.iter().copied()) {
             let (name, text) = (KeyName::from_const_str(name), SharedString::const_str(text));
             self.recorder.describe_counter(name, Some(Unit::Count), text);
         }
         let gauges = GAUGES.iter().map(|&(name, text, _)| (name, text));
-        for (name, text) in gauges.chain(POOL_GAUGES.iter().copied()) {
+        let of_engine = ENGINE_GAUGES.iter().map(|&(name, text, _)| (name, text));
+        for (name, text) in gauges.chain(of_engine).chain(POOL_GAUGES.iter().copied()) {
             let (name, text) = (KeyName::from_const_str(name), SharedString::const_str(text));
             self.recorder.describe_gauge(name, Some(Unit::Count), text);
         }
     }
 
     /// The page, of this moment.
-    fn render(&self, figures: &Figures, pool: Option<&PoolFigures>) -> String {
+    fn render(&self, figures: &Figures, engine: &EngineCounts, pool: Option<&PoolFigures>) -> String {
         for (name, _, read) in COUNTERS {
             self.count(Key::from_static_name(name), read(figures));
         }
         for (name, _, read) in GAUGES {
             self.gauge(Key::from_static_name(name), read(figures) as f64);
+        }
+        for (name, _, read) in ENGINE_COUNTERS {
+            self.count(Key::from_static_name(name), read(engine));
+        }
+        for (name, _, read) in ENGINE_GAUGES {
+            self.gauge(Key::from_static_name(name), read(engine) as f64);
         }
         if let Some(pool) = pool {
             self.set_pool(pool);
@@ -103,6 +112,21 @@ const GAUGES: &[(&str, &str, Read)] = &[
     ("keiko_attempts_running", "Attempts that run on this host", |figures| figures.running as u64),
 ];
 
+type ReadEngine = fn(&EngineCounts) -> u64;
+
+/// What the engine has counted since it started.
+const ENGINE_COUNTERS: &[(&str, &str, ReadEngine)] = &[(
+    "keiko_artifacts_refused_total",
+    "Compiled artifacts that were altered, foreign or stale, and were compiled again",
+    |counts| counts.artifacts_refused,
+)];
+
+/// What the engine holds now.
+const ENGINE_GAUGES: &[(&str, &str, ReadEngine)] = &[
+    ("keiko_components_loaded", "Components that new attempts run", |counts| counts.loaded as u64),
+    ("keiko_components_held", "Components in memory, those that drain included", |counts| counts.held as u64),
+];
+
 const POOL_COUNTERS: &[(&str, &str)] = &[
     ("keiko_pool_acquires_total", "Reads that got a database connection"),
     ("keiko_pool_timeouts_total", "Reads that waited too long for a database connection and got none"),
@@ -121,7 +145,7 @@ const POOL_GAUGES: &[(&str, &str)] = &[
 
 /// `GET /metrics`.
 pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response {
-    let page = api.metrics.render(&api.handle.figures(), (api.pool)().as_ref());
+    let page = api.metrics.render(&api.handle.figures(), &api.engine.counts(), (api.pool)().as_ref());
     let mut response = page.into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, TEXT);
     response
@@ -136,14 +160,18 @@ mod tests {
         let metrics = Metrics::new();
         let figures = Figures { leased: 3, running: 2, ..Figures::default() };
         let pool = PoolFigures { size: 5, idle: 4, in_use: 1, acquires: 9, ..PoolFigures::default() };
-        let without = metrics.render(&figures, None);
+        let engine = EngineCounts { loaded: 6, held: 7, artifacts_refused: 8, ..EngineCounts::default() };
+        let without = metrics.render(&figures, &engine, None);
         assert!(!without.contains("keiko_pool_acquires_total "), "{without}");
-        metrics.render(&figures, Some(&pool));
-        let page = metrics.render(&Figures { leased: 4, ..figures }, Some(&pool));
+        metrics.render(&figures, &engine, Some(&pool));
+        let page = metrics.render(&Figures { leased: 4, ..figures }, &engine, Some(&pool));
         for line in [
             "# TYPE keiko_tasks_leased_total counter",
             "keiko_tasks_leased_total 4",
             "keiko_attempts_running 2",
+            "keiko_components_loaded 6",
+            "keiko_components_held 7",
+            "keiko_artifacts_refused_total 8",
             "keiko_pool_connections{state=\"idle\"} 4",
             "keiko_pool_connections{state=\"in_use\"} 1",
             "keiko_pool_acquires_total 9",

@@ -34,6 +34,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use keiko_core::port::{Clock, Components};
 use keiko_core::{Code, TenantId, TenantName};
+use keiko_engine::Engine;
 use keiko_runtime::Handle;
 
 use crate::auth::Auth;
@@ -64,6 +65,8 @@ pub(crate) struct Api {
     pub(crate) limits: ApiLimits,
     /// What the host counts.
     pub(crate) metrics: Metrics,
+    /// What runs the guests, for what it counts.
+    pub(crate) engine: Engine,
     /// What the pool of database connections has done.
     pub(crate) pool: PoolLook,
 }
@@ -99,6 +102,9 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/plugins", post(plugin::install).get(plugin::list))
         .route("/v1/plugins/{name}", get(plugin::get).delete(plugin::remove))
         .route("/v1/plugins/{name}/component", get(plugin::component))
+        .route("/v1/plugins/{name}/history", get(plugin::history))
+        .route("/v1/plugins/{name}/activate", post(plugin::activate))
+        .route("/v1/plugins/{name}/rollback", post(plugin::rollback))
         .fallback(async |uri: Uri| {
             Problem::new(Code::NotFound, format!("there is no route `{}`", uri.path()))
         })

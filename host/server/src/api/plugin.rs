@@ -8,15 +8,15 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
-use keiko_core::Code;
-use keiko_core::catalog::Plugin;
+use keiko_core::catalog::{Plugin, RemoveWhen, Target};
 use keiko_core::limit::{LimitFact, SetBy};
 use keiko_core::manifest::Manifest;
 use keiko_core::policy::TenantPolicy;
+use keiko_core::{Code, VersionName};
 
 use super::caller::{Caller, Segment};
 use super::problem::Problem;
-use super::{Api, body, dto, json_answer, query};
+use super::{Api, body, dto, json, json_answer, query};
 
 /// The media type of a component.
 const WASM: &str = "application/wasm";
@@ -92,9 +92,60 @@ pub(super) async fn remove(
     name: Segment,
     uri: Uri,
 ) -> Result<Response, Problem> {
+    let query: query::Remove = query::read(&uri)?;
+    let when = if query.drain { RemoveWhen::Drained } else { RemoveWhen::Idle };
+    match api.handle.remove_plugin(caller.tenant, &name.0, when).await? {
+        None => Ok(StatusCode::NO_CONTENT.into_response()),
+        Some(live) => {
+            Ok(json_answer(StatusCode::ACCEPTED, dto::to_vec(&serde_json::json!({ "live": live }))))
+        }
+    }
+}
+
+pub(super) async fn history(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    name: Segment,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let query: query::History = query::read(&uri)?;
+    let limit = query.limit()?;
+    let swaps = api.handle.generations(caller.tenant, &name.0, query.before, limit + 1).await?;
+    Ok(json_answer(StatusCode::OK, dto::generations(&swaps, limit)))
+}
+
+pub(super) async fn activate(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    name: Segment,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Wanted {
+        version: VersionName,
+    }
     query::read::<query::Nothing>(&uri)?;
-    api.handle.remove_plugin(caller.tenant, &name.0).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    let body = body::read_json(body, &headers, caller.until).await?;
+    let wanted: Wanted = json::parse(&body)?;
+    swap(&api, caller, &name, Target::Version(wanted.version)).await
+}
+
+pub(super) async fn rollback(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    name: Segment,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    query::read::<query::Nothing>(&uri)?;
+    swap(&api, caller, &name, Target::Before).await
+}
+
+async fn swap(api: &Api, caller: Caller, name: &Segment, target: Target) -> Result<Response, Problem> {
+    let (plugin, _) = api.handle.activate(caller.tenant, &name.0, target).await?;
+    Ok(json_answer(StatusCode::OK, dto::plugin(&plugin, &policy(api, caller)?)))
 }
 
 pub(super) async fn host(State(api): State<Arc<Api>>, caller: Caller, uri: Uri) -> Result<Response, Problem> {

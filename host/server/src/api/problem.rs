@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use keiko_core::Code;
 use keiko_core::limit::LimitFact;
+use keiko_core::port::Stage;
 use keiko_runtime::Error;
 use serde::Serialize;
 
@@ -25,6 +26,8 @@ pub struct Problem {
     pub unknown: Vec<String>,
     /// Trying again may help after this many seconds.
     pub retry_after_s: Option<u64>,
+    /// Where an upload was refused.
+    pub stage: Option<Stage>,
 }
 
 impl Problem {
@@ -70,6 +73,7 @@ impl Problem {
             request_id,
             limit: self.limit.as_ref(),
             unknown: &self.unknown,
+            stage: self.stage.map(Stage::as_str),
         };
         serde_json::to_vec(&text).unwrap_or_default()
     }
@@ -89,14 +93,16 @@ struct Text<'a> {
     limit: Option<&'a LimitFact>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     unknown: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stage: Option<&'a str>,
 }
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Problem {
         let status =
             StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let Error { code, message, limit, unknown, retry_after_s } = error;
-        Problem { status, code, message, limit, unknown, retry_after_s }
+        let Error { code, message, limit, unknown, retry_after_s, stage } = error;
+        Problem { status, code, message, limit, unknown, retry_after_s, stage }
     }
 }
 

@@ -33,6 +33,31 @@ pub(super) struct Install {
     pub(super) manifest: Option<String>,
 }
 
+/// A removal.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Remove {
+    /// Whether to wait for tasks that have not ended.
+    #[serde(default)]
+    pub(super) drain: bool,
+}
+
+/// A page of a plugin's history.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct History {
+    /// Only swaps before this generation.
+    pub(super) before: Option<u64>,
+    limit: Option<u32>,
+}
+
+impl History {
+    /// How many swaps to show at most.
+    pub(super) fn limit(&self) -> Result<u32, Problem> {
+        page(self.limit, PAGE_DEFAULT, PAGE_MAX)
+    }
+}
+
 /// A list of tasks.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -173,6 +173,7 @@ struct Problem {
     code: String,
     message: String,
     request_id: String,
+    stage: Option<String>,
 }
 
 impl Client {
@@ -199,7 +200,12 @@ impl Client {
         let text = match serde_json::from_slice::<Problem>(&body) {
             Ok(problem) => {
                 let (code, id) = (print::clean(&problem.code), print::clean(&problem.request_id));
-                format!("{} ({code}, request {id})", print::clean(&problem.message))
+                let stage = problem.stage.map(|stage| format!("at the stage {}, ", print::clean(&stage)));
+                format!(
+                    "{} ({code}, {}request {id})",
+                    print::clean(&problem.message),
+                    stage.unwrap_or_default()
+                )
             }
             Err(_) => format!("{}: HTTP {status}, and not from a Keiko host", self.base),
         };

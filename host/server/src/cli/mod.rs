@@ -7,6 +7,7 @@ mod db;
 mod exit;
 mod group;
 mod input;
+mod inspect;
 mod plugin;
 mod print;
 mod report;
@@ -49,7 +50,10 @@ enum Command {
     /// Run one attempt of a plugin here and now, without a host
     #[command(long_about = run::ABOUT)]
     Run(run::Arguments),
-    /// Install, list, show and remove plugins of a host
+    /// Show what a component or program is, needs, and would be refused for, without a host
+    #[command(long_about = inspect::ABOUT)]
+    Inspect(inspect::Arguments),
+    /// Install, list, show, swap and remove plugins of a host
     #[command(subcommand)]
     Plugin(plugin::Command),
     /// Submit tasks to a host, and see what became of them
@@ -86,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::CompileChild => keiko_engine::compile_child(),
         Command::Serve(arguments) => end(serve::serve(arguments)),
         Command::Run(arguments) => end(run::run(arguments)),
+        Command::Inspect(arguments) => end(inspect::inspect(&arguments)),
         Command::Plugin(command) => end(plugin::plugin(command)),
         Command::Task(command) => end(task::task(command)),
         Command::Group(command) => end(group::group(command)),

@@ -35,10 +35,39 @@ pub(super) enum Command {
         #[command(flatten)]
         host: client::HostArguments,
     },
+    /// Show which versions a plugin ran, newest first, and since when
+    History {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        page: client::PageArguments,
+        #[command(flatten)]
+        host: client::HostArguments,
+    },
+    /// Make a version that was installed before the current one; what runs finishes on what it began with
+    Activate {
+        /// Its name
+        name: String,
+        /// The version, as `keiko plugin history` shows it
+        #[arg(value_name = "VERSION")]
+        wanted: String,
+        #[command(flatten)]
+        host: client::HostArguments,
+    },
+    /// Go back to the version that ran before the current one
+    Rollback {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        host: client::HostArguments,
+    },
     /// Remove a plugin that has no open tasks
     Remove {
         /// Its name
         name: String,
+        /// If it has open tasks, take no new ones and remove it when they have ended
+        #[arg(long)]
+        when_drained: bool,
         #[command(flatten)]
         host: client::HostArguments,
     },
@@ -52,6 +81,9 @@ pub(super) struct Plugin {
     pub(super) digest: String,
     component_bytes: u64,
     installed_at: String,
+    generation: u64,
+    #[serde(default)]
+    draining: bool,
     description: String,
     pub(super) kinds: Vec<Kind>,
     wants: Vec<String>,
@@ -80,9 +112,16 @@ pub(super) fn plugin(command: Command) -> Result<ExitCode, Failure> {
             let answer = host.client()?.send(Call::get(&format!("/v1/plugins/{}", segment(&name))))?;
             if host.json { answer.print() } else { show(&answer.read()?) }
         }
-        Command::Remove { name, host } => {
-            host.client()?.send(Call::delete(&format!("/v1/plugins/{}", segment(&name))))?;
+        Command::History { name, page, host } => history(&name, &page, &host)?,
+        Command::Activate { name, wanted, host } => {
+            let body = serde_json::json!({ "version": wanted }).to_string();
+            let path = format!("/v1/plugins/{}/activate", segment(&name));
+            swap(Call::post(&path).body("application/json", body.as_bytes()), &host)?;
         }
+        Command::Rollback { name, host } => {
+            swap(Call::post(&format!("/v1/plugins/{}/rollback", segment(&name))), &host)?;
+        }
+        Command::Remove { name, when_drained, host } => remove(&name, when_drained, &host)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -116,6 +155,71 @@ fn install(
     Ok(())
 }
 
+/// Sends what changes the current version, and says which one it is now.
+fn swap(call: Call<'_>, host: &client::HostArguments) -> Result<(), Failure> {
+    let answer = host.client()?.send(call.upload())?;
+    if host.json {
+        answer.print();
+        return Ok(());
+    }
+    let plugin: Plugin = answer.read()?;
+    let text =
+        format!("{} {} {} generation {}", plugin.name, plugin.version, plugin.digest, plugin.generation);
+    print::out(&print::clean(&text));
+    Ok(())
+}
+
+fn remove(name: &str, when_drained: bool, host: &client::HostArguments) -> Result<(), Failure> {
+    #[derive(Deserialize)]
+    struct Left {
+        live: u64,
+    }
+    let drain = if when_drained { "?drain=true" } else { "" };
+    let answer = host.client()?.send(Call::delete(&format!("/v1/plugins/{}{drain}", segment(name))))?;
+    if !answer.body.is_empty() {
+        let Left { live } = answer.read()?;
+        print::note(&format!("{} goes when {} tasks have ended", print::clean(name), print::thousands(live)));
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct Generations {
+    generations: Vec<Generation>,
+    next: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Generation {
+    generation: u64,
+    version: String,
+    digest: String,
+    component_bytes: u64,
+    cause: String,
+    at: String,
+}
+
+fn history(name: &str, page: &client::PageArguments, host: &client::HostArguments) -> Result<(), Failure> {
+    let mut query = client::Query::default();
+    query.page(page);
+    let path = query.of(&format!("/v1/plugins/{}/history", segment(name)));
+    let answer = host.client()?.send(Call::get(&path))?;
+    if host.json {
+        answer.print();
+        return Ok(());
+    }
+    let Generations { generations, next } = answer.read()?;
+    let row = |swap: Generation| {
+        let digest = swap.digest.trim_start_matches("sha256:").chars().take(12).collect();
+        let size = print::size(swap.component_bytes);
+        vec![swap.generation.to_string(), swap.version, digest, size, swap.cause, swap.at]
+    };
+    let head = ["generation", "version", "digest", "size", "cause", "since"];
+    print::table(&head, generations.into_iter().map(row).collect());
+    print::next(next.map(|next| next.to_string()).as_deref());
+    Ok(())
+}
+
 fn list(host: &client::HostArguments) -> Result<(), Failure> {
     let answer = host.client()?.send(Call::get("/v1/plugins"))?;
     if host.json {
@@ -139,6 +243,10 @@ fn show(plugin: &Plugin) {
     line("digest", &plugin.digest);
     line("size", &print::size(plugin.component_bytes));
     line("installed", &plugin.installed_at);
+    line("generation", &plugin.generation.to_string());
+    if plugin.draining {
+        line("draining", "goes when its last task has ended");
+    }
     line("description", &plugin.description);
     line("wants", &plugin.wants.join(", "));
     line("denied", &plugin.denied.join(", "));

@@ -153,6 +153,8 @@ async fn attempt(
     };
     let (kind, wish) = kind(arguments, &compiled, source.manifest.as_ref(), source.plugin.as_ref())?;
     let budget = budget(arguments, &wish)?;
+    let command = source.manifest.as_ref().or(compiled.manifest.as_ref());
+    let command = command.and_then(|manifest| manifest.command(&kind));
     // Lines of a backtrace are read from the component.
     components.0.lock().insert(compiled.digest, source.component);
     let id = TaskId::floor(SystemClock.now_ms());
@@ -171,6 +173,7 @@ async fn attempt(
         budget,
         grants: Arc::new(Grants::default()),
         settings: Arc::new(settings),
+        command,
     };
     let stop = Stop::default();
     let port = Arc::new(Port { next_child: AtomicI64::new(id.0 + 1) });

@@ -12,6 +12,8 @@ fn routes(id: &str, plugin: &str) -> Vec<(&'static str, String)> {
     let plugins = [
         ("GET", format!("/v1/plugins/{plugin}")),
         ("GET", format!("/v1/plugins/{plugin}/component")),
+        ("GET", format!("/v1/plugins/{plugin}/history")),
+        ("POST", format!("/v1/plugins/{plugin}/rollback")),
         ("DELETE", format!("/v1/plugins/{plugin}")),
     ];
     let wait = ("GET", format!("/v1/tasks/{id}?wait=1"));

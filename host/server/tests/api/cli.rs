@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::guest;
 use crate::http::send;
+use crate::world::tenant;
 
 /// The program with an environment of its own.
 pub fn keiko(arguments: &[&str], folder: &Path) -> Command {
@@ -140,6 +141,82 @@ fn many_tasks_are_told_what_to_do_by_a_filter() {
     let again = served.run(&["task", "retry", "--state", "cancelled", "--plugin", "guest"], 0);
     assert_eq!(out(&again), "3 tasks\n");
     served.run(&["task", "retry", "--kind", "echo"], 3);
+}
+
+#[test]
+fn a_person_goes_back_to_the_version_before() {
+    let served = Served::start(&[]);
+    served.run(&["plugin", "install", "guest.wasm"], 0);
+    let other = served.folder.path().join("other.wasm");
+    std::fs::write(&other, guest::component("guest", "0.2.0")).unwrap();
+    served.run(&["plugin", "install", "other.wasm"], 0);
+    let back = out(&served.run(&["plugin", "rollback", "guest"], 0));
+    assert!(back.starts_with("guest 0.1.0 sha256:") && back.ends_with(" generation 3\n"), "{back}");
+    assert!(out(&served.run(&["plugin", "activate", "guest", "0.2.0"], 0)).starts_with("guest 0.2.0 "));
+    served.run(&["plugin", "activate", "guest", "0.3.0"], 3);
+    let history = out(&served.run(&["plugin", "history", "guest"], 0));
+    let lines: Vec<&str> = history.lines().collect();
+    assert_eq!(lines.len(), 5, "{history}");
+    assert!(lines[1].starts_with("4 ") && lines[1].contains(" activate "), "{history}");
+    let page = served.run(&["plugin", "history", "guest", "--limit", "2", "--before", "4"], 0);
+    assert!(out(&page).lines().nth(1).unwrap().contains(" rollback "), "{}", out(&page));
+    assert!(err(&page).contains("there are more: --before 2"), "{}", err(&page));
+    served.run(&["task", "submit", "--kind", "echo", "--delay", "3600000"], 0);
+    let waits = served.run(&["plugin", "remove", "guest", "--when-drained"], 0);
+    assert!(err(&waits).contains("guest goes when 1 tasks have ended"), "{}", err(&waits));
+    assert!(out(&served.run(&["plugin", "show", "guest"], 0)).contains("draining     goes when"));
+    let refused = served.folder.path().join("refused.wasm");
+    std::fs::write(&refused, b"\0asm").unwrap();
+    let refused = served.run(&["plugin", "install", "refused.wasm"], 3);
+    assert!(err(&refused).contains("(component_invalid, at the stage scan, request "), "{}", err(&refused));
+}
+
+#[test]
+fn a_component_is_inspected_without_a_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+    write("guest.wasm", &guest::component("guest", "0.1.0"));
+    let shown = out(&run(&["inspect", "guest.wasm"], folder.path(), 0));
+    for line in [
+        "world        keiko:plugin/task-plugin",
+        "plugin       guest 0.1.0",
+        "kinds        echo, fail, loop, say, odd",
+        "memory       64.0 KiB at least",
+        "exports      keiko:plugin/task@0.1.0",
+        "keiko:log/log@0.1.0       log",
+    ] {
+        assert!(shown.lines().any(|shown| shown.starts_with(line)), "{line} in\n{shown}");
+    }
+    let told = |arguments: &[&str], status| -> Value {
+        let all = [&["inspect", "--json"], arguments].concat();
+        serde_json::from_slice(&run(&all, folder.path(), status).stdout).unwrap()
+    };
+    let guest = told(&["guest.wasm"], 0);
+    assert_eq!(
+        (&guest["kinds"][0], &guest["refused"], &guest["denied"]),
+        (&json!("echo"), &json!([]), &json!([]))
+    );
+    let log = json!({"name": "keiko:log/log@0.1.0", "need": "grant", "grant": "log"});
+    assert!(guest["imports"].as_array().unwrap().contains(&log), "{guest}");
+    // A manifest beside it counts as one inside would.
+    write("bare.wasm", &guest::bare());
+    assert_eq!(
+        told(&["bare.wasm"], 3)["refused"],
+        json!(["it carries no manifest, and none was given beside it"])
+    );
+    write("plugin.toml", guest::manifest("beside", "1").as_bytes());
+    assert_eq!(told(&["bare.wasm", "--manifest", "plugin.toml"], 0)["name"], "beside");
+    // The policy is the tenant's.
+    let ((acme, _), (other, _)) = (tenant("acme", 1), tenant("other", 2));
+    write("keiko.toml", format!("{acme}grants = []\n{other}").as_bytes());
+    assert_eq!(
+        told(&["guest.wasm", "--tenant", "acme"], 0)["denied"],
+        json!(["the policy does not grant tasks"])
+    );
+    run(&["inspect", "guest.wasm"], folder.path(), 2);
+    run(&["inspect", "guest.wasm", "--tenant", "nobody"], folder.path(), 2);
+    write("text.wasm", b"no wasm");
+    run(&["inspect", "text.wasm", "--tenant", "acme"], folder.path(), 3);
 }
 
 #[test]

@@ -82,6 +82,78 @@ fn a_plugin_with_open_tasks_stays() {
 }
 
 #[test]
+fn versions_are_swapped_and_the_history_tells() {
+    let world = World::with("");
+    let client = world.client(None);
+    for version in ["1.0", "2.0"] {
+        client.upload("/v1/plugins", &guest::component("guest", version)).expect(201);
+    }
+    let activate = |version: &str| {
+        client.post_json("/v1/plugins/guest/activate", &json!({ "version": version }).to_string())
+    };
+    let ran = || client.run(r#"{"kind":"echo"}"#)["attempts"][0]["version"].clone();
+    assert_eq!(ran(), "2.0");
+    let plugin = activate("1.0").expect(200).json();
+    assert_eq!((&plugin["version"], &plugin["generation"]), (&json!("1.0"), &json!(3)));
+    assert_eq!(ran(), "1.0");
+    assert_eq!(activate("1.0").expect(200).json(), plugin, "it was current");
+    let back = client.post("/v1/plugins/guest/rollback").expect(200).json();
+    assert_eq!((&back["version"], &back["generation"]), (&json!("2.0"), &json!(4)));
+    assert_eq!(ran(), "2.0");
+    client.post("/v1/plugins/guest/rollback").expect(200);
+    client.post("/v1/plugins/guest/rollback").problem(404, "not_found");
+    activate("9").problem(404, "not_found");
+    activate("../9").problem(400, "invalid_input");
+    client.post("/v1/plugins/other/rollback").problem(404, "not_found");
+
+    let history = client.get("/v1/plugins/guest/history?limit=3").expect(200).json();
+    let told = |at: usize| history["generations"][at].clone();
+    let causes = [0, 1, 2].map(|at| (told(at)["generation"].clone(), told(at)["cause"].clone()));
+    let expected = [(5, "rollback"), (4, "rollback"), (3, "activate")];
+    assert_eq!(causes, expected.map(|(number, cause)| (json!(number), json!(cause))));
+    assert_eq!((&told(0)["version"], &told(0)["digest"]), (&json!("1.0"), &plugin["digest"]));
+    assert_eq!(history["next"], 3);
+    let rest = client.get("/v1/plugins/guest/history?before=3").expect(200).json();
+    assert_eq!((rest["generations"].as_array().map(Vec::len), &rest["next"]), (Some(2), &json!(null)));
+    client.get("/v1/plugins/guest/history?limit=0").problem(400, "invalid_input");
+    client.get("/v1/plugins/guest/history?limit=1001").problem(400, "invalid_input");
+    client.get("/v1/plugins/other/history").problem(404, "not_found");
+}
+
+#[test]
+fn a_plugin_can_be_told_to_go_when_its_tasks_have_ended() {
+    let world = World::open();
+    let client = world.client(None);
+    let id = client.submit(r#"{"kind":"echo","delay_ms":3600000}"#);
+    assert_eq!(client.delete("/v1/plugins/guest?drain=true").expect(202).json(), json!({"live": 1}));
+    assert_eq!(client.get("/v1/plugins/guest").expect(200).json()["draining"], true);
+    client.post_json("/v1/tasks", r#"{"kind":"echo"}"#).problem(409, "conflict");
+    // Whoever installs it again wants it to stay.
+    client.upload("/v1/plugins", &guest::component("guest", "0.1.0")).expect(201);
+    assert_eq!(client.get("/v1/plugins/guest").expect(200).json()["draining"], json!(null));
+    client.post(&format!("/v1/tasks/{id}/cancel")).expect(200);
+    client.delete("/v1/plugins/guest?drain=true").expect(204);
+    client.delete("/v1/plugins/guest?drain=maybe").problem(400, "invalid_input");
+}
+
+#[test]
+fn a_refusal_names_its_stage() {
+    let world = World::with("");
+    let stage = |body: &[u8], status| {
+        let answer = world.client(None).upload("/v1/plugins", body);
+        assert_eq!(answer.status, status);
+        answer.json()["stage"].as_str().unwrap_or_default().to_owned()
+    };
+    assert_eq!(stage(b"\0asm", 422), "scan");
+    assert_eq!(stage(&guest::bare(), 422), "scan", "without a manifest");
+    let text = |body: &str| wat::parse_str(body).unwrap();
+    assert_eq!(stage(&text("(component (core module (func (result i32))))"), 422), "compile");
+    assert_eq!(stage(&text("(component)"), 422), "instantiate");
+    assert_eq!(stage(&guest::component("guest", "1.0"), 201), "");
+    assert_eq!(stage(&guest::padded(guest::component("guest", "1.0"), 8_192), 409), "activate");
+}
+
+#[test]
 fn what_a_policy_does_not_grant_is_told_at_the_install() {
     let (text, token) = tenant("acme", 1);
     let world = World::with(&format!("{text}grants = [\"attempt\"]\n"));

@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use keiko_core::catalog::{Installed, NewVersion, Plugin, PluginVersion, Removed, Tenant};
+use keiko_core::catalog::{
+    Activated, Cause, Generation, Installed, NewVersion, Plugin, PluginVersion, RemoveWhen, Removed, Target,
+    Tenant,
+};
 use keiko_core::id::{Digest, KindId, PluginId, TenantId, VersionId};
 use keiko_core::name::{KindName, PluginName, TenantName};
 use keiko_core::port::{CatalogStore, Components, StoreError, StoreErrorKind};
 
 use super::MemoryStore;
 use super::mutation::Mutation;
-use super::state::{KindRow, PluginRow, State, TenantRow, VersionRow, refused};
+use super::state::{GenerationRow, KindRow, PluginRow, State, TenantRow, VersionRow, refused};
 
 #[async_trait]
 impl CatalogStore for MemoryStore {
@@ -23,8 +26,47 @@ impl CatalogStore for MemoryStore {
         self.call(|state| state.install(&version, now_ms)).await
     }
 
-    async fn remove(&self, tenant: TenantId, name: &PluginName) -> Result<Removed, StoreError> {
-        self.call(|state| Ok(state.remove(tenant, name))).await
+    async fn version(
+        &self,
+        tenant: TenantId,
+        name: &PluginName,
+        target: &Target,
+    ) -> Result<Option<PluginVersion>, StoreError> {
+        self.call(|state| {
+            let plugin = state.standing(tenant, name);
+            let found = plugin.and_then(|plugin| state.wanted(plugin, target));
+            Ok(found.and_then(|(version, _)| state.version(version)))
+        })
+        .await
+    }
+
+    async fn activate(
+        &self,
+        tenant: TenantId,
+        name: &PluginName,
+        target: Target,
+        now_ms: i64,
+    ) -> Result<Activated, StoreError> {
+        self.call(|state| state.activate(tenant, name, &target, now_ms)).await
+    }
+
+    async fn generations(
+        &self,
+        tenant: TenantId,
+        name: &PluginName,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Option<Vec<Generation>>, StoreError> {
+        self.call(|state| Ok(state.generations(tenant, name, before, limit))).await
+    }
+
+    async fn remove(
+        &self,
+        tenant: TenantId,
+        name: &PluginName,
+        when: RemoveWhen,
+    ) -> Result<Removed, StoreError> {
+        self.call(|state| Ok(state.remove(tenant, name, when))).await
     }
 
     async fn plugins(&self) -> Result<Vec<Plugin>, StoreError> {
@@ -89,14 +131,20 @@ impl State {
             }
             Some((_, row)) => return Ok(Installed::VersionTaken { digest: row.digest }),
         };
-        let unchanged =
-            self.plugins.get(&plugin).is_some_and(|row| !row.removed && row.current == Some(version));
-        if !unchanged || self.breaks(Mutation::UnchangedInstalledAnew) {
-            self.make_current(plugin, version, new);
+        let anew = self.breaks(Mutation::UnchangedInstalledAnew);
+        let stays = self.breaks(Mutation::InstallKeepsDraining);
+        let row = self.plugins.get_mut(&plugin).ok_or_else(|| broken("an installed plugin is gone"))?;
+        let is_current = !row.removed && row.current == Some(version);
+        let unchanged = is_current && !row.draining && !anew;
+        row.draining &= stays;
+        if !is_current || anew {
+            self.make_current(plugin, version, new, now_ms);
+        }
+        if !unchanged {
+            self.last.catalog += i64::from(!self.breaks(Mutation::CatalogNumberStands));
         }
         let now = self.plugin(plugin).ok_or_else(|| broken("an installed plugin is gone"))?;
-        let anew = !unchanged || self.breaks(Mutation::UnchangedInstalledAnew);
-        Ok(if anew { Installed::Current(now) } else { Installed::Unchanged(now) })
+        Ok(if unchanged { Installed::Unchanged(now) } else { Installed::Current(now) })
     }
 
     fn ensure_plugin(&mut self, tenant: TenantId, name: &PluginName) -> PluginId {
@@ -105,7 +153,15 @@ impl State {
             return *id;
         }
         let id = PluginId(next(&self.plugins, |id| id.0));
-        self.plugins.insert(id, PluginRow { tenant, name: name.clone(), current: None, removed: false });
+        let row = PluginRow {
+            tenant,
+            name: name.clone(),
+            current: None,
+            removed: false,
+            draining: false,
+            generations: Vec::new(),
+        };
+        self.plugins.insert(id, row);
         id
     }
 
@@ -124,7 +180,7 @@ impl State {
         id
     }
 
-    fn make_current(&mut self, plugin: PluginId, version: VersionId, new: &NewVersion) {
+    fn make_current(&mut self, plugin: PluginId, version: VersionId, new: &NewVersion, now_ms: i64) {
         for kind in &new.manifest.kinds {
             let anew = self.breaks(Mutation::KindsMadeAnew);
             let mut known = self.kinds.values().filter(|row| row.plugin == plugin);
@@ -134,13 +190,97 @@ impl State {
                 self.kinds.insert(id, row);
             }
         }
-        if let Some(row) = self.plugins.get_mut(&plugin) {
-            (row.current, row.removed) = (Some(version), false);
-        }
-        self.last.catalog += i64::from(!self.breaks(Mutation::CatalogNumberStands));
+        let was_removed = self.plugins.get(&plugin).is_none_or(|row| row.removed);
+        let keeps = !was_removed || self.breaks(Mutation::RollbackOverRemoval);
+        let before = if keeps { self.latest(plugin) } else { None };
+        self.swap(plugin, version, Cause::Install, before, now_ms);
     }
 
-    fn remove(&mut self, tenant: TenantId, name: &PluginName) -> Removed {
+    fn swap(
+        &mut self,
+        plugin: PluginId,
+        version: VersionId,
+        cause: Cause,
+        before: Option<usize>,
+        at_ms: i64,
+    ) {
+        let unnoted = self.breaks(Mutation::SwapUnnoted);
+        let Some(row) = self.plugins.get_mut(&plugin) else { return };
+        (row.current, row.removed) = (Some(version), false);
+        if !unnoted || row.generations.is_empty() {
+            row.generations.push(GenerationRow { version, cause, at_ms, before });
+        }
+    }
+
+    /// The place of a plugin's latest swap.
+    fn latest(&self, plugin: PluginId) -> Option<usize> {
+        self.plugins.get(&plugin)?.generations.len().checked_sub(1)
+    }
+
+    /// A plugin that is not removed.
+    fn standing(&self, tenant: TenantId, name: &PluginName) -> Option<PluginId> {
+        let anyones = self.breaks(Mutation::ActivateForOthers);
+        let named = |row: &PluginRow| (row.tenant == tenant || anyones) && row.name == *name && !row.removed;
+        self.plugins.iter().rev().find(|(_, row)| named(row)).map(|(id, _)| *id)
+    }
+
+    /// The version that a target means, and the swap to go back to from it.
+    fn wanted(&self, plugin: PluginId, target: &Target) -> Option<(VersionId, Option<usize>)> {
+        let row = self.plugins.get(&plugin)?;
+        match target {
+            Target::Version(name) => {
+                let mut own = self.versions.iter().filter(|(_, version)| version.plugin == plugin);
+                let (id, _) = own.find(|(_, version)| version.name == *name)?;
+                Some((*id, self.latest(plugin)))
+            }
+            Target::Before => {
+                let before = &row.generations[row.generations.last()?.before?];
+                let back =
+                    if self.breaks(Mutation::RollbackSwings) { self.latest(plugin) } else { before.before };
+                Some((before.version, back))
+            }
+        }
+    }
+
+    fn activate(
+        &mut self,
+        tenant: TenantId,
+        name: &PluginName,
+        target: &Target,
+        now_ms: i64,
+    ) -> Result<Activated, StoreError> {
+        let Some(plugin) = self.standing(tenant, name) else { return Ok(Activated::NoPlugin) };
+        let Some((version, before)) = self.wanted(plugin, target) else { return Ok(Activated::NoVersion) };
+        let unchanged = self.plugins.get(&plugin).is_some_and(|row| row.current == Some(version));
+        if !unchanged {
+            let cause = if *target == Target::Before { Cause::Rollback } else { Cause::Activate };
+            self.swap(plugin, version, cause, before, now_ms);
+            self.last.catalog += i64::from(!self.breaks(Mutation::ActivateTellsNobody));
+        }
+        let now = self.plugin(plugin).ok_or_else(|| broken("an activated plugin is gone"))?;
+        Ok(if unchanged { Activated::Unchanged(now) } else { Activated::Current(now) })
+    }
+
+    fn generations(
+        &self,
+        tenant: TenantId,
+        name: &PluginName,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Option<Vec<Generation>> {
+        let row = self.plugins.get(&self.standing(tenant, name)?)?;
+        let edge = u64::from(self.breaks(Mutation::GenerationPageRepeatsItsEdge));
+        let before = before.map_or(u64::MAX, |before| before + edge);
+        let numbered = row.generations.iter().enumerate().rev().map(|(place, row)| (row, place as u64 + 1));
+        let numbered = numbered.filter(|(_, number)| *number < before);
+        let generation = |(row, number): (&GenerationRow, u64)| {
+            let version = self.version(row.version)?;
+            Some(Generation { number, version, cause: row.cause, at_ms: row.at_ms })
+        };
+        Some(numbered.take(limit as usize).filter_map(generation).collect())
+    }
+
+    fn remove(&mut self, tenant: TenantId, name: &PluginName, when: RemoveWhen) -> Removed {
         let named = |row: &PluginRow| row.tenant == tenant && row.name == *name && !row.removed;
         let Some(plugin) = self.plugins.iter().find(|(_, row)| named(row)).map(|(id, _)| *id) else {
             return Removed::NotFound;
@@ -148,36 +288,44 @@ impl State {
         let of_plugin = |kind: &KindId| self.kinds.get(kind).is_some_and(|row| row.plugin == plugin);
         let live = self.tasks.values().filter(|row| !row.state.is_terminal() && of_plugin(&row.kind));
         let live = live.count() as u64;
-        if live > 0 && !self.breaks(Mutation::RemoveOfBusy) {
+        let goes = live == 0 || self.breaks(Mutation::RemoveOfBusy);
+        if !goes && when == RemoveWhen::Idle {
             return Removed::Busy { live };
         }
+        let unmarked = self.breaks(Mutation::DrainingUnmarked);
         if let Some(row) = self.plugins.get_mut(&plugin) {
-            row.removed = true;
+            (row.removed, row.draining) = (goes, !goes && !unmarked);
         }
         self.last.catalog += i64::from(!self.breaks(Mutation::CatalogNumberStands));
-        Removed::Removed
+        if goes { Removed::Removed } else { Removed::Draining { live } }
     }
 
     /// A plugin with its current version and every kind it ever had.
     fn plugin(&self, id: PluginId) -> Option<Plugin> {
         let row = self.plugins.get(&id)?;
-        let version = row.current?;
-        let current = self.versions.get(&version)?;
+        let current = self.version(row.current?)?;
         let kinds = self.kinds.iter().filter(|(_, kind)| kind.plugin == id);
         let kinds: BTreeMap<KindName, KindId> = kinds.map(|(id, kind)| (kind.name.clone(), *id)).collect();
         Some(Plugin {
             id,
             tenant: row.tenant,
             name: row.name.clone(),
-            current: PluginVersion {
-                id: version,
-                name: current.name.clone(),
-                digest: current.digest,
-                component_bytes: current.component_bytes,
-                manifest: current.manifest.clone(),
-                installed_ms: current.installed_ms,
-            },
+            current,
+            generation: row.generations.len() as u64,
+            draining: row.draining,
             kinds,
+        })
+    }
+
+    fn version(&self, id: VersionId) -> Option<PluginVersion> {
+        let row = self.versions.get(&id)?;
+        Some(PluginVersion {
+            id,
+            name: row.name.clone(),
+            digest: row.digest,
+            component_bytes: row.component_bytes,
+            manifest: row.manifest.clone(),
+            installed_ms: row.installed_ms,
         })
     }
 }

@@ -278,6 +278,22 @@ mutations! {
     RemovedStillListed;
     /// Tasks of a plugin that was removed cannot be read.
     RemovedHidesTasks;
+    /// A tenant can swap and see another's plugin.
+    ActivateForOthers;
+    /// An activation does not move the number that a beat tells.
+    ActivateTellsNobody;
+    /// A rollback of a rollback comes back to what the first one left.
+    RollbackSwings;
+    /// A rollback goes back to what ran before a removal.
+    RollbackOverRemoval;
+    /// A swap leaves no trace in the history.
+    SwapUnnoted;
+    /// A page of the history starts with the generation that the one before ended with.
+    GenerationPageRepeatsItsEdge;
+    /// A plugin that goes when its tasks have ended does not say so.
+    DrainingUnmarked;
+    /// A plugin that is installed again goes all the same when its tasks have ended.
+    InstallKeepsDraining;
     /// A tenant that exists is made again.
     TenantsMadeAnew;
     /// An install does not move the number that a beat tells.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keiko_core::agent::{Agent, AgentStatistics, User};
+use keiko_core::catalog::Cause;
 use keiko_core::group::Group;
 use keiko_core::id::{
     AgentId, Digest, GroupId, Holder, KindId, PluginId, TaskId, TenantId, Token, UserId, VersionId,
@@ -82,6 +83,18 @@ pub(super) struct PluginRow {
     pub(super) name: PluginName,
     pub(super) current: Option<VersionId>,
     pub(super) removed: bool,
+    pub(super) draining: bool,
+    /// Every swap in order; the number of one is its place, from 1.
+    pub(super) generations: Vec<GenerationRow>,
+}
+
+/// A swap of a plugin's current version.
+pub(super) struct GenerationRow {
+    pub(super) version: VersionId,
+    pub(super) cause: Cause,
+    pub(super) at_ms: i64,
+    /// The place of the swap that a rollback goes back to.
+    pub(super) before: Option<usize>,
 }
 
 pub(super) struct KindRow {

@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use keiko_core::catalog::{Installed, NewVersion, Plugin, PluginVersion, Removed, Tenant};
+use keiko_core::catalog::{Cause, Installed, NewVersion, Plugin, PluginVersion, RemoveWhen, Removed, Tenant};
 use keiko_core::id::{KindId, PluginId, TenantId, VersionId};
 use keiko_core::manifest::Manifest;
 use keiko_core::name::{KindName, PluginName, TenantName};
 use keiko_core::port::{StoreError, StoreErrorKind};
 use sqlx::postgres::PgRow;
 
+use super::generation::{Place, place, swap};
 use super::pool::Pool;
 use super::row::{digest, get, large_count, name};
 use super::session::Session;
@@ -19,8 +20,8 @@ use crate::trouble::undecodable;
 
 /// Plugins that are not removed, with their current versions and all their kinds.
 const PLUGINS: &str = "SELECT p.id, p.tenant, p.name, v.id, v.name, v.digest, v.component_bytes, v.manifest,
-        v.installed_ms,
-        (SELECT coalesce(json_object_agg(k.name, k.id), '{}')::text FROM kind AS k WHERE k.plugin = p.id) AS kinds
+        v.installed_ms, coalesce((SELECT max(g.generation) FROM plugin_generation AS g WHERE g.plugin = p.id), 0),
+        p.draining, (SELECT coalesce(json_object_agg(k.name, k.id), '{}')::text FROM kind AS k WHERE k.plugin = p.id) AS kinds
     FROM plugin AS p JOIN plugin_version AS v ON v.id = p.current AND v.plugin = p.id
     WHERE NOT p.removed AND p.id = coalesce($1, p.id) ORDER BY p.id";
 
@@ -62,7 +63,8 @@ pub(crate) async fn install(
 ) -> Result<Installed, StoreError> {
     one_after_the_other(session).await?;
     let section = &new.manifest.plugin;
-    let (plugin, current) = ensure_plugin(session, new.tenant, &section.name).await?;
+    let place = ensure_plugin(session, new.tenant, &section.name).await?;
+    let plugin = place.plugin;
     let query = "SELECT id, digest, manifest FROM plugin_version WHERE plugin = $1 AND name = $2";
     let query = sqlx::query(query).bind(plugin.0).bind(section.version.as_str());
     let version = match session.row(query).await? {
@@ -75,25 +77,31 @@ pub(crate) async fn install(
             VersionId(get(&row, 0)?)
         }
     };
-    if current == Some(version) {
+    if place.current == Some(version) && !place.draining {
         return plugin_by_id(session, plugin).await.map(Installed::Unchanged);
+    }
+    if place.current == Some(version) {
+        let query = "WITH grown AS (UPDATE sequence SET last = last + 1 WHERE name = 'catalog')
+            UPDATE plugin SET draining = false WHERE id = $1 AND tenant = $2";
+        session.run(sqlx::query(query).bind(plugin.0).bind(new.tenant.0)).await?;
+        return plugin_by_id(session, plugin).await.map(Installed::Current);
     }
     let kinds: Vec<&str> = new.manifest.kinds.iter().map(|kind| kind.name.as_str()).collect();
     let query = "WITH kinds AS (
             INSERT INTO kind (tenant, plugin, name) SELECT $1, $2, n FROM unnest($3::text[]) AS n
-            WHERE NOT EXISTS (SELECT 1 FROM kind WHERE plugin = $2 AND name = n)),
-        grown AS (UPDATE sequence SET last = last + 1 WHERE name = 'catalog')
-        UPDATE plugin SET current = $4, removed = false WHERE id = $2 AND tenant = $1";
-    let query = sqlx::query(query).bind(new.tenant.0).bind(plugin.0).bind(kinds).bind(version.0);
-    session.run(query).await?;
+            WHERE NOT EXISTS (SELECT 1 FROM kind WHERE plugin = $2 AND name = n))
+        UPDATE plugin SET removed = false, draining = false WHERE id = $2 AND tenant = $1";
+    session.run(sqlx::query(query).bind(new.tenant.0).bind(plugin.0).bind(kinds)).await?;
+    swap(session, new.tenant, &place, version, Cause::Install, place.latest(), now_ms).await?;
     plugin_by_id(session, plugin).await.map(Installed::Current)
 }
 
-/// Takes a plugin away unless it has live tasks.
+/// Takes a plugin away, at once or when its live tasks have ended.
 pub(crate) async fn remove(
     session: &mut Session,
     tenant: TenantId,
     name: &PluginName,
+    when: RemoveWhen,
 ) -> Result<Removed, StoreError> {
     one_after_the_other(session).await?;
     let query = "SELECT id FROM plugin WHERE tenant = $1 AND name = $2 AND NOT removed";
@@ -105,13 +113,13 @@ pub(crate) async fn remove(
         AND kind = ANY(ARRAY(SELECT id FROM kind WHERE plugin = $2))";
     let row = session.row(sqlx::query(query).bind(tenant.0).bind(plugin)).await?;
     let live = row.as_ref().map_or(Ok(0), |row| large_count(row, 0))?;
-    if live > 0 {
+    if live > 0 && when == RemoveWhen::Idle {
         return Ok(Removed::Busy { live });
     }
     let query = "WITH grown AS (UPDATE sequence SET last = last + 1 WHERE name = 'catalog')
-        UPDATE plugin SET removed = true WHERE id = $1 AND tenant = $2";
-    session.run(sqlx::query(query).bind(plugin).bind(tenant.0)).await?;
-    Ok(Removed::Removed)
+        UPDATE plugin SET removed = $3, draining = NOT $3 WHERE id = $1 AND tenant = $2";
+    session.run(sqlx::query(query).bind(plugin).bind(tenant.0).bind(live == 0)).await?;
+    Ok(if live == 0 { Removed::Removed } else { Removed::Draining { live } })
 }
 
 /// Every plugin of every tenant.
@@ -120,26 +128,24 @@ pub(crate) async fn plugins(pool: &Pool) -> Result<Vec<Plugin>, StoreError> {
     rows.iter().map(plugin).collect()
 }
 
-async fn one_after_the_other(session: &mut Session) -> Result<(), StoreError> {
+/// Waits for whoever changes the catalog, and keeps others waiting.
+pub(crate) async fn one_after_the_other(session: &mut Session) -> Result<(), StoreError> {
     let query = "SELECT last FROM sequence WHERE name = 'catalog' FOR UPDATE";
     session.row(sqlx::query(query)).await.map(drop)
 }
 
-/// The plugin's row, made when it is missing, and its current version unless it was removed.
+/// Where the plugin stands; its row is made when it is missing.
 async fn ensure_plugin(
     session: &mut Session,
     tenant: TenantId,
     name: &PluginName,
-) -> Result<(PluginId, Option<VersionId>), StoreError> {
-    let find =
-        "SELECT id, CASE WHEN NOT removed THEN current END FROM plugin WHERE tenant = $1 AND name = $2";
-    let make = "INSERT INTO plugin (tenant, name) VALUES ($1, $2) RETURNING id, current";
-    for query in [find, make] {
-        if let Some(row) = session.row(sqlx::query(query).bind(tenant.0).bind(name.as_str())).await? {
-            return Ok((PluginId(get(&row, 0)?), get::<Option<i64>>(&row, 1)?.map(VersionId)));
-        }
+) -> Result<Place, StoreError> {
+    if let Some(place) = place(session, tenant, name).await? {
+        return Ok(place);
     }
-    Err(missing())
+    let query = "INSERT INTO plugin (tenant, name) VALUES ($1, $2)";
+    session.run(sqlx::query(query).bind(tenant.0).bind(name.as_str())).await?;
+    place(session, tenant, name).await?.ok_or_else(missing)
 }
 
 async fn insert_version(
@@ -159,7 +165,7 @@ async fn insert_version(
     get(&row, 0).map(VersionId)
 }
 
-async fn plugin_by_id(session: &mut Session, id: PluginId) -> Result<Plugin, StoreError> {
+pub(crate) async fn plugin_by_id(session: &mut Session, id: PluginId) -> Result<Plugin, StoreError> {
     let row = session.row(sqlx::query(PLUGINS).bind(Some(id.0))).await?.ok_or_else(missing)?;
     plugin(&row)
 }
@@ -170,20 +176,27 @@ fn missing() -> StoreError {
 
 fn plugin(row: &PgRow) -> Result<Plugin, StoreError> {
     let kinds: BTreeMap<KindName, i64> =
-        serde_json::from_str(get(row, 9)?).map_err(|_| undecodable(Undecodable("kind name")))?;
+        serde_json::from_str(get(row, 11)?).map_err(|_| undecodable(Undecodable("kind name")))?;
     Ok(Plugin {
         id: PluginId(get(row, 0)?),
         tenant: TenantId(get(row, 1)?),
         name: name(row, 2, "plugin name")?,
-        current: PluginVersion {
-            id: VersionId(get(row, 3)?),
-            name: name(row, 4, "version name")?,
-            digest: digest(row, 5)?,
-            component_bytes: large_count(row, 6)?,
-            manifest: Arc::new(manifest(row, 7)?),
-            installed_ms: get(row, 8)?,
-        },
+        current: version(row, 3)?,
+        generation: large_count(row, 9)?,
+        draining: get(row, 10)?,
         kinds: kinds.into_iter().map(|(name, id)| (name, KindId(id))).collect(),
+    })
+}
+
+/// A version of a plugin, whose columns begin at `first`: id, name, digest, component_bytes, manifest, installed_ms.
+pub(crate) fn version(row: &PgRow, first: usize) -> Result<PluginVersion, StoreError> {
+    Ok(PluginVersion {
+        id: VersionId(get(row, first)?),
+        name: name(row, first + 1, "version name")?,
+        digest: digest(row, first + 2)?,
+        component_bytes: large_count(row, first + 3)?,
+        manifest: Arc::new(manifest(row, first + 4)?),
+        installed_ms: get(row, first + 5)?,
     })
 }
 

@@ -19,6 +19,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("time_outs", include_str!("../../../../migrations/postgres/0004_time_outs.sql")),
     ("incomplete", include_str!("../../../../migrations/postgres/0005_incomplete.sql")),
     ("groups", include_str!("../../../../migrations/postgres/0006_groups.sql")),
+    ("plugin_generations", include_str!("../../../../migrations/postgres/0007_plugin_generations.sql")),
 ];
 
 /// How a file starts that cannot run in a transaction.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use keiko_core::catalog::{Installed, NewVersion, Plugin, PluginVersion, Removed, Tenant};
+use keiko_core::catalog::{Cause, Installed, NewVersion, Plugin, PluginVersion, RemoveWhen, Removed, Tenant};
 use keiko_core::id::{Digest, KindId, PluginId, TenantId, VersionId};
 use keiko_core::manifest::Manifest;
 use keiko_core::name::{KindName, PluginName, TenantName};
@@ -12,14 +12,15 @@ use sqlx::Row;
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 
 use super::error::store_error;
+use super::generation::{Place, place, swap};
 use super::session::{Session, json};
 use crate::format::Undecodable;
 use crate::trouble::undecodable;
 
 /// Plugins that are not removed, with their current versions and all their kinds.
 const PLUGINS: &str = "SELECT p.id, p.tenant, p.name, v.id, v.name, v.digest, v.component_bytes, v.manifest,
-        v.installed_ms,
-        (SELECT json_group_object(k.name, k.id) FROM kind AS k WHERE k.plugin = p.id) AS kinds
+        v.installed_ms, coalesce((SELECT max(g.generation) FROM plugin_generation AS g WHERE g.plugin = p.id), 0),
+        p.draining, (SELECT json_group_object(k.name, k.id) FROM kind AS k WHERE k.plugin = p.id) AS kinds
     FROM plugin AS p JOIN plugin_version AS v ON v.id = p.current AND v.plugin = p.id
     WHERE p.removed = 0 AND p.id = coalesce(?1, p.id) ORDER BY p.id";
 
@@ -48,7 +49,8 @@ pub(crate) async fn install(
     now_ms: i64,
 ) -> Result<Installed, StoreError> {
     let section = &new.manifest.plugin;
-    let (plugin, current) = ensure_plugin(session, new.tenant, &section.name).await?;
+    let place = ensure_plugin(session, new.tenant, &section.name).await?;
+    let plugin = place.plugin;
     let query = "SELECT id, digest, manifest FROM plugin_version WHERE plugin = ?1 AND name = ?2";
     let query = sqlx::query(query).bind(plugin.0).bind(section.version.as_str());
     let version = match session.rows(query).await?.first() {
@@ -61,24 +63,30 @@ pub(crate) async fn install(
             VersionId(row.try_get(0).map_err(store_error)?)
         }
     };
-    if current == Some(version) {
+    if place.current == Some(version) && !place.draining {
         return plugin_by_id(session, plugin).await.map(Installed::Unchanged);
+    }
+    if place.current == Some(version) {
+        let query = "UPDATE plugin SET draining = 0 WHERE id = ?1 AND tenant = ?2;
+            UPDATE sequence SET last = last + 1 WHERE name = 'catalog'";
+        session.run(sqlx::query(query).bind(plugin.0).bind(new.tenant.0)).await?;
+        return plugin_by_id(session, plugin).await.map(Installed::Current);
     }
     let kinds: Vec<&str> = new.manifest.kinds.iter().map(|kind| kind.name.as_str()).collect();
     let query = "INSERT INTO kind (tenant, plugin, name)
             SELECT ?1, ?2, value FROM json_each(?3) WHERE true ON CONFLICT DO NOTHING;
-        UPDATE plugin SET current = ?4, removed = 0 WHERE id = ?2 AND tenant = ?1;
-        UPDATE sequence SET last = last + 1 WHERE name = 'catalog'";
-    let query = sqlx::query(query).bind(new.tenant.0).bind(plugin.0).bind(json(&kinds)).bind(version.0);
-    session.run(query).await?;
+        UPDATE plugin SET removed = 0, draining = 0 WHERE id = ?2 AND tenant = ?1";
+    session.run(sqlx::query(query).bind(new.tenant.0).bind(plugin.0).bind(json(&kinds))).await?;
+    swap(session, new.tenant, &place, version, Cause::Install, place.latest(), now_ms).await?;
     plugin_by_id(session, plugin).await.map(Installed::Current)
 }
 
-/// Takes a plugin away unless it has live tasks.
+/// Takes a plugin away, at once or when its live tasks have ended.
 pub(crate) async fn remove(
     session: &mut Session,
     tenant: TenantId,
     name: &PluginName,
+    when: RemoveWhen,
 ) -> Result<Removed, StoreError> {
     let query = "SELECT id FROM plugin WHERE tenant = ?1 AND name = ?2 AND removed = 0";
     let rows = session.rows(sqlx::query(query).bind(tenant.0).bind(name.as_str())).await?;
@@ -91,13 +99,14 @@ pub(crate) async fn remove(
             AND kind IN (SELECT id FROM kind WHERE plugin = ?2))";
     let rows = session.rows(sqlx::query(query).bind(tenant.0).bind(plugin)).await?;
     let live: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0)).map_err(store_error)?;
-    if live > 0 {
-        return Ok(Removed::Busy { live: live as u64 });
+    let live = live.max(0) as u64;
+    if live > 0 && when == RemoveWhen::Idle {
+        return Ok(Removed::Busy { live });
     }
-    let query = "UPDATE plugin SET removed = 1 WHERE id = ?1 AND tenant = ?2;
+    let query = "UPDATE plugin SET removed = ?3, draining = 1 - ?3 WHERE id = ?1 AND tenant = ?2;
         UPDATE sequence SET last = last + 1 WHERE name = 'catalog'";
-    session.run(sqlx::query(query).bind(plugin).bind(tenant.0)).await?;
-    Ok(Removed::Removed)
+    session.run(sqlx::query(query).bind(plugin).bind(tenant.0).bind(i64::from(live == 0))).await?;
+    Ok(if live == 0 { Removed::Removed } else { Removed::Draining { live } })
 }
 
 /// Every plugin of every tenant.
@@ -106,18 +115,15 @@ pub(crate) async fn plugins(readers: &SqlitePool) -> Result<Vec<Plugin>, StoreEr
     rows.iter().map(read_plugin).collect()
 }
 
-/// The plugin's row, made when it is missing, and its current version unless it was removed.
+/// Where the plugin stands; its row is made when it is missing.
 async fn ensure_plugin(
     session: &mut Session,
     tenant: TenantId,
     name: &PluginName,
-) -> Result<(PluginId, Option<VersionId>), StoreError> {
-    let query = "INSERT INTO plugin (tenant, name) VALUES (?1, ?2) ON CONFLICT DO NOTHING;
-        SELECT id, iif(removed = 0, current, NULL) FROM plugin WHERE tenant = ?1 AND name = ?2";
-    let rows = session.rows(sqlx::query(query).bind(tenant.0).bind(name.as_str())).await?;
-    let row = rows.first().ok_or_else(|| store_error(sqlx::Error::RowNotFound))?;
-    let current: Option<i64> = row.try_get(1).map_err(store_error)?;
-    Ok((PluginId(row.try_get(0).map_err(store_error)?), current.map(VersionId)))
+) -> Result<Place, StoreError> {
+    let query = "INSERT INTO plugin (tenant, name) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+    session.run(sqlx::query(query).bind(tenant.0).bind(name.as_str())).await?;
+    place(session, tenant, name).await?.ok_or_else(|| store_error(sqlx::Error::RowNotFound))
 }
 
 async fn insert_version(
@@ -137,29 +143,37 @@ async fn insert_version(
     row.try_get(0).map(VersionId).map_err(store_error)
 }
 
-async fn plugin_by_id(session: &mut Session, id: PluginId) -> Result<Plugin, StoreError> {
+pub(crate) async fn plugin_by_id(session: &mut Session, id: PluginId) -> Result<Plugin, StoreError> {
     let rows = session.rows(sqlx::query(PLUGINS).bind(Some(id.0))).await?;
     rows.first().map_or_else(|| Err(store_error(sqlx::Error::RowNotFound)), read_plugin)
 }
 
 fn read_plugin(row: &SqliteRow) -> Result<Plugin, StoreError> {
-    let kinds: String = row.try_get(9).map_err(store_error)?;
+    let kinds: String = row.try_get(11).map_err(store_error)?;
     let kinds: BTreeMap<KindName, i64> =
         serde_json::from_str(&kinds).map_err(|_| undecodable(Undecodable("kind name")))?;
-    let component_bytes: i64 = row.try_get(6).map_err(store_error)?;
+    let generation: i64 = row.try_get(9).map_err(store_error)?;
     Ok(Plugin {
         id: PluginId(row.try_get(0).map_err(store_error)?),
         tenant: TenantId(row.try_get(1).map_err(store_error)?),
         name: read_name(row, 2, "plugin name")?,
-        current: PluginVersion {
-            id: VersionId(row.try_get(3).map_err(store_error)?),
-            name: read_name(row, 4, "version name")?,
-            digest: read_digest(row, 5)?,
-            component_bytes: component_bytes.max(0) as u64,
-            manifest: Arc::new(read_manifest(row, 7)?),
-            installed_ms: row.try_get(8).map_err(store_error)?,
-        },
+        current: read_version(row, 3)?,
+        generation: generation.max(0) as u64,
+        draining: row.try_get(10).map_err(store_error)?,
         kinds: kinds.into_iter().map(|(name, id)| (name, KindId(id))).collect(),
+    })
+}
+
+/// A version of a plugin, whose columns begin at `first`: id, name, digest, component_bytes, manifest, installed_ms.
+pub(crate) fn read_version(row: &SqliteRow, first: usize) -> Result<PluginVersion, StoreError> {
+    let component_bytes: i64 = row.try_get(first + 3).map_err(store_error)?;
+    Ok(PluginVersion {
+        id: VersionId(row.try_get(first).map_err(store_error)?),
+        name: read_name(row, first + 1, "version name")?,
+        digest: read_digest(row, first + 2)?,
+        component_bytes: component_bytes.max(0) as u64,
+        manifest: Arc::new(read_manifest(row, first + 4)?),
+        installed_ms: row.try_get(first + 5).map_err(store_error)?,
     })
 }
 

@@ -14,6 +14,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("time_outs", include_str!("../../../../migrations/sqlite/0004_time_outs.sql")),
     ("incomplete", include_str!("../../../../migrations/sqlite/0005_incomplete.sql")),
     ("groups", include_str!("../../../../migrations/sqlite/0006_groups.sql")),
+    ("plugin_generations", include_str!("../../../../migrations/sqlite/0007_plugin_generations.sql")),
 ];
 
 /// Why a database cannot be brought to this schema.

@@ -15,6 +15,7 @@ mod count;
 mod data;
 mod end;
 pub(crate) mod error;
+mod generation;
 mod group;
 mod history;
 mod holder;
@@ -36,7 +37,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use keiko_core::catalog::{Installed, NewVersion, Plugin, Removed, Tenant};
+use keiko_core::catalog::{
+    Activated, Generation, Installed, NewVersion, Plugin, PluginVersion, RemoveWhen, Removed, Target, Tenant,
+};
 use keiko_core::group::{Group, Outcome};
 use keiko_core::id::{Digest, GroupId, Holder, TaskId, TenantId, Token};
 use keiko_core::name::{PluginName, TenantName};
@@ -324,9 +327,46 @@ impl CatalogStore for SqliteStore {
         .await
     }
 
-    async fn remove(&self, tenant: TenantId, name: &PluginName) -> Result<Removed, StoreError> {
+    async fn version(
+        &self,
+        tenant: TenantId,
+        name: &PluginName,
+        target: &Target,
+    ) -> Result<Option<PluginVersion>, StoreError> {
+        generation::version(&self.0.readers, tenant, name, target).await
+    }
+
+    async fn activate(
+        &self,
+        tenant: TenantId,
+        name: &PluginName,
+        target: Target,
+        now_ms: i64,
+    ) -> Result<Activated, StoreError> {
+        self.write(Priority::Background, 0, (name.clone(), target), move |session, (name, target)| {
+            Box::pin(generation::activate(session, tenant, name, target, now_ms))
+        })
+        .await
+    }
+
+    async fn generations(
+        &self,
+        tenant: TenantId,
+        name: &PluginName,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Option<Vec<Generation>>, StoreError> {
+        generation::generations(&self.0.readers, tenant, name, before, limit).await
+    }
+
+    async fn remove(
+        &self,
+        tenant: TenantId,
+        name: &PluginName,
+        when: RemoveWhen,
+    ) -> Result<Removed, StoreError> {
         self.write(Priority::Background, 0, name.clone(), move |session, name| {
-            Box::pin(catalog::remove(session, tenant, name))
+            Box::pin(catalog::remove(session, tenant, name, when))
         })
         .await
     }

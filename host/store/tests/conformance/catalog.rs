@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use keiko_core::catalog::{Installed, NewVersion, Plugin, Removed};
+use keiko_core::catalog::{
+    Activated, Cause, Generation, Installed, NewVersion, Plugin, RemoveWhen, Removed, Target,
+};
 use keiko_core::id::{Digest, VersionId};
 use keiko_core::manifest::Manifest;
 use keiko_core::name::{PluginName, TenantName};
@@ -72,7 +74,7 @@ pub async fn a_versions_name_stands_for_one_component_and_manifest(world: &World
 pub async fn an_older_version_becomes_current_again(world: &World) {
     install(world, version(world.ada.tenant, "2", 2)).await;
     let back = current(install(world, version(world.ada.tenant, "1", 1)).await);
-    assert_eq!(back, world.ada.plugin, "the very row it was");
+    assert_eq!(back, Plugin { generation: 3, ..world.ada.plugin.clone() }, "the very row it was");
 }
 
 pub async fn kinds_keep_their_rows_over_versions(world: &World) {
@@ -92,7 +94,7 @@ pub async fn a_plugin_with_live_tasks_stays(world: &World) {
     world.submit_plain(&world.bob, 1).await;
     let task = world.lease(holder, 1).await.remove(0);
     let name = p();
-    let remove = || world.catalog.remove(world.ada.tenant, &name);
+    let remove = || world.catalog.remove(world.ada.tenant, &name, RemoveWhen::Idle);
     assert_eq!(remove().await.unwrap(), Removed::Busy { live: 2 });
     world.settle(holder, complete(&task)).await;
     assert_eq!(remove().await.unwrap(), Removed::Busy { live: 1 });
@@ -101,7 +103,8 @@ pub async fn a_plugin_with_live_tasks_stays(world: &World) {
     }
     assert_eq!(remove().await.unwrap(), Removed::Removed);
     assert_eq!(remove().await.unwrap(), Removed::NotFound);
-    let other = world.catalog.remove(world.ada.tenant, &"q".parse().unwrap()).await.unwrap();
+    let other =
+        world.catalog.remove(world.ada.tenant, &"q".parse().unwrap(), RemoveWhen::Idle).await.unwrap();
     assert_eq!(other, Removed::NotFound);
     assert_eq!(world.catalog.plugins().await.unwrap(), std::slice::from_ref(&world.bob.plugin));
 }
@@ -112,12 +115,12 @@ pub async fn a_removed_plugin_comes_back_with_its_history(world: &World) {
     let mut done = complete(&task);
     done.attempt = record(&task, Some(world.ada.plugin.current.id));
     world.settle(holder, done).await;
-    world.catalog.remove(world.ada.tenant, &p()).await.unwrap();
+    world.catalog.remove(world.ada.tenant, &p(), RemoveWhen::Idle).await.unwrap();
     let view = world.view(&world.ada, task.id).await;
     assert_eq!((view.summary.plugin, view.summary.state), (p(), TaskState::Completed));
     assert_eq!(view.attempts[0].version.as_ref().map(|name| name.as_str()), Some("1"));
     let back = current(install(world, version(world.ada.tenant, "1", 1)).await);
-    assert_eq!(back, world.ada.plugin);
+    assert_eq!(back, Plugin { generation: 2, ..world.ada.plugin.clone() });
     assert!(matches!(back.current.id, VersionId(id) if id > 0));
 }
 
@@ -130,4 +133,105 @@ pub async fn components_come_back_by_digest(world: &World) {
     world.components.put(second, Bytes::from_static(b"")).await.unwrap();
     assert!(world.components.get(first).await.unwrap() == Some(large));
     assert_eq!(world.components.get(second).await.unwrap(), Some(Bytes::new()));
+}
+
+fn named(name: &str) -> Target {
+    Target::Version(name.parse().unwrap())
+}
+
+/// Makes a version of Ada's plugin current, and gives what runs then.
+async fn activated(world: &World, target: Target, at_ms: i64) -> String {
+    match world.catalog.activate(world.ada.tenant, &p(), target, at_ms).await.unwrap() {
+        Activated::Current(plugin) => plugin.current.name.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+pub async fn rollbacks_walk_back_to_the_first_version(world: &World) {
+    for number in [2, 3] {
+        install(world, version(world.ada.tenant, &number.to_string(), number)).await;
+    }
+    assert_eq!(activated(world, named("1"), NOW + 5).await, "1");
+    // What a rollback left behind is not come back to.
+    assert_eq!(activated(world, Target::Before, NOW + 6).await, "3");
+    assert_eq!(activated(world, Target::Before, NOW + 7).await, "2");
+    let next = world.catalog.version(world.ada.tenant, &p(), &Target::Before).await.unwrap();
+    assert_eq!(next.map(|version| version.id), Some(world.ada.plugin.current.id));
+    assert_eq!(activated(world, Target::Before, NOW + 8).await, "1");
+    let nothing = world.catalog.activate(world.ada.tenant, &p(), Target::Before, NOW + 9).await.unwrap();
+    assert_eq!(nothing, Activated::NoVersion);
+    assert_eq!(world.catalog.version(world.ada.tenant, &p(), &Target::Before).await.unwrap(), None);
+    // A swap after a rollback goes on from there.
+    assert_eq!(activated(world, named("3"), NOW + 10).await, "3");
+    assert_eq!(activated(world, Target::Before, NOW + 11).await, "1");
+}
+
+pub async fn an_activation_of_what_is_not_there_changes_nothing(world: &World) {
+    let (ada, bob) = (world.ada.tenant, world.bob.tenant);
+    install(world, version(ada, "2", 2)).await;
+    let activate = |tenant, name: &str, target| {
+        let name = name.parse().unwrap();
+        async move { world.catalog.activate(tenant, &name, target, NOW + 5).await.unwrap() }
+    };
+    let before = world.catalog.plugins().await.unwrap();
+    assert_eq!(activate(ada, "p", named("2")).await, Activated::Unchanged(before[0].clone()));
+    assert_eq!(activate(ada, "p", named("9")).await, Activated::NoVersion);
+    assert_eq!(activate(bob, "p", named("2")).await, Activated::NoVersion, "another tenant's version");
+    assert_eq!(activate(bob, "p", Target::Before).await, Activated::NoVersion);
+    assert_eq!(activate(ada, "q", named("1")).await, Activated::NoPlugin);
+    assert_eq!(world.catalog.version(bob, &p(), &named("2")).await.unwrap(), None);
+    assert_eq!(world.catalog.version(ada, &p(), &named("2")).await.unwrap(), Some(before[0].current.clone()));
+    assert_eq!(world.catalog.plugins().await.unwrap(), before);
+    world.catalog.remove(ada, &p(), RemoveWhen::Idle).await.unwrap();
+    assert_eq!(activate(ada, "p", named("1")).await, Activated::NoPlugin);
+    assert_eq!(world.catalog.generations(ada, &p(), None, 9).await.unwrap(), None);
+}
+
+pub async fn the_history_has_every_swap_newest_first(world: &World) {
+    let ada = world.ada.tenant;
+    let second = current(install(world, version(ada, "2", 2)).await);
+    assert_eq!(second.generation, 2);
+    activated(world, named("1"), NOW + 5).await;
+    activated(world, Target::Before, NOW + 6).await;
+    install(world, version(ada, "2", 2)).await;
+    let all = world.catalog.generations(ada, &p(), None, 9).await.unwrap().unwrap();
+    let told = |all: &[Generation]| -> Vec<(u64, String, Cause, i64)> {
+        all.iter().map(|one| (one.number, one.version.name.to_string(), one.cause, one.at_ms)).collect()
+    };
+    let expected = [
+        (4, "2", Cause::Rollback, NOW + 6),
+        (3, "1", Cause::Activate, NOW + 5),
+        (2, "2", Cause::Install, NOW + 1),
+        (1, "1", Cause::Install, NOW),
+    ];
+    assert_eq!(told(&all), expected.map(|(number, name, cause, at)| (number, name.to_owned(), cause, at)));
+    assert_eq!((&all[0].version, &all[3].version), (&second.current, &world.ada.plugin.current));
+    assert_eq!(world.catalog.plugins().await.unwrap()[0].generation, 4);
+    let first = world.catalog.generations(ada, &p(), None, 3).await.unwrap().unwrap();
+    let rest = world.catalog.generations(ada, &p(), Some(2), 3).await.unwrap().unwrap();
+    assert_eq!([first, rest].concat(), all);
+    assert_eq!(world.catalog.generations(ada, &p(), Some(1), 3).await.unwrap(), Some(Vec::new()));
+    assert_eq!(world.catalog.generations(world.bob.tenant, &p(), None, 9).await.unwrap().unwrap().len(), 1);
+    assert_eq!(world.catalog.generations(ada, &"q".parse().unwrap(), None, 9).await.unwrap(), None);
+}
+
+pub async fn a_plugin_goes_when_its_tasks_have_ended(world: &World) {
+    let (ada, name) = (world.ada.tenant, p());
+    let holder = world.holder().await;
+    let task = world.running(&world.ada, holder).await;
+    let remove = || world.catalog.remove(ada, &name, RemoveWhen::Drained);
+    assert_eq!(remove().await.unwrap(), Removed::Draining { live: 1 });
+    let waiting = Plugin { draining: true, ..world.ada.plugin.clone() };
+    assert_eq!(world.catalog.plugins().await.unwrap(), [waiting, world.bob.plugin.clone()]);
+    // Whoever installs it again wants it to stay.
+    assert_eq!(current(install(world, version(ada, "1", 1)).await), world.ada.plugin);
+    assert_eq!(remove().await.unwrap(), Removed::Draining { live: 1 });
+    world.settle(holder, complete(&task)).await;
+    assert_eq!(remove().await.unwrap(), Removed::Removed);
+    assert_eq!(remove().await.unwrap(), Removed::NotFound);
+    // It comes back as new: a rollback does not go behind the removal.
+    let back = current(install(world, version(ada, "2", 2)).await);
+    assert_eq!((back.draining, back.generation), (false, 2));
+    let nothing = world.catalog.activate(ada, &name, Target::Before, NOW + 9).await.unwrap();
+    assert_eq!(nothing, Activated::NoVersion);
 }

@@ -19,6 +19,7 @@ const SCHEMA: &[&str] = &[
     include_str!("../../../../migrations/postgres/0004_time_outs.sql"),
     include_str!("../../../../migrations/postgres/0005_incomplete.sql"),
     include_str!("../../../../migrations/postgres/0006_groups.sql"),
+    include_str!("../../../../migrations/postgres/0007_plugin_generations.sql"),
 ];
 
 /// Keeps tests apart that find no template.

@@ -1,6 +1,7 @@
 //! Holders of leases, and the tasks of dead ones.
 
 use futures::future::join_all;
+use keiko_core::catalog::{RemoveWhen, Target};
 use keiko_core::code::Code;
 use keiko_core::id::{Holder, TaskId, Token};
 use keiko_core::port::{Beat, Dead, LeaseRequest, Rescued};
@@ -114,8 +115,12 @@ pub async fn a_beat_tells_of_installs_and_removals(world: &World) {
     world.catalog.install(version(world.ada.tenant, "2", 2), NOW).await.unwrap();
     let second = number().await;
     assert!(second > first);
-    world.catalog.remove(world.bob.tenant, &world.bob.plugin.name).await.unwrap();
-    assert!(number().await > second);
+    let back = Target::Before;
+    world.catalog.activate(world.ada.tenant, &world.ada.plugin.name, back, NOW).await.unwrap();
+    let third = number().await;
+    assert!(third > second);
+    world.catalog.remove(world.bob.tenant, &world.bob.plugin.name, RemoveWhen::Idle).await.unwrap();
+    assert!(number().await > third);
 }
 
 pub async fn a_rescue_of_all_but_one_spares_that_one(world: &World) {

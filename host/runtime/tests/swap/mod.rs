@@ -1,0 +1,155 @@
+//! Versions that take over from each other while tasks run, and plugins that go when their tasks have ended.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use keiko_core::TenantId;
+use keiko_core::catalog::{RemoveWhen, Target};
+use keiko_core::code::Code;
+use keiko_core::outcome::Outcome;
+use keiko_core::task::{Payload, TaskState};
+use keiko_runtime::Handle;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::support::{Bench, SOON, report, submit, task};
+use crate::{Report, ended};
+
+/// A version of the script; its digest is the end of its text.
+async fn install(handle: &Handle, tenant: TenantId, version: u32) {
+    let kinds = "[[kind]]\nname = \"a\"\n[[kind]]\nname = \"b\"\n";
+    let text = format!(
+        "[plugin]\nname = \"script\"\nversion = \"{version}\"\n{kinds}# {version:>40} is the version of this text"
+    );
+    let (plugin, changed) = handle.install(tenant, Bytes::from(text), None).await.expect("installed");
+    assert!(changed && plugin.current.name.as_str() == version.to_string());
+}
+
+/// Gives the digest it runs as its result, after a moment.
+fn digest(attempt: keiko_core::port::Attempt) -> Report {
+    async move {
+        tokio::task::yield_now().await;
+        report(Outcome::Completed(Payload::json(format!("\"{}\"", attempt.digest))))
+    }
+    .boxed()
+}
+
+#[tokio::test]
+async fn swaps_fail_no_task_and_every_attempt_runs_one_version() {
+    let bench = Bench::new().await;
+    let (runtime, handle, tenant) = bench.start(|attempt, _, _| digest(attempt)).await;
+    install(&handle, tenant, 2).await;
+    let submits = async {
+        let mut all = Vec::new();
+        for _ in 0..40 {
+            let accepted = handle.submit(tenant, vec![task("1"); 25], None).await.expect("accepted");
+            all.extend(accepted.ids());
+        }
+        all
+    };
+    let swaps = async {
+        for round in 0..100 {
+            let target =
+                if round % 2 == 0 { Target::Before } else { Target::Version("2".parse().expect("a name")) };
+            let (_, changed) = handle.activate(tenant, "script", target).await.expect("activated");
+            assert!(changed, "round {round}");
+        }
+    };
+    let (all, ()) = tokio::join!(submits, swaps);
+    let mut ran: BTreeMap<String, u32> = BTreeMap::new();
+    for id in all {
+        let view = ended(&handle, tenant, id).await.view;
+        assert_eq!((view.summary.state, view.attempts.len()), (TaskState::Completed, 1));
+        let recorded = view.attempts[0].digest.expect("the attempt has a digest").to_string();
+        let result = view.result.expect("completed").bytes;
+        assert_eq!(result, format!("\"{recorded}\""), "what ran is what is recorded");
+        *ran.entry(recorded).or_default() += 1;
+    }
+    assert_eq!(ran.len(), 2, "both versions ran: {ran:?}");
+    assert_eq!(handle.plugin(tenant, "script").expect("installed").generation, 102);
+    runtime.drain().await;
+}
+
+#[tokio::test]
+async fn an_attempt_finishes_on_the_version_it_began_with() {
+    let bench = Bench::new().await;
+    let (started, go) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
+    let (tell, wait) = (Arc::clone(&started), Arc::clone(&go));
+    let play = move |attempt, _, _| {
+        let (tell, wait) = (Arc::clone(&tell), Arc::clone(&wait));
+        async move {
+            tell.notify_one();
+            wait.acquire().await.expect("open").forget();
+            digest(attempt).await
+        }
+        .boxed()
+    };
+    let (runtime, handle, tenant) = bench.start(play).await;
+    let before = submit(&handle, tenant, "1").await;
+    started.notified().await;
+    install(&handle, tenant, 2).await;
+    let after = submit(&handle, tenant, "1").await;
+    started.notified().await;
+    go.add_permits(2);
+    let version = |detail: keiko_runtime::TaskDetail| detail.view.attempts[0].version.clone();
+    let versions = [ended(&handle, tenant, before).await, ended(&handle, tenant, after).await].map(version);
+    assert_eq!(versions.map(|name| name.map(|name| name.to_string())), [Some("1".into()), Some("2".into())]);
+    runtime.drain().await;
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_not_activated() {
+    let bench = Bench::new().await;
+    let (runtime, handle, tenant) = bench.start(|attempt, _, _| digest(attempt)).await;
+    let refused = async |name: &str, target| {
+        let error = handle.activate(tenant, name, target).await.expect_err("refused");
+        (error.code, error.message)
+    };
+    let none = || Target::Version("9".parse().expect("a name"));
+    assert_eq!(
+        refused("script", none()).await,
+        (Code::NotFound, "plugin script has no version 9".to_owned())
+    );
+    let (code, text) = refused("script", Target::Before).await;
+    assert!(
+        code == Code::NotFound && text.ends_with("has no version before this one to go back to"),
+        "{text}"
+    );
+    assert_eq!(refused("../x", none()).await.0, Code::NotFound);
+    assert_eq!(refused("other", Target::Before).await.0, Code::NotFound);
+    runtime.drain().await;
+}
+
+#[tokio::test]
+async fn a_drained_plugin_takes_no_tasks_and_goes_after_its_last() {
+    let bench = Bench::new().await;
+    let (started, go) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
+    let (tell, wait) = (Arc::clone(&started), Arc::clone(&go));
+    let play = move |attempt, _, _| {
+        let (tell, wait) = (Arc::clone(&tell), Arc::clone(&wait));
+        async move {
+            tell.notify_one();
+            wait.acquire().await.expect("open").forget();
+            digest(attempt).await
+        }
+        .boxed()
+    };
+    let (runtime, handle, tenant) = bench.start(play).await;
+    let running = submit(&handle, tenant, "1").await;
+    started.notified().await;
+    let left = handle.remove_plugin(tenant, "script", RemoveWhen::Drained).await.expect("it drains");
+    assert_eq!(left, Some(1));
+    let refused = handle.submit(tenant, vec![task("1")], None).await.expect_err("it takes no tasks");
+    assert_eq!(refused.code, Code::Conflict);
+    assert!(handle.plugin(tenant, "script").is_some_and(|plugin| plugin.draining));
+    go.add_permits(1);
+    assert_eq!(ended(&handle, tenant, running).await.view.summary.state, TaskState::Completed);
+    let gone = async {
+        while handle.plugin(tenant, "script").is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, gone).await.expect("it goes by itself");
+    runtime.drain().await;
+}

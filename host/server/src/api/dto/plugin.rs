@@ -1,0 +1,133 @@
+//! The shapes of plugins and their history.
+
+use keiko_core::catalog::{Generation, Plugin};
+use keiko_core::policy::TenantPolicy;
+use keiko_core::retry::RetryRequest;
+use serde::Serialize;
+
+use super::{time, to_vec};
+
+#[derive(Serialize)]
+struct PluginJson<'a> {
+    name: &'a str,
+    version: &'a str,
+    digest: String,
+    component_bytes: u64,
+    installed_at: String,
+    generation: u64,
+    #[serde(skip_serializing_if = "is_false")]
+    draining: bool,
+    description: &'a str,
+    kinds: Vec<KindJson<'a>>,
+    wants: &'a [String],
+    denied: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct KindJson<'a> {
+    name: &'a str,
+    description: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fuel: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_mib: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queued_timeout_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total_timeout_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heartbeat_timeout_s: Option<u64>,
+    #[serde(skip_serializing_if = "RetryRequest::is_empty")]
+    retry: RetryRequest,
+}
+
+fn plugin_json<'a>(plugin: &'a Plugin, policy: &TenantPolicy) -> PluginJson<'a> {
+    let manifest = &plugin.current.manifest;
+    let kind = |kind: &'a keiko_core::manifest::KindSection| KindJson {
+        name: kind.name.as_str(),
+        description: &kind.description,
+        fuel: kind.fuel,
+        memory_mib: kind.memory_mib,
+        timeout_s: kind.timeout_s,
+        attempts: kind.attempts,
+        queued_timeout_s: kind.queued_timeout_s,
+        total_timeout_s: kind.total_timeout_s,
+        heartbeat_timeout_s: kind.heartbeat_timeout_s,
+        retry: kind.retry,
+    };
+    let denied = manifest.wants().into_iter().filter(|capability| !policy.grants.allow(*capability));
+    PluginJson {
+        name: plugin.name.as_str(),
+        version: plugin.current.name.as_str(),
+        digest: plugin.current.digest.to_string(),
+        component_bytes: plugin.current.component_bytes,
+        installed_at: time(plugin.current.installed_ms),
+        generation: plugin.generation,
+        draining: plugin.draining,
+        description: &manifest.plugin.description,
+        kinds: manifest.kinds.iter().map(kind).collect(),
+        wants: &manifest.plugin.wants,
+        denied: denied.map(|capability| capability.as_str()).collect(),
+    }
+}
+
+/// The JSON of a plugin.
+pub(crate) fn plugin(plugin: &Plugin, policy: &TenantPolicy) -> Vec<u8> {
+    to_vec(&plugin_json(plugin, policy))
+}
+
+/// The JSON of a tenant's plugins.
+pub(crate) fn plugins(plugins: &[Plugin], policy: &TenantPolicy) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Plugins<'a> {
+        plugins: Vec<PluginJson<'a>>,
+    }
+    to_vec(&Plugins { plugins: plugins.iter().map(|plugin| plugin_json(plugin, policy)).collect() })
+}
+
+#[derive(Serialize)]
+struct GenerationJson<'a> {
+    generation: u64,
+    version: &'a str,
+    digest: String,
+    component_bytes: u64,
+    installed_at: String,
+    cause: &'static str,
+    at: String,
+}
+
+/// The JSON of a page of at most `limit` swaps. One more than that says that there is another page.
+pub(crate) fn generations(swaps: &[Generation], limit: u32) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Generations<'a> {
+        generations: Vec<GenerationJson<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next: Option<u64>,
+    }
+    let shown = &swaps[..swaps.len().min(limit as usize)];
+    let next = if swaps.len() > shown.len() { shown.last().map(|last| last.number) } else { None };
+    to_vec(&Generations { generations: shown.iter().map(GenerationJson::from).collect(), next })
+}
+
+impl<'a> From<&'a Generation> for GenerationJson<'a> {
+    fn from(swap: &'a Generation) -> GenerationJson<'a> {
+        GenerationJson {
+            generation: swap.number,
+            version: swap.version.name.as_str(),
+            digest: swap.version.digest.to_string(),
+            component_bytes: swap.version.component_bytes,
+            installed_at: time(swap.version.installed_ms),
+            cause: swap.cause.as_str(),
+            at: time(swap.at_ms),
+        }
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
+}

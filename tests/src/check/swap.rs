@@ -1,0 +1,233 @@
+//! Swaps of a plugin's version while its tasks run.
+//!
+//! Two loads of the same rate, one after the other: the first without swaps, to compare with, the second while the current
+//! version changes all the time, by activations, rollbacks and installs in turn. Every task is waited for by its submitter,
+//! and looked at as it ended.
+//!
+//! Promises: no task fails, every attempt ran on exactly one digest and it is one of the two, what was swapped out is freed,
+//! the memory of the host stays where it was, and the slowest hundredth of the tasks takes at most twice as long as without
+//! swaps.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use super::Report;
+use super::attack::with_section;
+use crate::{Client, Host, Options, tree, wait};
+
+/// What is looked at.
+pub const INVARIANTS: &[&str] =
+    &["task failed", "attempt on no version", "attempt repeated", "p99 over 2x", "memory grew", "not freed"];
+/// Submitters; each waits for its task before the next.
+const SUBMITTERS: u64 = 16;
+/// A p99 below this is as good as any: on a machine with two processors a scheduler's slice is more.
+const P99_FLOOR: Duration = Duration::from_millis(20);
+/// How much the host may grow between the first tenth of the swaps and the last.
+const GROWTH_BYTES_MAX: u64 = 16 << 20;
+/// How long the host may take to free what drains.
+const FREED_AT_MOST: Duration = Duration::from_secs(10);
+
+/// How much to try.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Tasks a second.
+    pub rate: u64,
+    /// Swaps.
+    pub swaps: u64,
+    /// How long the load runs without swaps, and at least with them.
+    pub time: Duration,
+}
+
+impl Plan {
+    /// For every run of the tests.
+    pub fn short() -> Plan {
+        Plan { rate: 100, swaps: 50, time: Duration::from_secs(3) }
+    }
+
+    /// 1,000 swaps under 500 tasks a second.
+    pub fn long() -> Plan {
+        Plan { rate: 500, swaps: 1_000, time: Duration::from_secs(30) }
+    }
+}
+
+/// Runs the check in `folder`.
+pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
+    let host = Host::start(Options::in_folder(folder)?)?;
+    let client = host.client();
+    let digests = [install(&client, 1)?, install(&client, 2)?];
+    let mut report = Report::new("swap", INVARIANTS);
+    let quiet = load(plan, &client, &digests, None, &mut report)?;
+    let done = AtomicBool::new(false);
+    let (swapping, tasks) = std::thread::scope(|scope| {
+        let swaps = scope.spawn(|| {
+            let swapped = swap_all(plan, &host, &client);
+            done.store(true, Ordering::Release);
+            swapped
+        });
+        let tasks = load(plan, &client, &digests, Some(&done), &mut report);
+        (swaps.join(), tasks)
+    });
+    let Ok(swapping) = swapping else { bail!("the swapping thread panicked") };
+    let (swapping, swapped) = (swapping?, tasks?);
+    let (before, after) = (quiet.p99(), swapped.p99());
+    let both = swapped.versions.iter().all(|count| count.load(Ordering::Relaxed) > 0);
+    report.require(both, "attempt on no version", || "one of the two versions ran nothing".to_owned());
+    report.require(after <= (before * 2).max(P99_FLOOR), "p99 over 2x", || {
+        format!("{before:?} without swaps, {after:?} with them")
+    });
+    let grown = swapping.last_bytes.saturating_sub(swapping.first_bytes);
+    report.require(grown <= GROWTH_BYTES_MAX, "memory grew", || format!("by {grown} bytes"));
+    let freed = wait::until("what drained to be freed", FREED_AT_MOST, || {
+        Ok((metric(&client, "keiko_components_held")? == 1).then_some(()))
+    });
+    report.require(freed.is_ok(), "not freed", || "more than one component is held at the end".to_owned());
+    for (name, run) in [("quiet", &quiet), ("swapping", &swapped)] {
+        report.tried(&format!("{name}_tasks"), run.times.len());
+        report.tried(&format!("{name}_tasks_per_second"), run.times.len() as u64 / run.took.as_secs().max(1));
+        report.tried(&format!("{name}_p99_us"), run.p99().as_micros() as u64);
+    }
+    report.tried("swaps", swapping.swaps);
+    report.tried("swap_p50_us", swapping.p50.as_micros() as u64);
+    report.tried("memory_grown_bytes", grown);
+    Ok(report)
+}
+
+/// Installs a version of the plugin with a digest of its own, and gives that.
+fn install(client: &Client, version: u32) -> Result<String> {
+    let manifest =
+        format!("[plugin]\nname = \"swapped\"\nversion = \"{version}\"\n[[kind]]\nname = \"child\"\n");
+    let guest = with_section(tree::guest("family")?, "swap", version.to_string().as_bytes());
+    let path = format!("/v1/plugins?manifest={}", super::attack::base64_url(manifest.as_bytes()));
+    let answer = client.post(&path, &[("content-type", "application/wasm")], &guest)?.expect(&[200, 201])?;
+    Ok(answer["digest"].as_str().context("a plugin has a digest")?.to_owned())
+}
+
+/// What a load was.
+struct Run {
+    /// How long each task took from when it was due to be submitted until its submitter had its end.
+    times: Vec<Duration>,
+    /// Attempts of each of the two versions.
+    versions: [AtomicU64; 2],
+    took: Duration,
+}
+
+impl Run {
+    fn p99(&self) -> Duration {
+        let mut times = self.times.clone();
+        times.sort_unstable();
+        times.get(times.len() * 99 / 100).copied().unwrap_or_default()
+    }
+}
+
+/// Submits at the plan's rate for the plan's time, and on until `done`.
+fn load(
+    plan: &Plan,
+    client: &Client,
+    digests: &[String; 2],
+    done: Option<&AtomicBool>,
+    report: &mut Report,
+) -> Result<Run> {
+    let start = Instant::now();
+    let versions = [AtomicU64::new(0), AtomicU64::new(0)];
+    let submit = |number: u64| -> Result<(Vec<Duration>, Vec<Problem>)> {
+        let (mut times, mut wrong) = (Vec::new(), Vec::new());
+        for turn in 0.. {
+            let due = Duration::from_micros((turn * SUBMITTERS + number) * 1_000_000 / plan.rate);
+            if due > plan.time && done.is_none_or(|done| done.load(Ordering::Acquire)) {
+                break;
+            }
+            wait::pause(due.saturating_sub(start.elapsed()));
+            let body = json!({"plugin": "swapped", "kind": "child", "input": {"n": 1, "which": 0}});
+            let task = client.post_json("/v1/tasks?wait=30", &body, None)?.expect(&[201])?;
+            times.push(start.elapsed().saturating_sub(due));
+            if let Some(problem) = look(&task, digests, &versions) {
+                wrong.push(problem);
+            }
+        }
+        Ok((times, wrong))
+    };
+    let mut times = Vec::new();
+    let parts = std::thread::scope(|scope| {
+        let submit = &submit;
+        let threads: Vec<_> = (0..SUBMITTERS).map(|number| scope.spawn(move || submit(number))).collect();
+        threads.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
+    });
+    for part in parts {
+        let Ok(part) = part else { bail!("a submitting thread panicked") };
+        let (mine, wrong) = part?;
+        times.extend(mine);
+        wrong.into_iter().for_each(|(invariant, note)| report.violation(invariant, note));
+    }
+    Ok(Run { times, versions, took: start.elapsed() })
+}
+
+/// An invariant that does not hold, and where it was seen.
+type Problem = (&'static str, String);
+
+/// What is wrong with a task as it ended.
+fn look(task: &Value, digests: &[String; 2], versions: &[AtomicU64; 2]) -> Option<Problem> {
+    if task["state"] != "completed" || task["result"]["answer"] != 10 {
+        return Some(("task failed", task.to_string()));
+    }
+    let attempts = task["attempts"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let [attempt] = attempts else { return Some(("attempt repeated", task.to_string())) };
+    match digests.iter().position(|digest| attempt["digest"] == **digest) {
+        Some(version) => {
+            versions[version].fetch_add(1, Ordering::Relaxed);
+            None
+        }
+        None => Some(("attempt on no version", task.to_string())),
+    }
+}
+
+/// What the swaps were.
+struct Swapping {
+    swaps: u64,
+    p50: Duration,
+    /// Memory of the host after a tenth of the swaps, and after the last.
+    first_bytes: u64,
+    last_bytes: u64,
+}
+
+/// Swaps evenly over the plan's time, by each of the ways in turn.
+fn swap_all(plan: &Plan, host: &Host, client: &Client) -> Result<Swapping> {
+    let start = Instant::now();
+    let (mut times, mut first_bytes) = (Vec::new(), 0);
+    for swap in 0..plan.swaps {
+        let due = plan.time.mul_f64(swap as f64 / plan.swaps as f64);
+        wait::pause(due.saturating_sub(start.elapsed()));
+        let began = Instant::now();
+        match swap % 4 {
+            // 2 is current at first.
+            0 => activate(client, "1")?,
+            1 => drop(client.post("/v1/plugins/swapped/rollback", &[], &[])?.expect(&[200])?),
+            2 => drop(install(client, 1)?),
+            _ => drop(install(client, 2)?),
+        }
+        times.push(began.elapsed());
+        if swap == plan.swaps / 10 {
+            first_bytes = host.memory_bytes()?.0;
+        }
+    }
+    times.sort_unstable();
+    let p50 = times.get(times.len() / 2).copied().unwrap_or_default();
+    Ok(Swapping { swaps: plan.swaps, p50, first_bytes, last_bytes: host.memory_bytes()?.0 })
+}
+
+fn activate(client: &Client, version: &str) -> Result<()> {
+    let body = json!({ "version": version });
+    client.post_json("/v1/plugins/swapped/activate", &body, None)?.expect(&[200]).map(drop)
+}
+
+/// The value of a metric without labels.
+fn metric(client: &Client, name: &str) -> Result<u64> {
+    let page = client.get("/metrics")?;
+    let text = String::from_utf8_lossy(&page.bytes).into_owned();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
+    let value = line.with_context(|| format!("there is no metric {name}"))?;
+    Ok(value.trim().parse::<f64>().with_context(|| format!("{name} is {value}"))? as u64)
+}
