@@ -1,6 +1,6 @@
 //! The short forms of the long checks, on every run of the tests.
 
-use keiko_tests::check::{Report, hostile, hosts, kill};
+use keiko_tests::check::{Report, batch_kill, hostile, hosts, kill};
 
 fn passes(report: Report) {
     assert_eq!(report.violations(), 0, "{:#}", report.json());
@@ -12,6 +12,14 @@ fn kills_lose_and_double_nothing() {
     eprintln!("KEIKO_SEED={seed} repeats the choices of this run");
     let folder = tempfile::tempdir().unwrap();
     passes(kill::run(&kill::Plan::short(seed), folder.path()).unwrap());
+}
+
+#[test]
+fn kills_at_every_point_lose_and_double_no_item() {
+    let seed = keiko_tests::seed();
+    eprintln!("KEIKO_SEED={seed} repeats the choices of this run");
+    let folder = tempfile::tempdir().unwrap();
+    passes(batch_kill::run(&batch_kill::Plan::short(seed), folder.path()).unwrap());
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod agent;
+pub mod batch;
 pub mod catalog;
 pub mod code;
 pub mod crash;
@@ -28,5 +29,8 @@ pub mod task;
 pub mod time_out;
 
 pub use code::Code;
-pub use id::{AgentId, Digest, Holder, KindId, PluginId, TaskId, TenantId, Token, UserId, VersionId};
-pub use name::{KindName, PluginName, TenantName, VersionName};
+pub use id::{
+    AgentId, BatchId, Digest, Holder, ItemId, KindId, PluginId, ProcessorId, TaskId, TenantId, Token, UserId,
+    VersionId,
+};
+pub use name::{KindName, PluginName, ProcessorName, TenantName, VersionName};

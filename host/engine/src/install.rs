@@ -13,11 +13,12 @@ use keiko_core::policy::{BUDGET_CEILING, BUDGET_DEFAULT, Budget, Grants, Limit};
 use keiko_core::port::{Attempt, AttemptFacts, HostPort, InstallError, ReserveError, Reserved};
 use keiko_core::stop::Stop;
 use keiko_core::task::{Lineage, Payload};
-use wasmtime::component::types::ComponentItem;
+use wasmtime::component::types::{self, ComponentItem};
 use wasmtime::component::{Component, Linker};
 
 use crate::attempt;
 use crate::bindings::TaskHostPre;
+use crate::bindings::batch::BatchHostPre;
 use crate::compile::internal;
 use crate::export;
 use crate::import::INTERFACES;
@@ -26,8 +27,6 @@ use crate::scan::invalid;
 use crate::state::State;
 use crate::symbols::Symbols;
 
-/// What a component exports to be a task plugin.
-const TASK: &str = "keiko:plugin/task@0.1.0";
 /// Wall clock of the trial instantiation, in milliseconds.
 const TRIAL_WALL_MS: u64 = 10_000;
 /// WebAssembly's page, in which memories are measured.
@@ -45,33 +44,47 @@ pub(crate) fn link(
     component: &Component,
     symbols: Arc<Symbols>,
 ) -> Result<Generation, InstallError> {
-    check_exports(component)?;
+    let runs_tasks = exports(component, export::task::NAME, "run", export::task::typecheck)?;
+    let works_batches = exports(component, export::batch::NAME, "process", export::batch::typecheck)?;
+    if !runs_tasks && !works_batches {
+        return Err(exports_nothing(component));
+    }
     for name in imports(component) {
         check_import(&name)?;
     }
-    let pre = linker
-        .instantiate_pre(component)
-        .map_err(|error| invalid(format!("the component does not link: {error:#}")))?;
-    let pre =
-        TaskHostPre::new(pre).map_err(|error| invalid(format!("the component does not link: {error:#}")))?;
-    Ok(Generation { pre, symbols })
+    let unlinked = |error| invalid(format!("the component does not link: {error:#}"));
+    let pre = linker.instantiate_pre(component).map_err(unlinked)?;
+    let task = runs_tasks.then(|| TaskHostPre::new(pre.clone())).transpose().map_err(unlinked)?;
+    let batch = works_batches.then(|| BatchHostPre::new(pre.clone())).transpose().map_err(unlinked)?;
+    Ok(Generation { pre, task, batch, symbols })
 }
 
-fn check_exports(component: &Component) -> Result<(), InstallError> {
+/// Whether a component exports an interface, whose one function then has to have its type.
+fn exports(
+    component: &Component,
+    name: &str,
+    function: &str,
+    typecheck: fn(&types::ComponentFunc, &types::Component) -> wasmtime::Result<()>,
+) -> Result<bool, InstallError> {
     let ty = component.component_type();
     let engine = component.engine();
-    let exported = ty.get_export(engine, TASK).map(|export| export.ty);
-    let Some(ComponentItem::ComponentInstance(task)) = exported else {
-        let names: Vec<_> = ty.exports(engine).map(|(name, _)| format!("`{name}`")).collect();
-        let names = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
-        return Err(invalid(format!("the component does not export `{TASK}`; it exports {names}")));
+    let exported = ty.get_export(engine, name).map(|export| export.ty);
+    let Some(ComponentItem::ComponentInstance(interface)) = exported else { return Ok(false) };
+    let exported = interface.get_export(engine, function).map(|export| export.ty);
+    let Some(ComponentItem::ComponentFunc(exported)) = exported else {
+        return Err(invalid(format!("the export `{name}` has no function `{function}`")));
     };
-    let run = task.get_export(engine, "run").map(|export| export.ty);
-    let Some(ComponentItem::ComponentFunc(run)) = run else {
-        return Err(invalid(format!("the export `{TASK}` has no function `run`")));
-    };
-    export::typecheck(&run, &ty)
-        .map_err(|error| invalid(format!("the function `run` of `{TASK}` has another type: {error:#}")))
+    typecheck(&exported, &ty).map(|()| true).map_err(|error| {
+        invalid(format!("the function `{function}` of `{name}` has another type: {error:#}"))
+    })
+}
+
+fn exports_nothing(component: &Component) -> InstallError {
+    let ty = component.component_type();
+    let names: Vec<_> = ty.exports(component.engine()).map(|(name, _)| format!("`{name}`")).collect();
+    let names = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+    let (task, batch) = (export::task::NAME, export::batch::NAME);
+    invalid(format!("the component does not export `{task}` or `{batch}`; it exports {names}"))
 }
 
 /// Whether this host has an interface of that name and a compatible version.
@@ -159,8 +172,7 @@ pub(crate) async fn try_out(
 }
 
 fn trial(digest: Digest, manifest: Option<&Manifest>) -> Result<Attempt, InstallError> {
-    let asked = manifest.into_iter().flat_map(|manifest| &manifest.kinds);
-    let memory = asked.filter_map(|kind| kind.budget().memory_bytes).max().unwrap_or(0);
+    let memory = manifest.and_then(Manifest::memory_bytes_max).unwrap_or(0);
     let memory = memory.clamp(BUDGET_DEFAULT.memory_bytes, BUDGET_CEILING.memory_bytes);
     let of_host = |value| Limit { value, set_by: SetBy::Host };
     let name = |error: keiko_core::name::InvalidName| internal(error.to_string());

@@ -1,4 +1,4 @@
-//! The engine: WebAssembly components as task plugins, compiled apart, held to a budget, and classified once.
+//! The engine: WebAssembly components as plugins for tasks and batches, compiled apart, held to a budget, and classified once.
 //!
 //! [`Engine`] is the [`Runner`] of a host. What it promises:
 //! - A guest reaches nothing but what its world imports, and every such call passes one gate.
@@ -41,7 +41,9 @@ use keiko_core::code::Code;
 use keiko_core::id::Digest;
 use keiko_core::limit::{COMPONENT_BYTES_CEILING, COMPONENT_BYTES_MAX, LimitFact, SetBy};
 use keiko_core::outcome::{AttemptReport, Failure};
-use keiko_core::port::{Attempt, Compiled, Components, HostPort, InstallError, Runner};
+use keiko_core::port::{
+    Attempt, BatchReport, BatchRun, Compiled, Components, HostPort, InstallError, Runner,
+};
 use keiko_core::stop::Stop;
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::{Component, Linker};
@@ -142,6 +144,7 @@ impl Engine {
         install::check_resources(&component)?;
         let generation = self.0.link(&component, digest)?;
         install::try_out(&generation, scanned.manifest.as_ref()).await?;
+        let (runs_tasks, works_batches) = (generation.task.is_some(), generation.batch.is_some());
         self.0.registry.insert(generation);
         Ok(Compiled {
             digest,
@@ -149,6 +152,8 @@ impl Engine {
             artifact_bytes,
             manifest: scanned.manifest,
             imports: install::imports(&component),
+            runs_tasks,
+            works_batches,
         })
     }
 
@@ -236,6 +241,20 @@ impl Runner for Engine {
             return attempt::refused(Failure::new(Code::Internal, message));
         };
         attempt::run(&generation, attempt, port, stop).await
+    }
+
+    async fn process(
+        &self,
+        attempt: Attempt,
+        batch: BatchRun,
+        port: Arc<dyn HostPort>,
+        stop: Stop,
+    ) -> BatchReport {
+        let Some(generation) = self.0.registry.get(attempt.digest) else {
+            let message = format!("the component {} is not loaded on this host", attempt.digest);
+            return attempt::unworked(Failure::new(Code::Internal, message));
+        };
+        attempt::process(&generation, attempt, batch, port, stop).await
     }
 
     fn retain(&self, live: &[Digest]) {

@@ -8,14 +8,20 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use keiko_core::id::Digest;
+use wasmtime::component::InstancePre;
 
 use crate::bindings::TaskHostPre;
+use crate::bindings::batch::BatchHostPre;
 use crate::state::State;
 use crate::symbols::Symbols;
 
 /// A component that is linked and ready to be instantiated.
 pub(crate) struct Generation {
-    pub(crate) pre: TaskHostPre<State>,
+    pub(crate) pre: InstancePre<State>,
+    /// How its tasks are run, when it runs any.
+    pub(crate) task: Option<TaskHostPre<State>>,
+    /// How its batches are worked, when it works any.
+    pub(crate) batch: Option<BatchHostPre<State>>,
     pub(crate) symbols: Arc<Symbols>,
 }
 

@@ -23,6 +23,7 @@ use keiko_core::task::{
 use keiko_core::time_out::Ends;
 use keiko_core::{AgentId, KindId, TaskId, TenantId, TenantName, UserId};
 
+use crate::batch::{self, BatchFigures};
 use crate::options::Options;
 use crate::request::{Accepted, AttemptLog, Error, TaskDetail, TaskRequest};
 use crate::shared::{Figures, Shared, TenantEntry};
@@ -302,7 +303,9 @@ impl Handle {
         manifest: Option<Manifest>,
     ) -> Result<(Plugin, bool), Error> {
         let entry = self.entry(tenant)?;
-        let answer = self.shared.catalog.install(tenant, &entry.policy, component, manifest).await?;
+        let refuse = |manifest: &Manifest| batch::taken(&self.shared, tenant, manifest);
+        let answer = self.shared.catalog.install(tenant, &entry.policy, component, manifest, refuse).await?;
+        batch::refresh(&self.shared).await;
         self.shared.signals.tell(Signal { catalog: true, ..Signal::default() });
         Ok(answer)
     }
@@ -320,6 +323,7 @@ impl Handle {
     /// Takes a plugin away that has no live tasks.
     pub async fn remove_plugin(&self, tenant: TenantId, name: &str) -> Result<(), Error> {
         self.shared.catalog.remove(tenant, name).await?;
+        batch::refresh(&self.shared).await;
         self.shared.signals.tell(Signal { catalog: true, ..Signal::default() });
         Ok(())
     }
@@ -332,7 +336,12 @@ impl Handle {
         Ok(self.shared.records.ping().await?)
     }
 
-    fn entry(&self, tenant: TenantId) -> Result<&TenantEntry, Error> {
+    /// What this host has counted of batches since it started.
+    pub fn batch_figures(&self) -> BatchFigures {
+        self.shared.batches.figures()
+    }
+
+    pub(crate) fn entry(&self, tenant: TenantId) -> Result<&TenantEntry, Error> {
         let entry = self.shared.tenant(tenant).map(Arc::as_ref);
         entry.ok_or_else(|| Error::new(Code::NotFound, "there is no such tenant"))
     }

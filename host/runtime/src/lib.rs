@@ -1,9 +1,10 @@
-//! The life of tasks on one host: lease, attempt, settle, heartbeat, rescue, drain.
+//! The life of tasks and batches on one host: lease, attempt, settle, heartbeat, rescue, drain.
 //!
 //! Data flows one way: [`Handle`] → store → dispatcher → local queue → workers → settler → store → waiters.
 //! Everything is reached through the seams of `keiko_core::port`; nothing here names a database or a sandbox.
 
 mod attempt;
+mod batch;
 mod catalog;
 mod data;
 mod dispatcher;
@@ -16,6 +17,7 @@ mod journal;
 mod listener;
 mod long;
 mod options;
+mod point;
 mod port;
 mod pulse;
 mod queue;
@@ -30,9 +32,11 @@ mod upkeep;
 mod waiters;
 mod worker;
 
+pub use batch::{AddedItems, BatchFigures, ProcessorView};
 pub use data::NewAgent;
 pub use handle::Handle;
 pub use options::{Options, Retention};
+pub use point::{KillAt, Point};
 pub use request::{Accepted, AttemptLog, Error, Progress, TaskDetail, TaskRequest, TenantOptions};
 pub use runtime::{DrainReport, Parts, Runtime};
 pub use shared::Figures;

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keiko_core::Holder;
 use keiko_core::code::Code;
+use keiko_core::effect::Effects;
 use keiko_core::outcome::Failure;
 use keiko_core::port::{StoreError, StoreErrorKind};
 use keiko_core::task::{Settled, Settlement, Transition};
+use keiko_core::{Holder, TenantId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::batch::job::tell_added;
 use crate::port::AttemptPort;
 use crate::shared::{Counters, Shared};
 
@@ -59,7 +61,10 @@ async fn write(shared: &Shared, holder: Holder, group: Vec<Ended>, stop: &Cancel
         match shared.tasks.settle(holder, settlements, shared.clock.now_ms()).await {
             Ok(answers) => {
                 backoff = BACKOFF.0;
-                let conflicts = answer(shared, part, answers);
+                let (conflicts, added) = answer(shared, part, answers);
+                for (tenant, effects) in added {
+                    tell_added(shared, tenant, &effects).await;
+                }
                 if !conflicts.is_empty() {
                     parts.push(conflicts);
                 }
@@ -102,9 +107,14 @@ fn fail(settlement: &mut Settlement, failure: Failure) {
     settlement.effects = Default::default();
 }
 
-/// Tells everyone what was stored; returns the ends that conflict, as failures to be stored.
-fn answer(shared: &Shared, part: Vec<Ended>, answers: Vec<Settled>) -> Vec<Ended> {
-    let mut conflicts = Vec::new();
+/// Tells everyone what was stored; returns the ends that conflict, as failures to be stored, and the effects that added
+/// items.
+fn answer(
+    shared: &Shared,
+    part: Vec<Ended>,
+    answers: Vec<Settled>,
+) -> (Vec<Ended>, Vec<(TenantId, Effects)>) {
+    let (mut conflicts, mut added) = (Vec::new(), Vec::new());
     let mut terminal = Vec::new();
     let (mut stored, mut stale, mut wake) = (0, 0, false);
     for (mut ended, answer) in part.into_iter().zip(answers) {
@@ -120,9 +130,14 @@ fn answer(shared: &Shared, part: Vec<Ended>, answers: Vec<Settled>) -> Vec<Ended
                 match &settlement.transition {
                     Transition::Complete(_) | Transition::Fail(_) => {
                         shared.gauge.change(settlement.tenant, children - 1);
-                        // The children are counted as live now: their promise is kept.
+                        let items = settlement.effects.items.len() as i64;
+                        shared.batches.gauge.change(settlement.tenant, items);
+                        // Children and items are counted now: their promise is kept.
                         drop(ended.port.take());
                         terminal.push(settlement.id);
+                        if items > 0 {
+                            added.push((settlement.tenant, std::mem::take(&mut settlement.effects)));
+                        }
                     }
                     Transition::Retry { .. } | Transition::HandBack => wake = true,
                 }
@@ -144,5 +159,5 @@ fn answer(shared: &Shared, part: Vec<Ended>, answers: Vec<Settled>) -> Vec<Ended
     if wake {
         shared.ready();
     }
-    conflicts
+    (conflicts, added)
 }

@@ -27,6 +27,8 @@ pub const USER_TASKS_MAX: u32 = 100;
 pub const USER_TASKS_BYTES_MAX: usize = keiko_core::limit::USER_RESULTS_BYTES_MAX as usize;
 /// Page of a user's tasks that asks for none.
 pub const USER_TASKS_DEFAULT: u32 = 20;
+/// Items of a page together, in bytes; the first is exempt.
+pub const ITEMS_BYTES_MAX: usize = 16 << 20;
 /// Longest range of statistics, in days.
 pub const STATISTICS_DAYS_MAX: i64 = 366;
 /// Longest request id that is taken from a client, in bytes.

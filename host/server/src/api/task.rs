@@ -70,7 +70,7 @@ fn too_large_input(error: keiko_runtime::Error) -> Problem {
     if too_large { problem.with_status(StatusCode::PAYLOAD_TOO_LARGE) } else { problem }
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let mut values = headers.get_all("idempotency-key").iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
@@ -163,7 +163,7 @@ pub(super) async fn retry(
     Ok(task_answer(&api.handle.retry(caller.tenant, task_id(&id)?).await?))
 }
 
-fn nothing(uri: &Uri, body: &Bytes) -> Result<(), Problem> {
+pub(super) fn nothing(uri: &Uri, body: &Bytes) -> Result<(), Problem> {
     query::read::<query::Nothing>(uri)?;
     // `{}` is what some clients send for nothing.
     if body.is_empty() || body.trim_ascii() == b"{}" {

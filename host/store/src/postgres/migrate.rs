@@ -18,6 +18,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("priority", include_str!("../../../../migrations/postgres/0003_priority.sql")),
     ("time_outs", include_str!("../../../../migrations/postgres/0004_time_outs.sql")),
     ("incomplete", include_str!("../../../../migrations/postgres/0005_incomplete.sql")),
+    ("batches", include_str!("../../../../migrations/postgres/0006_batches.sql")),
 ];
 
 /// How a file starts that cannot run in a transaction.

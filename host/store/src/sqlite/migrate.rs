@@ -13,6 +13,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("priority", include_str!("../../../../migrations/sqlite/0003_priority.sql")),
     ("time_outs", include_str!("../../../../migrations/sqlite/0004_time_outs.sql")),
     ("incomplete", include_str!("../../../../migrations/sqlite/0005_incomplete.sql")),
+    ("batches", include_str!("../../../../migrations/sqlite/0006_batches.sql")),
 ];
 
 /// Why a database cannot be brought to this schema.
