@@ -1,6 +1,6 @@
 //! The short forms of the long checks, on every run of the tests.
 
-use keiko_tests::check::{Report, hostile, hosts, kill, swap};
+use keiko_tests::check::{Report, batch_kill, hostile, hosts, kill, swap};
 
 fn passes(report: Report) {
     assert_eq!(report.violations(), 0, "{:#}", report.json());
@@ -18,6 +18,14 @@ fn kills_lose_and_double_nothing() {
 fn versions_swap_under_load_and_no_task_notices() {
     let folder = tempfile::tempdir().unwrap();
     passes(swap::run(&swap::Plan::short(), folder.path()).unwrap());
+}
+
+#[test]
+fn kills_at_every_point_lose_and_double_no_item() {
+    let seed = keiko_tests::seed();
+    eprintln!("KEIKO_SEED={seed} repeats the choices of this run");
+    let folder = tempfile::tempdir().unwrap();
+    passes(batch_kill::run(&batch_kill::Plan::short(seed), folder.path()).unwrap());
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod batches;
 mod checks;
 mod contract;
 mod data;

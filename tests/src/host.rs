@@ -37,6 +37,8 @@ pub struct Options {
     pub arguments: Vec<OsString>,
     /// Where its log goes, by appending.
     pub log: PathBuf,
+    /// The named point at which the host kills itself, and at which pass: `batch-formed:3`.
+    pub kill_at: Option<String>,
     /// Whether a terminal's Ctrl-C leaves it alone, because whoever started it passes signals on.
     pub apart: bool,
 }
@@ -52,6 +54,7 @@ impl Options {
             listen: "127.0.0.1:0".to_owned(),
             arguments: Vec::new(),
             log: folder.join("host.log"),
+            kill_at: None,
             apart: false,
         })
     }
@@ -152,6 +155,12 @@ impl Host {
         self.wait_ready()
     }
 
+    /// Starts again, to die at this point.
+    pub fn start_again_until(&mut self, kill_at: Option<String>) -> Result<()> {
+        self.options.kill_at = kill_at;
+        self.start_again()
+    }
+
     /// Starts again and does not wait: for kills while it starts.
     pub fn spawn_again(&mut self) -> Result<()> {
         if self.is_running()? {
@@ -214,6 +223,9 @@ fn spawn(options: &Options) -> Result<Child> {
         command.process_group(0);
     }
     command.envs(options.engine.environment());
+    if let Some(kill_at) = &options.kill_at {
+        command.env("KEIKO_KILL_AT", kill_at);
+    }
     command.args(&options.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     command.spawn().with_context(|| format!("start {}", options.program.display()))
 }

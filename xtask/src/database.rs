@@ -111,6 +111,11 @@ pub struct Server {
 }
 
 impl Server {
+    /// Where it is.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Tells a command's tests where it is, and which programs to start servers of their own with.
     pub fn hand_to(&self, command: &mut Command) {
         command.env(postgres::SERVER_VARIABLE, &self.url);

@@ -23,6 +23,7 @@ use signal_hook::iterator::Signals;
 
 use crate::arguments::Arguments;
 use crate::films::{self, Summary};
+use crate::groups;
 use crate::guests::{self, Toolchain};
 use crate::machine::{self, Install};
 use crate::measure;
@@ -37,7 +38,7 @@ const TASKS_MAX: Duration = Duration::from_secs(600);
 /// Threads that read results.
 const READERS: usize = 4;
 /// The plugins of the demo.
-const PLUGINS: &[&str] = &["movie-facts", "text-digest"];
+const PLUGINS: &[&str] = &["movie-facts", "text-digest", "film-feed", "film-groups"];
 /// What `text-digest` is shown.
 const SAMPLE: &str = "CHANGELOG.md";
 
@@ -65,13 +66,15 @@ pub fn run(mut arguments: Arguments) -> Result<ExitCode> {
     let mut host = steps.step("start the host", || place.start())?;
     steps.step("install the plugins", || place.install_plugins(&mut host, toolchain))?;
     let client = host.client();
-    let summary = steps.step("run every record as a task", || run_records(&client, &mut signals))?;
+    let (summary, tasks) = steps.step("run every record as a task", || run_records(&client, &mut signals))?;
+    let groups = steps.step("group the films in batches", || groups::run(&client, &tasks))?;
     let sample = steps.step("digest a text", || digest_sample(&client))?;
     steps.print();
     summary.print();
+    groups.print();
     print_host(&host)?;
     println!("\ntext-digest of {SAMPLE}:\n{sample}");
-    let surprises = summary.surprises();
+    let surprises = [summary.surprises(), groups.surprises()].concat();
     for surprise in &surprises {
         println!("not as expected: {surprise}");
     }
@@ -113,15 +116,17 @@ impl Place {
         let log = data_dir.join("host.log");
         // Only the log of this run is of interest when something fails.
         fs::write(&log, "").with_context(|| format!("write {}", log.display()))?;
-        let host = Host::start(Options {
+        let options = Options {
             program: program.clone(),
             data_dir: data_dir.clone(),
             engine: Arc::default(),
             listen: format!("127.0.0.1:{port}"),
             arguments: Vec::new(),
             log,
+            kill_at: None,
             apart: true,
-        })?;
+        };
+        let host = Host::start(options.with_config(groups::CONFIG)?)?;
         let (address, log) = (host.client().address(), source::from_root(host.log()));
         eprintln!("process {} serves at http://{address}; its log is {log}", host.pid());
         Ok(host)
@@ -164,7 +169,7 @@ fn install_plugins(client: &Client, toolchain: Toolchain) -> Result<bool> {
     Ok(true)
 }
 
-fn run_records(client: &Client, signals: &mut Signals) -> Result<Summary> {
+fn run_records(client: &Client, signals: &mut Signals) -> Result<(Summary, Vec<Value>)> {
     let records: Vec<Value> = serde_json::from_slice(&tree::fixture("data/movies.json")?)?;
     let live_before = client.live()?;
     if live_before > 0 {
@@ -176,7 +181,7 @@ fn run_records(client: &Client, signals: &mut Signals) -> Result<Summary> {
     wait_all(client, ids.len() as u64, signals)?;
     let elapsed = start.elapsed();
     let tasks = read_all(client, &ids)?;
-    Summary::of(&tasks, elapsed)
+    Ok((Summary::of(&tasks, elapsed)?, tasks))
 }
 
 fn submit_all(client: &Client, records: &[Value]) -> Result<Vec<String>> {

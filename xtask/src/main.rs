@@ -6,9 +6,11 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
 mod arguments;
+mod batch;
 mod database;
 mod demo;
 mod films;
+mod groups;
 mod guests;
 mod machine;
 mod measure;

@@ -11,13 +11,16 @@ use anyhow::{Context, Result, bail};
 use keiko_tests::{ENGINE_VARIABLE, POSTGRESQL, tree};
 
 use crate::arguments::Arguments;
+use crate::batch;
 use crate::database::{Found, Wish};
 use crate::guests::{self, Toolchain};
 use crate::machine::Install;
 use crate::step::{Steps, cargo};
 
-const BENCHES: &[&str] = &["attempt"];
-const CHECKS: &[&str] = &["kill", "hosts", "hostile", "swap", MUTATIONS];
+const BENCHES: &[&str] = &["attempt", BATCH];
+/// The one of batches, which needs a host and both databases.
+const BATCH: &str = "batch";
+const CHECKS: &[&str] = &["kill", "batch-kill", "hosts", "hostile", "swap", MUTATIONS];
 /// The one of the conformance suite itself.
 const MUTATIONS: &str = "conformance-mutations";
 /// Those that start a PostgreSQL of their own, because they restart it.
@@ -26,11 +29,23 @@ const CHECKS_WITH_SERVER: &[&str] = &["hosts"];
 /// One benchmark.
 pub fn bench(mut arguments: Arguments) -> Result<ExitCode> {
     let name = arguments.name(BENCHES)?;
+    if name == BATCH {
+        return bench_batch(arguments);
+    }
     let (_, toolchain) = prepare(arguments, &["contract"])?;
     let component = toolchain.guests_dir().join("contract.wasm");
     let mut bench = cargo();
     bench.args(["bench", "--quiet", "--package", "keiko-engine", "--bench", &name]);
     pass_through(bench.env("KEIKO_BENCH_COMPONENT", component))
+}
+
+fn bench_batch(mut arguments: Arguments) -> Result<ExitCode> {
+    let install = Install::unless(arguments.clone().flag("--no-install"));
+    let found = Wish::asked(&mut arguments)?.ensure(install)?;
+    let (mut steps, _) = prepare(arguments, &["batches"])?;
+    let program = build_host(&mut steps)?;
+    batch::run(&mut steps, &program, found)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// One check, against the release build.
@@ -51,7 +66,7 @@ pub fn check(mut arguments: Arguments) -> Result<ExitCode> {
     let install = Install::unless(arguments.clone().flag("--no-install"));
     let wish = Wish::asked(&mut arguments)?;
     let found = (own_server || on_postgres).then(|| wish.ensure(install)).transpose()?;
-    let (mut steps, toolchain) = prepare(arguments, &["contract", "family"])?;
+    let (mut steps, toolchain) = prepare(arguments, &["batches", "contract", "family"])?;
     let program = if unfenced { build_unfenced(&mut steps)? } else { build_host(&mut steps)? };
     let mut run = cargo();
     run.args(["run", "--quiet", "--package", "keiko-tests", "--bin", "check", "--", &name])

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use crate::agent::{Agent, AgentStatus, StatusChange};
+use crate::batch::{ItemRefused, ItemWish, NewItem};
 use crate::group::NewGroup;
 use crate::id::{AgentId, KindId, TaskId, UserId};
 use crate::limit::{
@@ -76,13 +77,15 @@ pub struct Effects {
     pub children: Vec<Child>,
     /// New statuses of agents, in the order they were asked for; the agents existed then.
     pub statuses: Vec<StatusChange>,
+    /// Items for processors, in the order they were asked for.
+    pub items: Vec<NewItem>,
     bytes: usize,
 }
 
 impl Effects {
     /// How many effects there are.
     pub fn len(&self) -> usize {
-        self.children.len() + self.statuses.len()
+        self.children.len() + self.statuses.len() + self.items.len()
     }
 
     /// Whether there are none.
@@ -99,6 +102,39 @@ impl Effects {
             return Err(Refused::TooLarge(EFFECT_BYTES_MAX as u64));
         }
         Ok(())
+    }
+
+    /// Whether these items would fit, each by itself and all together with what is here.
+    pub fn check_items(&self, wishes: &[ItemWish]) -> Result<(), Refused> {
+        if self.len() + wishes.len() > EFFECTS_MAX {
+            return Err(Refused::TooMany(EFFECTS_MAX as u64));
+        }
+        let mut bytes = self.bytes as u64;
+        for wish in wishes {
+            wish.check().map_err(|refused| match refused {
+                ItemRefused::TooLarge(limit) => Refused::InputTooLarge(limit),
+                ItemRefused::Invalid(text) => Refused::Invalid(text),
+            })?;
+            bytes += wish.size();
+        }
+        if bytes > EFFECT_BYTES_MAX as u64 {
+            return Err(Refused::TooLarge(EFFECT_BYTES_MAX as u64));
+        }
+        Ok(())
+    }
+
+    /// Adds an item that [`Effects::check_items`] let pass.
+    pub fn push_item(&mut self, item: NewItem) {
+        self.bytes += item.size() as usize;
+        self.items.push(item);
+    }
+
+    /// Adds everything of another run of the same batch. Each run was bounded by itself.
+    pub fn append(&mut self, mut other: Effects) {
+        self.children.append(&mut other.children);
+        self.statuses.append(&mut other.statuses);
+        self.items.append(&mut other.items);
+        self.bytes += other.bytes;
     }
 
     /// Puts the statuses that were asked for into agents as they are stored, so that an attempt reads what it wrote.
@@ -272,6 +308,19 @@ impl BodyHash {
         self.0.update(&[u8::from(group.fail_fast)]);
     }
 
+    /// Adds one item.
+    pub fn add_item(&mut self, item: &NewItem) {
+        let lengths = [item.key.len(), item.payload.content_type.len(), item.payload.bytes.len()];
+        self.0.update(b"i");
+        self.0.update(&item.processor.0.to_le_bytes());
+        for length in lengths {
+            self.0.update(&(length as u64).to_le_bytes());
+        }
+        self.0.update(item.key.as_bytes());
+        self.0.update(item.payload.content_type.as_bytes());
+        self.0.update(&item.payload.bytes);
+    }
+
     /// The hash of everything that was added.
     pub fn finish(&self) -> [u8; 32] {
         *self.0.finalize().as_bytes()
@@ -293,6 +342,8 @@ pub fn wish_of(len: usize) -> ChildWish {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::{ItemId, ProcessorId};
+    use crate::limit::ITEM_BYTES_MAX;
 
     fn reserved() -> Reserved {
         Reserved { id: TaskId(1), kind: KindId(1), budget: BudgetRequest::default() }
@@ -365,6 +416,33 @@ mod tests {
         effects.push_statuses(vec![change; EFFECTS_MAX - 1]);
         assert_eq!(effects.len(), EFFECTS_MAX);
         assert_eq!(effects.check(&[wish_of(1)]), Err(Refused::TooMany(EFFECTS_MAX as u64)));
+    }
+
+    #[test]
+    fn items_count_as_effects_in_number_and_bytes() {
+        let wish = |len| ItemWish { key: String::new(), payload: crate::batch::payload_of(len) };
+        let mut effects = Effects::default();
+        assert_eq!(effects.check_items(&vec![wish(1); EFFECTS_MAX]), Ok(()));
+        let more = effects.check_items(&vec![wish(1); EFFECTS_MAX + 1]);
+        assert_eq!(more, Err(Refused::TooMany(EFFECTS_MAX as u64)));
+        let most = ITEM_BYTES_MAX as usize;
+        assert_eq!(effects.check_items(&[wish(most + 1)]), Err(Refused::InputTooLarge(ITEM_BYTES_MAX)));
+        let each = wish(most).size() as usize;
+        for _ in 0..EFFECT_BYTES_MAX / each {
+            let ItemWish { key, payload } = wish(most);
+            effects.push_item(NewItem {
+                id: ItemId(1),
+                processor: ProcessorId(1),
+                key,
+                payload,
+                created_ms: 0,
+            });
+        }
+        let room = EFFECT_BYTES_MAX - EFFECT_BYTES_MAX / each * each - wish(0).size() as usize;
+        assert_eq!(effects.check_items(&[wish(room)]), Ok(()));
+        let over = effects.check_items(&[wish(room + 1)]);
+        assert_eq!(over, Err(Refused::TooLarge(EFFECT_BYTES_MAX as u64)));
+        assert_eq!(effects.check(&[wish_of(room + 1)]), Err(Refused::TooLarge(EFFECT_BYTES_MAX as u64)));
     }
 
     #[test]

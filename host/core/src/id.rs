@@ -2,8 +2,8 @@
 //!
 //! - A task id is 63 bits: milliseconds since 2024-01-01 shifted by [`TASK_ID_SEQUENCE_BITS`], plus a sequence,
 //!   so that ids of one host rise with time and ids of several hosts do so to within one block's age.
-//! - Outside, an id is its prefix (`task_`, `group_`, `agent_`, `user_`) and 13 letters of Crockford's base 32. Agents and users
-//!   have numbers from the same blocks as tasks.
+//! - Outside, an id is its prefix (`task_`, `group_`, `agent_`, `user_`, `item_`, `batch_`) and 13 letters of Crockford's base
+//!   32. All but groups have numbers from the same blocks as tasks; a group has the number of its first task.
 
 use std::fmt;
 use std::str::FromStr;
@@ -40,6 +40,8 @@ row_id! {
     KindId;
     /// An immutable version of a plugin.
     VersionId;
+    /// A processor's row.
+    ProcessorId;
     /// One incarnation of a host, which holds leases. Higher is later.
     Holder;
     /// Proof of the right to run a task: grows by one with every lease and every cancel of that task.
@@ -89,6 +91,10 @@ public_id! {
     AgentId "agent_" NotAnAgentId;
     /// A user's id.
     UserId "user_" NotAUserId;
+    /// An item's id.
+    ItemId "item_" NotAnItemId;
+    /// A batch's id.
+    BatchId "batch_" NotABatchId;
 }
 
 impl TaskId {

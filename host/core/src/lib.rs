@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod agent;
+pub mod batch;
 pub mod catalog;
 pub mod code;
 pub mod crash;
@@ -30,6 +31,7 @@ pub mod time_out;
 
 pub use code::Code;
 pub use id::{
-    AgentId, Digest, GroupId, Holder, KindId, PluginId, TaskId, TenantId, Token, UserId, VersionId,
+    AgentId, BatchId, Digest, GroupId, Holder, ItemId, KindId, PluginId, ProcessorId, TaskId, TenantId,
+    Token, UserId, VersionId,
 };
-pub use name::{KindName, PluginName, TenantName, VersionName};
+pub use name::{KindName, PluginName, ProcessorName, TenantName, VersionName};

@@ -97,6 +97,39 @@ pub const AGENTS_MAX: usize = 1_000;
 /// Longest page that a guest may ask for, and the page of one that names no length.
 pub const GUEST_PAGE_MAX: u32 = 100;
 
+/// Largest payload of an item, in bytes.
+pub const ITEM_BYTES_MAX: u64 = MIB;
+/// Longest key of an item, in bytes.
+pub const ITEM_KEY_BYTES_MAX: usize = 255;
+/// Items that one call adds.
+pub const ADD_ITEMS_MAX: usize = 10_000;
+/// Processors of one plugin.
+pub const PROCESSORS_MAX: usize = 100;
+/// Items of a batch, unless its processor asks for another number.
+pub const BATCH_ITEMS: u64 = 100;
+/// Most items of a batch that a policy can allow.
+pub const BATCH_ITEMS_MAX: u64 = 10_000;
+/// Bytes of a batch, unless its processor asks for another number.
+pub const BATCH_BYTES: u64 = MIB;
+/// Most bytes of a batch that a policy can allow.
+pub const BATCH_BYTES_MAX: u64 = 8 * MIB;
+/// How long an item waits for others, unless its processor asks for another time, in milliseconds.
+pub const BATCH_AGE_MS: u64 = 5_000;
+/// The longest that an item can wait for others, in milliseconds: an hour.
+pub const BATCH_AGE_MS_MAX: u64 = 3_600_000;
+/// Times an item is handed over, unless its processor asks for another number.
+pub const BATCH_ATTEMPTS: u64 = 5;
+/// Most times an item can be handed over.
+pub const BATCH_ATTEMPTS_MAX: u64 = 100;
+/// Batches of one processor that a host works at once, unless it asks for another number.
+pub const BATCH_IN_FLIGHT: u64 = 2;
+/// Most batches of one processor that a host works at once.
+pub const BATCH_IN_FLIGHT_MAX: u64 = 16;
+/// Bytes of items that a host has in memory at once.
+pub const BATCH_MEMORY_BYTES: u64 = 256 * MIB;
+/// Items that fail alone, one after the other and without one success, until their processor counts as broken.
+pub const BAD_LEAVES_MAX: u32 = 20;
+
 /// Tasks of one bulk submit.
 pub const BULK_TASKS_MAX: usize = 10_000;
 /// Tasks that a host has leased and not started.

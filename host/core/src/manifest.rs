@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::batch::Wish;
 use crate::effect::check_content_type;
-use crate::limit::{MIB, TIME_OUT_MS_MAX};
-use crate::name::{KindName, PluginName, VersionName};
+use crate::limit::{MIB, PROCESSORS_MAX, TIME_OUT_MS_MAX};
+use crate::name::{KindName, PluginName, ProcessorName, VersionName};
 use crate::policy::{BudgetRequest, Capability};
 use crate::retry::RetryRequest;
 
@@ -42,9 +43,12 @@ pub enum Error {
 pub struct Manifest {
     /// The plugin itself.
     pub plugin: PluginSection,
-    /// Its kinds; at least one.
-    #[serde(rename = "kind")]
+    /// Its kinds: what it does with tasks.
+    #[serde(rename = "kind", default)]
     pub kinds: Vec<KindSection>,
+    /// Its processors: what it does with batches. It has one of either at least.
+    #[serde(rename = "processor", default, skip_serializing_if = "Vec::is_empty")]
+    pub processors: Vec<ProcessorSection>,
 }
 
 /// The `[plugin]` table.
@@ -182,6 +186,80 @@ impl KindSection {
     }
 }
 
+/// One `[[processor]]` table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ProcessorSection {
+    /// Unique in the tenant.
+    pub name: ProcessorName,
+    /// One sentence.
+    #[serde(default)]
+    pub description: String,
+    /// Items of a batch at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<u64>,
+    /// KiB of a batch at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kib: Option<u64>,
+    /// Milliseconds that an item waits for others at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_ms: Option<u64>,
+    /// Times an item is handed over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u64>,
+    /// Batches that one host works at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<u64>,
+    /// Whether there is one batch at a time of each key.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ordered: bool,
+    /// Whether items are in memory only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub volatile: bool,
+    /// Milliseconds that a run should take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<u64>,
+    /// Least items of a batch whose size follows `latency-ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items_min: Option<u64>,
+    /// Units of fuel for a run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fuel: Option<u64>,
+    /// MiB of memory for a run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u64>,
+    /// Seconds of wall clock for a run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_s: Option<u64>,
+}
+
+impl ProcessorSection {
+    /// How it would gather.
+    pub fn wish(&self) -> Wish {
+        Wish {
+            items: self.items,
+            kib: self.kib,
+            age_ms: self.age_ms,
+            attempts: self.attempts,
+            in_flight: self.in_flight,
+            ordered: self.ordered,
+            volatile: self.volatile,
+            latency_ms: self.latency_ms,
+            items_min: self.items_min,
+        }
+    }
+
+    /// What a run asks of the tenant's policy.
+    pub fn budget(&self) -> BudgetRequest {
+        BudgetRequest {
+            fuel: self.fuel,
+            memory_bytes: self.memory_mib.map(|mib| mib.saturating_mul(MIB)),
+            wall_ms: self.timeout_s.map(|seconds| seconds.saturating_mul(1000)),
+            ..BudgetRequest::default()
+        }
+    }
+}
+
 impl Manifest {
     /// Reads and checks the TOML form.
     pub fn parse(bytes: &[u8]) -> Result<Manifest, Error> {
@@ -212,6 +290,18 @@ impl Manifest {
         }))
     }
 
+    /// The entry of a processor.
+    pub fn processor(&self, name: &ProcessorName) -> Option<&ProcessorSection> {
+        self.processors.iter().find(|processor| processor.name == *name)
+    }
+
+    /// The most memory that a kind or a processor asks for, in bytes.
+    pub fn memory_bytes_max(&self) -> Option<u64> {
+        let kinds = self.kinds.iter().map(KindSection::budget);
+        let processors = self.processors.iter().map(ProcessorSection::budget);
+        kinds.chain(processors).filter_map(|budget| budget.memory_bytes).max()
+    }
+
     /// The capabilities the plugin would use.
     pub fn wants(&self) -> Vec<Capability> {
         self.plugin.wants.iter().filter_map(|name| name.parse().ok()).collect()
@@ -219,7 +309,8 @@ impl Manifest {
 
     fn check(&self) -> Result<(), Error> {
         let invalid = |text: String| Err(Error::Invalid(text));
-        if self.kinds.is_empty() || self.kinds.len() > KINDS_MAX {
+        let none = self.kinds.is_empty() && self.processors.is_empty();
+        if none || self.kinds.len() > KINDS_MAX {
             return invalid(format!("a plugin has 1 to {KINDS_MAX} kinds, not {}", self.kinds.len()));
         }
         let mut seen = BTreeSet::new();
@@ -242,17 +333,39 @@ impl Manifest {
                 return invalid(format!("the command of the kind `{}`: {problem}", kind.name));
             }
         }
+        self.check_processors()?;
         for name in &self.plugin.wants {
             name.parse::<Capability>()
                 .or_else(|error| invalid(error.to_string()).map(|()| Capability::Log))?;
         }
         let descriptions = self.kinds.iter().map(|kind| &kind.description);
-        for text in descriptions.chain([&self.plugin.description]) {
+        let processors = self.processors.iter().map(|processor| &processor.description);
+        for text in descriptions.chain(processors).chain([&self.plugin.description]) {
             if text.len() > DESCRIPTION_BYTES_MAX || text.chars().any(char::is_control) {
                 return invalid(format!(
                     "a description is at most {DESCRIPTION_BYTES_MAX} bytes without control characters"
                 ));
             }
+        }
+        Ok(())
+    }
+
+    fn check_processors(&self) -> Result<(), Error> {
+        let invalid = |text: String| Err(Error::Invalid(text));
+        if self.processors.len() > PROCESSORS_MAX {
+            let count = self.processors.len();
+            return invalid(format!("a plugin has at most {PROCESSORS_MAX} processors, not {count}"));
+        }
+        let mut seen = BTreeSet::new();
+        for processor in &self.processors {
+            let name = &processor.name;
+            if !seen.insert(name) {
+                return invalid(format!("the processor `{name}` stands twice"));
+            }
+            if [processor.fuel, processor.memory_mib, processor.timeout_s].contains(&Some(0)) {
+                return invalid(format!("a limit of the processor `{name}` is 0"));
+            }
+            processor.wish().check().or_else(|text| invalid(format!("the processor `{name}`: {text}")))?;
         }
         Ok(())
     }
@@ -280,6 +393,13 @@ queued-timeout-s = 5
 total-timeout-s = 6
 heartbeat-timeout-s = 7
 retry = { first-ms = 8, factor = 3, codes = ["trap"] }
+
+[[processor]]
+name = "by-decade"
+items = 50
+age-ms = 200
+ordered = true
+memory-mib = 3
 "#;
 
     #[test]
@@ -293,6 +413,9 @@ retry = { first-ms = 8, factor = 3, codes = ["trap"] }
         assert_eq!(times, (Some(5_000), Some(6_000), Some(7_000)));
         assert_eq!((budget.retry.first_ms, budget.retry.factor), (Some(8), Some(3)));
         assert!(budget.retry.codes.unwrap().contains(Code::Trap));
+        let processor = manifest.processor(&"by-decade".parse().unwrap()).unwrap();
+        assert_eq!((processor.wish().items, processor.wish().ordered), (Some(50), true));
+        assert_eq!(manifest.memory_bytes_max(), Some(3 * MIB));
         let stored = serde_json::to_string(&manifest).unwrap();
         assert_eq!(serde_json::from_str::<Manifest>(&stored).unwrap(), manifest);
     }
@@ -339,8 +462,24 @@ retry = { first-ms = 8, factor = 3, codes = ["trap"] }
         check("movie-facts", "../etc", "plugin name");
         check("Facts of films.", "a\\nb", "control characters");
         check("attempts = 4", "[[kind]]\nname = \"normalise\"", "stands twice");
-        let none = GOOD.split("[[kind]]").next().unwrap_or_default();
+        check("items = 50", "items = 0", "the processor `by-decade`: `items` is 0");
+        check("memory-mib = 3", "memory-mib = 0", "a limit of the processor `by-decade` is 0");
+        check(
+            "age-ms = 200",
+            "[[processor]]\nname = \"by-decade\"",
+            "the processor `by-decade` stands twice",
+        );
+        let (none, processors) = GOOD.split_once("[[kind]]").unwrap();
         assert!(Manifest::parse(none.as_bytes()).is_err());
+        let (_, processors) = processors.split_once("[[processor]]").unwrap();
+        let only = format!("{none}[[processor]]{processors}");
+        assert!(Manifest::parse(only.as_bytes()).unwrap().kinds.is_empty(), "processors are enough");
+        let many = |count: usize| {
+            let tables: String = (0..count).map(|n| format!("[[processor]]\nname = \"p{n}\"\n")).collect();
+            Manifest::parse(format!("{none}{tables}").as_bytes())
+        };
+        assert!(many(PROCESSORS_MAX).is_ok());
+        assert!(many(PROCESSORS_MAX + 1).is_err());
         assert!(Manifest::parse(&vec![b'#'; MANIFEST_BYTES_MAX + 1]).is_err());
         assert!(Manifest::parse(&vec![b' '; MANIFEST_BYTES_MAX]).is_err());
         assert!(Manifest::parse(&[0xff]).is_err());

@@ -1,4 +1,4 @@
-//! Names that people give: tenants, plugins, kinds, versions.
+//! Names that people give: tenants, plugins, kinds, versions, processors.
 //!
 //! Names become rows, labels, file names and headers, so they are short, lower-case ASCII without separators
 //! of any of those.
@@ -89,6 +89,8 @@ names! {
     PluginName "plugin" b"-" false "a-z 0-9 -";
     /// A kind's name, unique in its plugin.
     KindName "kind" b"-_." false "a-z 0-9 - _ .";
+    /// A processor's name, unique in its tenant.
+    ProcessorName "processor" b"-_." false "a-z 0-9 - _ .";
     /// What an agent is for.
     AgentKind "agent kind" b"-_." false "a-z 0-9 - _ .";
     /// A version's name, unique in its plugin.

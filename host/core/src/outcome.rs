@@ -115,6 +115,8 @@ impl Taint {
     pub const AGENTS: Taint = Taint(1 << 6);
     /// What became of other tasks was asked for.
     pub const HISTORY: Taint = Taint(1 << 7);
+    /// Items were added to processors, or refused.
+    pub const BATCH: Taint = Taint(1 << 9);
 
     const NAMES: &'static [(Taint, &'static str)] = &[
         (Taint::WALL_CLOCK, "wall-clock"),
@@ -125,6 +127,7 @@ impl Taint {
         (Taint::TASKS, "tasks"),
         (Taint::AGENTS, "agents"),
         (Taint::HISTORY, "history"),
+        (Taint::BATCH, "batch"),
     ];
 
     /// This and that.

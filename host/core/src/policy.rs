@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use crate::batch::settings::BatchPolicy;
 use crate::limit::{self, MIB, SetBy};
 use crate::retry::RetryRequest;
 
@@ -24,6 +25,8 @@ pub enum Capability {
     Agents,
     /// Look at what became of many tasks.
     History,
+    /// Add items to processors.
+    Batch,
 }
 
 impl Capability {
@@ -36,6 +39,7 @@ impl Capability {
         Capability::Tasks,
         Capability::Agents,
         Capability::History,
+        Capability::Batch,
     ];
 
     /// The name used in manifests, policies and denials.
@@ -48,6 +52,7 @@ impl Capability {
             Capability::Tasks => "tasks",
             Capability::Agents => "agents",
             Capability::History => "history",
+            Capability::Batch => "batch",
         }
     }
 }
@@ -60,7 +65,9 @@ impl fmt::Display for Capability {
 
 /// A text that names no capability.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a capability; there are: log, attempt, config, progress, tasks, agents, history")]
+#[error(
+    "`{0}` is not a capability; there are: log, attempt, config, progress, tasks, agents, history, batch"
+)]
 pub struct UnknownCapability(pub String);
 
 impl FromStr for Capability {
@@ -226,6 +233,8 @@ pub struct TenantPolicy {
     pub component_bytes_max: u64,
     /// Capabilities of the tenant's plugins.
     pub grants: Grants,
+    /// What its processors may gather.
+    pub batches: BatchPolicy,
 }
 
 impl Default for TenantPolicy {
@@ -239,6 +248,7 @@ impl Default for TenantPolicy {
             fan_out_max: 1_000,
             component_bytes_max: limit::COMPONENT_BYTES_MAX,
             grants: Grants::default(),
+            batches: BatchPolicy::default(),
         }
     }
 }

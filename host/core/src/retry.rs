@@ -151,7 +151,8 @@ fn may_retry(history: History, policy: &RetryPolicy, failure: &Failure) -> bool 
     }
 }
 
-fn wait_ms(policy: &RetryPolicy, attempt: u32, wish: RetryWish, random: f64) -> u64 {
+/// How long to wait behind a failed attempt, from 1, in milliseconds.
+pub(crate) fn wait_ms(policy: &RetryPolicy, attempt: u32, wish: RetryWish, random: f64) -> u64 {
     let growth = policy.factor.saturating_pow(attempt.saturating_sub(1));
     let bound = policy.first_ms.saturating_mul(growth).min(policy.max_ms);
     let by_chance = bound as f64 * policy.jitter_percent as f64 / 100.0;

@@ -19,14 +19,15 @@ use keiko_core::limit::{HANDLES_MAX, HOSTCALL_BYTES_MAX};
 use keiko_core::log::LogBuffer;
 use keiko_core::outcome::{AttemptReport, Failure, Meter, Outcome, Taint};
 use keiko_core::policy::Budget;
-use keiko_core::port::{Attempt, HostPort};
+use keiko_core::port::{Attempt, BatchOutcome, BatchReport, BatchRun, HostPort};
 use keiko_core::stop::Stop;
+use keiko_core::task::Payload;
 use parking_lot::Mutex;
 use wasmtime::{Store, StoreContextMut, UpdateDeadline};
 
 use crate::exceeded::Exceeded;
-use crate::export::{self, Ending, Returned};
-use crate::registry::{Entry, Generation};
+use crate::export::{self, Ended, Ending};
+use crate::registry::{Generation, Tasks};
 use crate::state::State;
 
 /// Fuel that a store gets beyond the budget. wasmtime looks at the fuel at function entries and loop heads only, and
@@ -40,9 +41,12 @@ pub(crate) async fn run(
     port: Arc<dyn HostPort>,
     stop: Stop,
 ) -> AttemptReport {
+    let Some(tasks) = &generation.tasks else {
+        return refused(Failure::new(Code::Internal, "the component runs no tasks"));
+    };
     let (budget, kind, input) = (attempt.budget, attempt.kind.clone(), attempt.input.clone());
     let mut state = State::new(attempt, port, stop.clone());
-    if matches!(generation.entry, Entry::Program(..)) {
+    if matches!(tasks, Tasks::Program(_)) {
         state.be_program();
     }
     let (started, deadline) = (state.started(), state.deadline);
@@ -51,22 +55,55 @@ pub(crate) async fn run(
         Ok(store) => store,
         Err(error) => return refused(Failure::new(Code::Internal, format!("{error:#}"))),
     };
-    let call = export::run(&mut store, generation, &kind, input);
+    let call = export::task::run(&mut store, generation, tasks, &kind, input);
     let ending = drive(call, &stop, deadline, heartbeat).await;
-    let closed = catch_unwind(AssertUnwindSafe(|| {
-        let trace = export::trace(&ending);
-        (close(store, ending, &budget, started), trace)
-    }));
-    let (mut report, trace) = closed.unwrap_or_else(|panic| {
-        tracing::error!(error = %text(&*panic), "the engine panicked at the end of an attempt");
-        let text = "the host is at fault: it panicked at the end of the attempt";
-        (refused(Failure::new(Code::Internal, text)), Vec::new())
-    });
-    if let Outcome::Failed(failure) = &mut report.outcome {
-        // The store is gone and the meter is read: this is nobody's time but ours.
-        failure.backtrace = generation.symbols.describe(trace, &stop).await;
-    }
-    report
+    let run = Run { budget, started, read: export::task::result };
+    let Report { ended, meter, taint, effects, log } = run.close(generation, store, ending, &stop).await;
+    let outcome = match ended {
+        Ended::Answered(payload) => Outcome::Completed(payload),
+        Ended::Failed(failure) => Outcome::Failed(failure),
+        Ended::Stopped(reason) => Outcome::Stopped(reason),
+    };
+    AttemptReport { outcome, meter, taint, effects, log }
+}
+
+/// Works a batch, or a part of one, to its end, as [`run`] does an attempt.
+pub(crate) async fn process(
+    generation: &Generation,
+    mut attempt: Attempt,
+    batch: BatchRun,
+    port: Arc<dyn HostPort>,
+    stop: Stop,
+) -> BatchReport {
+    let Some(export) = &generation.batch else {
+        return unworked(Failure::new(Code::Internal, "the component works no batches"));
+    };
+    // What makes equal runs equal.
+    attempt.input = Payload::json(batch.id.clone());
+    let budget = attempt.budget;
+    let state = State::new(attempt, port, stop.clone());
+    let (started, deadline) = (state.started(), state.deadline);
+    let heartbeat = budget.heartbeat_ms.map(|limit| Duration::from_millis(limit.value));
+    let mut store = match open(generation, state) {
+        Ok(store) => store,
+        Err(error) => return unworked(Failure::new(Code::Internal, format!("{error:#}"))),
+    };
+    let call = export::batch::process(&mut store, export, batch);
+    let ending = drive(call, &stop, deadline, heartbeat).await;
+    let run = Run { budget, started, read: |returned| Ok(export::batch::outcomes(returned)) };
+    let Report { ended, meter, effects, log, .. } = run.close(generation, store, ending, &stop).await;
+    let outcome = match ended {
+        Ended::Answered(outcomes) => BatchOutcome::Answered(outcomes),
+        Ended::Failed(failure) => BatchOutcome::Failed(failure),
+        Ended::Stopped(reason) => BatchOutcome::Stopped(reason),
+    };
+    BatchReport { outcome, meter, effects, log }
+}
+
+/// The report of a batch whose run did not begin.
+pub(crate) fn unworked(failure: Failure) -> BatchReport {
+    let outcome = BatchOutcome::Failed(failure);
+    BatchReport { outcome, meter: Meter::default(), effects: Effects::default(), log: LogBuffer::default() }
 }
 
 /// The report of an attempt that did not begin, or whose end is lost.
@@ -83,7 +120,7 @@ pub(crate) fn refused(failure: Failure) -> AttemptReport {
 /// A store with every limit set.
 pub(crate) fn open(generation: &Generation, state: State) -> wasmtime::Result<Store<State>> {
     let fuel = state.gate.budget().fuel.value;
-    let mut store = Store::new(generation.entry.pre().engine(), state);
+    let mut store = Store::new(generation.pre.engine(), state);
     store.limiter(|state| &mut state.limiter);
     store.set_fuel(fuel.saturating_add(FUEL_BEYOND))?;
     store.set_epoch_deadline(1);
@@ -184,28 +221,81 @@ impl Pulse {
     }
 }
 
-fn close(store: Store<State>, ending: Ending<Returned>, budget: &Budget, started: Instant) -> AttemptReport {
-    let guest_fuel = guest_fuel(budget, store.get_fuel().unwrap_or(0));
-    let mut state = store.into_data();
-    let mut console = state.console.lock();
-    let (log, last_words) = console.finish(|| state.port.now_ms());
-    state.gate.charge_bytes(console.printed_bytes());
-    drop(console);
-    let inside = state.gate.check(guest_fuel);
-    let outcome = export::outcome(ending, inside, budget, last_words);
-    let completed = matches!(outcome, Outcome::Completed(_));
-    AttemptReport {
-        meter: Meter {
-            // The unit beyond is no use that anyone pays for.
-            fuel_used: state.gate.fuel_used(guest_fuel.min(budget.fuel.value)),
-            memory_bytes_peak: state.limiter.memory_bytes_peak(),
-            host_calls: state.gate.host_calls(),
-            elapsed_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
-        },
-        taint: state.gate.taint(),
-        effects: if completed { state.effects } else { Effects::default() },
-        outcome,
-        log,
+/// What a run leaves behind.
+struct Report<R> {
+    ended: Ended<R>,
+    meter: Meter,
+    taint: Taint,
+    effects: Effects,
+    log: LogBuffer,
+}
+
+/// A run that has ended: how to make a report of it.
+struct Run<F> {
+    budget: Budget,
+    started: Instant,
+    /// Makes what the guest answered ours.
+    read: F,
+}
+
+impl<F> Run<F> {
+    /// The report, whatever happens.
+    async fn close<T, R>(
+        self,
+        generation: &Generation,
+        store: Store<State>,
+        ending: Ending<T>,
+        stop: &Stop,
+    ) -> Report<R>
+    where
+        F: FnOnce(T) -> Result<R, Failure>,
+    {
+        let closed = catch_unwind(AssertUnwindSafe(|| {
+            let trace = export::trace(&ending);
+            (self.report(store, ending), trace)
+        }));
+        let (mut report, trace) = closed.unwrap_or_else(|panic| {
+            tracing::error!(error = %text(&*panic), "the engine panicked at the end of an attempt");
+            let text = "the host is at fault: it panicked at the end of the attempt";
+            let AttemptReport { meter, taint, effects, log, .. } =
+                refused(Failure::new(Code::Internal, text));
+            let ended = Ended::Failed(Failure::new(Code::Internal, text));
+            (Report { ended, meter, taint, effects, log }, Vec::new())
+        });
+        if let Ended::Failed(failure) = &mut report.ended {
+            // The store is gone and the meter is read: this is nobody's time but ours.
+            failure.backtrace = generation.symbols.describe(trace, stop).await;
+        }
+        report
+    }
+
+    fn report<T, R>(self, store: Store<State>, ending: Ending<T>) -> Report<R>
+    where
+        F: FnOnce(T) -> Result<R, Failure>,
+    {
+        let Run { budget, started, read } = self;
+        let guest_fuel = guest_fuel(&budget, store.get_fuel().unwrap_or(0));
+        let mut state = store.into_data();
+        let mut console = state.console.lock();
+        let (log, last_words) = console.finish(|| state.port.now_ms());
+        state.gate.charge_bytes(console.printed_bytes());
+        drop(console);
+        let inside = state.gate.check(guest_fuel);
+        let ended = export::outcome(ending, inside, &budget, last_words, read);
+        let answered = matches!(ended, Ended::Answered(_));
+        Report {
+            meter: Meter {
+                // The unit beyond is no use that anyone pays for.
+                fuel_used: state.gate.fuel_used(guest_fuel.min(budget.fuel.value)),
+                memory_bytes_peak: state.limiter.memory_bytes_peak(),
+                host_calls: state.gate.host_calls(),
+                elapsed_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            },
+            taint: state.gate.taint(),
+            effects: if answered { state.effects } else { Effects::default() },
+            ended,
+            log,
+        }
     }
 }
 

@@ -21,7 +21,24 @@ wasmtime::component::bindgen!({
         "keiko:history/history.summarize": async | trappable,
         "keiko:tasks/tasks.submit": async | trappable,
         "keiko:tasks/tasks.submit-many": async | trappable,
+        "keiko:batch/batch.add": async | trappable,
         default: trappable,
     },
     exports: { default: async },
 });
+
+/// What a batch plugin exports. It imports what a task plugin does, by the same linker.
+pub(crate) mod batch {
+    wasmtime::component::bindgen!({
+        path: "../../wit",
+        inline: "
+            package keiko:host;
+
+            world batch-host {
+                export keiko:plugin/batch@0.1.0;
+            }
+        ",
+        world: "keiko:host/batch-host",
+        exports: { default: async },
+    });
+}

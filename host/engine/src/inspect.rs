@@ -12,7 +12,8 @@ use keiko_core::port::{InstallError, Stage};
 use wasmparser::{ComponentExternalKind, Encoding, KnownCustom, Parser, Payload};
 
 use crate::adapt::PREVIEW1;
-use crate::install::{PROGRAM, TASK, check_import, track};
+use crate::export::{batch, task};
+use crate::install::{PROGRAM, check_import, track};
 use crate::scan::{self, invalid};
 use crate::{PAGE_BYTES, digest};
 
@@ -21,6 +22,8 @@ use crate::{PAGE_BYTES, digest};
 pub enum World {
     /// A plugin of `keiko:plugin`.
     Task,
+    /// A plugin of `keiko:plugin` that works batches only.
+    Batch,
     /// A component that is a WASI program.
     Program,
     /// A core module that is a WASI preview-1 program.
@@ -34,6 +37,7 @@ impl World {
     pub const fn as_str(self) -> &'static str {
         match self {
             World::Task => "keiko:plugin/task-plugin",
+            World::Batch => "keiko:plugin/batch-plugin",
             World::Program => "wasi:cli/command",
             World::Preview1Program => "wasi_snapshot_preview1 command",
             World::Unknown => "unknown",
@@ -131,7 +135,11 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, InstallError> {
         .filter_map(|name| check_import(name).err())
         .collect();
     if world == World::Unknown {
-        refusals.push(invalid(format!("the component exports neither `{TASK}` nor `{PROGRAM}`")));
+        refusals.push(invalid(format!(
+            "the component exports neither `{}` nor `{}` nor `{PROGRAM}`",
+            task::NAME,
+            batch::NAME
+        )));
     }
     Ok(Inspection {
         digest: digest(bytes),
@@ -243,10 +251,14 @@ impl Found {
                 found == interface && track(version) == wanted
             })
         };
-        let (task, version) = TASK.split_once('@').unwrap_or((TASK, ""));
+        let ours = |name: &'static str| {
+            let (interface, version) = name.split_once('@').unwrap_or((name, ""));
+            exports(interface, track(version))
+        };
         match () {
             () if self.is_module => World::Preview1Program,
-            () if exports(task, track(version)) => World::Task,
+            () if ours(task::NAME) => World::Task,
+            () if ours(batch::NAME) => World::Batch,
             () if exports(PROGRAM, "0.2") => World::Program,
             () => World::Unknown,
         }

@@ -13,22 +13,21 @@ use keiko_core::policy::{BUDGET_CEILING, BUDGET_DEFAULT, Budget, Grants, Limit};
 use keiko_core::port::{Attempt, AttemptFacts, HostPort, InstallError, ReserveError, Reserved};
 use keiko_core::stop::Stop;
 use keiko_core::task::{Lineage, Payload};
-use wasmtime::component::types::ComponentItem;
+use wasmtime::component::types::{self, ComponentItem};
 use wasmtime::component::{Component, ComponentExportIndex, Linker};
 
 use crate::PAGE_BYTES;
 use crate::attempt;
 use crate::bindings::TaskHostPre;
+use crate::bindings::batch::BatchHostPre;
 use crate::compile::internal;
 use crate::export;
 use crate::import::INTERFACES;
 use crate::import::wasi::VERSION;
-use crate::registry::{Entry, Generation};
+use crate::registry::{Generation, Linked, Tasks};
 use crate::scan::invalid;
 use crate::state::State;
 
-/// What a component exports to be a task plugin.
-pub(crate) const TASK: &str = "keiko:plugin/task@0.1.0";
 /// What a component exports to be a program, without its version.
 pub(crate) const PROGRAM: &str = "wasi:cli/run";
 /// Wall clock of the trial instantiation, in milliseconds.
@@ -41,44 +40,51 @@ pub(crate) fn imports(component: &Component) -> Vec<String> {
 }
 
 /// Links a component, or says what this host does not have.
-pub(crate) fn link(linker: &Linker<State>, component: &Component) -> Result<Entry, InstallError> {
-    let program = check_exports(component)?;
+pub(crate) fn link(linker: &Linker<State>, component: &Component) -> Result<Linked, InstallError> {
+    let runs_tasks = exports(component, export::task::NAME, "run", export::task::typecheck)?;
+    let works_batches = exports(component, export::batch::NAME, "process", export::batch::typecheck)?;
+    let program = if runs_tasks || works_batches { None } else { program(component)? };
+    if !runs_tasks && !works_batches && program.is_none() {
+        return Err(exports_nothing(component));
+    }
     for name in imports(component) {
         check_import(&name)?;
     }
-    let pre = linker
-        .instantiate_pre(component)
-        .map_err(|error| invalid(format!("the component does not link: {error:#}")))?;
-    match program {
-        Some(run) => Ok(Entry::Program(pre, run)),
-        None => TaskHostPre::new(pre)
-            .map(Entry::Task)
-            .map_err(|error| invalid(format!("the component does not link: {error:#}"))),
-    }
+    let unlinked = |error| invalid(format!("the component does not link: {error:#}"));
+    let pre = linker.instantiate_pre(component).map_err(unlinked)?;
+    let plugin = runs_tasks.then(|| TaskHostPre::new(pre.clone())).transpose().map_err(unlinked)?;
+    let batch = works_batches.then(|| BatchHostPre::new(pre.clone())).transpose().map_err(unlinked)?;
+    Ok(Linked { pre, tasks: plugin.map(Tasks::Plugin).or(program.map(Tasks::Program)), batch })
 }
 
-/// Whether a component exports what makes it a plugin or a program; of a program, the function.
-fn check_exports(component: &Component) -> Result<Option<ComponentExportIndex>, InstallError> {
+/// Whether a component exports an interface, whose one function then has to have its type.
+fn exports(
+    component: &Component,
+    name: &str,
+    function: &str,
+    typecheck: fn(&types::ComponentFunc, &types::Component) -> wasmtime::Result<()>,
+) -> Result<bool, InstallError> {
     let ty = component.component_type();
     let engine = component.engine();
-    let exported = ty.get_export(engine, TASK).map(|export| export.ty);
-    let Some(ComponentItem::ComponentInstance(task)) = exported else {
-        if let Some(run) = program(component)? {
-            return Ok(Some(run));
-        }
-        let names: Vec<_> = ty.exports(engine).map(|(name, _)| format!("`{name}`")).collect();
-        let names = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
-        return Err(invalid(format!(
-            "the component does not export `{TASK}`, nor `{PROGRAM}` to be a program; it exports {names}"
-        )));
+    let exported = ty.get_export(engine, name).map(|export| export.ty);
+    let Some(ComponentItem::ComponentInstance(interface)) = exported else { return Ok(false) };
+    let exported = interface.get_export(engine, function).map(|export| export.ty);
+    let Some(ComponentItem::ComponentFunc(exported)) = exported else {
+        return Err(invalid(format!("the export `{name}` has no function `{function}`")));
     };
-    let run = task.get_export(engine, "run").map(|export| export.ty);
-    let Some(ComponentItem::ComponentFunc(run)) = run else {
-        return Err(invalid(format!("the export `{TASK}` has no function `run`")));
-    };
-    export::typecheck(&run, &ty)
-        .map_err(|error| invalid(format!("the function `run` of `{TASK}` has another type: {error:#}")))?;
-    Ok(None)
+    typecheck(&exported, &ty).map(|()| true).map_err(|error| {
+        invalid(format!("the function `{function}` of `{name}` has another type: {error:#}"))
+    })
+}
+
+fn exports_nothing(component: &Component) -> InstallError {
+    let ty = component.component_type();
+    let names: Vec<_> = ty.exports(component.engine()).map(|(name, _)| format!("`{name}`")).collect();
+    let names = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+    let (task, batch) = (export::task::NAME, export::batch::NAME);
+    invalid(format!(
+        "the component does not export `{task}` or `{batch}`, nor `{PROGRAM}` to be a program; it exports {names}"
+    ))
 }
 
 /// The function of a program, if the component is one.
@@ -168,8 +174,7 @@ pub(crate) async fn try_out(
     let deadline = state.deadline;
     let mut store =
         attempt::open(generation, state).map_err(|error| internal(format!("no store: {error:#}")))?;
-    let ending =
-        attempt::drive(generation.entry.pre().instantiate_async(&mut store), &stop, deadline, None).await;
+    let ending = attempt::drive(generation.pre.instantiate_async(&mut store), &stop, deadline, None).await;
     let Some(failure) = export::trial_failure(ending, &budget) else { return Ok(()) };
     let code = match (failure.code, &failure.limit) {
         (Code::Internal, _) => Code::Internal,
@@ -181,8 +186,7 @@ pub(crate) async fn try_out(
 }
 
 fn trial(digest: Digest, manifest: Option<&Manifest>) -> Result<Attempt, InstallError> {
-    let asked = manifest.into_iter().flat_map(|manifest| &manifest.kinds);
-    let memory = asked.filter_map(|kind| kind.budget().memory_bytes).max().unwrap_or(0);
+    let memory = manifest.and_then(Manifest::memory_bytes_max).unwrap_or(0);
     let memory = memory.clamp(BUDGET_DEFAULT.memory_bytes, BUDGET_CEILING.memory_bytes);
     let of_host = |value| Limit { value, set_by: SetBy::Host };
     let name = |error: keiko_core::name::InvalidName| internal(error.to_string());

@@ -1,4 +1,4 @@
-//! The engine: WebAssembly components as task plugins, compiled apart, held to a budget, and classified once.
+//! The engine: WebAssembly components as plugins for tasks and batches, compiled apart, held to a budget, and classified once.
 //!
 //! [`Engine`] is the [`Runner`] of a host. What it promises:
 //! - A guest reaches nothing but what its world imports, and every such call passes one gate.
@@ -43,7 +43,9 @@ use keiko_core::code::Code;
 use keiko_core::id::Digest;
 use keiko_core::limit::{COMPONENT_BYTES_CEILING, COMPONENT_BYTES_MAX, LimitFact, SetBy};
 use keiko_core::outcome::{AttemptReport, Failure};
-use keiko_core::port::{Attempt, Compiled, Components, HostPort, InstallError, Runner, Stage};
+use keiko_core::port::{
+    Attempt, BatchReport, BatchRun, Compiled, Components, HostPort, InstallError, Runner, Stage,
+};
 use keiko_core::stop::Stop;
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::{Component, Linker};
@@ -52,7 +54,7 @@ use crate::artifact::{Artifacts, Trusted};
 use crate::compile::{Compilers, internal};
 use crate::config::Purpose;
 use crate::flight::Flights;
-use crate::registry::{Entry, Generation, Registry};
+use crate::registry::{Generation, Registry, Tasks};
 use crate::scan::Scanned;
 use crate::state::State;
 use crate::symbols::Library;
@@ -182,8 +184,8 @@ impl Inner {
     }
 
     fn link(&self, component: &Component, digest: Digest) -> Result<Generation, InstallError> {
-        let (entry, symbols) = (install::link(&self.linker, component)?, self.library.of(digest));
-        Ok(self.registry.generation(entry, symbols))
+        let (linked, symbols) = (install::link(&self.linker, component)?, self.library.of(digest));
+        Ok(self.registry.generation(linked, symbols))
     }
 
     fn keep(&self, digest: Digest, artifact: &Trusted) -> Result<(Component, u64), InstallError> {
@@ -218,7 +220,8 @@ impl Runner for Engine {
         };
         let (component, artifact_bytes) = made.map_err(at(Stage::Compile))?;
         let generation = self.0.prove(&component, digest, &scanned).await.map_err(at(Stage::Instantiate))?;
-        let is_program = matches!(generation.entry, Entry::Program(..));
+        let is_program = matches!(generation.tasks, Some(Tasks::Program(_)));
+        let (runs_tasks, works_batches) = (generation.tasks.is_some(), generation.batch.is_some());
         self.0.registry.insert(generation);
         Ok(Compiled {
             digest,
@@ -227,6 +230,8 @@ impl Runner for Engine {
             manifest: scanned.manifest,
             imports: install::imports(&component),
             is_program,
+            runs_tasks,
+            works_batches,
         })
     }
 
@@ -239,18 +244,23 @@ impl Runner for Engine {
     }
 
     async fn run(&self, attempt: Attempt, port: Arc<dyn HostPort>, stop: Stop) -> AttemptReport {
-        let generation = match self.0.registry.get(attempt.digest) {
-            Some(generation) => generation,
-            // It was swapped out between the choice of the attempt's version and now: the attempt keeps its choice.
-            None => match self.loaded(attempt.digest).await {
-                Ok(generation) => Arc::new(generation),
-                Err(error) => {
-                    let message = format!("the component is not loaded on this host: {error}");
-                    return attempt::refused(Failure::new(error.code, message));
-                }
-            },
-        };
-        attempt::run(&generation, attempt, port, stop).await
+        match self.generation(attempt.digest).await {
+            Ok(generation) => attempt::run(&generation, attempt, port, stop).await,
+            Err(failure) => attempt::refused(failure),
+        }
+    }
+
+    async fn process(
+        &self,
+        attempt: Attempt,
+        batch: BatchRun,
+        port: Arc<dyn HostPort>,
+        stop: Stop,
+    ) -> BatchReport {
+        match self.generation(attempt.digest).await {
+            Ok(generation) => attempt::process(&generation, attempt, batch, port, stop).await,
+            Err(failure) => attempt::unworked(failure),
+        }
     }
 
     fn retain(&self, live: &[Digest]) {
@@ -259,6 +269,17 @@ impl Runner for Engine {
 }
 
 impl Engine {
+    /// The generation that a run of this component is of. One that was swapped out between the choice of the run's version
+    /// and now is loaded for it alone: the run keeps its choice.
+    async fn generation(&self, digest: Digest) -> Result<Arc<Generation>, Failure> {
+        if let Some(generation) = self.0.registry.get(digest) {
+            return Ok(generation);
+        }
+        self.loaded(digest).await.map(Arc::new).map_err(|error| {
+            Failure::new(error.code, format!("the component is not loaded on this host: {error}"))
+        })
+    }
+
     /// A generation of a component that was installed before, from its artifact or, without one, from its kept bytes.
     async fn loaded(&self, digest: Digest) -> Result<Generation, InstallError> {
         let component = match self.kept(digest).await? {

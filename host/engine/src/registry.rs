@@ -12,30 +12,32 @@ use keiko_core::id::Digest;
 use wasmtime::component::{ComponentExportIndex, InstancePre};
 
 use crate::bindings::TaskHostPre;
+use crate::bindings::batch::BatchHostPre;
 use crate::state::State;
 use crate::symbols::Symbols;
 
-/// How a component is called.
-pub(crate) enum Entry {
-    /// A plugin of our world.
-    Task(TaskHostPre<State>),
-    /// A WASI program, with its function.
-    Program(InstancePre<State>, ComponentExportIndex),
+/// How a component runs tasks.
+pub(crate) enum Tasks {
+    /// As a plugin of our world.
+    Plugin(TaskHostPre<State>),
+    /// As a WASI program, by this function.
+    Program(ComponentExportIndex),
 }
 
-impl Entry {
-    /// The component, ready to be instantiated.
-    pub(crate) fn pre(&self) -> &InstancePre<State> {
-        match self {
-            Entry::Task(pre) => pre.instance_pre(),
-            Entry::Program(pre, _) => pre,
-        }
-    }
+/// A component with everything that it imports, and what it can be called for.
+pub(crate) struct Linked {
+    pub(crate) pre: InstancePre<State>,
+    pub(crate) tasks: Option<Tasks>,
+    pub(crate) batch: Option<BatchHostPre<State>>,
 }
 
 /// A component that is linked and ready to be instantiated.
 pub(crate) struct Generation {
-    pub(crate) entry: Entry,
+    pub(crate) pre: InstancePre<State>,
+    /// How its tasks are run, when it runs any.
+    pub(crate) tasks: Option<Tasks>,
+    /// How its batches are worked, when it works any.
+    pub(crate) batch: Option<BatchHostPre<State>>,
     pub(crate) symbols: Arc<Symbols>,
     _held: Held,
 }
@@ -65,9 +67,10 @@ pub(crate) struct Registry {
 
 impl Registry {
     /// A generation that is counted here, and not in the map yet.
-    pub(crate) fn generation(&self, entry: Entry, symbols: Arc<Symbols>) -> Generation {
+    pub(crate) fn generation(&self, linked: Linked, symbols: Arc<Symbols>) -> Generation {
         self.held.fetch_add(1, Ordering::Relaxed);
-        Generation { entry, symbols, _held: Held(Arc::clone(&self.held)) }
+        let Linked { pre, tasks, batch } = linked;
+        Generation { pre, tasks, batch, symbols, _held: Held(Arc::clone(&self.held)) }
     }
 
     /// The generation of a digest.

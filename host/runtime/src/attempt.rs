@@ -17,18 +17,19 @@ use keiko_core::time_out::Ends;
 use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::batch::promise::Promised;
 use crate::catalog::Handler;
-use crate::long;
+use crate::long::{self, Report};
 use crate::port::AttemptPort;
 use crate::running::Entry;
 use crate::settler::Ended;
-use crate::shared::{Job, Shared, TenantEntry};
+use crate::shared::{Shared, TaskJob, TenantEntry};
 
 /// Runs the attempt of a job. `None` when its end is no longer this host's to tell. `slot` is its room on the worker,
 /// which a long attempt gives back.
 pub(crate) async fn run(
     shared: &Arc<Shared>,
-    job: Job,
+    job: TaskJob,
     slot: &mut Option<OwnedSemaphorePermit>,
 ) -> Option<Ended> {
     let started_ms = shared.clock.now_ms();
@@ -48,6 +49,10 @@ pub(crate) async fn run(
                     shared.long.run(job.task.tenant, guest).await
                 }
             };
+            let report = report.and_then(|report| match report {
+                Report::Attempt(report) => Some(report),
+                Report::Batch(_) => None,
+            });
             if let (Some(journal), Some(Ok(noted))) = (&shared.journal, noted)
                 && let Err(error) = journal.end(noted)
             {
@@ -91,7 +96,7 @@ pub(crate) async fn run(
 }
 
 /// The outcome, or that the whole task's time is over where an attempt's wall clock was cut to it.
-fn in_time(job: &Job, outcome: Outcome, now_ms: i64) -> Outcome {
+fn in_time(job: &TaskJob, outcome: Outcome, now_ms: i64) -> Outcome {
     match outcome {
         Outcome::Failed(failure) if failure.code == Code::DeadlineExceeded => {
             let over = job.task.ends.over(false, now_ms);
@@ -110,7 +115,7 @@ struct Run {
     handler: Handler,
 }
 
-fn prepare(shared: &Arc<Shared>, job: &Job, entry: Arc<Entry>) -> Result<Run, Failure> {
+fn prepare(shared: &Arc<Shared>, job: &TaskJob, entry: Arc<Entry>) -> Result<Run, Failure> {
     let task = &job.task;
     let tenant = shared.tenant(task.tenant).ok_or_else(|| {
         Failure::new(Code::NotFound, "the tenant of this task is not in the host's configuration")
@@ -144,11 +149,12 @@ fn prepare(shared: &Arc<Shared>, job: &Job, entry: Arc<Entry>) -> Result<Run, Fa
         plugin: plugin.name.clone(),
         lineage: task.lineage,
         children: Mutex::new(0),
+        promised: Promised::new(shared, task.tenant),
     });
     Ok(Run { attempt, port, entry, handler })
 }
 
-fn facts(job: &Job, tenant: &TenantEntry, budget: &Budget) -> AttemptFacts {
+fn facts(job: &TaskJob, tenant: &TenantEntry, budget: &Budget) -> AttemptFacts {
     AttemptFacts {
         tenant: tenant.name.clone(),
         task: job.task.id,
@@ -166,10 +172,10 @@ fn guarded(shared: &Shared, run: &Run) -> long::Run {
     let task = attempt.facts.task;
     let guest = async move {
         let guest = AssertUnwindSafe(runner.run(attempt, port, stop)).catch_unwind();
-        guest.await.unwrap_or_else(|_| {
+        Report::Attempt(guest.await.unwrap_or_else(|_| {
             tracing::error!(task = %task, "the engine panicked in an attempt");
             unstarted(Failure::new(Code::Internal, "the host failed while it ran this attempt"))
-        })
+        }))
     };
     guest.boxed()
 }
@@ -185,7 +191,7 @@ fn unstarted(failure: Failure) -> AttemptReport {
 }
 
 /// Evenly drawn from 0 to 1, for jitter.
-fn random() -> f64 {
+pub(crate) fn random() -> f64 {
     // Without randomness there is no jitter, and retries still work.
     let bits = getrandom::u32().unwrap_or(u32::MAX / 2);
     f64::from(bits) / f64::from(u32::MAX)

@@ -153,6 +153,7 @@ impl Catalog {
         policy: &TenantPolicy,
         bytes: Bytes,
         manifest: Option<Manifest>,
+        refuse: impl FnOnce(&Manifest) -> Option<String>,
     ) -> Result<(Plugin, bool), Error> {
         let compiled = self.runner.compile(bytes.clone(), policy.component_bytes_max).await?;
         let manifest = manifest.or(compiled.manifest).ok_or_else(|| {
@@ -163,6 +164,10 @@ impl Catalog {
         if !compiled.is_program && manifest.kinds.iter().any(|kind| kind.command.is_some()) {
             let message = "the manifest says how a program is run, and the component is none";
             return Err(InstallError::new(Code::ComponentInvalid, message).at(Stage::Instantiate).into());
+        }
+        check_exports(&manifest, compiled.runs_tasks, compiled.works_batches)?;
+        if let Some(reason) = refuse(&manifest) {
+            return Err(Error::new(Code::Conflict, reason));
         }
         self.components.put(compiled.digest, bytes).await?;
         let version = NewVersion {
@@ -288,6 +293,12 @@ impl Catalog {
         of_tenant.map(|(_, loaded)| loaded.plugin.clone()).collect()
     }
 
+    /// A tenant's plugin as it is loaded, if it can run; pinned until the caller drops it.
+    pub(crate) fn loaded(&self, tenant: TenantId, name: &PluginName) -> Option<Arc<Loaded>> {
+        let loaded = self.now.load().plugins.get(&(tenant, name.clone())).cloned();
+        loaded.filter(|loaded| loaded.problem.is_none())
+    }
+
     /// A tenant's plugin.
     pub(crate) fn plugin(&self, tenant: TenantId, name: &str) -> Option<Plugin> {
         let name: PluginName = name.parse().ok()?;
@@ -360,6 +371,22 @@ impl Snapshot {
         }
         self.plugins.insert((loaded.plugin.tenant, loaded.plugin.name.clone()), loaded);
     }
+}
+
+/// Whether a component exports what its manifest names.
+fn check_exports(manifest: &Manifest, runs_tasks: bool, works_batches: bool) -> Result<(), Error> {
+    let invalid = |text: &str| Err(Error::new(Code::ComponentInvalid, text));
+    if !manifest.kinds.is_empty() && !runs_tasks {
+        return invalid(
+            "the manifest names kinds, and the component does not export `keiko:plugin/task@0.1.0`",
+        );
+    }
+    if !manifest.processors.is_empty() && !works_batches {
+        return invalid(
+            "the manifest names processors, and the component does not export `keiko:plugin/batch@0.1.0`",
+        );
+    }
+    Ok(())
 }
 
 fn find(now: &Snapshot, tenant: TenantId, name: &str) -> Result<Arc<Loaded>, Error> {

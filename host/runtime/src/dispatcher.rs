@@ -10,7 +10,7 @@ use keiko_core::port::{Lease, LeaseRequest, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::shared::{Counters, Job, Shared};
+use crate::shared::{Counters, Job, Shared, TaskJob};
 
 /// Rounds of a tenant's running tasks that are leased ahead, so that workers never wait for the store and a
 /// tenant that may run little does not fill the local queue.
@@ -91,7 +91,8 @@ fn take(shared: &Shared, lease: Lease) {
     let jobs = lease.tasks.into_iter().map(|task| {
         let tenant = task.tenant;
         let running_max = shared.tenant(tenant).map_or(1, |entry| entry.policy.running_max);
-        (tenant, running_max, runs_alone(task.crashes), task.place_ms, Job { holder, task })
+        let place_ms = task.place_ms;
+        (tenant, running_max, runs_alone(task.crashes), place_ms, Job::Task(TaskJob { holder, task }))
     });
     shared.queue.push(jobs);
     // From now on the heart beats often.

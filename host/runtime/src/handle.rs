@@ -23,6 +23,7 @@ use keiko_core::task::{
 use keiko_core::time_out::Ends;
 use keiko_core::{AgentId, GroupId, KindId, TaskId, TenantId, TenantName, UserId};
 
+use crate::batch::{self, BatchFigures};
 use crate::options::Options;
 use crate::request::{Accepted, AttemptLog, Error, TaskDetail, TaskRequest};
 use crate::shared::{Figures, Shared, TenantEntry};
@@ -327,8 +328,9 @@ impl Handle {
         manifest: Option<Manifest>,
     ) -> Result<(Plugin, bool), Error> {
         let entry = self.entry(tenant)?;
-        let answer = self.shared.catalog.install(tenant, &entry.policy, component, manifest).await?;
-        self.shared.swapped();
+        let refuse = |manifest: &Manifest| batch::taken(&self.shared, tenant, manifest);
+        let answer = self.shared.catalog.install(tenant, &entry.policy, component, manifest, refuse).await?;
+        self.swapped().await;
         Ok(answer)
     }
 
@@ -341,7 +343,7 @@ impl Handle {
         target: Target,
     ) -> Result<(Plugin, bool), Error> {
         let answer = self.shared.catalog.activate(tenant, name, target).await?;
-        self.shared.swapped();
+        self.swapped().await;
         Ok(answer)
     }
 
@@ -366,6 +368,12 @@ impl Handle {
         self.shared.catalog.plugin(tenant, name)
     }
 
+    /// The plugins have changed: processors of batches may be others, here and on other hosts.
+    async fn swapped(&self) {
+        batch::refresh(&self.shared).await;
+        self.shared.swapped();
+    }
+
     /// Takes a plugin away; `Some` is how many live tasks it waits for.
     pub async fn remove_plugin(
         &self,
@@ -374,7 +382,7 @@ impl Handle {
         when: RemoveWhen,
     ) -> Result<Option<u64>, Error> {
         let left = self.shared.catalog.remove(tenant, name, when).await?;
-        self.shared.swapped();
+        self.swapped().await;
         Ok(left)
     }
 
@@ -384,6 +392,11 @@ impl Handle {
             return Err(Error::new(Code::StorageBusy, "the host is stopping"));
         }
         Ok(self.shared.records.ping().await?)
+    }
+
+    /// What this host has counted of batches since it started.
+    pub fn batch_figures(&self) -> BatchFigures {
+        self.shared.batches.figures()
     }
 
     pub(crate) fn entry(&self, tenant: TenantId) -> Result<&TenantEntry, Error> {

@@ -9,6 +9,7 @@ use keiko_core::stop::StopReason;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::batch;
 use crate::shared::{Counters, Shared};
 
 /// Beats until stopped.
@@ -83,7 +84,10 @@ impl Heart {
             return;
         }
         match self.shared.catalog.refresh().await {
-            Ok(()) => self.catalog = Some(number),
+            Ok(()) => {
+                self.catalog = Some(number);
+                batch::refresh(&self.shared).await;
+            }
             Err(error) => tracing::warn!(error = %error, "the plugins could not be read again"),
         }
     }

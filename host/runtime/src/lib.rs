@@ -1,9 +1,10 @@
-//! The life of tasks on one host: lease, attempt, settle, heartbeat, rescue, drain.
+//! The life of tasks and batches on one host: lease, attempt, settle, heartbeat, rescue, drain.
 //!
 //! Data flows one way: [`Handle`] → store → dispatcher → local queue → workers → settler → store → waiters.
 //! Everything is reached through the seams of `keiko_core::port`; nothing here names a database or a sandbox.
 
 mod attempt;
+mod batch;
 mod bulk;
 mod catalog;
 mod data;
@@ -18,6 +19,7 @@ mod journal;
 mod listener;
 mod long;
 mod options;
+mod point;
 mod port;
 mod pulse;
 mod queue;
@@ -32,10 +34,12 @@ mod upkeep;
 mod waiters;
 mod worker;
 
+pub use batch::{AddedItems, BatchFigures, ProcessorView};
 pub use bulk::Bulk;
 pub use data::NewAgent;
 pub use handle::Handle;
 pub use options::{Options, Retention};
+pub use point::{KillAt, Point};
 pub use request::{Accepted, AttemptLog, Error, Progress, TaskDetail, TaskRequest, TenantOptions};
 pub use runtime::{DrainReport, Parts, Runtime};
 pub use shared::Figures;

@@ -7,6 +7,7 @@ use keiko_core::port::Signal;
 use keiko_core::stop::StopReason;
 use tokio_util::sync::CancellationToken;
 
+use crate::batch;
 use crate::shared::Shared;
 
 /// Listens until stopped.
@@ -29,6 +30,10 @@ async fn take(shared: &Shared, signal: Signal) {
     {
         // The next beat tells that the catalog has changed, and tries again.
         tracing::warn!(error = %error, "the plugins could not be read again");
+    }
+    if signal.catalog || signal.items {
+        batch::refresh(shared).await;
+        shared.batches.tell(batch::Event::Look).await;
     }
     if signal.many_ended {
         shared.waiters.tell_all();

@@ -17,16 +17,25 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use keiko_core::TenantId;
 use keiko_core::outcome::AttemptReport;
+use keiko_core::port::BatchReport;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
+/// What a run leaves behind: an attempt of a task, or a run of a batch.
+pub(crate) enum Report {
+    /// Of a task.
+    Attempt(AttemptReport),
+    /// Of a batch.
+    Batch(BatchReport),
+}
+
 /// An attempt while it runs, on whatever thread.
-pub(crate) type Run = BoxFuture<'static, AttemptReport>;
+pub(crate) type Run = BoxFuture<'static, Report>;
 
 /// Polls an attempt here until it ends, or until its polls took `short` in all: then it is a long one.
-pub(crate) async fn begin(run: &mut Run, short: Duration) -> Option<AttemptReport> {
+pub(crate) async fn begin(run: &mut Run, short: Duration) -> Option<Report> {
     let mut spent = Duration::ZERO;
     poll_fn(|context| {
         let start = Instant::now();
@@ -112,7 +121,7 @@ impl Pool {
 
     /// Takes an attempt over from a worker, and waits for its end; `None` when the pool is closed before. What the
     /// attempt starts from now on (timers, above all) still belongs to the worker's runtime, which must outlive it.
-    pub(crate) async fn run(self: &Arc<Pool>, tenant: TenantId, run: Run) -> Option<AttemptReport> {
+    pub(crate) async fn run(self: &Arc<Pool>, tenant: TenantId, run: Run) -> Option<Report> {
         let (answer, end) = oneshot::channel();
         let state = Mutex::new(State::Waiting(Work { run, answer }));
         let long = Long { tenant, pool: Arc::clone(self), worker: Handle::current(), state };
@@ -172,7 +181,7 @@ struct Long {
 struct Work {
     run: Run,
     /// Closed when nobody waits for the report any more.
-    answer: oneshot::Sender<AttemptReport>,
+    answer: oneshot::Sender<Report>,
 }
 
 enum State {
@@ -294,14 +303,14 @@ mod tests {
         assert!(turns.is_empty());
     }
 
-    fn report() -> AttemptReport {
-        AttemptReport {
+    fn report() -> Report {
+        Report::Attempt(AttemptReport {
             outcome: Outcome::Failed(Failure::new(keiko_core::code::Code::Internal, "as meant")),
             meter: Meter::default(),
             taint: Taint::NONE,
             effects: Effects::default(),
             log: LogBuffer::default(),
-        }
+        })
     }
 
     /// Wakes itself once, as a guest does at a tick.
@@ -341,7 +350,7 @@ mod tests {
         pool: &Arc<Pool>,
         tenant: TenantId,
         run: Run,
-    ) -> std::pin::Pin<Box<impl Future<Output = Option<AttemptReport>>>> {
+    ) -> std::pin::Pin<Box<impl Future<Output = Option<Report>>>> {
         let pool = Arc::clone(pool);
         let mut end = Box::pin(async move { pool.run(tenant, run).await });
         assert!(end.as_mut().now_or_never().is_none(), "nothing ends without a turn");

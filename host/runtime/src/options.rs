@@ -6,6 +6,8 @@ use std::time::Duration;
 use keiko_core::limit;
 use keiko_core::retention::KeptFrom;
 
+use crate::point::KillAt;
+
 /// Options of a runtime. The defaults are those of the limits table.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -33,6 +35,10 @@ pub struct Options {
     pub poll: Duration,
     /// How long ended tasks are kept.
     pub retention: Retention,
+    /// Bytes of items that this host has in memory.
+    pub batch_memory_bytes: u64,
+    /// Where a test kills the host.
+    pub kill_at: Option<KillAt>,
     /// Whether the database is this host's alone, so that every other holder is dead when it starts.
     pub exclusive: bool,
     /// Folder for the journal of running attempts; without one, a crash of the host is charged to nobody.
@@ -80,6 +86,8 @@ impl Default for Options {
             drain: Duration::from_secs(30),
             poll: Duration::from_secs(60),
             retention: Retention::default(),
+            batch_memory_bytes: limit::BATCH_MEMORY_BYTES,
+            kill_at: None,
             exclusive: false,
             journal_dir: None,
         }

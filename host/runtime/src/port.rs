@@ -4,21 +4,23 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use keiko_core::agent::{Agent, AgentFilter, AgentStatistics};
+use keiko_core::batch::{ItemWish, NewItem};
 use keiko_core::effect::ChildWish;
 use keiko_core::history::{DateRange, Statistics, UserTask};
 use keiko_core::limit::HOSTCALL_BYTES_MAX;
 use keiko_core::page::Page;
 use keiko_core::policy::BudgetRequest;
-use keiko_core::port::{AskError, HostPort, ReserveError, Reserved, StoreError};
+use keiko_core::port::{AskError, HostPort, ItemsError, ReserveError, Reserved, StoreError};
 use keiko_core::task::Lineage;
 use keiko_core::{AgentId, PluginName, TaskId, TenantId, UserId};
 use parking_lot::Mutex;
 
+use crate::batch::promise::Promised;
 use crate::request::{Error, Progress};
 use crate::running::Entry;
 use crate::shared::{Shared, TenantEntry};
 
-/// The port of one attempt. Dropping it gives back the room it promised to children, whether they were stored
+/// The port of one attempt, or of one batch. Dropping it gives back the room it promised to children, whether they were stored
 /// (the gauge counts them as live by then) or not.
 pub(crate) struct AttemptPort {
     pub(crate) shared: Arc<Shared>,
@@ -29,6 +31,8 @@ pub(crate) struct AttemptPort {
     pub(crate) lineage: Lineage,
     /// Children promised so far.
     pub(crate) children: Mutex<u64>,
+    /// Items promised so far.
+    pub(crate) promised: Promised,
 }
 
 #[async_trait]
@@ -61,6 +65,10 @@ impl HostPort for AttemptPort {
         })?;
         let ids = (first.0..).map(TaskId);
         Ok(ids.zip(kinds).map(|(id, (kind, budget))| Reserved { id, kind, budget }).collect())
+    }
+
+    async fn reserve_items(&self, processor: &str, items: Vec<ItemWish>) -> Result<Vec<NewItem>, ItemsError> {
+        self.promised.reserve(&self.policy, processor, items).await
     }
 
     async fn agents(&self, ids: &[AgentId]) -> Result<Vec<Option<Agent>>, AskError> {

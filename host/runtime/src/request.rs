@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use keiko_core::batch::Wish;
 use keiko_core::code::{Code, RetryClass};
 use keiko_core::limit::LimitFact;
 use keiko_core::log::Kept;
-use keiko_core::name::{PluginName, TenantName};
+use keiko_core::name::{PluginName, ProcessorName, TenantName};
 use keiko_core::outcome::Failure;
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
 use keiko_core::port::{InstallError, Stage, StoreError};
@@ -22,6 +23,8 @@ pub struct TenantOptions {
     pub policy: TenantPolicy,
     /// Settings granted to its plugins, by plugin.
     pub settings: BTreeMap<PluginName, BTreeMap<String, String>>,
+    /// Processors that the host works itself: it keeps their items as rows.
+    pub processors: BTreeMap<ProcessorName, Wish>,
 }
 
 /// A task as a client asks for it.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use keiko_core::port::{Dead, Rescued};
 use tokio_util::sync::CancellationToken;
 
+use crate::batch::Event;
 use crate::shared::{Counters, Shared};
 
 /// Beyond the end of a lease, for clocks that differ by a little.
@@ -42,6 +43,8 @@ pub(crate) async fn rescue(shared: Arc<Shared>, stop: CancellationToken) {
                 note(&shared, &rescued);
                 // Nobody may be left who knows of the dead host's.
                 shared.time_outs.look();
+                // The dead may have left batches, and items that nobody else knows.
+                shared.batches.tell(Event::Look).await;
             }
             Err(error) => tracing::warn!(error = %error, "a round of rescue failed"),
         }

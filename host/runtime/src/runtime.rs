@@ -7,14 +7,17 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use keiko_core::code::Code;
+use keiko_core::crash::runs_alone;
 use keiko_core::port::{
-    Agents, CatalogStore, Clock, Components, Dead, History, Records, Runner, Signals, TaskStore,
+    Agents, BatchRecords, BatchStore, CatalogStore, Clock, Components, Dead, History, Records, Runner,
+    Signals, TaskStore,
 };
 use keiko_core::stop::StopReason;
 use keiko_core::task::{AttemptRecord, Settlement, Transition};
 use keiko_core::{TaskId, TenantId, TenantName, Token};
 use tokio::sync::{Notify, mpsc};
 
+use crate::batch::{self, Batches};
 use crate::catalog::Catalog;
 use crate::expirer::{self, TimeOuts};
 use crate::gauge::Gauge;
@@ -22,6 +25,7 @@ use crate::handle::Handle;
 use crate::ids::Ids;
 use crate::journal::Journal;
 use crate::options::Options;
+use crate::point::Points;
 use crate::pulse::Pulse;
 use crate::queue::LocalQueue;
 use crate::request::{Error, TenantOptions};
@@ -57,6 +61,10 @@ pub struct Parts {
     pub agents: Arc<dyn Agents>,
     /// What answers questions about many tasks.
     pub history: Arc<dyn History>,
+    /// Where batches are written.
+    pub batches: Arc<dyn BatchStore>,
+    /// Where batches are read.
+    pub batch_records: Arc<dyn BatchRecords>,
     /// The way to other hosts of the same database.
     pub signals: Arc<dyn Signals>,
     /// What runs guests.
@@ -104,7 +112,15 @@ impl Runtime {
         let rescued = parts.tasks.rescue(dead, started, now_ms).await?;
         let journal = new_journal(&options)?;
         let (ended, endings) = mpsc::channel(ENDED_MAX);
-        let Parts { tasks, records, catalog, components, agents, history, signals, runner, clock } = parts;
+        let Parts { tasks, records, catalog, components, agents, history, batches, batch_records, .. } =
+            parts.clone();
+        let Parts { signals, runner, clock, .. } = parts;
+        let memory = |(tenant, entry): (&TenantId, &Arc<TenantEntry>)| {
+            (*tenant, entry.policy.batches.memory_bytes_max)
+        };
+        let memory = entries.iter().map(memory).collect();
+        let (batches, events) = Batches::new(batches, batch_records, options.batch_memory_bytes, memory);
+        let kill_at = options.kill_at;
         let shared = Arc::new(Shared {
             ids: Ids::new(Arc::clone(&tasks), Arc::clone(&clock)),
             catalog: Catalog::new(catalog, components, Arc::clone(&runner), Arc::clone(&clock)),
@@ -131,15 +147,23 @@ impl Runtime {
             holder: AtomicI64::new(holder.0),
             accepting: AtomicBool::new(true),
             counters: Counters::default(),
+            batches,
+            points: Points::new(kill_at),
         });
         shared.gauge.correct(&shared.records.live().await?);
         shared.catalog.refresh().await?;
+        shared.batches.gauge.correct(&batch::waiting(&shared).await?);
+        batch::read(&shared).await?;
         rescuer::note(&shared, &rescued);
         let handle = Handle { shared: Arc::clone(&shared), names: Arc::new(names) };
-        Ok((Runtime::spawn(shared, endings), handle))
+        Ok((Runtime::spawn(shared, endings, events), handle))
     }
 
-    fn spawn(shared: Arc<Shared>, endings: mpsc::Receiver<Ended>) -> Runtime {
+    fn spawn(
+        shared: Arc<Shared>,
+        endings: mpsc::Receiver<Ended>,
+        events: mpsc::Receiver<batch::Event>,
+    ) -> Runtime {
         let mut keeping = Services::default();
         let mut workers = Services::default();
         let mut long = Services::default();
@@ -161,6 +185,7 @@ impl Runtime {
         intake.spawn(expirer::expire(Arc::clone(&shared), intake.stop_signal()));
         intake.spawn(upkeep::keep_up(Arc::clone(&shared), intake.stop_signal()));
         intake.spawn(upkeep::sweep(Arc::clone(&shared), intake.stop_signal()));
+        keeping.spawn(batch::service::serve(Arc::clone(&shared), events, keeping.stop_signal()));
         keeping.spawn(listener::listen(Arc::clone(&shared), keeping.stop_signal()));
         Runtime { shared, intake, workers, long, keeping }
     }
@@ -175,7 +200,17 @@ impl Runtime {
         let running = shared.queue.look(|lanes| lanes.running()) as u64;
         let mut handed_back = hand_back(&shared, shared.queue.clear());
         let mut finished = running;
-        if tokio::time::timeout(shared.options.drain, shared.queue.idle()).await.is_err() {
+        let done = async {
+            shared.batches.close().await;
+            shared.queue.idle().await;
+        };
+        if tokio::time::timeout(shared.options.drain, done).await.is_err() {
+            shared.batches.halt();
+            let left = shared.queue.clear().into_iter().filter_map(|job| match job {
+                Job::Batch(job) => Some(*job),
+                Job::Task(_) => None,
+            });
+            batch::job::hand_back_all(&shared, left.collect(), STOP_GRACE).await;
             let stopped = shared.running.stop_all(StopReason::Drained) as u64;
             handed_back += stopped;
             finished = finished.saturating_sub(stopped);
@@ -209,6 +244,7 @@ async fn tenant_rows(parts: &Parts, tenants: Vec<TenantOptions>) -> Result<(Entr
         grants: Arc::new(tenant.policy.grants.clone()),
         policy: tenant.policy,
         settings: tenant.settings.into_iter().map(|(name, map)| (name, Arc::new(map))).collect(),
+        processors: tenant.processors,
     };
     let entries = rows.iter().zip(tenants).map(|(row, tenant)| (row.id, Arc::new(entry(tenant)))).collect();
     Ok((entries, names))
@@ -232,10 +268,20 @@ fn journal_failed(folder: &Path, error: &std::io::Error) -> Error {
     Error::new(Code::Internal, format!("the journal of running attempts in {}: {error}", folder.display()))
 }
 
-/// Gives back what was leased and not started.
+/// Gives back tasks that were leased and not started; batches stay, to be worked before the host stops.
 fn hand_back(shared: &Shared, jobs: Vec<Job>) -> u64 {
     let mut count = 0;
     for job in jobs {
+        let job = match job {
+            Job::Task(job) => job,
+            Job::Batch(batch) => {
+                let tenant = batch.entry.row.tenant;
+                let running_max = shared.tenant(tenant).map_or(1, |entry| entry.policy.running_max);
+                let alone = runs_alone(batch.batch.crashes);
+                shared.queue.push([(tenant, running_max, alone, shared.clock.now_ms(), Job::Batch(batch))]);
+                continue;
+            }
+        };
         let settlement = Settlement {
             id: job.task.id,
             tenant: job.task.tenant,

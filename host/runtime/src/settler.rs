@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keiko_core::code::Code;
+use keiko_core::effect::Effects;
 use keiko_core::outcome::Failure;
 use keiko_core::port::{StoreError, StoreErrorKind};
 use keiko_core::task::{Settled, Settlement, Transition};
@@ -12,6 +13,7 @@ use keiko_core::{GroupId, Holder, TenantId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::batch::job::tell_added;
 use crate::groups;
 use crate::port::AttemptPort;
 use crate::shared::{Counters, Shared};
@@ -62,8 +64,11 @@ async fn write(shared: &Shared, holder: Holder, group: Vec<Ended>, stop: &Cancel
         match shared.tasks.settle(holder, settlements, shared.clock.now_ms()).await {
             Ok(answers) => {
                 backoff = BACKOFF.0;
-                let (conflicts, failed) = answer(shared, part, answers);
+                let Told { conflicts, failed, added } = answer(shared, part, answers);
                 groups::failed(shared, failed).await;
+                for (tenant, effects) in added {
+                    tell_added(shared, tenant, &effects).await;
+                }
                 if !conflicts.is_empty() {
                     parts.push(conflicts);
                 }
@@ -106,15 +111,20 @@ fn fail(settlement: &mut Settlement, failure: Failure) {
     settlement.effects = Default::default();
 }
 
-/// Tells everyone what was stored; returns the ends that conflict, as failures to be stored, and the groups of tasks that
-/// failed.
-fn answer(
-    shared: &Shared,
-    part: Vec<Ended>,
-    answers: Vec<Settled>,
-) -> (Vec<Ended>, BTreeSet<(TenantId, GroupId)>) {
-    let mut conflicts = Vec::new();
-    let mut failed = BTreeSet::new();
+/// What is left to do when everyone was told what was stored.
+#[derive(Default)]
+struct Told {
+    /// Ends that conflict, as failures to be stored.
+    conflicts: Vec<Ended>,
+    /// Groups of tasks that failed.
+    failed: BTreeSet<(TenantId, GroupId)>,
+    /// Effects that added items.
+    added: Vec<(TenantId, Effects)>,
+}
+
+/// Tells everyone what was stored.
+fn answer(shared: &Shared, part: Vec<Ended>, answers: Vec<Settled>) -> Told {
+    let Told { mut conflicts, mut failed, mut added } = Told::default();
     let mut terminal = Vec::new();
     let (mut stored, mut stale, mut wake) = (0, 0, false);
     for (mut ended, answer) in part.into_iter().zip(answers) {
@@ -134,9 +144,14 @@ fn answer(
                 match &settlement.transition {
                     Transition::Complete(_) | Transition::Fail(_) => {
                         shared.gauge.change(settlement.tenant, children - 1);
-                        // The children are counted as live now: their promise is kept.
+                        let items = settlement.effects.items.len() as i64;
+                        shared.batches.gauge.change(settlement.tenant, items);
+                        // Children and items are counted now: their promise is kept.
                         drop(ended.port.take());
                         terminal.push(settlement.id);
+                        if items > 0 {
+                            added.push((settlement.tenant, std::mem::take(&mut settlement.effects)));
+                        }
                     }
                     Transition::Retry { .. } | Transition::HandBack => wake = true,
                 }
@@ -158,5 +173,5 @@ fn answer(
     if wake {
         shared.ready();
     }
-    (conflicts, failed)
+    Told { conflicts, failed, added }
 }

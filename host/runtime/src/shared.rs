@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
+use keiko_core::batch::Wish;
 use keiko_core::policy::{Grants, TenantPolicy};
 use keiko_core::port::{Agents, Clock, History, Records, Runner, Signal, Signals, TaskStore};
 use keiko_core::task::LeasedTask;
-use keiko_core::{Holder, PluginName, TaskId, TenantId, TenantName};
+use keiko_core::{Holder, PluginName, ProcessorName, TaskId, TenantId, TenantName};
 use tokio::sync::{Notify, mpsc};
 
+use crate::batch::job::BatchJob;
+use crate::batch::{BatchFigures, Batches};
 use crate::catalog::Catalog;
 use crate::expirer::TimeOuts;
 use crate::gauge::Gauge;
@@ -17,6 +20,7 @@ use crate::ids::Ids;
 use crate::journal::Journal;
 use crate::long;
 use crate::options::Options;
+use crate::point::Points;
 use crate::pulse::Pulse;
 use crate::queue::LocalQueue;
 use crate::running::Running;
@@ -58,12 +62,19 @@ pub(crate) struct Shared {
     /// Whether submits are taken: cleared by a drain.
     pub(crate) accepting: AtomicBool,
     pub(crate) counters: Counters,
+    pub(crate) batches: Batches,
+    pub(crate) points: Points,
 }
 
 impl Shared {
     /// This host's incarnation now.
     pub(crate) fn holder(&self) -> Holder {
         Holder(self.holder.load(Ordering::Acquire))
+    }
+
+    /// Whether a drain has begun.
+    pub(crate) fn is_stopping(&self) -> bool {
+        !self.accepting.load(Ordering::Acquire)
     }
 
     /// There is something to lease: for this host, and for others when this one has all it can run.
@@ -103,11 +114,22 @@ pub(crate) struct TenantEntry {
     pub(crate) policy: TenantPolicy,
     pub(crate) grants: Arc<Grants>,
     pub(crate) settings: BTreeMap<PluginName, Arc<BTreeMap<String, String>>>,
+    /// Processors of the host's own.
+    pub(crate) processors: BTreeMap<ProcessorName, Wish>,
+}
+
+/// What goes to a worker.
+#[expect(clippy::large_enum_variant, reason = "tasks are the many, and cost no allocation")]
+pub(crate) enum Job {
+    /// A leased task.
+    Task(TaskJob),
+    /// A batch.
+    Batch(Box<BatchJob>),
 }
 
 /// A leased task on its way to a worker.
 #[derive(Debug)]
-pub(crate) struct Job {
+pub(crate) struct TaskJob {
     pub(crate) holder: Holder,
     pub(crate) task: LeasedTask,
 }
@@ -148,6 +170,8 @@ pub struct Figures {
     pub waiting: usize,
     /// Attempts that run.
     pub running: usize,
+    /// Of batches.
+    pub batches: BatchFigures,
 }
 
 impl Shared {
@@ -164,6 +188,7 @@ impl Shared {
             leases_lost: read(&self.counters.leases_lost),
             waiting,
             running,
+            batches: self.batches.figures(),
         }
     }
 }

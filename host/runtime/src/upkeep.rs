@@ -7,6 +7,7 @@ use std::time::Duration;
 use keiko_core::port::StoreError;
 use tokio_util::sync::CancellationToken;
 
+use crate::batch;
 use crate::shared::Shared;
 
 /// Time between two corrections of the gauge.
@@ -62,6 +63,7 @@ pub(crate) async fn sweep(shared: Arc<Shared>, stop: CancellationToken) {
 async fn once(shared: &Shared, round: u32, worked: bool) -> Result<(), StoreError> {
     if worked {
         shared.gauge.correct(&shared.records.live().await?);
+        shared.batches.gauge.correct(&batch::waiting(shared).await?);
     }
     if round.is_multiple_of(PRUNE_EVERY) {
         shared.time_outs.look();

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::attempt;
+use crate::batch;
 use crate::service::spawn_beside;
 use crate::shared::{Job, Shared};
 
@@ -48,7 +49,13 @@ pub(crate) async fn work(shared: Arc<Shared>, stop: CancellationToken) {
 
 async fn end(shared: Arc<Shared>, tenant: TenantId, job: Job, slot: OwnedSemaphorePermit) {
     let mut slot = Some(slot);
-    let ended = attempt::run(&shared, job, &mut slot).await;
+    let ended = match job {
+        Job::Task(job) => attempt::run(&shared, job, &mut slot).await,
+        Job::Batch(job) => {
+            batch::job::run(&shared, *job, &mut slot).await;
+            None
+        }
+    };
     let is_short = slot.is_some();
     // Ends that wait for a stalled settler keep room for as many others from starting: their slot when the attempt
     // was short, their permits when it was long and has no slot.

@@ -6,7 +6,10 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use keiko_core::port::{Agents, CatalogStore, Components, History, Records, Signals, StoreError, TaskStore};
+use keiko_core::port::{
+    Agents, BatchRecords, BatchStore, CatalogStore, Components, History, Records, Signals, StoreError,
+    TaskStore,
+};
 use keiko_store::admin::Numbers;
 use keiko_store::postgres::{self, PostgresOptions, PostgresStore};
 use keiko_store::sqlite::{self, Lock, SqliteOptions, SqliteStore};
@@ -30,6 +33,8 @@ pub(crate) struct Seams {
     pub(crate) components: Arc<dyn Components>,
     pub(crate) agents: Arc<dyn Agents>,
     pub(crate) history: Arc<dyn History>,
+    pub(crate) batches: Arc<dyn BatchStore>,
+    pub(crate) batch_records: Arc<dyn BatchRecords>,
     pub(crate) signals: Arc<dyn Signals>,
 }
 
@@ -114,7 +119,16 @@ impl Store {
 
 fn seams<S>(store: &S) -> Seams
 where
-    S: TaskStore + Records + CatalogStore + Components + Agents + History + Signals + Clone,
+    S: TaskStore
+        + Records
+        + CatalogStore
+        + Components
+        + Agents
+        + History
+        + BatchStore
+        + BatchRecords
+        + Signals
+        + Clone,
 {
     Seams {
         tasks: Arc::new(store.clone()),
@@ -123,6 +137,8 @@ where
         components: Arc::new(store.clone()),
         agents: Arc::new(store.clone()),
         history: Arc::new(store.clone()),
+        batches: Arc::new(store.clone()),
+        batch_records: Arc::new(store.clone()),
         signals: Arc::new(store.clone()),
     }
 }

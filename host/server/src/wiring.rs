@@ -140,7 +140,8 @@ impl HostBuilder {
             Some(key) => key.clone(),
             None => ClusterKey::load_or_create(&data_dir.join("cluster.key")).map_err(StartError::Key)?,
         };
-        let Seams { tasks, records, catalog, components, agents, history, signals } = store.seams();
+        let Seams { tasks, records, catalog, components, agents, history, batches, batch_records, signals } =
+            store.seams();
         let engine = EngineOptions {
             artifacts_dir: data_dir.join("artifacts"),
             cluster_key,
@@ -156,6 +157,8 @@ impl HostBuilder {
             components: Arc::clone(&components),
             agents,
             history,
+            batches,
+            batch_records,
             signals,
             runner: Arc::new(engine.clone()),
             clock: Arc::clone(&clock),
@@ -312,6 +315,9 @@ pub(crate) fn own_compiler() -> Result<Compiler, StartError> {
     Ok(Compiler { program, arguments: vec![COMPILE_CHILD.into()] })
 }
 
+/// Names the point at which a test kills the host: `batch-formed:3`.
+const KILL_AT: &str = "KEIKO_KILL_AT";
+
 fn runtime_options(config: &Config) -> Options {
     // As much of this lease as of the usual one.
     let part_of_lease = |ms: u64| config.lease.mul_f64(ms as f64 / LEASE_MS as f64);
@@ -326,6 +332,8 @@ fn runtime_options(config: &Config) -> Options {
         retention: config.retention,
         exclusive: config.database.url.is_none(),
         journal_dir: Some(config.data_dir.join(JOURNAL)),
+        // Only tests set it.
+        kill_at: std::env::var(KILL_AT).ok().and_then(|text| text.parse().ok()),
         ..Options::default()
     }
 }

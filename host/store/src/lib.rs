@@ -3,7 +3,7 @@
 //! [`sqlite`] is the embedded store: files in one folder, one process. [`postgres`] is the store of many hosts,
 //! [`memory`] the one of simulations and tests. What is stored as JSON, whatever the engine, has its formats in `format`;
 //! how writes become few transactions is in `transaction`. Rules that all stores keep stand here too, without SQL:
-//! `admit` (submits), `family` (children), `turns` (the order of a lease), `rescue` and `ending` (ends without an
+//! `admit` (submits), `gather` (batches), `family` (children), `turns` (the order of a lease), `rescue` and `ending` (ends without an
 //! attempt), `count` (what is counted). What an operator asks is in [`admin`].
 
 // So that unit tests and the others share what makes databases.
@@ -16,6 +16,7 @@ mod count;
 mod ending;
 mod family;
 mod format;
+mod gather;
 mod group;
 pub mod memory;
 pub mod postgres;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use keiko_core::agent::StatusChange;
 use keiko_core::id::{AgentId, GroupId, TenantId};
 use keiko_core::task::{Settled, Settlement, TaskState, Transition};
 
@@ -46,16 +47,21 @@ pub(crate) fn stored_number(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// The statuses that the settlements of a call ask for, of those that completed their task: agent, tenant and status,
-/// in the order of the agents. Of an agent that is named twice the last counts.
+/// The statuses that the settlements of a call ask for, of those that completed their task: agent, tenant and status.
 pub(crate) fn statuses(settlements: &[Settlement], answers: &[Settled]) -> Vec<(i64, i64, i64)> {
-    let mut last: BTreeMap<(AgentId, TenantId), i64> = BTreeMap::new();
-    for (one, answer) in settlements.iter().zip(answers) {
-        if *answer == Settled::Stored && matches!(one.transition, Transition::Complete(_)) {
-            let changes = one.effects.statuses.iter();
-            last.extend(changes.map(|change| ((change.agent, one.tenant), change.status as i64)));
-        }
-    }
+    let completed = |(one, answer): &(&Settlement, &Settled)| {
+        **answer == Settled::Stored && matches!(one.transition, Transition::Complete(_))
+    };
+    let stored = settlements.iter().zip(answers).filter(completed);
+    last_statuses(stored.flat_map(|(one, _)| one.effects.statuses.iter().map(|change| (one.tenant, *change))))
+}
+
+/// Statuses in the order of the agents: agent, tenant and status. Of an agent that is named twice the last counts.
+pub(crate) fn last_statuses(
+    changes: impl IntoIterator<Item = (TenantId, StatusChange)>,
+) -> Vec<(i64, i64, i64)> {
+    let pair = |(tenant, change): (TenantId, StatusChange)| ((change.agent, tenant), change.status as i64);
+    let last: BTreeMap<(AgentId, TenantId), i64> = changes.into_iter().map(pair).collect();
     last.into_iter().map(|((agent, tenant), status)| (agent.0, tenant.0, status)).collect()
 }
 
@@ -66,5 +72,6 @@ pub(crate) fn payload_bytes(settlement: &Settlement) -> usize {
         Transition::Fail(_) | Transition::Retry { .. } | Transition::HandBack => 0,
     };
     let children = settlement.effects.children.iter().map(|child| child.input.bytes.len());
-    result + settlement.log.len() + children.sum::<usize>()
+    let items = settlement.effects.items.iter().map(|item| item.payload.bytes.len());
+    result + settlement.log.len() + children.chain(items).sum::<usize>()
 }

@@ -6,7 +6,7 @@
 //! - A write the database refuses takes nobody along: the group is rolled back and halved until the offender
 //!   stands alone. That is one rollback where it happens, instead of a savepoint (two more statements) for every
 //!   write where it does not.
-//! - Submits of a group become one: their rows go into the same statements.
+//! - Submits of a group become one: their rows go into the same statements. So do adds of items.
 //! - A transaction that another one was in the way of is run again as a whole, [`Transactions::RETRIES`] times.
 //! - Callers may go away at any time. A write that the loop has taken runs to its end; an answer that nobody
 //!   waits for any more can ask for something to be undone.
@@ -22,10 +22,12 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use keiko_core::batch::{Add, Added};
 use keiko_core::port::{StoreError, StoreErrorKind};
 use keiko_core::task::{Submit, Submitted};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::gather::add_bytes;
 use crate::trouble::copy;
 
 /// Writes of one priority that wait for the loop; the next caller waits for room.
@@ -60,6 +62,9 @@ pub(crate) trait Transactions: Send + Sized + 'static {
         &mut self,
         submits: &[(&Submit, i64)],
     ) -> impl Future<Output = Result<Vec<Submitted>, StoreError>> + Send;
+
+    /// Stores items, each add with its own now; the answers are in their order.
+    fn add(&mut self, adds: &[(&Add, i64)]) -> impl Future<Output = Result<Vec<Added>, StoreError>> + Send;
 
     /// Ends the connection in order.
     fn close(self) -> impl Future<Output = Result<(), StoreError>> + Send;
@@ -176,13 +181,19 @@ impl<S: Transactions> Writer<S> {
         submits: Vec<Submit>,
         now_ms: i64,
     ) -> Result<Vec<Submitted>, StoreError> {
-        let (reply, answer) = oneshot::channel();
         let bytes = submits.iter().flat_map(|submit| &submit.tasks).map(|task| task.input.bytes.len()).sum();
-        let call = SubmitCall { submits, now_ms, done: Vec::new(), reply };
-        self.task
-            .send(Entry { bytes, plain: false, write: Write::Submit(call) })
-            .await
-            .map_err(|_| ended())?;
+        let (call, answer) = Call::new(submits, now_ms);
+        let entry = Entry { bytes, plain: false, write: Write::Submit(call) };
+        self.task.send(entry).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
+    }
+
+    /// Stores items, together with those of other callers.
+    pub(crate) async fn add(&self, adds: Vec<Add>, now_ms: i64) -> Result<Vec<Added>, StoreError> {
+        let bytes = adds.iter().map(add_bytes).sum();
+        let (call, answer) = Call::new(adds, now_ms);
+        let entry = Entry { bytes, plain: false, write: Write::Add(call) };
+        self.task.send(entry).await.map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
     }
 
@@ -318,21 +329,35 @@ async fn transaction<S: Transactions>(session: &mut S, group: &mut [Entry<S>]) -
 }
 
 async fn submit_all<S: Transactions>(session: &mut S, group: &mut [Entry<S>]) -> Result<(), StoreError> {
-    let calls = group.iter_mut().filter_map(|entry| match &mut entry.write {
-        Write::Submit(call) => Some(call),
-        Write::Other(_) => None,
-    });
-    let mut calls: Vec<&mut SubmitCall> = calls.collect();
-    if calls.is_empty() {
-        return Ok(());
+    let (mut submits, mut adds) = (Vec::new(), Vec::new());
+    for entry in group.iter_mut() {
+        match &mut entry.write {
+            Write::Submit(call) => submits.push(call),
+            Write::Add(call) => adds.push(call),
+            Write::Other(_) => {}
+        }
     }
-    let submits: Vec<(&Submit, i64)> =
-        calls.iter().flat_map(|call| call.submits.iter().map(|submit| (submit, call.now_ms))).collect();
-    let mut answers = session.enqueue(&submits).await?.into_iter();
-    for call in &mut calls {
-        call.done = answers.by_ref().take(call.submits.len()).collect();
+    if !submits.is_empty() {
+        let answers = session.enqueue(&inputs(&submits)).await?;
+        answer_calls(submits, answers);
+    }
+    if !adds.is_empty() {
+        let answers = session.add(&inputs(&adds)).await?;
+        answer_calls(adds, answers);
     }
     Ok(())
+}
+
+/// What calls ask for, each with its own now.
+fn inputs<'a, Q, A>(calls: &'a [&mut Call<Q, A>]) -> Vec<(&'a Q, i64)> {
+    calls.iter().flat_map(|call| call.inputs.iter().map(|input| (input, call.now_ms))).collect()
+}
+
+fn answer_calls<Q, A>(calls: Vec<&mut Call<Q, A>>, answers: Vec<A>) {
+    let mut answers = answers.into_iter();
+    for call in calls {
+        call.done = answers.by_ref().take(call.inputs.len()).collect();
+    }
 }
 
 /// Whether the trouble may be one write's own, so that the others succeed without it.
@@ -350,7 +375,8 @@ pub(crate) struct Entry<S> {
 }
 
 enum Write<S> {
-    Submit(SubmitCall),
+    Submit(Call<Submit, Submitted>),
+    Add(Call<Add, Added>),
     Other(Box<dyn Operation<S>>),
 }
 
@@ -369,21 +395,33 @@ impl<S: Transactions> Entry<S> {
     /// Tells the caller; returns what takes an answer back that nobody received.
     fn answer(self, outcome: Result<(), &StoreError>) -> Option<Entry<S>> {
         match self.write {
-            Write::Submit(call) => {
-                // Nobody waits: the tasks are stored all the same, as after a lost connection.
-                let _ = call.reply.send(outcome.map(|()| call.done).map_err(copy));
-                None
-            }
+            Write::Submit(call) => call.answer(outcome),
+            Write::Add(call) => call.answer(outcome),
             Write::Other(write) => write.answer(outcome),
         }
     }
 }
 
-struct SubmitCall {
-    submits: Vec<Submit>,
+/// A write that joins others of its kind in the same statements.
+struct Call<Q, A> {
+    inputs: Vec<Q>,
     now_ms: i64,
-    done: Vec<Submitted>,
-    reply: oneshot::Sender<Result<Vec<Submitted>, StoreError>>,
+    done: Vec<A>,
+    reply: oneshot::Sender<Result<Vec<A>, StoreError>>,
+}
+
+impl<Q, A> Call<Q, A> {
+    #[allow(clippy::type_complexity, reason = "a call and the way its answer comes")]
+    fn new(inputs: Vec<Q>, now_ms: i64) -> (Call<Q, A>, oneshot::Receiver<Result<Vec<A>, StoreError>>) {
+        let (reply, answer) = oneshot::channel();
+        (Call { inputs, now_ms, done: Vec::new(), reply }, answer)
+    }
+
+    fn answer<S>(self, outcome: Result<(), &StoreError>) -> Option<Entry<S>> {
+        // Nobody waits: it is stored all the same, as after a lost connection.
+        let _ = self.reply.send(outcome.map(|()| self.done).map_err(copy));
+        None
+    }
 }
 
 /// A write of whatever kind.

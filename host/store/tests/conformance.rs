@@ -6,6 +6,8 @@
 
 #[path = "conformance/agents.rs"]
 pub(crate) mod agents;
+#[path = "conformance/batches.rs"]
+pub(crate) mod batches;
 #[path = "conformance/catalog.rs"]
 pub(crate) mod catalog;
 #[path = "conformance/ends.rs"]
@@ -196,6 +198,25 @@ macro_rules! every_promise {
                 statistics_are_of_kind_and_state
                 a_range_of_statistics_has_both_its_ends
                 percentiles_are_nearest_ranks
+            }
+            batches {
+                items_go_into_a_batch_in_order_and_within_its_limits
+                a_group_is_formed_when_it_is_due_and_not_before
+                nothing_is_in_two_batches
+                an_ordered_group_has_one_batch_and_waits_for_its_first_item
+                a_key_finds_its_add_while_it_lasts
+                what_waits_is_counted_and_bounded
+                an_item_names_a_processor_of_its_tenant
+                ends_of_items_are_written_together
+                a_stale_settlement_of_a_batch_changes_nothing
+                a_batch_of_a_dead_holder_is_taken_over_whole
+                kept_items_are_rows_in_pages
+                dead_letters_are_tried_again_or_dropped
+                a_stopped_processor_gets_nothing
+                items_of_a_task_come_with_its_result
+                what_a_batch_asks_for_comes_with_its_end
+                groups_with_items_are_found_in_pages
+                another_tenant_has_neither_processors_nor_items
             }
             model {
                 random_lives_agree_with_the_model

@@ -3,17 +3,24 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::batch::{Batch, Item, Outcome};
 use crate::{Failure, Payload};
 
-/// A plugin that runs tasks: what `plugin!` makes of the manifest and the handlers.
+/// A plugin that runs tasks and works batches: what `plugin!` makes of the manifest and the handlers.
 pub trait TaskPlugin {
     /// The manifest as it stands in `plugin.toml`.
     const MANIFEST: &'static str;
     /// The kinds there are, in the manifest's order.
     const KINDS: &'static [&'static str];
 
+    /// The processors there are, in the manifest's order.
+    const PROCESSORS: &'static [&'static str];
+
     /// Run one attempt of a task. A kind that does not exist is invalid input.
     fn run(kind: &str, input: Payload) -> Result<Payload, Failure>;
+
+    /// Work one batch: an outcome for each item, in their order. A processor that does not exist rejects them all.
+    fn process(batch: Batch, items: Vec<Item>) -> Vec<Outcome>;
 }
 
 /// What a handler may take: anything serde reads from JSON ([`AsJson`]), or the [`Payload`] itself ([`AsGiven`]).
@@ -87,7 +94,8 @@ where
 /// The answer to a kind that does not exist.
 #[doc(hidden)]
 pub fn unknown_kind(kind: &str, kinds: &[&str]) -> Failure {
-    Failure::invalid_input(format!("no kind {kind:?}; the kinds are {}", kinds.join(", ")))
+    let known = if kinds.is_empty() { "none".to_owned() } else { kinds.join(", ") };
+    Failure::invalid_input(format!("no kind {kind:?}; the kinds are {known}"))
 }
 
 #[cfg(test)]

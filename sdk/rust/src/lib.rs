@@ -1,4 +1,4 @@
-//! Write Keiko task plugins in Rust.
+//! Write Keiko plugins in Rust.
 //!
 //! A plugin is one function per kind of task, from typed JSON to typed JSON, and a `plugin.toml` beside `Cargo.toml`:
 //!
@@ -30,8 +30,11 @@
 //! Built with `cargo build --release --target wasm32-wasip2` that is a component. A handler that wants the bytes
 //! as they came takes a [`Payload`] instead, and one that answers something other than JSON returns one.
 //!
+//! A plugin that works batches has one function per processor, `fn(Batch, Vec<Item>) -> Vec<Outcome>` of [`batch`], under
+//! `processors: { "films" => films }`.
+//!
 //! What a plugin asks of the host stands in the modules named after the capabilities: [`agents`], [`attempt`],
-//! [`config`], [`history`], [`log`], [`progress`], [`tasks`]. A component imports only what its code reaches, and the
+//! [`batch`], [`config`], [`history`], [`log`], [`progress`], [`tasks`]. A component imports only what its code reaches, and the
 //! manifest's `wants` names the same.
 //!
 //! On any target but WebAssembly there is no host. Then lines go to standard error, progress is checked and
@@ -39,6 +42,7 @@
 
 pub mod agents;
 pub mod attempt;
+pub mod batch;
 pub mod config;
 pub mod history;
 pub mod log;

@@ -4,6 +4,7 @@
 //! runs with the tests.
 
 pub mod attack;
+pub mod batch_kill;
 mod history;
 pub mod hostile;
 pub mod hosts;

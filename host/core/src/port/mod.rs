@@ -2,6 +2,7 @@
 //! breaks a cycle between layers.
 
 mod agent;
+mod batch;
 mod catalog;
 mod clock;
 mod runner;
@@ -9,10 +10,12 @@ mod signal;
 mod task;
 
 pub use agent::{Agents, History};
+pub use batch::{BatchRecords, BatchStore, DeadChanged, FormRequest, Formed, FoundGroup};
 pub use catalog::{CatalogStore, Components};
 pub use clock::Clock;
 pub use runner::{
-    AskError, Attempt, AttemptFacts, Compiled, HostPort, InstallError, ReserveError, Reserved, Runner, Stage,
+    AskError, Attempt, AttemptFacts, BatchOutcome, BatchReport, BatchRun, Compiled, HostPort, InstallError,
+    ItemsError, ReserveError, Reserved, Runner, Stage,
 };
 pub use signal::{Signal, Signals};
 pub use task::{

@@ -7,17 +7,19 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::agent::{Agent, AgentFilter, AgentStatistics};
+use crate::batch::{Item, ItemOutcome, ItemWish, NewItem};
 use crate::code::Code;
-use crate::effect::ChildWish;
+use crate::effect::{ChildWish, Effects};
 use crate::history::{DateRange, Statistics, UserTask};
 use crate::id::{AgentId, Digest, KindId, TaskId, UserId};
 use crate::limit::LimitFact;
+use crate::log::LogBuffer;
 use crate::manifest::{Command, Manifest};
-use crate::name::{KindName, TenantName};
-use crate::outcome::AttemptReport;
+use crate::name::{KindName, ProcessorName, TenantName};
+use crate::outcome::{AttemptReport, Failure, Meter};
 use crate::page::Page;
 use crate::policy::{Budget, BudgetRequest, Grants};
-use crate::stop::Stop;
+use crate::stop::{Stop, StopReason};
 use crate::task::{Lineage, Payload};
 
 /// What a guest may learn of its attempt.
@@ -58,6 +60,43 @@ pub struct Attempt {
     pub command: Option<Box<Command>>,
 }
 
+/// One run of a batch, or of a part of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchRun {
+    /// What the processor is told.
+    pub id: String,
+    /// Which of the component's processors.
+    pub processor: ProcessorName,
+    /// The key of all items; empty for none.
+    pub key: String,
+    /// What it is handed.
+    pub items: Vec<Item>,
+}
+
+/// How a run of a batch ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BatchOutcome {
+    /// The processor answered: an outcome for each item, if it kept to its contract.
+    Answered(Vec<ItemOutcome>),
+    /// It did not, for this reason.
+    Failed(Failure),
+    /// The host ended it.
+    Stopped(StopReason),
+}
+
+/// Everything a run of a batch leaves behind.
+#[derive(Debug)]
+pub struct BatchReport {
+    /// How it ended.
+    pub outcome: BatchOutcome,
+    /// What it spent.
+    pub meter: Meter,
+    /// What it asked to be written; empty unless the processor answered.
+    pub effects: Effects,
+    /// What it logged.
+    pub log: LogBuffer,
+}
+
 /// A component that was checked, compiled, kept as an artifact, and instantiated once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiled {
@@ -71,6 +110,10 @@ pub struct Compiled {
     pub manifest: Option<Manifest>,
     /// What it imports, by the component's own names, in order.
     pub imports: Vec<String>,
+    /// Whether it runs tasks.
+    pub runs_tasks: bool,
+    /// Whether it works batches.
+    pub works_batches: bool,
     /// Whether it is a WASI program, and no plugin of our worlds.
     pub is_program: bool,
 }
@@ -146,6 +189,16 @@ pub trait Runner: Send + Sync + 'static {
     /// Runs one attempt to its end. Never fails and never panics: whatever happens is an outcome.
     async fn run(&self, attempt: Attempt, port: Arc<dyn HostPort>, stop: Stop) -> AttemptReport;
 
+    /// Works a batch, or a part of one, to its end: `attempt` says with which component and budget, on whose behalf; its
+    /// kind and input are not looked at. Never fails and never panics.
+    async fn process(
+        &self,
+        attempt: Attempt,
+        batch: BatchRun,
+        port: Arc<dyn HostPort>,
+        stop: Stop,
+    ) -> BatchReport;
+
     /// Forgets components that are not in `live`, once their attempts have ended.
     fn retain(&self, live: &[Digest]);
 }
@@ -181,6 +234,20 @@ pub enum ReserveError {
     Unavailable,
 }
 
+/// Why no items were reserved.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ItemsError {
+    /// The tenant has no such processor.
+    #[error("there is no processor `{0}`")]
+    NotFound(String),
+    /// The tenant has as many items waiting as it may.
+    #[error("the tenant's items exceed the limit of {0}")]
+    QueueFull(u64),
+    /// Trying again may help.
+    #[error("the host cannot take items now")]
+    Unavailable,
+}
+
 /// Why a question about the tenant's data has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AskError {
@@ -208,6 +275,15 @@ pub trait HostPort: Send + Sync + 'static {
 
     /// Reserves ids, handlers and room in the queue for children, all or none.
     async fn reserve(&self, wishes: &[ChildWish]) -> Result<Vec<Reserved>, ReserveError>;
+
+    /// Reserves ids and room for items of a processor, all or none; what they become when the run completes.
+    async fn reserve_items(
+        &self,
+        _processor: &str,
+        _items: Vec<ItemWish>,
+    ) -> Result<Vec<NewItem>, ItemsError> {
+        Err(ItemsError::Unavailable)
+    }
 
     /// The agents with these ids, in the order of the ids; missing ones are `None`.
     async fn agents(&self, _ids: &[AgentId]) -> Result<Vec<Option<Agent>>, AskError> {

@@ -12,6 +12,8 @@ pub struct Signal {
     pub ready: bool,
     /// A plugin was installed or removed.
     pub catalog: bool,
+    /// There may be items that no host knows of, or a processor was stopped or started.
+    pub items: bool,
     /// These tasks have ended.
     pub ended: Vec<TaskId>,
     /// More tasks have ended than were worth naming.
@@ -19,6 +21,11 @@ pub struct Signal {
 }
 
 impl Signal {
+    /// Anything may have changed: news could have been lost.
+    pub fn anything() -> Signal {
+        Signal { ready: true, catalog: true, items: true, ended: Vec::new(), many_ended: true }
+    }
+
     /// Whether there is no news.
     pub fn is_empty(&self) -> bool {
         *self == Signal::default()
@@ -28,6 +35,7 @@ impl Signal {
     pub fn add(&mut self, other: Signal) {
         self.ready |= other.ready;
         self.catalog |= other.catalog;
+        self.items |= other.items;
         self.many_ended |= other.many_ended;
         self.ended.extend(other.ended);
     }

@@ -18,21 +18,18 @@
 //! Two of wasmtime's errors have no public type and are known by their words; tests hold those words.
 
 use keiko_core::code::Code;
-use keiko_core::effect::check_content_type;
 use keiko_core::limit::{
-    HANDLES_MAX, HOSTCALL_BYTES_MAX, LimitFact, RANDOM_BYTES_MAX, RESOURCES_MAX, RESULT_BYTES_MAX,
-    TABLE_ELEMENTS_MAX, WASM_STACK_BYTES,
+    HANDLES_MAX, HOSTCALL_BYTES_MAX, LimitFact, RANDOM_BYTES_MAX, RESOURCES_MAX, TABLE_ELEMENTS_MAX,
+    WASM_STACK_BYTES,
 };
-use keiko_core::outcome::{Failure, Outcome, RetryWish};
+use keiko_core::outcome::Failure;
 use keiko_core::policy::{Budget, Limit};
 use keiko_core::stop::StopReason;
-use keiko_core::task::Payload;
 use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use super::Returned;
-use crate::bindings::exports::keiko::plugin::task::{Failure as GuestFailure, Payload as GuestPayload};
+use super::task::too_large_a_result;
 use crate::exceeded::Exceeded;
 use crate::symbols::{RawFrame, function_name};
 
@@ -52,31 +49,42 @@ pub(crate) enum Ending<T> {
     Panicked(String),
 }
 
+/// What an ending means. The same for tasks and batches; a batch's failure may be an item's.
+#[derive(Debug)]
+pub(crate) enum Ended<R> {
+    /// The guest answered, within its budget and its contract.
+    Answered(R),
+    /// It failed, for this reason.
+    Failed(Failure),
+    /// The host ended it.
+    Stopped(StopReason),
+}
+
 /// The outcome of an ending. `inside` says whether the run as a whole kept to its budget; `last_words` is
-/// the end of the guest's stderr.
-pub(crate) fn outcome(
-    ending: Ending<Returned>,
+/// the end of the guest's stderr; `read` makes what the guest answered ours, or says how it broke its contract.
+pub(crate) fn outcome<T, R>(
+    ending: Ending<T>,
     inside: Result<(), Exceeded>,
     budget: &Budget,
     last_words: Option<String>,
-) -> Outcome {
+    read: impl FnOnce(T) -> Result<R, Failure>,
+) -> Ended<R> {
     let failure = match (ending, inside) {
-        (Ending::Exceeded(Exceeded::Stopped(reason)), _) => return Outcome::Stopped(reason),
+        (Ending::Exceeded(Exceeded::Stopped(reason)), _) => return Ended::Stopped(reason),
         (Ending::Exceeded(exceeded), _) | (Ending::Returned(Ok(_)), Err(exceeded)) => {
             by_limit(exceeded, budget)
         }
-        (Ending::Returned(Ok(Ok(payload))), Ok(())) => match result(payload) {
-            Ok(payload) => return Outcome::Completed(payload),
+        (Ending::Returned(Ok(answer)), Ok(())) => match read(answer) {
+            Ok(answer) => return Ended::Answered(answer),
             Err(failure) => failure,
         },
-        (Ending::Returned(Ok(Err(failure))), Ok(())) => by_plugin(failure),
         (Ending::Returned(Err(error)), _) => match stopped(&error) {
-            Some(reason) => return Outcome::Stopped(reason),
+            Some(reason) => return Ended::Stopped(reason),
             None => failure(&error, budget, last_words),
         },
         (Ending::Panicked(text), _) => panicked(&text),
     };
-    Outcome::Failed(failure)
+    Ended::Failed(failure)
 }
 
 /// Where the guest was when its call ended with an error, innermost first.
@@ -112,40 +120,6 @@ fn stopped(error: &wasmtime::Error) -> Option<StopReason> {
     match error.downcast_ref() {
         Some(Exceeded::Stopped(reason)) => Some(*reason),
         _ => None,
-    }
-}
-
-/// A result as it is stored, or the plugin's failure to keep to its contract.
-fn result(payload: GuestPayload) -> Result<Payload, Failure> {
-    let bytes = payload.bytes.len() as u64;
-    if bytes > RESULT_BYTES_MAX {
-        return Err(too_large_a_result(Some(bytes)));
-    }
-    check_content_type(&payload.content_type).map_err(|problem| {
-        Failure::new(
-            Code::PluginFailed,
-            format!("the plugin returned a result without a media type: {problem}"),
-        )
-    })?;
-    Ok(Payload { content_type: payload.content_type, bytes: payload.bytes.into() })
-}
-
-fn too_large_a_result(asked: Option<u64>) -> Failure {
-    let fact = LimitFact::of_host("result_bytes", RESULT_BYTES_MAX, asked);
-    let mut failure = Failure::new(Code::PluginFailed, format!("the result is too large: {fact}"));
-    failure.limit = Some(fact);
-    failure
-}
-
-fn by_plugin(failure: GuestFailure) -> Failure {
-    match failure {
-        GuestFailure::InvalidInput(message) => Failure::new(Code::InvalidInput, message),
-        GuestFailure::Permanent(message) => Failure::new(Code::PluginFailed, message),
-        GuestFailure::Retryable(retryable) => {
-            let mut failure = Failure::new(Code::PluginFailed, retryable.message);
-            failure.retry = RetryWish::After(retryable.retry_after_ms);
-            failure
-        }
     }
 }
 

@@ -7,7 +7,7 @@ use wasmtime::Store;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, types};
 use wasmtime_wasi::I32Exit;
 
-use super::Returned;
+use super::task::Returned;
 use crate::bindings::exports::keiko::plugin::task::{Failure, Payload};
 use crate::bindings::keiko::plugin::types::Retryable;
 use crate::state::State;

@@ -1,8 +1,8 @@
 //! Calls into a guest, and the one place that says how they ended.
 
+pub(crate) mod batch;
 mod classify;
 pub(crate) mod command;
-mod task;
+pub(crate) mod task;
 
-pub(crate) use classify::{Ending, outcome, trace, trial_failure};
-pub(crate) use task::{Returned, run, typecheck};
+pub(crate) use classify::{Ended, Ending, outcome, trace, trial_failure};

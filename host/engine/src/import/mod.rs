@@ -3,6 +3,7 @@
 
 mod agents;
 mod attempt;
+mod batch;
 mod config;
 mod history;
 mod log;
@@ -28,6 +29,7 @@ pub(crate) const INTERFACES: &[(&str, &str)] = &[
     ("keiko:agents/agents", "0.1.0"),
     ("keiko:history/history", "0.1.0"),
     (adapt::EXIT, adapt::EXIT_VERSION),
+    ("keiko:batch/batch", "0.1.0"),
     ("wasi:io/error", wasi::VERSION),
     ("wasi:io/poll", wasi::VERSION),
     ("wasi:io/streams", wasi::VERSION),

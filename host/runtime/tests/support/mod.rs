@@ -9,20 +9,21 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use keiko_core::batch::{ItemOutcome, Wish};
 use keiko_core::effect::Effects;
 use keiko_core::log::LogBuffer;
 use keiko_core::manifest::Manifest;
 use keiko_core::outcome::{AttemptReport, Failure, Meter, Outcome, Taint};
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
 use keiko_core::port::{
-    Attempt, Beat, Clock, Compiled, Dead, Expired, HostPort, IdBlock, InstallError, Lease, LeaseRequest,
-    Pruned, Rescued, Runner, StoreError, StoreErrorKind, TaskStore,
+    Attempt, BatchOutcome, BatchReport, BatchRun, Beat, Clock, Compiled, Dead, Expired, HostPort, IdBlock,
+    InstallError, Lease, LeaseRequest, Pruned, Rescued, Runner, StoreError, StoreErrorKind, TaskStore,
 };
 use keiko_core::priority::Priority;
 use keiko_core::retention::KeptFrom;
 use keiko_core::stop::Stop;
 use keiko_core::task::{CancelAnswer, Payload, RetryAnswer, Settled, Settlement, Submit, Submitted};
-use keiko_core::{Digest, GroupId, Holder, TaskId, TenantId, TenantName, Token};
+use keiko_core::{Digest, GroupId, Holder, ProcessorName, TaskId, TenantId, TenantName, Token};
 use keiko_runtime::{Handle, Options, Parts, Runtime, TaskRequest, TenantOptions};
 use keiko_store::memory::MemoryStore;
 use keiko_store::sqlite::{SqliteOptions, SqliteStore};
@@ -37,8 +38,12 @@ pub const SOON: Duration = Duration::from_secs(20);
 /// What a scripted guest does.
 pub type Play = dyn Fn(Attempt, Arc<dyn HostPort>, Stop) -> BoxFuture<'static, AttemptReport> + Send + Sync;
 
+/// What a scripted processor does.
+pub type BatchPlay =
+    dyn Fn(BatchRun, Arc<dyn HostPort>, Stop) -> BoxFuture<'static, BatchReport> + Send + Sync;
+
 /// Runs a script instead of a component. A "component" is its manifest.
-pub struct Script(pub Arc<Play>);
+pub struct Script(pub Arc<Play>, pub Arc<BatchPlay>);
 
 #[async_trait]
 impl Runner for Script {
@@ -54,6 +59,8 @@ impl Runner for Script {
             manifest: Some(manifest),
             imports: Vec::new(),
             is_program: false,
+            runs_tasks: true,
+            works_batches: true,
         })
     }
 
@@ -63,6 +70,16 @@ impl Runner for Script {
 
     async fn run(&self, attempt: Attempt, port: Arc<dyn HostPort>, stop: Stop) -> AttemptReport {
         (self.0)(attempt, port, stop).await
+    }
+
+    async fn process(
+        &self,
+        _attempt: Attempt,
+        batch: BatchRun,
+        port: Arc<dyn HostPort>,
+        stop: Stop,
+    ) -> BatchReport {
+        (self.1)(batch, port, stop).await
     }
 
     fn retain(&self, _live: &[Digest]) {}
@@ -77,6 +94,12 @@ pub fn report(outcome: Outcome) -> AttemptReport {
         effects: Effects::default(),
         log: LogBuffer::default(),
     }
+}
+
+/// A report of a batch with nothing but an outcome.
+pub fn worked(outcome: BatchOutcome) -> BatchReport {
+    let (meter, effects, log) = (Meter::default(), Effects::default(), LogBuffer::default());
+    BatchReport { outcome, meter, effects, log }
 }
 
 /// Ends at once with what it was given.
@@ -240,6 +263,10 @@ pub struct Bench {
     pub clock: Arc<Shifted>,
     pub options: Options,
     pub policy: TenantPolicy,
+    /// What processors do.
+    pub batch: Arc<BatchPlay>,
+    /// Processors of the host's own.
+    pub processors: BTreeMap<ProcessorName, Wish>,
 }
 
 impl Bench {
@@ -263,7 +290,15 @@ impl Bench {
             poison: AtomicI64::new(0),
         };
         let clock = Arc::new(Shifted::default());
-        Bench { _folder: folder, store: Arc::new(faulty), clock, options, policy: TenantPolicy::default() }
+        Bench {
+            _folder: folder,
+            store: Arc::new(faulty),
+            clock,
+            options,
+            policy: TenantPolicy::default(),
+            batch: Arc::new(work_all),
+            processors: BTreeMap::new(),
+        }
     }
 
     pub async fn start<F>(&self, play: F) -> (Runtime, Handle, TenantId)
@@ -291,8 +326,10 @@ impl Bench {
             components: store.clone(),
             agents: store.clone(),
             history: store.clone(),
+            batches: store.clone(),
+            batch_records: store.clone(),
             signals: store,
-            runner: Arc::new(Script(Arc::new(play))),
+            runner: Arc::new(Script(Arc::new(play), self.batch.clone())),
             clock: self.clock.clone(),
         };
         let names = names.map(|name| name.parse().expect("a name"));
@@ -300,6 +337,7 @@ impl Bench {
             name: name.clone(),
             policy: self.policy.clone(),
             settings: BTreeMap::new(),
+            processors: self.processors.clone(),
         };
         let tenants = names.iter().map(tenant).collect();
         let started = Runtime::start(parts, self.options.clone(), tenants).await;
@@ -325,14 +363,27 @@ pub async fn start_on(store: MemoryStore, running_max: usize) -> (Runtime, Handl
         components: store.clone(),
         agents: store.clone(),
         history: store.clone(),
+        batches: store.clone(),
+        batch_records: store.clone(),
         signals: store,
-        runner: Arc::new(Script(Arc::new(play))),
+        runner: Arc::new(Script(Arc::new(play), Arc::new(work_all))),
         clock: Arc::new(Shifted::default()),
     };
     let options = Options { workers: 1, running_max, ..Options::default() };
     let name = "default".parse().expect("a name");
-    let tenant = TenantOptions { name, policy: TenantPolicy::default(), settings: BTreeMap::new() };
+    let tenant = TenantOptions {
+        name,
+        policy: TenantPolicy::default(),
+        settings: BTreeMap::new(),
+        processors: BTreeMap::new(),
+    };
     Runtime::start(parts, options, vec![tenant]).await.expect("the runtime starts")
+}
+
+/// A processor that is done with every item.
+fn work_all(batch: BatchRun, _: Arc<dyn HostPort>, _: Stop) -> BoxFuture<'static, BatchReport> {
+    let done = vec![ItemOutcome::Done; batch.items.len()];
+    Box::pin(async move { worked(BatchOutcome::Answered(done)) })
 }
 
 async fn open(folder: &Path) -> SqliteStore {

@@ -31,6 +31,8 @@ pub const USER_TASKS_DEFAULT: u32 = 20;
 pub const OUTCOMES_MAX: u32 = 1_000;
 /// Page of a group's outcomes that asks for none.
 pub const OUTCOMES_DEFAULT: u32 = 100;
+/// Items of a page together, in bytes; the first is exempt.
+pub const ITEMS_BYTES_MAX: usize = 16 << 20;
 /// Longest range of statistics, in days.
 pub const STATISTICS_DAYS_MAX: i64 = 366;
 /// Longest request id that is taken from a client, in bytes.

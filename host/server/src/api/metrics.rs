@@ -104,12 +104,28 @@ const COUNTERS: &[(&str, &str, Read)] = &[
     }),
     ("keiko_tasks_rescued_total", "Tasks of dead hosts returned to the queue", |figures| figures.rescued),
     ("keiko_leases_lost_total", "Times this host lost its own lease", |figures| figures.leases_lost),
+    ("keiko_batch_items_added_total", "Items added through this host", |figures| figures.batches.added),
+    ("keiko_batches_formed_total", "Batches formed or taken over", |figures| figures.batches.formed),
+    ("keiko_batch_runs_total", "Runs of processors", |figures| figures.batches.runs),
+    ("keiko_batch_items_done_total", "Items that were worked", |figures| figures.batches.done),
+    ("keiko_batch_items_retried_total", "Times an item was put off", |figures| figures.batches.retried),
+    ("keiko_batch_items_dead_total", "Items that became dead letters", |figures| figures.batches.dead),
+    ("keiko_batches_stale_total", "Ends of batches that a stale lease made void", |figures| {
+        figures.batches.stale
+    }),
+    ("keiko_batch_items_dropped_total", "Volatile items that there was no room for", |figures| {
+        figures.batches.dropped
+    }),
+    ("keiko_batch_processors_stopped_total", "Processors stopped because they were broken", |figures| {
+        figures.batches.stopped
+    }),
 ];
 
 /// What the runtime holds now.
 const GAUGES: &[(&str, &str, Read)] = &[
     ("keiko_tasks_waiting", "Tasks leased and not started", |figures| figures.waiting as u64),
     ("keiko_attempts_running", "Attempts that run on this host", |figures| figures.running as u64),
+    ("keiko_batches_in_flight", "Batches formed or worked on this host", |figures| figures.batches.in_flight),
 ];
 
 type ReadEngine = fn(&EngineCounts) -> u64;

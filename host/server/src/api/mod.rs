@@ -4,6 +4,7 @@
 //! time), a route, a handler. Handlers convert and call the runtime's handle; nothing else is decided here.
 
 mod agent;
+mod batch;
 mod body;
 mod caller;
 mod dto;
@@ -99,6 +100,16 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/users/{id}", get(user::get))
         .route("/v1/users/{id}/tasks", get(user::tasks))
         .route("/v1/statistics", get(statistics::get))
+        .route("/v1/batches", get(batch::list))
+        .route("/v1/batches/{processor}", get(batch::get))
+        .route("/v1/batches/{processor}/items", post(batch::add).get(batch::items))
+        .route("/v1/batches/{processor}/rows", get(batch::rows))
+        .route("/v1/batches/{processor}/flush", post(batch::flush))
+        .route("/v1/batches/{processor}/resume", post(batch::resume))
+        .route("/v1/batches/{processor}/dead", get(batch::dead).delete(batch::drop_all_dead))
+        .route("/v1/batches/{processor}/dead/retry", post(batch::retry_all_dead))
+        .route("/v1/batches/{processor}/dead/{item}", get(batch::one_dead).delete(batch::drop_dead))
+        .route("/v1/batches/{processor}/dead/{item}/retry", post(batch::retry_dead))
         .route("/v1/plugins", post(plugin::install).get(plugin::list))
         .route("/v1/plugins/{name}", get(plugin::get).delete(plugin::remove))
         .route("/v1/plugins/{name}/component", get(plugin::component))

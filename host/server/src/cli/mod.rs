@@ -1,6 +1,7 @@
 //! The command line. Each command is a module; what they share is here, in [`client`], [`print`] and [`exit`].
 
 mod agent;
+mod batch;
 mod client;
 mod config;
 mod db;
@@ -68,6 +69,9 @@ enum Command {
     /// Make and list users of a host, and see what was done for them
     #[command(subcommand)]
     User(user::Command),
+    /// Add items to processors, and see what became of them
+    #[command(subcommand)]
+    Batch(batch::Command),
     /// Show how many tasks of each kind and state there were, and how long they ran
     Stats(stats::Arguments),
     /// Show every setting a host would run with, and where it comes from
@@ -96,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Group(command) => end(group::group(command)),
         Command::Agent(command) => end(agent::agent(command)),
         Command::User(command) => end(user::user(command)),
+        Command::Batch(command) => end(batch::batch(command)),
         Command::Stats(arguments) => end(stats::stats(&arguments)),
         Command::Config(arguments) => end(config::config(&arguments)),
         Command::Db(command) => end(db::db(command)),

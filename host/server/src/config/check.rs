@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use keiko_core::limit::{BULK_TASKS_MAX, COMPONENT_BYTES_CEILING, LEASE_MS, MIB};
+use keiko_core::limit::{
+    BATCH_BYTES_MAX, BATCH_ITEMS_MAX, BATCH_MEMORY_BYTES, BULK_TASKS_MAX, COMPONENT_BYTES_CEILING, KIB,
+    LEASE_MS, MIB,
+};
 use keiko_core::policy::{BUDGET_CEILING, Capability, Grants, TenantPolicy};
 use keiko_core::{PluginName, TenantName};
 use keiko_runtime::TenantOptions;
@@ -176,9 +179,11 @@ impl Checker {
             let tokens = self.tokens(&path, &tenant.tokens, &mut seen);
             let policy = self.policy(&path, &tenant);
             let settings = self.settings(&path, &tenant);
+            let processors = self.processors(&path, &tenant);
             match name.parse::<TenantName>() {
                 Ok(name) => {
-                    checked.push(TenantConfig { options: TenantOptions { name, policy, settings }, tokens });
+                    let options = TenantOptions { name, policy, settings, processors };
+                    checked.push(TenantConfig { options, tokens });
                 }
                 Err(error) => self.mistake(path, tenant.origin, error.to_string()),
             }
@@ -257,6 +262,16 @@ impl Checker {
         policy.fan_out_max = one("fan_out_max", policy.fan_out_max as u64, BULK_TASKS_MAX as u64) as usize;
         let mib = one("component_mib_max", policy.component_bytes_max / MIB, COMPONENT_BYTES_CEILING / MIB);
         policy.component_bytes_max = mib.saturating_mul(MIB);
+        policy.batches.items_max = one("batch_items_max", policy.batches.items_max, BATCH_ITEMS_MAX);
+        let kib = one("batch_kib_max", policy.batches.bytes_max / KIB, BATCH_BYTES_MAX / KIB);
+        policy.batches.bytes_max = kib.saturating_mul(KIB);
+        policy.batches.waiting_items_max =
+            one("waiting_items_max", policy.batches.waiting_items_max, 1_000_000_000);
+        let mib = one("waiting_mib_max", policy.batches.waiting_bytes_max / MIB, 1 << 20);
+        policy.batches.waiting_bytes_max = mib.saturating_mul(MIB);
+        let mib =
+            one("batch_memory_mib_max", policy.batches.memory_bytes_max / MIB, BATCH_MEMORY_BYTES / MIB);
+        policy.batches.memory_bytes_max = mib.saturating_mul(MIB);
         policy.grants = self.grants(path, tenant);
         policy
     }
@@ -384,10 +399,12 @@ impl TenantWritten {
             limits: BTreeMap::new(),
             grants: None,
             settings: BTreeMap::new(),
+            processors: BTreeMap::new(),
         }
     }
 }
 
 mod database;
+mod processor;
 #[cfg(test)]
 mod tests;

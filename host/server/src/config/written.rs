@@ -73,7 +73,15 @@ pub(super) const LIMITS: &[&str] = &[
     "depth_max",
     "fan_out_max",
     "component_mib_max",
+    "batch_items_max",
+    "batch_kib_max",
+    "waiting_items_max",
+    "waiting_mib_max",
+    "batch_memory_mib_max",
 ];
+
+/// The numbers of a processor.
+pub(super) const PROCESSOR: &[&str] = &["items", "kib", "age_ms", "in_flight"];
 
 /// What a scalar is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +124,16 @@ pub(super) struct TenantWritten {
     pub(super) limits: BTreeMap<&'static str, Set<u64>>,
     pub(super) grants: Option<Set<Vec<Set<String>>>>,
     pub(super) settings: BTreeMap<String, (Origin, BTreeMap<String, Set<String>>)>,
+    pub(super) processors: BTreeMap<String, ProcessorWritten>,
+}
+
+/// A `[tenants.NAME.processors.NAME]` table.
+#[derive(Clone, Debug)]
+pub(super) struct ProcessorWritten {
+    pub(super) origin: Origin,
+    pub(super) keep: Option<Set<String>>,
+    pub(super) numbers: BTreeMap<&'static str, Set<u64>>,
+    pub(super) ordered: Option<Set<bool>>,
 }
 
 /// An entry of `tokens`.
@@ -297,6 +315,12 @@ fn tenant(table: &Table<'_>) -> TenantWritten {
             plugin.finish();
         }
     }
+    let mut processors = BTreeMap::new();
+    if let Some(tables) = table.table("processors") {
+        for (name, table) in tables.tables() {
+            processors.insert(name, processor(&table));
+        }
+    }
     let token = |token: Table<'_>| {
         let entry = TokenWritten {
             origin: token.origin_of_first(),
@@ -314,6 +338,19 @@ fn tenant(table: &Table<'_>) -> TenantWritten {
         limits,
         grants: table.list_of_texts("grants"),
         settings,
+        processors,
+    };
+    table.finish();
+    written
+}
+
+fn processor(table: &Table<'_>) -> ProcessorWritten {
+    let number = |name: &&'static str| Some((*name, table.number(name)?));
+    let written = ProcessorWritten {
+        origin: table.origin_of_first(),
+        keep: table.text("keep"),
+        numbers: PROCESSOR.iter().filter_map(number).collect(),
+        ordered: table.boolean("ordered"),
     };
     table.finish();
     written

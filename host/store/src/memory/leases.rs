@@ -194,8 +194,9 @@ impl State {
 
     pub(super) fn rescue(&mut self, dead: Dead, started: Vec<(TaskId, Token)>, now_ms: i64) -> Rescued {
         let names = |(id, token): &(TaskId, Token)| {
-            let row = self.tasks.get(id).filter(|row| row.token == *token)?;
-            row.holder.filter(|_| !self.breaks(Mutation::RescueWaitsForTheGone))
+            let row = self.tasks.get(id).filter(|row| row.token == *token);
+            let holder = row.map_or_else(|| self.batch_holder(*id, *token), |row| row.holder);
+            holder.filter(|_| !self.breaks(Mutation::RescueWaitsForTheGone))
         };
         let gone: HashSet<Holder> = started.iter().filter_map(names).collect();
         let alive: HashMap<Holder, i64> = match dead {
@@ -216,7 +217,7 @@ impl State {
             Some((id.0, row.token.0, if third_returns { 0 } else { i64::from(row.crashes) }))
         };
         let facts: Vec<_> = running.iter().filter_map(facts).collect();
-        let sorted = sort(facts.clone(), &self.charged(&facts, started));
+        let sorted = sort(facts.clone(), &self.charged(&facts, started.clone()));
         sorted.unstarted.iter().for_each(|id| self.give_back(TaskId(*id), 0));
         let crash = u32::from(!self.breaks(Mutation::CrashUncharged));
         sorted.crashed.iter().for_each(|id| self.give_back(TaskId(*id), crash));
@@ -224,6 +225,7 @@ impl State {
         if !self.breaks(Mutation::RescueForgetsNobody) {
             self.holders.retain(|holder, _| alive.contains_key(holder));
         }
+        self.charge_batches(&started);
         sorted.rescued()
     }
 

@@ -7,6 +7,7 @@
 //!   its own.
 
 mod agents;
+mod batches;
 mod catalog;
 mod groups;
 mod history;

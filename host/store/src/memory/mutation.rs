@@ -368,4 +368,98 @@ mutations! {
     StatisticsWithoutLive;
     /// Statistics count another tenant's tasks.
     StatisticsForOthers;
+    /// An add's key is not looked at.
+    AddKeyIgnored;
+    /// A tenant may have any number of items waiting.
+    AddUnbounded;
+    /// Of an add that does not fit, one item is stored.
+    AddInPart;
+    /// Items are not counted.
+    ItemsUncounted;
+    /// An item may name another tenant's processor.
+    ItemsOfAnyProcessor;
+    /// A holder that is not registered gets batches.
+    FormForAnyone;
+    /// A stopped processor gets batches.
+    FormThoughStopped;
+    /// An ordered group has two batches in flight.
+    OrderedTwice;
+    /// An ordered group goes on behind an item that waits.
+    OrderedSkipsWaiting;
+    /// What a group has left is not told.
+    LeftForgotten;
+    /// A batch has an item more than it may.
+    BatchOneMore;
+    /// A batch has any number of bytes.
+    BatchBytesUnbounded;
+    /// A group is formed as soon as it has an item.
+    FormedTooEarly;
+    /// A group is not formed by its age.
+    AgeIgnored;
+    /// Items that are tried again are handed over before they are due.
+    FormedBeforeDue;
+    /// An item is in two batches.
+    ItemInTwoBatches;
+    /// Items of other keys are in a batch.
+    KeysMixed;
+    /// The newest items go first.
+    NewestItemsFirst;
+    /// An item does not say how often it was handed over.
+    ItemForgetsAttempts;
+    /// Batches of living holders are taken over too.
+    TakeOverOfTheLiving;
+    /// A batch that is taken over keeps its token.
+    TakeOverWithoutToken;
+    /// A batch is not charged a crash.
+    BatchCrashUncharged;
+    /// A batch's settlement needs no token.
+    BatchFenceByHolderOnly;
+    /// A batch's settlement may come from any holder.
+    BatchFenceByTokenOnly;
+    /// A batch's settlement may name another tenant.
+    SettlesBatchesForOthers;
+    /// Items that a batch's end does not name are gone.
+    UnnamedItemLost;
+    /// An item that is done stays.
+    DoneItemStays;
+    /// An item that is tried again is gone.
+    RetriedItemLost;
+    /// An item that is tried again is due at once.
+    ItemDueAtOnce;
+    /// A time that an item was handed over is not counted.
+    ItemAttemptUncounted;
+    /// Items that are done are not kept as rows.
+    RowsNotKept;
+    /// A dead letter is not kept.
+    DeadLetterLost;
+    /// A dead letter keeps its code and message only.
+    DeadLetterDetailLost;
+    /// A dead letter that is retried or dropped stays.
+    DeadLetterStays;
+    /// An item that was a dead letter goes on counting.
+    RevivedKeepsAttempts;
+    /// An item that was a dead letter is not counted.
+    RevivedUncounted;
+    /// What a batch asked for is lost.
+    BatchEffectsLost;
+    /// What a batch asked for is written though its settlement is stale.
+    BatchEffectsThoughStale;
+    /// Items that a task asked for are lost.
+    TaskItemsLost;
+    /// Items that a task asked for are written though it did not complete.
+    TaskItemsThoughStale;
+    /// A page of groups starts with the one that the page before ended with.
+    GroupsRepeatTheirEdge;
+    /// A processor that was stopped goes on.
+    StopForgotten;
+    /// A tenant can stop another's processor.
+    StopsForOthers;
+    /// A tenant sees another's processors.
+    ProcessorsForOthers;
+    /// A tenant sees another's items.
+    ItemsForOthers;
+    /// A tenant sees another's rows.
+    RowsForOthers;
+    /// A tenant sees and changes another's dead letters.
+    DeadForOthers;
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use keiko_core::agent::AgentStatus;
+use keiko_core::batch::NewItem;
 use keiko_core::code::Code;
 use keiko_core::id::{AgentId, Holder, TenantId};
 use keiko_core::outcome::{Failure, Meter, RetryWish};
@@ -15,6 +16,7 @@ use super::tasks::strip;
 use crate::admit::Keys;
 use crate::count::{Change, Changes};
 use crate::family::{self, Parent};
+use crate::gather::{WaitingChanges, of_tasks};
 use crate::stored::{Stored, count, statuses};
 
 /// What a call of settlements becomes.
@@ -36,6 +38,7 @@ impl State {
     ) -> Result<Vec<Settled>, StoreError> {
         let mut plan = self.plan(holder, settlements, now_ms);
         self.insert(&plan.children)?;
+        self.insert_items(&self.asked_items(settlements, &plan.answers), WaitingChanges::default())?;
         self.store_keys(&plan.keys);
         let stored: Vec<_> = plan.accepted.iter().filter_map(|one| self.store(one, now_ms)).collect();
         if !self.breaks(Mutation::SettleUncounted) {
@@ -49,6 +52,22 @@ impl State {
             plan.answers.reverse();
         }
         Ok(plan.answers)
+    }
+
+    /// The items that a call asks for, of those that completed their task.
+    fn asked_items<'a>(
+        &self,
+        settlements: &'a [Settlement],
+        answers: &[Settled],
+    ) -> Vec<(TenantId, &'a NewItem)> {
+        if self.breaks(Mutation::TaskItemsLost) {
+            return Vec::new();
+        }
+        if self.breaks(Mutation::TaskItemsThoughStale) {
+            let every = settlements.iter();
+            return every.flat_map(|one| one.effects.items.iter().map(|item| (one.tenant, item))).collect();
+        }
+        of_tasks(settlements, answers)
     }
 
     fn plan<'a>(&self, holder: Holder, settlements: &'a [Settlement], now_ms: i64) -> Plan<'a> {

@@ -19,6 +19,7 @@ use keiko_core::priority::Priority;
 use keiko_core::task::{AttemptRecord, Key, Lineage, NewTask, Payload, TaskState};
 use keiko_core::time_out::Ends;
 
+use super::batches::Batches;
 use super::mutation::Mutation;
 use crate::admit::{Keys, Known, ends, place_ms};
 use crate::count::Changes;
@@ -50,6 +51,7 @@ pub(super) struct State {
     pub(super) agent_counts: BTreeMap<AgentId, AgentStatistics>,
     pub(super) users: BTreeMap<UserId, (TenantId, User)>,
     pub(super) groups: BTreeMap<GroupId, GroupRow>,
+    pub(super) batches: Batches,
 }
 
 /// The last numbers that were given out.

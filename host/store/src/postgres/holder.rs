@@ -6,9 +6,9 @@
 use keiko_core::id::{Holder, TaskId, Token};
 use keiko_core::port::{Beat, Dead, IdBlock, Rescued, StoreError, StoreErrorKind};
 
-use super::end;
 use super::row::get;
 use super::session::Session;
+use super::{batch, end};
 use crate::rescue::{Sorted, sort};
 
 /// Takes `$3` numbers named `$1` that are above all earlier ones and not below `$2`; the last of them.
@@ -86,7 +86,9 @@ async fn take_numbers(
 /// Forgets the holders whose lease has ended, and those of tasks `$2` under tokens `$3`.
 const FORGET_DEAD: &str = "DELETE FROM holder WHERE until_ms <= keiko_now($1) OR id IN (
     SELECT t.holder FROM unnest($2::bigint[], $3::bigint[]) AS s (id, token)
-    JOIN task AS t ON t.id = s.id AND t.token = s.token)";
+    JOIN task AS t ON t.id = s.id AND t.token = s.token
+    UNION ALL SELECT b.holder FROM unnest($2::bigint[], $3::bigint[]) AS s (id, token)
+    JOIN batch AS b ON b.id = s.id AND b.token = s.token)";
 
 /// Running tasks of holders that were forgotten.
 const HELD_BY_NOBODY: &str = "SELECT id, token, crashes::bigint FROM task
@@ -117,6 +119,7 @@ pub(crate) async fn rescue(
     let sorted = sort(running.collect::<Result<Vec<_>, StoreError>>()?, started);
     give_back(session, &sorted).await?;
     end::quarantine(session, &sorted.quarantined, now_ms).await?;
+    batch::charge(session, started).await?;
     Ok(sorted.rescued())
 }
 

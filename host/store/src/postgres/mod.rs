@@ -5,12 +5,13 @@
 //!   no other, and above all no beat.
 //! - Reads come from a pool, one statement each, as the tenant they are for: see [`pool`].
 //! - Every method of [`TaskStore`] and every writing one of [`CatalogStore`] is one transaction, which it may share with
-//!   others. Rows are locked in one order: holders, tasks by id, counts of tenants, counts of agents. Submits start with
-//!   the counts of tenants. What still meets crosswise is run again.
+//!   others. Rows are locked in one order: holders, tasks by id, counts of tenants, counts of agents, what waits of
+//!   tenants. Submits start with the counts of tenants, adds with what waits. What still meets crosswise is run again.
 //! - What hosts compare is on the database's clock, by the SQL function `keiko_now`.
 
 pub mod admin;
 mod agents;
+pub(crate) mod batch;
 mod catalog;
 mod child;
 mod component;

@@ -145,7 +145,7 @@ async fn hear(options: PgConnectOptions, me: u64, heard: Arc<Basket>) {
         match listener(&options).await {
             Ok(mut listener) => {
                 if missed {
-                    heard.add(Signal { ready: true, catalog: true, ended: Vec::new(), many_ended: true });
+                    heard.add(Signal::anything());
                 }
                 // Until the connection is lost.
                 while let Ok(Some(message)) = listener.try_recv().await {
@@ -183,14 +183,14 @@ fn encode(me: u64, signal: &Signal) -> String {
     let letter = |there: bool, letter: &'static str| if there { letter } else { "" };
     let ended: Vec<String> = signal.ended.iter().map(|id| format!("{:x}", id.0)).collect();
     let (ready, catalog) = (letter(signal.ready, "r"), letter(signal.catalog, "c"));
-    format!("1 {me:x} {ready}{catalog}{} {}", letter(signal.many_ended, "m"), ended.join(","))
+    let (items, many) = (letter(signal.items, "i"), letter(signal.many_ended, "m"));
+    format!("1 {me:x} {ready}{catalog}{items}{many} {}", ended.join(","))
 }
 
 /// Somebody else's news. Of another format nothing is known but that there was something.
 fn decode(me: u64, text: &str) -> Option<Signal> {
     let parts: Vec<&str> = text.split(' ').collect();
-    let everything = Signal { ready: true, catalog: true, ended: Vec::new(), many_ended: true };
-    let ["1", sender, letters, ended] = parts[..] else { return Some(everything) };
+    let ["1", sender, letters, ended] = parts[..] else { return Some(Signal::anything()) };
     if u64::from_str_radix(sender, 16) == Ok(me) {
         return None;
     }
@@ -199,6 +199,7 @@ fn decode(me: u64, text: &str) -> Option<Signal> {
     Some(Signal {
         ready: letters.contains('r'),
         catalog: letters.contains('c'),
+        items: letters.contains('i'),
         many_ended: letters.contains('m') || ended.is_err(),
         ended: ended.unwrap_or_default(),
     })
@@ -217,10 +218,11 @@ mod tests {
             assert_eq!(decode(8, &text), Some(signal));
         };
         check(Signal { ready: true, ..Signal::default() });
+        check(Signal { items: true, ..Signal::default() });
         check(Signal { catalog: true, many_ended: true, ..Signal::default() });
         check(Signal { ended: vec![TaskId(i64::MAX); ENDED_MAX], ..Signal::default() });
         let unknown = decode(8, "2 hello").unwrap();
-        assert!(unknown.ready && unknown.catalog && unknown.many_ended);
+        assert_eq!(unknown, Signal::anything());
     }
 
     #[tokio::test]

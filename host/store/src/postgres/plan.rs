@@ -14,6 +14,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 
 use super::agents;
+use super::batch::{CANDIDATES, GROUPS, NEXT};
 use super::end::{NEXT_TIME_OUT, OVER};
 use super::history::{STATISTICS, USER_TASKS};
 use super::lease::{LEASE, NEXT_RUN_AT, RAISE};
@@ -52,6 +53,10 @@ const LIVE: &str = "
     INSERT INTO attempt (task, number, tenant, started_ms, fuel_used, memory_bytes_peak, host_calls, elapsed_us, taint,
             effects)
         SELECT n * 1000, 1, 1 + n % 20, n, 0, 0, 0, 0, 0, 0 FROM generate_series(1, 20000) AS n;
+    INSERT INTO batch_item (id, tenant, processor, key, place, created_ms, due_ms, size, bytes)
+        SELECT n, 1 + n % 50, 1 + n % 50, 'k' || n % 3, n, n, n, 1, '' FROM generate_series(1, 100000) AS n;
+    INSERT INTO batch (id, tenant, processor, key, ordered, holder, token, formed_ms, items)
+        SELECT n, 1 + n % 50, 1 + n % 50, 'k' || n % 3, false, 1, 1, n, ARRAY[n] FROM generate_series(1, 20000) AS n;
     INSERT INTO holder (id, opened_ms, until_ms) VALUES (1, 0, 9000000000000);
     INSERT INTO task (id, tenant, kind, holder, created_ms, run_at_ms, root, parent, input, agent, app_user)
         SELECT 9000000000 + n, 1 + n % 50, 1 + n % 50, CASE WHEN n % 100 = 0 THEN 1 END, n, n, n,
@@ -168,6 +173,9 @@ fn systems_cases() -> Vec<Case> {
         case(NEXT_TIME_OUT, "0", &["task_start_by", "task_end_by"]),
         case(WALK, "2, 0, 9223372036854775807, 100", &["finished_pkey"]),
         case(PRUNE_KEYS, "9000000000000, 100", &["idempotency_expires", "idempotency_pkey"]),
+        case(CANDIDATES, "7, 'k1', 100, 1800000000000, true", &["batch_item_group", "batch_group"]),
+        case(NEXT, "7, 'k1', 0", &["batch_item_group"]),
+        case(GROUPS, "0, '', 100, 1800000000000", &["batch_item_group"]),
     ]
 }
 
@@ -223,9 +231,19 @@ struct Found {
 impl Found {
     /// Explains the cases; their indexes must be used when `named` says so.
     async fn check(&mut self, connection: &mut PgConnection, cases: &[Case], named: bool) {
-        let large = ["task", "finished", "attempt", "agent_count", "idempotency", "agent", "app_user"];
+        let large = [
+            "task",
+            "finished",
+            "attempt",
+            "agent_count",
+            "idempotency",
+            "batch_item",
+            "batch",
+            "agent",
+            "app_user",
+        ];
         for case in cases {
-            let large = if case.by_ids { &large[..5] } else { &large };
+            let large = if case.by_ids { &large[..7] } else { &large };
             let explained = explain(connection, case).await;
             let wanted = if named { case.indexes } else { &[] };
             let fits = wanted.iter().all(|index| explained.indexes.contains(*index))
@@ -309,9 +327,19 @@ async fn a_long_history_slows_nothing_down() {
         println!("a lease touches {before} pages without a history, {pages} with {ended} ended tasks");
     };
     database.execute(&ended(1, ENDED)).await;
-    for table in
-        ["finished", "attempt", "agent", "agent_count", "app_user", "idempotency", "tenant", "kind", "plugin"]
-    {
+    for table in [
+        "finished",
+        "attempt",
+        "agent",
+        "agent_count",
+        "app_user",
+        "idempotency",
+        "tenant",
+        "kind",
+        "plugin",
+        "batch",
+        "batch_item",
+    ] {
         database.execute(&format!("VACUUM ANALYZE {table}")).await;
     }
     check(ENDED).await;

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::TryFutureExt;
+use keiko_core::batch::{Add, Added};
 use keiko_core::port::{StoreError, StoreErrorKind};
 use keiko_core::task::{Submit, Submitted};
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow};
@@ -19,7 +20,7 @@ use sqlx::{ConnectOptions, Connection, Postgres, Row};
 use tokio::time::{Instant, timeout};
 
 use super::error::{is_lost, store_error};
-use super::submit;
+use super::{batch, submit};
 use crate::transaction::Transactions;
 
 /// Rows of one statement.
@@ -222,6 +223,10 @@ impl Transactions for Session {
 
     async fn enqueue(&mut self, submits: &[(&Submit, i64)]) -> Result<Vec<Submitted>, StoreError> {
         submit::enqueue(self, submits).await
+    }
+
+    async fn add(&mut self, adds: &[(&Add, i64)]) -> Result<Vec<Added>, StoreError> {
+        batch::add(self, adds).await
     }
 
     async fn close(self) -> Result<(), StoreError> {

@@ -14,14 +14,15 @@ use sqlx::Postgres;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 
-use super::child;
 use super::count as counts;
 use super::row::{self, get, stored_text};
 use super::session::{Session, chunks};
+use super::{batch, child};
 use crate::admit::stored_type;
 use crate::count::Changes;
 use crate::family::{self, Parent};
 use crate::format::encode_detail;
+use crate::gather::{WaitingChanges, of_tasks};
 use crate::stored::{Stored, count, statuses, stored_number};
 
 /// The task is still the one's who leased it, under the token of that lease. A build that leaves this out shows that the
@@ -148,6 +149,7 @@ pub(crate) async fn settle(
         rest = later;
     }
     set_statuses(session, &statuses(settlements, &answers), now_ms).await?;
+    batch::insert(session, &of_tasks(settlements, &answers), WaitingChanges::default(), now_ms).await?;
     Ok(answers)
 }
 
@@ -308,7 +310,7 @@ async fn keep_logs(session: &mut Session, stored: &[Stored<'_>]) -> Result<(), S
     Ok(())
 }
 
-async fn set_statuses(
+pub(crate) async fn set_statuses(
     session: &mut Session,
     statuses: &[(i64, i64, i64)],
     now_ms: i64,

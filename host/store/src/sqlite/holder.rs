@@ -4,9 +4,9 @@ use keiko_core::id::{Holder, TaskId, Token};
 use keiko_core::port::{Beat, Dead, IdBlock, Rescued, StoreError};
 use sqlx::Row;
 
-use super::end;
 use super::error::store_error;
 use super::session::{Session, json};
+use super::{batch, end};
 use crate::rescue::{Sorted, sort};
 
 /// Takes `?3` numbers named `?1` that are above all earlier ones and not below `?2`; the last of them.
@@ -16,7 +16,9 @@ const TAKE_NUMBERS: &str =
 /// Forgets the holders whose lease has ended, and those of tasks and tokens `?2`.
 const FORGET_DEAD: &str = "DELETE FROM holder WHERE until_ms <= ?1 OR id IN (
     SELECT t.holder FROM json_each(?2) AS s CROSS JOIN task AS t
-    ON t.id = s.value ->> 0 AND t.token = s.value ->> 1 AND t.state = 1)";
+    ON t.id = s.value ->> 0 AND t.token = s.value ->> 1 AND t.state = 1
+    UNION ALL SELECT b.holder FROM json_each(?2) AS s CROSS JOIN batch AS b
+    ON b.id = s.value ->> 0 AND b.token = s.value ->> 1)";
 
 /// Running tasks of holders that were forgotten.
 const HELD_BY_NOBODY: &str = "SELECT id, token, crashes FROM task INDEXED BY task_running
@@ -97,6 +99,7 @@ pub(crate) async fn rescue(
     let sorted = sort(running.collect::<Result<Vec<_>, _>>().map_err(store_error)?, started);
     give_back(session, &sorted).await?;
     end::quarantine(session, &sorted.quarantined, now_ms).await?;
+    batch::charge(session, started).await?;
     Ok(sorted.rescued())
 }
 

@@ -15,6 +15,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("incomplete", include_str!("../../../../migrations/sqlite/0005_incomplete.sql")),
     ("groups", include_str!("../../../../migrations/sqlite/0006_groups.sql")),
     ("plugin_generations", include_str!("../../../../migrations/sqlite/0007_plugin_generations.sql")),
+    ("batches", include_str!("../../../../migrations/sqlite/0008_batches.sql")),
 ];
 
 /// Why a database cannot be brought to this schema.

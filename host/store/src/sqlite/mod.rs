@@ -8,6 +8,7 @@
 
 pub mod admin;
 mod agents;
+pub(crate) mod batch;
 mod catalog;
 mod child;
 mod component;

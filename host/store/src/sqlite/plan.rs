@@ -5,6 +5,7 @@ use keiko_core::task::{TaskFilter, TaskState};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 
+use super::batch::{CANDIDATES, GROUPS, LETTERS, LOOK, NEXT, ROWS};
 use super::child::PARENTS;
 use super::end::{FINISH, NEXT_TIME_OUT, OVER};
 use super::group::{OUTCOMES, RELEASE};
@@ -90,6 +91,7 @@ fn walks(step: &str) -> bool {
                 | "u"
                 | "known"
                 | "idempotency"
+                | "batch_item"
         )
     )
 }
@@ -137,6 +139,19 @@ async fn walks_from_tenant_to_tenant_look_into_the_index_only() {
             let scans: Vec<_> = plan.iter().filter(|step| walks(step)).collect();
             assert!(scans.iter().all(|step| step.ends_with("task_ready")), "{plan:#?}");
             assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{plan:#?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn batches_are_formed_and_found_along_their_index() {
+    for (mut connection, _folder) in databases().await {
+        for text in [CANDIDATES, NEXT] {
+            check(&mut connection, text, &["batch_item_group (processor=? AND key=?)"]).await;
+        }
+        for text in [CANDIDATES, GROUPS] {
+            let plan = plan(&mut connection, text).await;
+            assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE FOR ORDER BY")), "{plan:#?}");
         }
     }
 }
@@ -222,7 +237,8 @@ fn statements() -> Vec<String> {
         })
     };
     let fixed = [LEASE_TASKS, RAISE, OVER, NEXT_TIME_OUT, COUNTS, STATISTICS, agents::LIST_USERS, PRUNE_KEYS];
-    let fixed = fixed.into_iter().map(str::to_owned);
+    let batches = [CANDIDATES, GROUPS, LETTERS, LOOK, NEXT, ROWS];
+    let fixed = fixed.into_iter().chain(batches).map(str::to_owned);
     fixed.chain(filters.iter().map(list_text)).chain([agents(None), agents(Some("k"))]).collect()
 }
 

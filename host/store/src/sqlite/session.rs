@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use keiko_core::batch::{Add, Added};
 use keiko_core::port::StoreError;
 use keiko_core::task::{Submit, Submitted};
 use sqlx::query::Query;
@@ -15,7 +16,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{AssertSqlSafe, Connection, Sqlite, SqliteConnection};
 
 use super::error::store_error;
-use super::submit;
+use super::{batch, submit};
 use crate::transaction::Transactions;
 
 /// Rows of one statement, few sizes so that few statements are cached. 512 rows of 20 columns stay below
@@ -96,6 +97,10 @@ impl Transactions for Session {
 
     async fn enqueue(&mut self, submits: &[(&Submit, i64)]) -> Result<Vec<Submitted>, StoreError> {
         submit::enqueue(self, submits).await
+    }
+
+    async fn add(&mut self, adds: &[(&Add, i64)]) -> Result<Vec<Added>, StoreError> {
+        batch::add(self, adds).await
     }
 
     /// Writes everything to the database file first.

@@ -14,12 +14,13 @@ use keiko_core::task::{AttemptRecord, Settled, Settlement, TaskState, Transition
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::child;
 use super::count::Changes;
 use super::error::store_error;
 use super::session::{Binds, RowStatement, Session, json};
+use super::{batch, child};
 use crate::admit::stored_type;
 use crate::format::encode_detail;
+use crate::gather::{WaitingChanges, of_tasks};
 use crate::stored::{Stored, count, statuses, stored_number};
 
 /// Columns of every settlement: the fence and the attempt. See [`bind_attempt`].
@@ -113,6 +114,7 @@ pub(crate) async fn settle(
     if !statuses.is_empty() {
         session.run(sqlx::query(SET_STATUSES).bind(json(&statuses)).bind(now_ms)).await?;
     }
+    batch::insert(session, &of_tasks(settlements, &answers), WaitingChanges::default()).await?;
     Ok(answers)
 }
 

@@ -13,7 +13,8 @@ use keiko_core::name::TenantName;
 use keiko_core::outcome::{Failure, Meter, Taint};
 use keiko_core::policy::BudgetRequest;
 use keiko_core::port::{
-    Agents, CatalogStore, Components, History, Lease, LeaseRequest, Records, Reserved, TaskStore,
+    Agents, BatchRecords, BatchStore, CatalogStore, Components, History, Lease, LeaseRequest, Records,
+    Reserved, TaskStore,
 };
 use keiko_core::priority::Priority;
 use keiko_core::task::{
@@ -42,6 +43,8 @@ pub struct World {
     pub components: Arc<dyn Components>,
     pub agents: Arc<dyn Agents>,
     pub history: Arc<dyn History>,
+    pub batches: Arc<dyn BatchStore>,
+    pub batch_records: Arc<dyn BatchRecords>,
     pub ada: Customer,
     pub bob: Customer,
     _kept: Box<dyn Any + Send + Sync>,
@@ -79,7 +82,7 @@ pub async fn broken(mutation: Mutation) -> World {
 
 pub async fn world<S>(store: Arc<S>, kept: Box<dyn Any + Send + Sync>) -> World
 where
-    S: TaskStore + Records + CatalogStore + Components + Agents + History,
+    S: TaskStore + Records + CatalogStore + Components + Agents + History + BatchStore + BatchRecords,
 {
     let ada = customer(&*store, "ada").await;
     let bob = customer(&*store, "bob").await;
@@ -89,7 +92,9 @@ where
         catalog: store.clone(),
         components: store.clone(),
         agents: store.clone(),
-        history: store,
+        history: store.clone(),
+        batches: store.clone(),
+        batch_records: store,
         ada,
         bob,
         _kept: kept,

@@ -7,15 +7,17 @@ use syn::{Error, Ident, LitStr, Path, Token, braced};
 
 const MANIFEST_DEFAULT: &str = "plugin.toml";
 
-/// `manifest: "plugin.toml", kinds: { "name" => function, … }`
+/// `manifest: "plugin.toml", kinds: { "name" => function, … }, processors: { "name" => function, … }`
 pub(crate) struct Invocation {
     manifest: Option<LitStr>,
+    /// Of kinds.
     pub(crate) handlers: Vec<Handler>,
+    pub(crate) processors: Vec<Handler>,
 }
 
 /// `"name" => function`
 pub(crate) struct Handler {
-    pub(crate) kind: LitStr,
+    pub(crate) name: LitStr,
     pub(crate) function: Path,
 }
 
@@ -33,37 +35,43 @@ impl Invocation {
 impl Parse for Invocation {
     fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
         let mut manifest = None;
-        let mut handlers = None;
+        let (mut handlers, mut processors) = (None, None);
         while !input.is_empty() {
             let name: Ident = input.parse()?;
             input.parse::<Token![:]>()?;
             match name.to_string().as_str() {
                 "manifest" if manifest.is_none() => manifest = Some(input.parse()?),
-                "kinds" if handlers.is_none() => {
-                    let content;
-                    braced!(content in input);
-                    let list = Punctuated::<Handler, Token![,]>::parse_terminated(&content)?;
-                    handlers = Some(list.into_iter().collect());
-                }
-                "manifest" | "kinds" => {
+                "kinds" if handlers.is_none() => handlers = Some(list(input)?),
+                "processors" if processors.is_none() => processors = Some(list(input)?),
+                "manifest" | "kinds" | "processors" => {
                     return Err(Error::new(name.span(), format!("`{name}` stands here twice")));
                 }
-                _ => return Err(Error::new(name.span(), "expected `manifest` or `kinds`")),
+                _ => return Err(Error::new(name.span(), "expected `manifest`, `kinds` or `processors`")),
             }
             if !input.is_empty() {
                 input.parse::<Token![,]>()?;
             }
         }
-        let handlers = handlers.ok_or_else(|| input.error("expected `kinds: { \"name\" => function }`"))?;
-        Ok(Self { manifest, handlers })
+        if handlers.is_none() && processors.is_none() {
+            return Err(input.error("expected `kinds: { \"name\" => function }`"));
+        }
+        let (handlers, processors) = (handlers.unwrap_or_default(), processors.unwrap_or_default());
+        Ok(Self { manifest, handlers, processors })
     }
+}
+
+/// `{ "name" => function, … }`
+fn list(input: ParseStream<'_>) -> syn::Result<Vec<Handler>> {
+    let content;
+    braced!(content in input);
+    Ok(Punctuated::<Handler, Token![,]>::parse_terminated(&content)?.into_iter().collect())
 }
 
 impl Parse for Handler {
     fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
-        let kind = input.parse()?;
+        let name = input.parse()?;
         input.parse::<Token![=>]>()?;
-        Ok(Self { kind, function: input.parse()? })
+        Ok(Self { name, function: input.parse()? })
     }
 }
 
@@ -75,7 +83,7 @@ mod tests {
         match (syn::parse_str::<Invocation>(text), expected) {
             (Ok(invocation), Ok((manifest, kinds))) => {
                 assert_eq!(invocation.manifest_name(), manifest, "{text}");
-                let found: Vec<_> = invocation.handlers.iter().map(|handler| handler.kind.value()).collect();
+                let found: Vec<_> = invocation.handlers.iter().map(|handler| handler.name.value()).collect();
                 assert_eq!(found, kinds, "{text}");
             }
             (Err(error), Err(expected)) => assert!(error.to_string().contains(expected), "{text}: {error}"),
@@ -90,13 +98,17 @@ mod tests {
         check(r#"kinds: { "a" => a }, manifest: "a.toml","#, Ok(("a.toml", &["a"])));
         check(r#"kinds: { "a" => a }"#, Ok(("plugin.toml", &["a"])));
         check("kinds: {}", Ok(("plugin.toml", &[])));
+        check(r#"processors: { "p" => p }"#, Ok(("plugin.toml", &[])));
+        let both: Invocation = syn::parse_str(r#"kinds: { "a" => a }, processors: { "p" => p }"#).unwrap();
+        assert_eq!((both.handlers.len(), both.processors[0].name.value()), (1, "p".to_owned()));
     }
 
     #[test]
     fn anything_else_is_refused_with_what_was_expected() {
         check("", Err("expected `kinds"));
         check(r#"manifest: "a.toml""#, Err("expected `kinds"));
-        check("sorts: {}", Err("expected `manifest` or `kinds`"));
+        check("sorts: {}", Err("expected `manifest`, `kinds` or `processors`"));
+        check("processors: {}, processors: {}", Err("`processors` stands here twice"));
         check("kinds: {}, kinds: {}", Err("`kinds` stands here twice"));
         check("kinds: { a => a }", Err("expected string literal"));
         check(r#"kinds: { "a": a }"#, Err("expected `=>`"));

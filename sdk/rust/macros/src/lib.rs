@@ -14,7 +14,7 @@ use syn::{Error, parse_macro_input};
 use crate::invocation::Invocation;
 use crate::manifest::Manifest;
 
-/// Declare a task plugin: its manifest, and the function that runs each kind.
+/// Declare a plugin: its manifest, the function that runs each kind, and the one that works each processor's batches.
 ///
 /// ```text
 /// keiko_sdk::plugin! {
@@ -30,9 +30,12 @@ use crate::manifest::Manifest;
 /// any function `fn(I) -> Result<O, E>`: `I` what serde reads from JSON or `keiko_sdk::Payload`, `O` what serde
 /// writes as JSON or `keiko_sdk::Payload`, `E` what becomes a `keiko_sdk::Failure`.
 ///
-/// It is an error when the manifest is not one, or when its kinds and the handlers are not the same. The macro
+/// `processors: { "films" => films }` names functions `fn(Batch, Vec<Item>) -> Vec<Outcome>` of `keiko_sdk::batch`. A
+/// plugin has `kinds`, `processors`, or both.
+///
+/// It is an error when the manifest is not one, or when its names and the handlers' are not the same. The macro
 /// makes `pub struct Plugin`, which implements `keiko_sdk::TaskPlugin` on every target, so tests can run
-/// `Plugin::run("normalise", payload)`. In a component it also exports `task.run` and keeps the manifest's bytes in
+/// `Plugin::run("normalise", payload)`. In a component it also exports `task.run` and `batch.process`, and keeps the manifest's bytes in
 /// the custom section `keiko:manifest`. One crate has one `plugin!`, and a component is made of one such crate: the
 /// linker joins sections of the same name, and the host refuses two manifests in one.
 #[proc_macro]

@@ -10,9 +10,11 @@ use toml::{Table, Value};
 
 const MANIFEST_BYTES_MAX: usize = 64 * 1024;
 const KINDS_MAX: usize = 100;
+const PROCESSORS_MAX: usize = 100;
 const NAME_BYTES_MAX: usize = 63;
 const DESCRIPTION_BYTES_MAX: usize = 1_000;
-const CAPABILITIES: [&str; 7] = ["agents", "attempt", "config", "history", "log", "progress", "tasks"];
+const CAPABILITIES: [&str; 8] =
+    ["agents", "attempt", "batch", "config", "history", "log", "progress", "tasks"];
 const KIND_LIMITS: [&str; 7] = [
     "fuel",
     "memory-mib",
@@ -23,6 +25,19 @@ const KIND_LIMITS: [&str; 7] = [
     "heartbeat-timeout-s",
 ];
 const RETRY_FIELDS: [&str; 5] = ["first-ms", "max-ms", "factor", "jitter-percent", "codes"];
+const PROCESSOR_NUMBERS: [&str; 10] = [
+    "items",
+    "kib",
+    "age-ms",
+    "attempts",
+    "in-flight",
+    "latency-ms",
+    "items-min",
+    "fuel",
+    "memory-mib",
+    "timeout-s",
+];
+const PROCESSOR_SWITCHES: [&str; 2] = ["ordered", "volatile"];
 
 /// What the expansion needs of the manifest.
 #[derive(Debug)]
@@ -30,6 +45,8 @@ pub(crate) struct Manifest {
     pub(crate) description: String,
     /// Names of the kinds, in the manifest's order.
     pub(crate) kinds: Vec<String>,
+    /// Names of the processors, in the manifest's order.
+    pub(crate) processors: Vec<String>,
 }
 
 /// Everything that is wrong with a manifest.
@@ -59,18 +76,20 @@ impl Mistakes {
     }
 
     fn read(&mut self, table: &Table) -> Option<Manifest> {
-        self.unknown(table, "the manifest", &["plugin", "kind"]);
+        self.unknown(table, "the manifest", &["plugin", "kind", "processor"]);
         let plugin = table.get("plugin").and_then(Value::as_table);
         let kinds = table.get("kind").and_then(Value::as_array);
         if plugin.is_none() {
             self.add("there is no table [plugin]");
         }
-        if kinds.is_none() {
+        let processors = table.get("processor").and_then(Value::as_array);
+        if kinds.is_none() && processors.is_none() {
             self.add("there is no table [[kind]]");
         }
         let description = plugin.map(|plugin| self.plugin(plugin));
-        let kinds = kinds.map(|kinds| self.kinds(kinds));
-        Some(Manifest { description: description?, kinds: kinds? })
+        let kinds = kinds.map(|kinds| self.kinds(kinds)).unwrap_or_default();
+        let processors = processors.map(|processors| self.processors(processors)).unwrap_or_default();
+        Some(Manifest { description: description?, kinds, processors })
     }
 
     /// Returns the description.
@@ -122,19 +141,53 @@ impl Mistakes {
         names
     }
 
+    /// Returns the names.
+    fn processors(&mut self, processors: &[Value]) -> Vec<String> {
+        if !(1..=PROCESSORS_MAX).contains(&processors.len()) {
+            self.add(format!("a plugin has 1 to {PROCESSORS_MAX} processors, not {}", processors.len()));
+        }
+        let mut names = Vec::new();
+        for processor in processors {
+            let Some(processor) = processor.as_table() else {
+                self.add("`processor` holds something that is no table");
+                continue;
+            };
+            let name = self.name(processor, "[[processor]]", "name", is_in_kind_name);
+            let place = format!("the processor `{name}`");
+            if names.contains(&name) {
+                self.add(format!("{place} stands here twice"));
+            }
+            self.description(processor, &place);
+            let known = [&["name", "description"][..], &PROCESSOR_NUMBERS, &PROCESSOR_SWITCHES].concat();
+            self.unknown(processor, &place, &known);
+            self.numbers(processor, &place, &PROCESSOR_NUMBERS);
+            for field in PROCESSOR_SWITCHES {
+                if processor.get(field).is_some_and(|value| !value.is_bool()) {
+                    self.add(format!("{place} has a `{field}` that is neither true nor false"));
+                }
+            }
+            names.push(name);
+        }
+        names
+    }
+
     fn limits(&mut self, kind: &Table, place: &str) {
         self.unknown(kind, place, &[&["name", "description", "retry"][..], &KIND_LIMITS].concat());
-        for field in KIND_LIMITS {
-            match kind.get(field) {
-                None => {}
-                Some(Value::Integer(number)) if *number > 0 => {}
-                Some(_) => self.add(format!("{place} has a `{field}` that is no whole number above 0")),
-            }
-        }
+        self.numbers(kind, place, &KIND_LIMITS);
         match kind.get("retry") {
             None => {}
             Some(Value::Table(retry)) => self.unknown(retry, &format!("`retry` of {place}"), &RETRY_FIELDS),
             Some(_) => self.add(format!("{place} has a `retry` that is no table")),
+        }
+    }
+
+    fn numbers(&mut self, table: &Table, place: &str, fields: &[&str]) {
+        for field in fields {
+            match table.get(*field) {
+                None => {}
+                Some(Value::Integer(number)) if *number > 0 => {}
+                Some(_) => self.add(format!("{place} has a `{field}` that is no whole number above 0")),
+            }
         }
     }
 
@@ -217,6 +270,18 @@ mod tests {
         let manifest = Manifest::parse(&format!("{PLUGIN}wants = [\"log\"]\n{KIND}{all}{second}")).unwrap();
         assert_eq!(manifest.description, "Films.");
         assert_eq!(manifest.kinds, ["count", "a.b_c-9"]);
+    }
+
+    #[test]
+    fn processors_are_read_as_the_host_reads_them() {
+        let processor = "[[processor]]\nname = \"films\"\nitems = 5\nordered = true\n";
+        let manifest = Manifest::parse(&format!("{PLUGIN}{processor}")).unwrap();
+        assert_eq!((manifest.kinds.len(), manifest.processors), (0, vec!["films".to_owned()]));
+        let check_line = |line: &str, mistake: &str| check(&format!("{PLUGIN}{processor}{line}"), mistake);
+        check_line("age-ms = 0", "the processor `films` has a `age-ms` that is no whole number above 0");
+        check_line("volatile = 1", "the processor `films` has a `volatile` that is neither true nor false");
+        check_line("size = 1", "the processor `films` has an unknown field `size`");
+        check_line(processor, "the processor `films` stands here twice");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::fmt::Display;
 
 use crate::log::Level;
-use crate::{agents, attempt, config, history, progress, tasks};
+use crate::{agents, attempt, batch, config, history, progress, tasks};
 
 /// The host's limit on a progress message.
 const PROGRESS_MESSAGE_BYTES_MAX: usize = 1024;
@@ -48,6 +48,10 @@ pub(crate) fn submit(_child: tasks::Child) -> Result<String, tasks::Error> {
 
 pub(crate) fn submit_many(_children: Vec<tasks::Child>) -> Result<Vec<String>, tasks::Error> {
     Err(tasks::Error::Unavailable)
+}
+
+pub(crate) fn add_items(_processor: &str, _items: Vec<batch::NewItem>) -> Result<Vec<String>, batch::Error> {
+    Err(batch::Error::Unavailable)
 }
 
 pub(crate) fn load_agents(_ids: &[&str]) -> Result<Vec<Option<agents::Agent>>, agents::Error> {

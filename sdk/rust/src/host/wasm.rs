@@ -1,5 +1,6 @@
 //! The host's side in a component: each function is one call through the bindings, with the types turned over.
 
+mod batch;
 mod data;
 
 use std::fmt::Display;
@@ -9,6 +10,7 @@ use crate::bindings::exports::keiko::plugin::task as export;
 use crate::bindings::keiko::{attempt, config, log, progress, tasks};
 use crate::{Failure, Payload, TaskPlugin};
 
+pub(crate) use batch::*;
 pub(crate) use data::*;
 
 pub(crate) fn log(level: crate::log::Level, message: &str, fields: &[(&str, &dyn Display)]) {

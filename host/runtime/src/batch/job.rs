@@ -1,0 +1,456 @@
+//! A batch on a worker: its runs, one after the other, and the writing of what came of them.
+//!
+//! The version that runs is looked up once, so that all parts of a batch run on the same one whatever is installed in the
+//! meantime.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use keiko_core::admission::budget;
+use keiko_core::batch::halve::Part;
+use keiko_core::batch::work::{Health, Ran, Work, Worked};
+use keiko_core::batch::{BatchSettlement, Group, Item, ItemEnd, LeasedBatch, Stopped};
+use keiko_core::code::Code;
+use keiko_core::crash::{Verdict, verdict};
+use keiko_core::effect::Effects;
+use keiko_core::log::LogBuffer;
+use keiko_core::outcome::{Failure, Meter};
+use keiko_core::policy::{BudgetRequest, Capability, Grants};
+use keiko_core::port::{
+    Attempt, AttemptFacts, BatchOutcome, BatchReport, BatchRun, HostPort, Signal, StoreErrorKind,
+};
+use keiko_core::task::{Lineage, Payload, Settled};
+use keiko_core::{Holder, ItemId, TaskId, VersionId};
+use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::memory::Held;
+use super::promise::Promised;
+use super::{Ended, Entry, Event, MadeBy};
+use crate::attempt::random;
+use crate::catalog::Loaded;
+use crate::long::{self, Report};
+use crate::point::Point;
+use crate::port::AttemptPort;
+use crate::running;
+use crate::shared::{Counters, Shared};
+
+/// How long a batch waits whose plugin is not there, in milliseconds.
+const ABSENT_MS: i64 = 5_000;
+/// First and longest wait after the store failed.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
+
+/// A batch on its way to a worker.
+pub(crate) struct BatchJob {
+    pub(crate) holder: Holder,
+    pub(crate) batch: LeasedBatch,
+    pub(crate) entry: Arc<Entry>,
+    pub(crate) health: Health,
+    /// The memory of its items.
+    #[expect(dead_code, reason = "held, never read")]
+    pub(crate) held: Vec<Held>,
+}
+
+/// What came of a batch, to be written.
+struct Outcome {
+    ends: Vec<(ItemId, ItemEnd)>,
+    effects: Effects,
+    version: Option<VersionId>,
+    health: Option<Health>,
+    broken: Option<Failure>,
+    /// Milliseconds that the first run took, when it was of the whole batch and ended.
+    elapsed_ms: Option<u64>,
+    /// When items that were not named are due again.
+    again_ms: i64,
+    /// Room promised to what the batch asked for.
+    #[expect(dead_code, reason = "held, never read")]
+    port: Option<Arc<AttemptPort>>,
+}
+
+impl Outcome {
+    /// Everything waits as before.
+    fn nothing(again_ms: i64) -> Outcome {
+        Outcome {
+            ends: Vec::new(),
+            effects: Effects::default(),
+            version: None,
+            health: None,
+            broken: None,
+            elapsed_ms: None,
+            again_ms,
+            port: None,
+        }
+    }
+}
+
+/// Works a batch and writes what came of it. `slot` is its room on the worker, which a long run gives back.
+pub(crate) async fn run(shared: &Arc<Shared>, job: BatchJob, slot: &mut Option<OwnedSemaphorePermit>) {
+    let outcome = work(shared, &job, slot).await;
+    shared.points.pass(Point::BatchWorked);
+    finish(shared, job, outcome).await;
+}
+
+/// Gives a batch back that was not begun.
+pub(crate) async fn hand_back(shared: &Arc<Shared>, job: BatchJob) {
+    let now_ms = shared.clock.now_ms();
+    finish(shared, job, Outcome::nothing(now_ms)).await;
+}
+
+/// Gives batches back that were not begun, for so long at most.
+pub(crate) async fn hand_back_all(shared: &Arc<Shared>, jobs: Vec<BatchJob>, limit: Duration) {
+    let all = futures::future::join_all(jobs.into_iter().map(|job| hand_back(shared, job)));
+    if tokio::time::timeout(limit, all).await.is_err() {
+        tracing::warn!("batches could not be given back in time; their leases will end");
+    }
+}
+
+/// Keeps a batch's items as rows: what the host's own processors do.
+pub(crate) async fn keep(shared: &Arc<Shared>, job: BatchJob) {
+    let ends = job.batch.items.iter().map(|item| (item.id, ItemEnd::Done)).collect();
+    finish(shared, job, Outcome { ends, ..Outcome::nothing(0) }).await;
+}
+
+async fn work(shared: &Arc<Shared>, job: &BatchJob, slot: &mut Option<OwnedSemaphorePermit>) -> Outcome {
+    let now_ms = shared.clock.now_ms();
+    let batch = &job.batch;
+    if batch.crashes > 0 && verdict(batch.crashes) == Verdict::Quarantine {
+        let message = "the host died three times while this batch ran, the last time with nothing beside it";
+        let dead = |item: &Item| (item.id, ItemEnd::Dead(Failure::new(Code::Quarantined, message)));
+        return Outcome { ends: batch.items.iter().map(dead).collect(), ..Outcome::nothing(now_ms) };
+    }
+    let Some(loaded) = loaded(shared, &job.entry) else {
+        tracing::warn!(processor = %job.entry.row.name, "a batch waits for its plugin, which is not there");
+        return Outcome::nothing(now_ms.saturating_add(ABSENT_MS));
+    };
+    let Some(tenant) = shared.tenant(batch.group.tenant) else { return Outcome::nothing(now_ms) };
+    let id = TaskId(batch.id.0);
+    let entry = shared.running.insert(batch.group.tenant, id, batch.token);
+    let port = Arc::new(AttemptPort {
+        shared: Arc::clone(shared),
+        entry: Arc::clone(&entry),
+        tenant: batch.group.tenant,
+        policy: Arc::clone(tenant),
+        plugin: loaded.plugin.name.clone(),
+        lineage: Lineage::root(id),
+        children: Mutex::new(0),
+        promised: Promised::new(shared, batch.group.tenant),
+    });
+    let noted = shared.journal.as_ref().map(|journal| journal.start(id, batch.token));
+    let runs = Runs { shared, job, loaded: &loaded, entry: &entry, port: &port };
+    let outcome = runs.all(slot).await;
+    if let (Some(journal), Some(Ok(noted))) = (&shared.journal, noted)
+        && let Err(error) = journal.end(noted)
+    {
+        tracing::warn!(error = %error, "the journal of running attempts cannot be written");
+    }
+    shared.running.remove(id, batch.token);
+    Outcome { port: Some(port), ..outcome }
+}
+
+/// The version that works a processor's batches now, if it can.
+fn loaded(shared: &Shared, entry: &Entry) -> Option<Arc<Loaded>> {
+    let MadeBy::Plugin { name, .. } = &entry.made_by else { return None };
+    shared.catalog.loaded(entry.row.tenant, name)
+}
+
+/// Everything the runs of one batch have in common.
+struct Runs<'a> {
+    shared: &'a Arc<Shared>,
+    job: &'a BatchJob,
+    loaded: &'a Arc<Loaded>,
+    entry: &'a Arc<running::Entry>,
+    port: &'a Arc<AttemptPort>,
+}
+
+impl Runs<'_> {
+    async fn all(&self, slot: &mut Option<OwnedSemaphorePermit>) -> Outcome {
+        let batch = &self.job.batch;
+        let attempts = batch.items.iter().map(|item| item.attempts).collect();
+        let mut work = Work::new(attempts, self.job.entry.settings.attempts_max, self.job.health);
+        let (mut effects, mut elapsed_ms) = (Effects::default(), None);
+        while let Some(part) = work.next_part().cloned() {
+            let began = Instant::now();
+            Counters::add(&self.shared.batches.counters.runs, 1);
+            let report = self.part(&part, slot).await;
+            let ran = match report.map(|report| (report.outcome, report.effects)) {
+                Some((BatchOutcome::Answered(outcomes), asked)) => {
+                    if outcomes.len() == part.len() {
+                        effects.append(asked);
+                    }
+                    Ran::Answered(outcomes)
+                }
+                Some((BatchOutcome::Failed(failure), _)) => Ran::Failed(failure),
+                // The host stops, or lost its lease: what has ended is written, if it still may be.
+                Some((BatchOutcome::Stopped(_), _)) | None => break,
+            };
+            if part.len() == batch.items.len() && matches!(ran, Ran::Answered(_)) {
+                elapsed_ms = Some(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+            }
+            work.ran(ran, self.shared.clock.now_ms(), random());
+        }
+        let Worked { ends, health, broken, .. } = work.finish();
+        let named = batch.items.iter().zip(ends).filter_map(|(item, end)| Some((item.id, end?)));
+        Outcome {
+            ends: named.collect(),
+            effects,
+            version: Some(self.loaded.plugin.current.id),
+            health: Some(health),
+            broken,
+            elapsed_ms,
+            ..Outcome::nothing(self.shared.clock.now_ms())
+        }
+    }
+
+    /// One run; `None` when the host has stopped before its guest did.
+    async fn part(&self, part: &Part, slot: &mut Option<OwnedSemaphorePermit>) -> Option<BatchReport> {
+        let mut guest = self.guarded(part);
+        let report = match long::begin(&mut guest, self.shared.options.short).await {
+            Some(report) => Some(report),
+            None => {
+                *slot = None;
+                self.shared.long.run(self.job.batch.group.tenant, guest).await
+            }
+        };
+        match report? {
+            Report::Batch(report) => Some(report),
+            Report::Attempt(_) => None,
+        }
+    }
+
+    /// The runner promises never to panic; a worker with other tenants' attempts does not rely on it.
+    fn guarded(&self, part: &Part) -> long::Run {
+        let batch = &self.job.batch;
+        let run = BatchRun {
+            id: part.id(batch.id),
+            processor: self.job.entry.row.name.clone(),
+            key: batch.group.key.clone(),
+            items: batch.items[part.start..part.end].to_vec(),
+        };
+        let attempt = self.attempt();
+        let port: Arc<dyn HostPort> = Arc::clone(self.port) as Arc<dyn HostPort>;
+        let (runner, stop) = (Arc::clone(&self.shared.runner), self.entry.stop.clone());
+        let id = batch.id;
+        let guest = async move {
+            let guest = AssertUnwindSafe(runner.process(attempt, run, port, stop)).catch_unwind();
+            Report::Batch(guest.await.unwrap_or_else(|_| {
+                tracing::error!(batch = %id, "the engine panicked in a batch");
+                let failure = Failure::new(Code::Internal, "the host failed while it ran this batch");
+                let (meter, effects, log) = (Meter::default(), Effects::default(), LogBuffer::default());
+                BatchReport { outcome: BatchOutcome::Failed(failure), meter, effects, log }
+            }))
+        };
+        guest.boxed()
+    }
+
+    fn attempt(&self) -> Attempt {
+        let (batch, entry) = (&self.job.batch, &self.job.entry);
+        let plugin = &self.loaded.plugin;
+        let tenant = &self.port.policy;
+        let asked = match &entry.made_by {
+            MadeBy::Host => BudgetRequest::default(),
+            MadeBy::Plugin { budget, .. } => **budget,
+        };
+        // A batch is nobody's parent.
+        let grants = tenant.grants.iter().filter(|capability| *capability != Capability::Tasks);
+        let id = TaskId(batch.id.0);
+        let kind = entry.row.name.as_str().parse();
+        Attempt {
+            facts: AttemptFacts {
+                tenant: tenant.name.clone(),
+                task: id,
+                lineage: Lineage::root(id),
+                number: 1,
+                attempts_max: 1,
+                trace: None,
+            },
+            digest: plugin.current.digest,
+            kind: kind.expect("processors and kinds have names of the same letters"),
+            input: Payload::json(""),
+            budget: budget(&tenant.policy, &asked, &BudgetRequest::default()),
+            grants: Arc::new(Grants::new(grants)),
+            settings: tenant.settings.get(&plugin.name).cloned().unwrap_or_default(),
+            command: None,
+        }
+    }
+}
+
+/// Writes what came of a batch, and tells whom it concerns.
+async fn finish(shared: &Arc<Shared>, job: BatchJob, outcome: Outcome) {
+    let group = job.batch.group.clone();
+    if let Some(failure) = &outcome.broken {
+        stop(shared, &job.entry, outcome.version, failure.clone()).await;
+    }
+    let again_ms = if job.entry.settings.volatile {
+        put_back(shared, &job, &outcome).await
+    } else {
+        write(shared, &job, &outcome).await
+    };
+    let items = job.batch.items.len() as u64;
+    let worked = outcome.elapsed_ms.map(|elapsed_ms| (items, elapsed_ms));
+    let health = outcome.health;
+    drop((job, outcome));
+    shared.batches.tell(Event::Ended(Ended { group, again_ms, worked, health })).await;
+}
+
+/// Stops a broken processor for all hosts, and says so.
+async fn stop(shared: &Shared, entry: &Entry, version: Option<VersionId>, failure: Failure) {
+    let row = &entry.row;
+    tracing::error!(
+        processor = %row.name,
+        error_kind = %failure.code,
+        error = %failure.message,
+        "a processor is broken: it is stopped, and its items are kept"
+    );
+    Counters::add(&shared.batches.counters.stopped, 1);
+    let stopped = Stopped { at_ms: shared.clock.now_ms(), version, failure };
+    if let Err(error) = shared.batches.store.stop_processor(row.tenant, row.id, Some(stopped)).await {
+        tracing::warn!(error = %error, "a broken processor could not be stopped for other hosts");
+    }
+    super::refresh(shared).await;
+    shared.signals.tell(Signal { items: true, ..Signal::default() });
+}
+
+/// Writes the end of a batch; when the first of its items that wait is due.
+async fn write(shared: &Shared, job: &BatchJob, outcome: &Outcome) -> Option<i64> {
+    let mut settlement = BatchSettlement {
+        id: job.batch.id,
+        tenant: job.batch.group.tenant,
+        token: job.batch.token,
+        ends: outcome.ends.clone(),
+        keep_rows: job.entry.made_by == MadeBy::Host,
+        effects: outcome.effects.clone(),
+        version: outcome.version,
+    };
+    let mut backoff = BACKOFF.0;
+    loop {
+        let now_ms = shared.clock.now_ms();
+        match shared.batches.store.settle_batches(job.holder, vec![settlement.clone()], now_ms).await {
+            Ok(answers) if answers.first() == Some(&Settled::Stored) => {
+                shared.points.pass(Point::BatchSettled);
+                return noted(shared, job, &settlement, outcome.again_ms).await;
+            }
+            Ok(_) => {
+                Counters::add(&shared.batches.counters.stale, 1);
+                tracing::debug!(batch = %job.batch.id, "a stale lease changed nothing");
+                return None;
+            }
+            Err(error) if error.kind() == StoreErrorKind::Refused && !settlement.effects.is_empty() => {
+                tracing::error!(error = %error, "the database refuses the end of a batch");
+                refuse(&mut settlement);
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "the end of a batch could not be stored");
+                if shared.is_stopping() {
+                    // The lease ends, and the batch is taken over.
+                    return None;
+                }
+                backoff = (backoff * 2).min(BACKOFF.1);
+                tokio::time::sleep(backoff).await;
+            }
+        }
+    }
+}
+
+/// What asked for something that the database refuses becomes a dead letter instead of being done.
+fn refuse(settlement: &mut BatchSettlement) {
+    settlement.effects = Effects::default();
+    for (_, end) in &mut settlement.ends {
+        if *end == ItemEnd::Done {
+            *end =
+                ItemEnd::Dead(Failure::new(Code::Internal, "the database refused what the batch asked for"));
+        }
+    }
+}
+
+/// Counts what was written, and tells of items that were asked for.
+async fn noted(shared: &Shared, job: &BatchJob, one: &BatchSettlement, again_ms: i64) -> Option<i64> {
+    let tenant = job.batch.group.tenant;
+    let first = count(shared, &one.ends);
+    let gone = one.ends.iter().filter(|(_, end)| !matches!(end, ItemEnd::Retry { .. })).count() as i64;
+    shared.batches.gauge.change(tenant, one.effects.items.len() as i64 - gone);
+    tell_added(shared, tenant, &one.effects).await;
+    let unnamed = (one.ends.len() < job.batch.items.len()).then_some(again_ms);
+    first.into_iter().chain(unnamed).min()
+}
+
+/// Counts ends; when the first item that is tried again is due.
+fn count(shared: &Shared, ends: &[(ItemId, ItemEnd)]) -> Option<i64> {
+    let counters = &shared.batches.counters;
+    let mut first_ms: Option<i64> = None;
+    for (_, end) in ends {
+        match end {
+            ItemEnd::Done => Counters::add(&counters.done, 1),
+            ItemEnd::Dead(_) => Counters::add(&counters.dead, 1),
+            ItemEnd::Retry { due_ms } => {
+                Counters::add(&counters.retried, 1);
+                first_ms = Some(first_ms.map_or(*due_ms, |first_ms| first_ms.min(*due_ms)));
+            }
+        }
+    }
+    first_ms
+}
+
+/// Tells of the items that effects added.
+pub(crate) async fn tell_added(shared: &Shared, tenant: keiko_core::TenantId, effects: &Effects) {
+    let mut groups: std::collections::BTreeMap<Group, (u64, u64)> = std::collections::BTreeMap::new();
+    for item in &effects.items {
+        let group = Group { tenant, processor: item.processor, key: item.key.clone() };
+        let sum = groups.entry(group).or_default();
+        *sum = (sum.0 + 1, sum.1 + item.size());
+    }
+    Counters::add(&shared.batches.counters.added, effects.items.len() as u64);
+    for (group, (items, bytes)) in groups {
+        shared.batches.tell(Event::Added { group, items, bytes }).await;
+    }
+}
+
+/// The same for items that are in memory only: those that wait again are put back, those that cannot be worked are
+/// dropped and counted.
+async fn put_back(shared: &Shared, job: &BatchJob, outcome: &Outcome) -> Option<i64> {
+    let again = volatile_again(shared, job, outcome);
+    if !outcome.effects.items.is_empty() {
+        add_effects(shared, job, outcome).await;
+    }
+    again
+}
+
+fn volatile_again(shared: &Shared, job: &BatchJob, outcome: &Outcome) -> Option<i64> {
+    let first = count(shared, &outcome.ends);
+    let mut unnamed = None;
+    for item in &job.batch.items {
+        let due_ms = match outcome.ends.iter().find(|(id, _)| *id == item.id) {
+            Some((_, ItemEnd::Retry { due_ms })) => *due_ms,
+            Some((_, ItemEnd::Done | ItemEnd::Dead(_))) => continue,
+            None => outcome.again_ms,
+        };
+        unnamed = Some(unnamed.map_or(due_ms, |unnamed: i64| unnamed.min(due_ms)));
+        let bytes = keiko_core::batch::size(&job.batch.group.key, &item.payload);
+        // Room for it was its own until now.
+        match shared.batches.memory.try_take(job.batch.group.tenant, bytes) {
+            Some(held) => {
+                let item = Item { attempts: item.attempts + 1, ..item.clone() };
+                shared.batches.volatile.add(&job.batch.group, item, due_ms, held);
+            }
+            None => Counters::add(&shared.batches.counters.dropped, 1),
+        }
+    }
+    first.into_iter().chain(unnamed).min()
+}
+
+/// Writes what a batch without rows asked for: there is no end to write it with.
+async fn add_effects(shared: &Shared, job: &BatchJob, outcome: &Outcome) {
+    let tenant = job.batch.group.tenant;
+    let items = outcome.effects.items.clone();
+    let add = keiko_core::batch::Add { tenant, items, key: None, items_max: u64::MAX, bytes_max: u64::MAX };
+    let count = add.items.len() as i64;
+    match shared.batches.store.add(vec![add], shared.clock.now_ms()).await {
+        Ok(_) => {
+            shared.batches.gauge.change(tenant, count);
+            tell_added(shared, tenant, &outcome.effects).await;
+        }
+        Err(error) => tracing::warn!(error = %error, "what a volatile batch asked for was lost"),
+    }
+}

@@ -1,0 +1,107 @@
+//! What becomes of batches: the ends of all items of a call in a handful of statements, with everything that their
+//! processors asked for.
+
+use std::collections::HashMap;
+
+use keiko_core::batch::BatchSettlement;
+use keiko_core::id::{Holder, TenantId};
+use keiko_core::port::StoreError;
+use keiko_core::task::Settled;
+
+use super::super::row::{get, stored_text};
+use super::super::session::Session;
+use super::super::settle::set_statuses;
+use super::add::insert;
+use crate::format::encode_detail;
+use crate::gather::{Ends, WaitingChanges};
+use crate::stored::last_statuses;
+
+/// Ends batches, fenced by id, tenant, token and the holder `$4`.
+const FENCE: &str =
+    "DELETE FROM batch AS b USING unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS s (id, tenant, token)
+    WHERE b.id = s.id AND b.tenant = s.tenant AND b.token = s.token AND b.holder = $4
+    RETURNING b.id, b.items, b.ordered";
+
+const KEEP_ROWS: &str = "INSERT INTO batch_row (id, tenant, processor, key, created_ms, type, bytes)
+    SELECT id, tenant, processor, key, created_ms, type, bytes FROM batch_item WHERE id = ANY($1)";
+
+const KEEP_DEAD: &str = "INSERT INTO dead_letter (id, tenant, processor, key, created_ms, dead_ms, attempts, size, type,
+        bytes, code, message, detail)
+    SELECT i.id, i.tenant, i.processor, i.key, i.created_ms, keiko_now($5), i.attempts + 1, i.size, i.type, i.bytes,
+        d.code, d.message, d.detail
+    FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[]) AS d (id, code, message, detail)
+    JOIN batch_item AS i ON i.id = d.id";
+
+/// Takes items away; how many and how large they were.
+const DELETE: &str = "WITH gone AS (DELETE FROM batch_item WHERE id = ANY($1) RETURNING tenant, size)
+    SELECT tenant, count(*), sum(size)::bigint FROM gone GROUP BY tenant";
+
+/// Times come from the caller's clock, whose now is `$4`.
+const AGAIN: &str =
+    "UPDATE batch_item AS i SET attempts = i.attempts + 1, place = coalesce(a.place, i.place),
+        due_ms = a.due_ms + (keiko_now($4) - $4)
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS a (id, place, due_ms) WHERE i.id = a.id";
+
+/// Writes what became of batches; the answers are in their order.
+pub(super) async fn settle(
+    session: &mut Session,
+    holder: Holder,
+    settlements: &[BatchSettlement],
+    now_ms: i64,
+) -> Result<Vec<Settled>, StoreError> {
+    let mut open = fence(session, holder, settlements).await?;
+    let mut ends = Ends::default();
+    let mut statuses = Vec::new();
+    let answers = settlements.iter().map(|one| {
+        // Taken out, so that a batch that is settled twice is settled once.
+        let Some((items, ordered)) = open.remove(&one.id.0) else { return Settled::Stale };
+        ends.add(one, &items, ordered);
+        statuses.extend(one.effects.statuses.iter().map(|change| (one.tenant, *change)));
+        Settled::Stored
+    });
+    let answers = answers.collect();
+    write(session, &ends, now_ms).await?;
+    set_statuses(session, &last_statuses(statuses), now_ms).await?;
+    Ok(answers)
+}
+
+/// Items and order of the batches whose lease holds, by id.
+async fn fence(
+    session: &mut Session,
+    holder: Holder,
+    settlements: &[BatchSettlement],
+) -> Result<HashMap<i64, (Vec<i64>, bool)>, StoreError> {
+    let column = |of: fn(&BatchSettlement) -> i64| settlements.iter().map(of).collect::<Vec<i64>>();
+    let query = sqlx::query(FENCE).bind(column(|one| one.id.0)).bind(column(|one| one.tenant.0));
+    let rows = session.rows(query.bind(column(|one| one.token.0)).bind(holder.0)).await?;
+    rows.iter().map(|row| Ok((get(row, 0)?, (get(row, 1)?, get(row, 2)?)))).collect()
+}
+
+async fn write(session: &mut Session, ends: &Ends<'_>, now_ms: i64) -> Result<(), StoreError> {
+    if !ends.kept.is_empty() {
+        session.run(sqlx::query(KEEP_ROWS).bind(&ends.kept)).await?;
+    }
+    if !ends.dead.is_empty() {
+        let ids: Vec<i64> = ends.dead.iter().map(|(id, _)| *id).collect();
+        let codes: Vec<&str> = ends.dead.iter().map(|(_, failure)| failure.code.as_str()).collect();
+        let messages: Vec<String> =
+            ends.dead.iter().map(|(_, failure)| stored_text(&failure.message)).collect();
+        let details: Vec<Option<String>> =
+            ends.dead.iter().map(|(_, failure)| encode_detail(failure)).collect();
+        let query = sqlx::query(KEEP_DEAD).bind(ids).bind(codes).bind(messages).bind(details);
+        session.run(query.bind(now_ms)).await?;
+    }
+    let mut changes = WaitingChanges::default();
+    if !ends.gone.is_empty() {
+        for row in &session.rows(sqlx::query(DELETE).bind(&ends.gone)).await? {
+            changes.add(TenantId(get(row, 0)?), -get::<i64>(row, 1)?, -get::<i64>(row, 2)?);
+        }
+    }
+    if !ends.again.is_empty() {
+        let ids: Vec<i64> = ends.again.iter().map(|(id, ..)| *id).collect();
+        let places: Vec<Option<i64>> = ends.again.iter().map(|(_, place, _)| *place).collect();
+        let due: Vec<i64> = ends.again.iter().map(|(.., due_ms)| *due_ms).collect();
+        session.run(sqlx::query(AGAIN).bind(ids).bind(places).bind(due).bind(now_ms)).await?;
+    }
+    insert(session, &ends.items, changes, now_ms).await
+}

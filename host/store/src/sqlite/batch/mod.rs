@@ -1,0 +1,202 @@
+//! Processors, and the seams of batches over this store.
+
+mod add;
+mod dead;
+mod form;
+mod read;
+mod settle;
+
+use async_trait::async_trait;
+use keiko_core::batch::{
+    Add, Added, BatchSettlement, DeadLetter, ItemView, LeasedBatch, Processor, ProcessorCounts, Stopped,
+    Waiting,
+};
+use keiko_core::id::{Holder, ItemId, ProcessorId, TenantId};
+use keiko_core::name::ProcessorName;
+use keiko_core::port::{BatchRecords, BatchStore, DeadChanged, FormRequest, Formed, FoundGroup, StoreError};
+use keiko_core::task::Settled;
+
+pub(crate) use self::add::{add, insert};
+#[cfg(test)]
+pub(crate) use self::dead::LIST as LETTERS;
+pub(crate) use self::form::charge;
+#[cfg(test)]
+pub(crate) use self::form::{CANDIDATES, GROUPS, LOOK, NEXT};
+#[cfg(test)]
+pub(crate) use self::read::ROWS;
+use super::SqliteStore;
+use super::session::{Session, json};
+use crate::format::encode_detail;
+use crate::transaction::Priority;
+
+#[async_trait]
+impl BatchStore for SqliteStore {
+    async fn ensure_processors(
+        &self,
+        tenant: TenantId,
+        names: &[ProcessorName],
+    ) -> Result<Vec<Processor>, StoreError> {
+        self.write(Priority::Background, 0, names.to_vec(), move |session, names| {
+            Box::pin(ensure(session, tenant, names))
+        })
+        .await
+    }
+
+    async fn add(&self, adds: Vec<Add>, now_ms: i64) -> Result<Vec<Added>, StoreError> {
+        self.0.writer.add(adds, now_ms).await
+    }
+
+    async fn form(&self, request: FormRequest) -> Result<Formed, StoreError> {
+        self.write(Priority::Task, 0, request, |session, request| Box::pin(form::form(session, request)))
+            .await
+    }
+
+    async fn take_over(
+        &self,
+        holder: Holder,
+        room: usize,
+        now_ms: i64,
+    ) -> Result<Vec<LeasedBatch>, StoreError> {
+        let _ = now_ms;
+        self.write(Priority::Task, 0, (), move |session, ()| Box::pin(form::take_over(session, holder, room)))
+            .await
+    }
+
+    async fn settle_batches(
+        &self,
+        holder: Holder,
+        settlements: Vec<BatchSettlement>,
+        now_ms: i64,
+    ) -> Result<Vec<Settled>, StoreError> {
+        self.write(Priority::Task, 0, settlements, move |session, settlements| {
+            Box::pin(settle::settle(session, holder, settlements, now_ms))
+        })
+        .await
+    }
+
+    async fn groups(
+        &self,
+        after: Option<(ProcessorId, String)>,
+        limit: u32,
+        now_ms: i64,
+    ) -> Result<Vec<FoundGroup>, StoreError> {
+        let _ = now_ms;
+        form::groups(&self.0.readers, after, limit).await
+    }
+
+    async fn stop_processor(
+        &self,
+        tenant: TenantId,
+        id: ProcessorId,
+        stopped: Option<Stopped>,
+    ) -> Result<(), StoreError> {
+        self.write(Priority::Task, 0, stopped, move |session, stopped| {
+            Box::pin(stop(session, tenant, id, stopped.as_ref()))
+        })
+        .await
+    }
+
+    async fn retry_dead(
+        &self,
+        tenant: TenantId,
+        processor: ProcessorId,
+        id: Option<ItemId>,
+        limit: u32,
+        now_ms: i64,
+    ) -> Result<DeadChanged, StoreError> {
+        self.write(Priority::Task, 0, (), move |session, ()| {
+            Box::pin(dead::retry(session, tenant, processor, id, limit, now_ms))
+        })
+        .await
+    }
+
+    async fn drop_dead(
+        &self,
+        tenant: TenantId,
+        processor: ProcessorId,
+        id: Option<ItemId>,
+        limit: u32,
+    ) -> Result<DeadChanged, StoreError> {
+        self.write(Priority::Task, 0, (), move |session, ()| {
+            Box::pin(dead::forget(session, tenant, processor, id, limit))
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl BatchRecords for SqliteStore {
+    async fn processors(&self, tenant: TenantId) -> Result<Vec<(Processor, ProcessorCounts)>, StoreError> {
+        read::processors(&self.0.readers, tenant).await
+    }
+
+    async fn waiting(&self) -> Result<Vec<(TenantId, Waiting)>, StoreError> {
+        read::waiting(&self.0.readers).await
+    }
+
+    async fn items(
+        &self,
+        tenant: TenantId,
+        processor: ProcessorId,
+        after: Option<ItemId>,
+        limit: u32,
+    ) -> Result<Vec<ItemView>, StoreError> {
+        read::items(&self.0.readers, tenant, processor, after, limit).await
+    }
+
+    async fn rows(
+        &self,
+        tenant: TenantId,
+        processor: ProcessorId,
+        after: Option<ItemId>,
+        limit: u32,
+    ) -> Result<Vec<ItemView>, StoreError> {
+        read::rows(&self.0.readers, tenant, processor, after, limit).await
+    }
+
+    async fn dead_letters(
+        &self,
+        tenant: TenantId,
+        processor: ProcessorId,
+        after: Option<ItemId>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        dead::list(&self.0.readers, tenant, processor, after, limit).await
+    }
+}
+
+/// The rows of processors, made when they are missing.
+async fn ensure(
+    session: &mut Session,
+    tenant: TenantId,
+    names: &[ProcessorName],
+) -> Result<Vec<Processor>, StoreError> {
+    let texts: Vec<&str> = names.iter().map(ProcessorName::as_str).collect();
+    let query = "INSERT INTO processor (tenant, name) SELECT ?1, value FROM json_each(?2) WHERE true
+            ON CONFLICT DO NOTHING;
+        INSERT INTO batch_count (tenant) SELECT ?1 WHERE true ON CONFLICT DO NOTHING";
+    session.run(sqlx::query(query).bind(tenant.0).bind(json(&texts))).await?;
+    let query = "SELECT p.id, p.tenant, p.name, p.stopped_ms, p.stopped_version, p.code, p.message, p.detail
+        FROM json_each(?2) AS wanted CROSS JOIN processor AS p ON p.tenant = ?1 AND p.name = wanted.value
+        ORDER BY wanted.key";
+    let rows = session.rows(sqlx::query(query).bind(tenant.0).bind(json(&texts))).await?;
+    rows.iter().map(read::processor).collect()
+}
+
+/// Stops a processor, or starts it again.
+async fn stop(
+    session: &mut Session,
+    tenant: TenantId,
+    id: ProcessorId,
+    stopped: Option<&Stopped>,
+) -> Result<(), StoreError> {
+    let failure = stopped.map(|stopped| &stopped.failure);
+    let query =
+        "UPDATE processor SET stopped_ms = ?3, stopped_version = ?4, code = ?5, message = ?6, detail = ?7
+        WHERE id = ?1 AND tenant = ?2";
+    let query = sqlx::query(query).bind(id.0).bind(tenant.0).bind(stopped.map(|stopped| stopped.at_ms));
+    let query = query.bind(stopped.and_then(|stopped| Some(stopped.version?.0)));
+    let query = query.bind(failure.map(|failure| failure.code.as_str()));
+    let query = query.bind(failure.map(|failure| failure.message.as_str()));
+    session.run(query.bind(failure.and_then(encode_detail))).await
+}
