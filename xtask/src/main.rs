@@ -30,7 +30,8 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   test  [--no-install]            everything CI runs: formatting, lints, all tests, on SQLite and PostgreSQL
-  test  --only-postgres           what runs on PostgreSQL alone: the stores' tests and the program's
+  test  --only-postgres [--long]  what runs on PostgreSQL alone: the stores' tests and the program's;
+                                  --long: plans with 5,000,000 ended tasks, too
   demo  [--exit] [--port N]       a host with real records, from nothing to a table of results
   bench NAME                      one benchmark, as JSON lines
   check NAME [--long] [--postgres]

@@ -29,6 +29,8 @@ const NEED_WASI: &[&str] = &[
     "the_first_plugin_works_as_it_is_written",
 ];
 
+/// Tests that have a long form take it when this is set.
+const LONG_VARIABLE: &str = "KEIKO_TEST_LONG";
 /// The test binaries that start the program: they run on both engines.
 const PROGRAM: &[&str] = &["--test", "it", "--test", "api"];
 /// Modules and tests of those that are about one engine, or about what no database is part of: they run once.
@@ -47,16 +49,25 @@ struct Counts {
     failed: u64,
 }
 
+/// How much of it is wanted.
+#[derive(Clone, Copy, Debug)]
+struct Form {
+    /// What is about PostgreSQL, and no lints.
+    only_postgres: bool,
+    /// The long form of tests that have one.
+    long: bool,
+}
+
 /// Runs the command.
 pub fn run(mut arguments: Arguments) -> Result<ExitCode> {
     let install = Install::unless(arguments.flag("--no-install"));
     let asked = Toolchain::asked(&mut arguments)?;
     let wish = Wish::asked(&mut arguments)?;
-    let only_postgres = arguments.flag("--only-postgres");
+    let form = Form { only_postgres: arguments.flag("--only-postgres"), long: arguments.flag("--long") };
     arguments.finish()?;
     let mut steps = Steps::new();
     let mut counts = Counts::default();
-    let outcome = run_steps(&mut steps, asked, wish, install, only_postgres, &mut counts);
+    let outcome = run_steps(&mut steps, asked, wish, install, form, &mut counts);
     steps.print();
     if let Err(error) = &outcome {
         eprintln!("\nxtask: {error:#}");
@@ -70,7 +81,7 @@ fn run_steps(
     asked: Option<Toolchain>,
     wish: Wish,
     install: Install,
-    only_postgres: bool,
+    form: Form,
     counts: &mut Counts,
 ) -> Result<()> {
     let found = steps.step("system packages", || {
@@ -78,13 +89,13 @@ fn run_steps(
         wish.ensure(install)
     })?;
     let toolchain = guests::set_up(steps, asked, install)?;
-    if !only_postgres {
+    if !form.only_postgres {
         steps.run("formatting", cargo().args(["fmt", "--all", "--check"]))?;
         audit(steps)?;
     }
     guests::build(steps, toolchain, &guests::all()?)?;
     programs::ensure(steps, install)?;
-    if !only_postgres {
+    if !form.only_postgres {
         let mut clippy = cargo();
         clippy.args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]);
         steps.run("lints", &mut clippy)?;
@@ -94,11 +105,12 @@ fn run_steps(
     build.args(["build", "--workspace", "--lib", "--bins", "--tests"]);
     steps.run("build the host and its tests", &mut build)?;
     let server = steps.step("PostgreSQL", || found.start())?;
-    let all = Tests { names: &["--lib", "--bins", "--tests"], only: &[], skip: &[], engine: None };
+    let all =
+        Tests { names: &["--lib", "--bins", "--tests"], only: &[], skip: &[], engine: None, long: form.long };
     let stores = Tests { names: STORES, ..all };
     let postgres = Tests { names: PROGRAM, only: POSTGRES, ..all };
     let again = Tests { names: PROGRAM, skip: ONCE, engine: Some(POSTGRESQL), ..all };
-    let first = if only_postgres { [Some(stores), Some(postgres)] } else { [Some(all), None] };
+    let first = if form.only_postgres { [Some(stores), Some(postgres)] } else { [Some(all), None] };
     // Whatever fails, the others are worth seeing in the same run.
     let outcomes =
         first.into_iter().flatten().chain([again]).map(|tests| tests.run(steps, toolchain, &server, counts));
@@ -118,6 +130,7 @@ struct Tests {
     skip: &'static [&'static str],
     /// Where their hosts keep their tasks.
     engine: Option<&'static str>,
+    long: bool,
 }
 
 impl Tests {
@@ -137,6 +150,7 @@ impl Tests {
             tests.args(["test", "--workspace", "--no-fail-fast"]).args(self.names);
         }
         tests.envs(self.engine.map(|engine| (ENGINE_VARIABLE, engine)));
+        tests.envs(self.long.then_some((LONG_VARIABLE, "1")));
         tests.arg("--").args(self.only);
         let mut skipped = self.skip.to_vec();
         if toolchain == Toolchain::Fallback {
