@@ -13,6 +13,7 @@ mod guests;
 mod machine;
 mod measure;
 mod programs;
+mod redis;
 mod step;
 mod test;
 

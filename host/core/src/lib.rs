@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod agent;
+pub mod cache;
 pub mod catalog;
 pub mod code;
 pub mod crash;

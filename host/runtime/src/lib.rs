@@ -5,6 +5,7 @@
 
 mod attempt;
 mod bulk;
+pub mod cache;
 mod catalog;
 mod data;
 mod dispatcher;

@@ -6,6 +6,8 @@ use std::time::Duration;
 use keiko_core::limit;
 use keiko_core::retention::KeptFrom;
 
+use crate::cache::CacheOptions;
+
 /// Options of a runtime. The defaults are those of the limits table.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -33,6 +35,8 @@ pub struct Options {
     pub poll: Duration,
     /// How long ended tasks are kept.
     pub retention: Retention,
+    /// What the cache may take, and for how long.
+    pub cache: CacheOptions,
     /// Whether the database is this host's alone, so that every other holder is dead when it starts.
     pub exclusive: bool,
     /// Folder for the journal of running attempts; without one, a crash of the host is charged to nobody.
@@ -80,6 +84,7 @@ impl Default for Options {
             drain: Duration::from_secs(30),
             poll: Duration::from_secs(60),
             retention: Retention::default(),
+            cache: CacheOptions::default(),
             exclusive: false,
             journal_dir: None,
         }

@@ -15,6 +15,7 @@ use keiko_core::task::{AttemptRecord, Settlement, Transition};
 use keiko_core::{TaskId, TenantId, TenantName, Token};
 use tokio::sync::{Notify, mpsc};
 
+use crate::cache::{Cache, CacheParts, SignalPlane};
 use crate::catalog::Catalog;
 use crate::expirer::{self, TimeOuts};
 use crate::gauge::Gauge;
@@ -57,6 +58,8 @@ pub struct Parts {
     pub agents: Arc<dyn Agents>,
     /// What answers questions about many tasks.
     pub history: Arc<dyn History>,
+    /// Where values are kept that can be had again.
+    pub cache: CacheParts,
     /// The way to other hosts of the same database.
     pub signals: Arc<dyn Signals>,
     /// What runs guests.
@@ -104,7 +107,9 @@ impl Runtime {
         let rescued = parts.tasks.rescue(dead, started, now_ms).await?;
         let journal = new_journal(&options)?;
         let (ended, endings) = mpsc::channel(ENDED_MAX);
-        let Parts { tasks, records, catalog, components, agents, history, signals, runner, clock } = parts;
+        let Parts { tasks, records, catalog, components, agents, history, mut cache, signals, runner, clock } =
+            parts;
+        cache.backplanes.push(Arc::new(SignalPlane(Arc::clone(&signals))));
         let shared = Arc::new(Shared {
             ids: Ids::new(Arc::clone(&tasks), Arc::clone(&clock)),
             catalog: Catalog::new(catalog, components, Arc::clone(&runner), Arc::clone(&clock)),
@@ -114,7 +119,6 @@ impl Runtime {
             records,
             runner,
             clock,
-            options,
             tenants: entries,
             gauge: Gauge::default(),
             running: Running::default(),
@@ -123,6 +127,8 @@ impl Runtime {
             ended,
             agents,
             history,
+            cache: Cache::new(cache, options.cache),
+            options,
             signals,
             wake: Notify::new(),
             time_outs: TimeOuts::default(),
@@ -161,6 +167,8 @@ impl Runtime {
         intake.spawn(expirer::expire(Arc::clone(&shared), intake.stop_signal()));
         intake.spawn(upkeep::keep_up(Arc::clone(&shared), intake.stop_signal()));
         intake.spawn(upkeep::sweep(Arc::clone(&shared), intake.stop_signal()));
+        let tenants = shared.tenants.iter().map(|(id, entry)| entry.row(*id)).collect();
+        shared.cache.keep(&keeping, tenants);
         keeping.spawn(listener::listen(Arc::clone(&shared), keeping.stop_signal()));
         Runtime { shared, intake, workers, long, keeping }
     }

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
+use keiko_core::catalog::Tenant;
 use keiko_core::policy::{Grants, TenantPolicy};
 use keiko_core::port::{Agents, Clock, History, Records, Runner, Signal, Signals, TaskStore};
 use keiko_core::task::LeasedTask;
 use keiko_core::{Holder, PluginName, TaskId, TenantId, TenantName};
 use tokio::sync::{Notify, mpsc};
 
+use crate::cache::Cache;
 use crate::catalog::Catalog;
 use crate::expirer::TimeOuts;
 use crate::gauge::Gauge;
@@ -43,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) ended: mpsc::Sender<Ended>,
     pub(crate) agents: Arc<dyn Agents>,
     pub(crate) history: Arc<dyn History>,
+    pub(crate) cache: Cache,
     /// The way to other hosts of the same database.
     pub(crate) signals: Arc<dyn Signals>,
     /// There may be something to lease.
@@ -103,6 +106,13 @@ pub(crate) struct TenantEntry {
     pub(crate) policy: TenantPolicy,
     pub(crate) grants: Arc<Grants>,
     pub(crate) settings: BTreeMap<PluginName, Arc<BTreeMap<String, String>>>,
+}
+
+impl TenantEntry {
+    /// The tenant with its row.
+    pub(crate) fn row(&self, id: TenantId) -> Tenant {
+        Tenant { id, name: self.name.clone() }
+    }
 }
 
 /// A leased task on its way to a worker.

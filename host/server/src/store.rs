@@ -6,7 +6,10 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use keiko_core::port::{Agents, CatalogStore, Components, History, Records, Signals, StoreError, TaskStore};
+use keiko_core::cache::Installation;
+use keiko_core::port::{
+    Agents, CacheLevel, CatalogStore, Components, History, Records, Signals, StoreError, TaskStore,
+};
 use keiko_store::admin::Numbers;
 use keiko_store::postgres::{self, PostgresOptions, PostgresStore};
 use keiko_store::sqlite::{self, Lock, SqliteOptions, SqliteStore};
@@ -30,6 +33,7 @@ pub(crate) struct Seams {
     pub(crate) components: Arc<dyn Components>,
     pub(crate) agents: Arc<dyn Agents>,
     pub(crate) history: Arc<dyn History>,
+    pub(crate) cache: Arc<dyn CacheLevel>,
     pub(crate) signals: Arc<dyn Signals>,
 }
 
@@ -79,6 +83,19 @@ impl Store {
         }
     }
 
+    /// The random name of the database.
+    pub(crate) async fn installation(&self) -> Result<Installation, StoreError> {
+        match self {
+            Store::Sqlite(store) => Ok(store.installation()),
+            Store::Postgres(store, _) => store.installation().await,
+        }
+    }
+
+    /// Whether other hosts may use the same database.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self, Store::Postgres(..))
+    }
+
     /// The last numbers given out.
     pub(crate) async fn numbers(&self) -> Result<Numbers, StoreError> {
         match self {
@@ -114,7 +131,7 @@ impl Store {
 
 fn seams<S>(store: &S) -> Seams
 where
-    S: TaskStore + Records + CatalogStore + Components + Agents + History + Signals + Clone,
+    S: TaskStore + Records + CatalogStore + Components + Agents + History + CacheLevel + Signals + Clone,
 {
     Seams {
         tasks: Arc::new(store.clone()),
@@ -123,6 +140,7 @@ where
         components: Arc::new(store.clone()),
         agents: Arc::new(store.clone()),
         history: Arc::new(store.clone()),
+        cache: Arc::new(store.clone()),
         signals: Arc::new(store.clone()),
     }
 }

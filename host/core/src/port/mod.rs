@@ -2,6 +2,7 @@
 //! breaks a cycle between layers.
 
 mod agent;
+mod cache;
 mod catalog;
 mod clock;
 mod runner;
@@ -9,6 +10,7 @@ mod signal;
 mod task;
 
 pub use agent::{Agents, History};
+pub use cache::{Backplane, CacheLevel, Change, ChangeKind, Heard, Kept, LevelUsage};
 pub use catalog::{CatalogStore, Components};
 pub use clock::Clock;
 pub use runner::{

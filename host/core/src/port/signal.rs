@@ -3,6 +3,7 @@
 
 use async_trait::async_trait;
 
+use super::Change;
 use crate::id::TaskId;
 
 /// News, gathered.
@@ -16,9 +17,18 @@ pub struct Signal {
     pub ended: Vec<TaskId>,
     /// More tasks have ended than were worth naming.
     pub many_ended: bool,
+    /// These entries of the cache were changed.
+    pub cache: Vec<Change>,
+    /// More of them were than were worth naming.
+    pub cache_many: bool,
 }
 
 impl Signal {
+    /// Anything may have happened.
+    pub fn anything() -> Signal {
+        Signal { ready: true, catalog: true, many_ended: true, cache_many: true, ..Signal::default() }
+    }
+
     /// Whether there is no news.
     pub fn is_empty(&self) -> bool {
         *self == Signal::default()
@@ -30,6 +40,8 @@ impl Signal {
         self.catalog |= other.catalog;
         self.many_ended |= other.many_ended;
         self.ended.extend(other.ended);
+        self.cache_many |= other.cache_many;
+        self.cache.extend(other.cache);
     }
 }
 

@@ -23,6 +23,7 @@ use keiko_core::retention::KeptFrom;
 use keiko_core::stop::Stop;
 use keiko_core::task::{CancelAnswer, Payload, RetryAnswer, Settled, Settlement, Submit, Submitted};
 use keiko_core::{Digest, GroupId, Holder, TaskId, TenantId, TenantName, Token};
+use keiko_runtime::cache::CacheParts;
 use keiko_runtime::{Handle, Options, Parts, Runtime, TaskRequest, TenantOptions};
 use keiko_store::memory::MemoryStore;
 use keiko_store::sqlite::{SqliteOptions, SqliteStore};
@@ -266,6 +267,19 @@ impl Bench {
         Bench { _folder: folder, store: Arc::new(faulty), clock, options, policy: TenantPolicy::default() }
     }
 
+    /// A cache on the store's file alone.
+    pub fn cache_parts(&self) -> CacheParts {
+        let store = &self.store.store;
+        CacheParts {
+            installation: store.installation(),
+            redis: None,
+            database: Some(Arc::new(store.clone())),
+            backplanes: Vec::new(),
+            shared: false,
+            clock: self.clock.clone(),
+        }
+    }
+
     pub async fn start<F>(&self, play: F) -> (Runtime, Handle, TenantId)
     where
         F: Fn(Attempt, Arc<dyn HostPort>, Stop) -> BoxFuture<'static, AttemptReport> + Send + Sync + 'static,
@@ -291,6 +305,7 @@ impl Bench {
             components: store.clone(),
             agents: store.clone(),
             history: store.clone(),
+            cache: self.cache_parts(),
             signals: store,
             runner: Arc::new(Script(Arc::new(play))),
             clock: self.clock.clone(),

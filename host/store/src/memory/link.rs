@@ -88,8 +88,7 @@ impl Link {
     pub(super) fn set_faults(&self, faults: Faults) {
         let before = std::mem::replace(&mut self.doing.lock().faults, faults);
         if before.down && !faults.down {
-            let anything = Signal { ready: true, catalog: true, ended: Vec::new(), many_ended: true };
-            self.shared.boxes.lock().entry(self.number).or_default().add(anything);
+            self.shared.boxes.lock().entry(self.number).or_default().add(Signal::anything());
         }
     }
 

@@ -7,6 +7,7 @@
 //!   its own.
 
 mod agents;
+mod cache;
 mod catalog;
 mod groups;
 mod history;
@@ -30,6 +31,7 @@ use keiko_core::port::{
 use keiko_core::retention::KeptFrom;
 use keiko_core::task::{CancelAnswer, RetryAnswer, Settled, Settlement, Submit, Submitted};
 
+pub use self::cache::{LevelFault, MemoryLevel, MemoryPlane};
 pub use self::link::Faults;
 use self::link::{Link, Shared};
 #[doc(hidden)]

@@ -20,6 +20,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("incomplete", include_str!("../../../../migrations/postgres/0005_incomplete.sql")),
     ("groups", include_str!("../../../../migrations/postgres/0006_groups.sql")),
     ("plugin_generations", include_str!("../../../../migrations/postgres/0007_plugin_generations.sql")),
+    ("cache", include_str!("../../../../migrations/postgres/0008_cache.sql")),
 ];
 
 /// How a file starts that cannot run in a transaction.

@@ -11,6 +11,7 @@
 
 pub mod admin;
 mod agents;
+pub(crate) mod cache;
 mod catalog;
 mod child;
 mod component;

@@ -20,6 +20,7 @@ const SCHEMA: &[&str] = &[
     include_str!("../../../../migrations/postgres/0005_incomplete.sql"),
     include_str!("../../../../migrations/postgres/0006_groups.sql"),
     include_str!("../../../../migrations/postgres/0007_plugin_generations.sql"),
+    include_str!("../../../../migrations/postgres/0008_cache.sql"),
 ];
 
 /// Keeps tests apart that find no template.
