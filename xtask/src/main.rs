@@ -15,6 +15,7 @@ mod guests;
 mod machine;
 mod measure;
 mod programs;
+mod redis;
 mod step;
 mod test;
 

@@ -16,6 +16,7 @@ use crate::database::{Server, Wish};
 use crate::guests::{self, Toolchain};
 use crate::machine::{self, Install};
 use crate::programs;
+use crate::redis;
 use crate::step::{self, Steps, cargo};
 
 /// Tests of what a guest reaches through its standard library, which has no WASI when the fallback toolchain built it.
@@ -86,6 +87,7 @@ fn run_steps(
 ) -> Result<()> {
     let found = steps.step("system packages", || {
         machine::ensure_compiler(install)?;
+        redis::ensure(install)?;
         wish.ensure(install)
     })?;
     let toolchain = guests::set_up(steps, asked, install)?;
@@ -105,6 +107,7 @@ fn run_steps(
     build.args(["build", "--workspace", "--lib", "--bins", "--tests"]);
     steps.run("build the host and its tests", &mut build)?;
     let server = steps.step("PostgreSQL", || found.start())?;
+    let redis = steps.step("Redis", redis::start)?;
     let all =
         Tests { names: &["--lib", "--bins", "--tests"], only: &[], skip: &[], engine: None, long: form.long };
     let stores = Tests { names: STORES, ..all };
@@ -112,8 +115,11 @@ fn run_steps(
     let again = Tests { names: PROGRAM, skip: ONCE, engine: Some(POSTGRESQL), ..all };
     let first = if form.only_postgres { [Some(stores), Some(postgres)] } else { [Some(all), None] };
     // Whatever fails, the others are worth seeing in the same run.
-    let outcomes =
-        first.into_iter().flatten().chain([again]).map(|tests| tests.run(steps, toolchain, &server, counts));
+    let outcomes = first
+        .into_iter()
+        .flatten()
+        .chain([again])
+        .map(|tests| tests.run(steps, toolchain, (&server, &redis), counts));
     let outcome = outcomes.fold(Ok(()), Result::and);
     let stopped = steps.step("stop PostgreSQL", || server.stop());
     outcome.and(stopped)
@@ -139,11 +145,12 @@ impl Tests {
         self,
         steps: &mut Steps,
         toolchain: Toolchain,
-        server: &Server,
+        (server, redis): (&Server, &redis::Server),
         counts: &mut Counts,
     ) -> Result<()> {
         let mut tests = cargo();
         server.hand_to(&mut tests);
+        redis.hand_to(&mut tests);
         if step::succeeds(cargo().args(["nextest", "--version"])) {
             tests.args(["nextest", "run", "--workspace"]).args(self.names);
         } else {

@@ -6,6 +6,7 @@
 pub mod admission;
 pub mod agent;
 pub mod batch;
+pub mod cache;
 pub mod catalog;
 pub mod code;
 pub mod crash;

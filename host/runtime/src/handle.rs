@@ -24,6 +24,7 @@ use keiko_core::time_out::Ends;
 use keiko_core::{AgentId, GroupId, KindId, TaskId, TenantId, TenantName, UserId};
 
 use crate::batch::{self, BatchFigures};
+use crate::cache::Cache;
 use crate::options::Options;
 use crate::request::{Accepted, AttemptLog, Error, TaskDetail, TaskRequest};
 use crate::shared::{Figures, Shared, TenantEntry};
@@ -52,6 +53,11 @@ impl Handle {
     /// The options this host runs with.
     pub fn options(&self) -> &Options {
         &self.shared.options
+    }
+
+    /// The cache.
+    pub fn cache(&self) -> &Cache {
+        &self.shared.cache
     }
 
     /// What this host has counted since it started.

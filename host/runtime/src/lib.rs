@@ -6,6 +6,7 @@
 mod attempt;
 mod batch;
 mod bulk;
+pub mod cache;
 mod catalog;
 mod data;
 mod dispatcher;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use keiko_core::TaskId;
-use keiko_core::port::Signal;
+use keiko_core::catalog::Tenant;
+use keiko_core::port::{Heard, Signal};
 use keiko_core::stop::StopReason;
 use tokio_util::sync::CancellationToken;
 
@@ -48,4 +49,9 @@ async fn take(shared: &Shared, signal: Signal) {
         }
     }
     shared.waiters.tell(signal.ended);
+    if signal.cache_many {
+        shared.cache.take(Heard::Found, &[]);
+    }
+    let tenants: Vec<Tenant> = shared.tenants.iter().map(|(id, entry)| entry.row(*id)).collect();
+    shared.cache.take(Heard::Changes(signal.cache), &tenants);
 }

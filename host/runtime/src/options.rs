@@ -6,6 +6,7 @@ use std::time::Duration;
 use keiko_core::limit;
 use keiko_core::retention::KeptFrom;
 
+use crate::cache::CacheOptions;
 use crate::point::KillAt;
 
 /// Options of a runtime. The defaults are those of the limits table.
@@ -39,6 +40,8 @@ pub struct Options {
     pub batch_memory_bytes: u64,
     /// Where a test kills the host.
     pub kill_at: Option<KillAt>,
+    /// What the cache may take, and for how long.
+    pub cache: CacheOptions,
     /// Whether the database is this host's alone, so that every other holder is dead when it starts.
     pub exclusive: bool,
     /// Folder for the journal of running attempts; without one, a crash of the host is charged to nobody.
@@ -88,6 +91,7 @@ impl Default for Options {
             retention: Retention::default(),
             batch_memory_bytes: limit::BATCH_MEMORY_BYTES,
             kill_at: None,
+            cache: CacheOptions::default(),
             exclusive: false,
             journal_dir: None,
         }

@@ -18,6 +18,7 @@ use keiko_core::{TaskId, TenantId, TenantName, Token};
 use tokio::sync::{Notify, mpsc};
 
 use crate::batch::{self, Batches};
+use crate::cache::{Cache, CacheParts, SignalPlane};
 use crate::catalog::Catalog;
 use crate::expirer::{self, TimeOuts};
 use crate::gauge::Gauge;
@@ -65,6 +66,8 @@ pub struct Parts {
     pub batches: Arc<dyn BatchStore>,
     /// Where batches are read.
     pub batch_records: Arc<dyn BatchRecords>,
+    /// Where values are kept that can be had again.
+    pub cache: CacheParts,
     /// The way to other hosts of the same database.
     pub signals: Arc<dyn Signals>,
     /// What runs guests.
@@ -114,7 +117,8 @@ impl Runtime {
         let (ended, endings) = mpsc::channel(ENDED_MAX);
         let Parts { tasks, records, catalog, components, agents, history, batches, batch_records, .. } =
             parts.clone();
-        let Parts { signals, runner, clock, .. } = parts;
+        let Parts { mut cache, signals, runner, clock, .. } = parts;
+        cache.backplanes.push(Arc::new(SignalPlane(Arc::clone(&signals))));
         let memory = |(tenant, entry): (&TenantId, &Arc<TenantEntry>)| {
             (*tenant, entry.policy.batches.memory_bytes_max)
         };
@@ -130,7 +134,6 @@ impl Runtime {
             records,
             runner,
             clock,
-            options,
             tenants: entries,
             gauge: Gauge::default(),
             running: Running::default(),
@@ -139,6 +142,8 @@ impl Runtime {
             ended,
             agents,
             history,
+            cache: Cache::new(cache, options.cache),
+            options,
             signals,
             wake: Notify::new(),
             time_outs: TimeOuts::default(),
@@ -186,6 +191,8 @@ impl Runtime {
         intake.spawn(upkeep::keep_up(Arc::clone(&shared), intake.stop_signal()));
         intake.spawn(upkeep::sweep(Arc::clone(&shared), intake.stop_signal()));
         keeping.spawn(batch::service::serve(Arc::clone(&shared), events, keeping.stop_signal()));
+        let tenants = shared.tenants.iter().map(|(id, entry)| entry.row(*id)).collect();
+        shared.cache.keep(&keeping, tenants);
         keeping.spawn(listener::listen(Arc::clone(&shared), keeping.stop_signal()));
         Runtime { shared, intake, workers, long, keeping }
     }

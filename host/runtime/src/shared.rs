@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use keiko_core::batch::Wish;
+use keiko_core::catalog::Tenant;
 use keiko_core::policy::{Grants, TenantPolicy};
 use keiko_core::port::{Agents, Clock, History, Records, Runner, Signal, Signals, TaskStore};
 use keiko_core::task::LeasedTask;
@@ -13,6 +14,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::batch::job::BatchJob;
 use crate::batch::{BatchFigures, Batches};
+use crate::cache::Cache;
 use crate::catalog::Catalog;
 use crate::expirer::TimeOuts;
 use crate::gauge::Gauge;
@@ -47,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) ended: mpsc::Sender<Ended>,
     pub(crate) agents: Arc<dyn Agents>,
     pub(crate) history: Arc<dyn History>,
+    pub(crate) cache: Cache,
     /// The way to other hosts of the same database.
     pub(crate) signals: Arc<dyn Signals>,
     /// There may be something to lease.
@@ -125,6 +128,13 @@ pub(crate) enum Job {
     Task(TaskJob),
     /// A batch.
     Batch(Box<BatchJob>),
+}
+
+impl TenantEntry {
+    /// The tenant with its row.
+    pub(crate) fn row(&self, id: TenantId) -> Tenant {
+        Tenant { id, name: self.name.clone() }
+    }
 }
 
 /// A leased task on its way to a worker.

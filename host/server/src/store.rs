@@ -6,9 +6,10 @@
 use std::error::Error;
 use std::sync::Arc;
 
+use keiko_core::cache::Installation;
 use keiko_core::port::{
-    Agents, BatchRecords, BatchStore, CatalogStore, Components, History, Records, Signals, StoreError,
-    TaskStore,
+    Agents, BatchRecords, BatchStore, CacheLevel, CatalogStore, Components, History, Records, Signals,
+    StoreError, TaskStore,
 };
 use keiko_store::admin::Numbers;
 use keiko_store::postgres::{self, PostgresOptions, PostgresStore};
@@ -35,6 +36,7 @@ pub(crate) struct Seams {
     pub(crate) history: Arc<dyn History>,
     pub(crate) batches: Arc<dyn BatchStore>,
     pub(crate) batch_records: Arc<dyn BatchRecords>,
+    pub(crate) cache: Arc<dyn CacheLevel>,
     pub(crate) signals: Arc<dyn Signals>,
 }
 
@@ -84,6 +86,19 @@ impl Store {
         }
     }
 
+    /// The random name of the database.
+    pub(crate) async fn installation(&self) -> Result<Installation, StoreError> {
+        match self {
+            Store::Sqlite(store) => Ok(store.installation()),
+            Store::Postgres(store, _) => store.installation().await,
+        }
+    }
+
+    /// Whether other hosts may use the same database.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self, Store::Postgres(..))
+    }
+
     /// The last numbers given out.
     pub(crate) async fn numbers(&self) -> Result<Numbers, StoreError> {
         match self {
@@ -127,6 +142,7 @@ where
         + History
         + BatchStore
         + BatchRecords
+        + CacheLevel
         + Signals
         + Clone,
 {
@@ -139,6 +155,7 @@ where
         history: Arc::new(store.clone()),
         batches: Arc::new(store.clone()),
         batch_records: Arc::new(store.clone()),
+        cache: Arc::new(store.clone()),
         signals: Arc::new(store.clone()),
     }
 }

@@ -13,9 +13,11 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use keiko_core::limit::{BEAT_MS, IDLE_BEAT_MS, LEASE_MS, SELF_CANCEL_MS};
-use keiko_core::port::{Clock, Components, InstallError, StoreError};
+use keiko_core::port::{CacheLevel, Clock, Components, InstallError, StoreError};
 use keiko_engine::{ClusterKey, Compiler, Engine, EngineOptions, KeyError};
+use keiko_runtime::cache::CacheParts;
 use keiko_runtime::{DrainReport, Handle, Options, Parts, Runtime};
+use keiko_store::redis::RedisLevel;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -65,6 +67,9 @@ pub enum StartError {
     /// The database cannot be read.
     #[error("the database: {0}")]
     Database(StoreError),
+    /// The client of Redis cannot be made.
+    #[error("the cache: {}", crate::store::with_causes(.0))]
+    Redis(keiko_store::redis::OpenError),
     /// The engine cannot be made.
     #[error("the engine: {0}")]
     Engine(InstallError),
@@ -140,8 +145,18 @@ impl HostBuilder {
             Some(key) => key.clone(),
             None => ClusterKey::load_or_create(&data_dir.join("cluster.key")).map_err(StartError::Key)?,
         };
-        let Seams { tasks, records, catalog, components, agents, history, batches, batch_records, signals } =
-            store.seams();
+        let Seams {
+            tasks,
+            records,
+            catalog,
+            components,
+            agents,
+            history,
+            batches,
+            batch_records,
+            cache,
+            signals,
+        } = store.seams();
         let engine = EngineOptions {
             artifacts_dir: data_dir.join("artifacts"),
             cluster_key,
@@ -150,6 +165,7 @@ impl HostBuilder {
         };
         let engine = Engine::new(engine, Arc::clone(&components)).map_err(StartError::Engine)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let cache = cache_parts(&config, &store, cache, Arc::clone(&clock)).await?;
         let parts = Parts {
             tasks,
             records,
@@ -159,6 +175,7 @@ impl HostBuilder {
             history,
             batches,
             batch_records,
+            cache,
             signals,
             runner: Arc::new(engine.clone()),
             clock: Arc::clone(&clock),
@@ -330,12 +347,39 @@ fn runtime_options(config: &Config) -> Options {
         idle_beat: part_of_lease(IDLE_BEAT_MS),
         self_cancel: part_of_lease(SELF_CANCEL_MS),
         retention: config.retention,
+        cache: config.cache.options,
         exclusive: config.database.url.is_none(),
         journal_dir: Some(config.data_dir.join(JOURNAL)),
         // Only tests set it.
         kill_at: std::env::var(KILL_AT).ok().and_then(|text| text.parse().ok()),
         ..Options::default()
     }
+}
+
+/// The levels of the cache that the configuration names.
+async fn cache_parts(
+    config: &Config,
+    store: &Store,
+    database: Arc<dyn CacheLevel>,
+    clock: Arc<dyn Clock>,
+) -> Result<CacheParts, StartError> {
+    let installation = store.installation().await.map_err(StartError::Database)?;
+    let mut parts = CacheParts {
+        installation: installation.clone(),
+        redis: None,
+        database: (config.cache.options.database_bytes > 0).then_some(database),
+        backplanes: Vec::new(),
+        shared: store.is_shared(),
+        clock,
+    };
+    if let Some(url) = &config.cache.redis_url {
+        let redis = RedisLevel::open(url.reveal(), installation).map_err(StartError::Redis)?;
+        parts.redis = Some(Arc::new(redis.clone()));
+        if parts.shared {
+            parts.backplanes.push(Arc::new(redis));
+        }
+    }
+    Ok(parts)
 }
 
 async fn bind(address: SocketAddr) -> Result<Listening, StartError> {

@@ -3,6 +3,7 @@
 
 mod agent;
 mod batch;
+mod cache;
 mod catalog;
 mod clock;
 mod runner;
@@ -11,6 +12,7 @@ mod task;
 
 pub use agent::{Agents, History};
 pub use batch::{BatchRecords, BatchStore, DeadChanged, FormRequest, Formed, FoundGroup};
+pub use cache::{Backplane, CacheLevel, Change, ChangeKind, Heard, Kept, LevelUsage};
 pub use catalog::{CatalogStore, Components};
 pub use clock::Clock;
 pub use runner::{

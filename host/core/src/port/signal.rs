@@ -3,6 +3,7 @@
 
 use async_trait::async_trait;
 
+use super::Change;
 use crate::id::TaskId;
 
 /// News, gathered.
@@ -18,12 +19,23 @@ pub struct Signal {
     pub ended: Vec<TaskId>,
     /// More tasks have ended than were worth naming.
     pub many_ended: bool,
+    /// These entries of the cache were changed.
+    pub cache: Vec<Change>,
+    /// More of them were than were worth naming.
+    pub cache_many: bool,
 }
 
 impl Signal {
     /// Anything may have changed: news could have been lost.
     pub fn anything() -> Signal {
-        Signal { ready: true, catalog: true, items: true, ended: Vec::new(), many_ended: true }
+        Signal {
+            ready: true,
+            catalog: true,
+            items: true,
+            many_ended: true,
+            cache_many: true,
+            ..Signal::default()
+        }
     }
 
     /// Whether there is no news.
@@ -38,6 +50,8 @@ impl Signal {
         self.items |= other.items;
         self.many_ended |= other.many_ended;
         self.ended.extend(other.ended);
+        self.cache_many |= other.cache_many;
+        self.cache.extend(other.cache);
     }
 }
 

@@ -24,6 +24,7 @@ use keiko_core::retention::KeptFrom;
 use keiko_core::stop::Stop;
 use keiko_core::task::{CancelAnswer, Payload, RetryAnswer, Settled, Settlement, Submit, Submitted};
 use keiko_core::{Digest, GroupId, Holder, ProcessorName, TaskId, TenantId, TenantName, Token};
+use keiko_runtime::cache::CacheParts;
 use keiko_runtime::{Handle, Options, Parts, Runtime, TaskRequest, TenantOptions};
 use keiko_store::memory::MemoryStore;
 use keiko_store::sqlite::{SqliteOptions, SqliteStore};
@@ -301,6 +302,19 @@ impl Bench {
         }
     }
 
+    /// A cache on the store's file alone.
+    pub fn cache_parts(&self) -> CacheParts {
+        let store = &self.store.store;
+        CacheParts {
+            installation: store.installation(),
+            redis: None,
+            database: Some(Arc::new(store.clone())),
+            backplanes: Vec::new(),
+            shared: false,
+            clock: self.clock.clone(),
+        }
+    }
+
     pub async fn start<F>(&self, play: F) -> (Runtime, Handle, TenantId)
     where
         F: Fn(Attempt, Arc<dyn HostPort>, Stop) -> BoxFuture<'static, AttemptReport> + Send + Sync + 'static,
@@ -328,6 +342,7 @@ impl Bench {
             history: store.clone(),
             batches: store.clone(),
             batch_records: store.clone(),
+            cache: self.cache_parts(),
             signals: store,
             runner: Arc::new(Script(Arc::new(play), self.batch.clone())),
             clock: self.clock.clone(),
@@ -356,6 +371,7 @@ pub async fn start_on(store: MemoryStore, running_max: usize) -> (Runtime, Handl
     let play = |attempt: Attempt, _, _| -> BoxFuture<'static, AttemptReport> {
         Box::pin(async move { echo(&attempt) })
     };
+    let clock = Arc::new(Shifted::default());
     let parts = Parts {
         tasks: store.clone(),
         records: store.clone(),
@@ -365,9 +381,17 @@ pub async fn start_on(store: MemoryStore, running_max: usize) -> (Runtime, Handl
         history: store.clone(),
         batches: store.clone(),
         batch_records: store.clone(),
+        cache: CacheParts {
+            installation: "memory".parse().expect("a name"),
+            redis: None,
+            database: None,
+            backplanes: Vec::new(),
+            shared: false,
+            clock: clock.clone(),
+        },
         signals: store,
         runner: Arc::new(Script(Arc::new(play), Arc::new(work_all))),
-        clock: Arc::new(Shifted::default()),
+        clock,
     };
     let options = Options { workers: 1, running_max, ..Options::default() };
     let name = "default".parse().expect("a name");

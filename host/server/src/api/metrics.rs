@@ -6,8 +6,10 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use keiko_core::cache::Level as CacheLevel;
 use keiko_engine::EngineCounts;
 use keiko_runtime::Figures;
+use keiko_runtime::cache::{CacheFigures, Event, Outcome};
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
@@ -37,20 +39,28 @@ impl Metrics {
     fn describe(&self) {
         let counters = COUNTERS.iter().map(|&(name, text, _)| (name, text));
         let of_engine = ENGINE_COUNTERS.iter().map(|&(name, text, _)| (name, text));
-        for (name, text) in counters.chain(of_engine).chain(POOL_COUNTERS.iter().copied()) {
+        for (name, text) in
+            counters.chain(of_engine).chain(CACHE_COUNTERS.iter().chain(POOL_COUNTERS).copied())
+        {
             let (name, text) = (KeyName::from_const_str(name), SharedString::const_str(text));
             self.recorder.describe_counter(name, Some(Unit::Count), text);
         }
         let gauges = GAUGES.iter().map(|&(name, text, _)| (name, text));
         let of_engine = ENGINE_GAUGES.iter().map(|&(name, text, _)| (name, text));
-        for (name, text) in gauges.chain(of_engine).chain(POOL_GAUGES.iter().copied()) {
+        for (name, text) in gauges.chain(of_engine).chain(CACHE_GAUGES.iter().chain(POOL_GAUGES).copied()) {
             let (name, text) = (KeyName::from_const_str(name), SharedString::const_str(text));
             self.recorder.describe_gauge(name, Some(Unit::Count), text);
         }
     }
 
     /// The page, of this moment.
-    fn render(&self, figures: &Figures, engine: &EngineCounts, pool: Option<&PoolFigures>) -> String {
+    fn render(
+        &self,
+        figures: &Figures,
+        engine: &EngineCounts,
+        cache: &CacheFigures,
+        pool: Option<&PoolFigures>,
+    ) -> String {
         for (name, _, read) in COUNTERS {
             self.count(Key::from_static_name(name), read(figures));
         }
@@ -63,6 +73,7 @@ impl Metrics {
         for (name, _, read) in ENGINE_GAUGES {
             self.gauge(Key::from_static_name(name), read(engine) as f64);
         }
+        self.set_cache(cache);
         if let Some(pool) = pool {
             self.set_pool(pool);
         }
@@ -81,6 +92,26 @@ impl Metrics {
         self.count(Key::from_static_name("keiko_pool_slow_acquires_total"), pool.slow);
         self.count(Key::from_static_name("keiko_replica_reads_total"), pool.replica_reads);
         self.count(Key::from_static_name("keiko_replica_fallbacks_total"), pool.replica_fallbacks);
+    }
+
+    fn set_cache(&self, cache: &CacheFigures) {
+        for level in CacheLevel::ALL {
+            for outcome in Outcome::ALL {
+                let labels = vec![
+                    Label::from_static_parts("level", level.as_str()),
+                    Label::from_static_parts("outcome", outcome.as_str()),
+                ];
+                self.count(Key::from_parts(CACHE_COUNTERS[0].0, labels), cache.level(level, outcome));
+            }
+        }
+        for event in Event::ALL {
+            let labels = vec![Label::from_static_parts("event", event.as_str())];
+            self.count(Key::from_parts(CACHE_COUNTERS[1].0, labels), cache.event(event));
+        }
+        let gauges = [cache.memory_entries, cache.memory_bytes, cache.unrepeated as u64];
+        for ((name, _), value) in CACHE_GAUGES.iter().zip(gauges) {
+            self.gauge(Key::from_static_name(name), value as f64);
+        }
     }
 
     fn count(&self, key: Key, value: u64) {
@@ -143,6 +174,17 @@ const ENGINE_GAUGES: &[(&str, &str, ReadEngine)] = &[
     ("keiko_components_held", "Components in memory, those that drain included", |counts| counts.held as u64),
 ];
 
+const CACHE_COUNTERS: &[(&str, &str)] = &[
+    ("keiko_cache_level_total", "Answers of the levels of the cache, by level and outcome"),
+    ("keiko_cache_events_total", "What else happened in the cache, by event"),
+];
+
+const CACHE_GAUGES: &[(&str, &str)] = &[
+    ("keiko_cache_memory_entries", "Entries of the cache in this host's memory"),
+    ("keiko_cache_memory_bytes", "Bytes that they take"),
+    ("keiko_cache_unrepeated", "Changes that a level of the cache has missed and that wait to be repeated"),
+];
+
 const POOL_COUNTERS: &[(&str, &str)] = &[
     ("keiko_pool_acquires_total", "Reads that got a database connection"),
     ("keiko_pool_timeouts_total", "Reads that waited too long for a database connection and got none"),
@@ -161,7 +203,8 @@ const POOL_GAUGES: &[(&str, &str)] = &[
 
 /// `GET /metrics`.
 pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response {
-    let page = api.metrics.render(&api.handle.figures(), &api.engine.counts(), (api.pool)().as_ref());
+    let (engine, cache) = (api.engine.counts(), api.handle.cache().figures());
+    let page = api.metrics.render(&api.handle.figures(), &engine, &cache, (api.pool)().as_ref());
     let mut response = page.into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, TEXT);
     response
@@ -177,10 +220,11 @@ mod tests {
         let figures = Figures { leased: 3, running: 2, ..Figures::default() };
         let pool = PoolFigures { size: 5, idle: 4, in_use: 1, acquires: 9, ..PoolFigures::default() };
         let engine = EngineCounts { loaded: 6, held: 7, artifacts_refused: 8, ..EngineCounts::default() };
-        let without = metrics.render(&figures, &engine, None);
+        let cache = CacheFigures::default();
+        let without = metrics.render(&figures, &engine, &cache, None);
         assert!(!without.contains("keiko_pool_acquires_total "), "{without}");
-        metrics.render(&figures, &engine, Some(&pool));
-        let page = metrics.render(&Figures { leased: 4, ..figures }, &engine, Some(&pool));
+        metrics.render(&figures, &engine, &cache, Some(&pool));
+        let page = metrics.render(&Figures { leased: 4, ..figures }, &engine, &cache, Some(&pool));
         for line in [
             "# TYPE keiko_tasks_leased_total counter",
             "keiko_tasks_leased_total 4",
@@ -191,6 +235,8 @@ mod tests {
             "keiko_pool_connections{state=\"idle\"} 4",
             "keiko_pool_connections{state=\"in_use\"} 1",
             "keiko_pool_acquires_total 9",
+            "keiko_cache_level_total{level=\"redis\",outcome=\"hit\"} 0",
+            "keiko_cache_events_total{event=\"computed\"} 0",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
         }

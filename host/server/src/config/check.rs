@@ -94,6 +94,7 @@ impl Checker {
             drain: Duration::from_secs(self.number("host.drain_s", 30, 0, 3_600)),
             lease: Duration::from_secs(self.number("host.lease_s", LEASE_MS as u64 / 1_000, 2, 600)),
             database: self.database(),
+            cache: self.cache(),
             retention: self.retention(),
             cluster_key: None,
             log: log.unwrap_or_default(),
@@ -404,6 +405,7 @@ impl TenantWritten {
     }
 }
 
+mod cache;
 mod database;
 mod processor;
 #[cfg(test)]

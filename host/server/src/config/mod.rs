@@ -10,17 +10,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use keiko_engine::ClusterKey;
+use keiko_runtime::cache::CacheOptions;
 use keiko_runtime::{Retention, TenantOptions};
 
 use crate::token::TokenEntry;
 
 mod check;
 mod origin;
+mod redis;
 mod suggest;
 mod url;
 mod written;
 
 pub use origin::Origin;
+pub use redis::RedisUrl;
 pub use url::DatabaseUrl;
 pub use written::{Flags, Layers};
 
@@ -43,6 +46,8 @@ pub struct Config {
     pub lease: Duration,
     /// Where tasks are kept, and how.
     pub database: Database,
+    /// The cache's levels.
+    pub cache: CacheConfig,
     /// How long ended tasks are kept.
     pub retention: Retention,
     /// The key of compiled components, when it does not come from the data folder.
@@ -110,6 +115,15 @@ pub struct Database {
     pub statement_cache: usize,
     /// Waiting for a connection longer than this is counted.
     pub slow_acquire: Duration,
+}
+
+/// `[cache]`.
+#[derive(Clone, Debug)]
+pub struct CacheConfig {
+    /// A server that hosts share; without one there is no such level.
+    pub redis_url: Option<RedisUrl>,
+    /// Sizes and times of the levels.
+    pub options: CacheOptions,
 }
 
 /// A tenant: what the runtime is told of it, and who may speak for it.

@@ -17,9 +17,13 @@ use super::{ConfigError, Mistake};
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// The tables of the scalar values.
-const SECTIONS: &[&str] = &["host", "database", "retention", "api"];
+const SECTIONS: &[&str] = &["host", "database", "cache", "retention", "api"];
 /// Variables with a name of their own, and what they set; the long name wins.
-const SHORT: &[(&str, &str)] = &[("KEIKO_LOG", "host.log"), ("KEIKO_DATABASE_URL", "database.url")];
+const SHORT: &[(&str, &str)] = &[
+    ("KEIKO_LOG", "host.log"),
+    ("KEIKO_DATABASE_URL", "database.url"),
+    ("KEIKO_REDIS_URL", "cache.redis_url"),
+];
 /// The variable of the key that hosts of one database share. A file is no place for it.
 pub(super) const CLUSTER_KEY: &str = "KEIKO_CLUSTER_KEY";
 
@@ -46,6 +50,14 @@ pub(super) const SCALARS: &[(&str, Kind)] = &[
     ("database.statement_log", Kind::Boolean),
     ("database.statement_cache", Kind::Number),
     ("database.slow_acquire_ms", Kind::Number),
+    ("cache.memory_mib", Kind::Number),
+    ("cache.memory_s", Kind::Number),
+    ("cache.redis_url", Kind::Text),
+    ("cache.redis_s", Kind::Number),
+    ("cache.redis_timeout_ms", Kind::Number),
+    ("cache.database_mib", Kind::Number),
+    ("cache.database_s", Kind::Number),
+    ("cache.database_timeout_ms", Kind::Number),
     ("retention.completed_days", Kind::Number),
     ("retention.failed_days", Kind::Number),
     ("retention.cancelled_days", Kind::Number),

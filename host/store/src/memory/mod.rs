@@ -8,6 +8,7 @@
 
 mod agents;
 mod batches;
+mod cache;
 mod catalog;
 mod groups;
 mod history;
@@ -31,6 +32,7 @@ use keiko_core::port::{
 use keiko_core::retention::KeptFrom;
 use keiko_core::task::{CancelAnswer, RetryAnswer, Settled, Settlement, Submit, Submitted};
 
+pub use self::cache::{LevelFault, MemoryLevel, MemoryPlane};
 pub use self::link::Faults;
 use self::link::{Link, Shared};
 #[doc(hidden)]

@@ -21,6 +21,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("groups", include_str!("../../../../migrations/postgres/0006_groups.sql")),
     ("plugin_generations", include_str!("../../../../migrations/postgres/0007_plugin_generations.sql")),
     ("batches", include_str!("../../../../migrations/postgres/0008_batches.sql")),
+    ("cache", include_str!("../../../../migrations/postgres/0009_cache.sql")),
 ];
 
 /// How a file starts that cannot run in a transaction.

@@ -12,6 +12,7 @@
 pub mod admin;
 mod agents;
 pub(crate) mod batch;
+pub(crate) mod cache;
 mod catalog;
 mod child;
 mod component;

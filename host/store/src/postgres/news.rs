@@ -9,8 +9,9 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keiko_core::id::TaskId;
-use keiko_core::port::Signal;
+use keiko_core::cache::Stamp;
+use keiko_core::id::{TaskId, TenantId};
+use keiko_core::port::{Change, ChangeKind, Signal};
 use parking_lot::Mutex;
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
@@ -29,6 +30,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_secs(10);
 /// Ended tasks that a message names.
 const ENDED_MAX: usize = 400;
+/// Bytes of a message that names one, and of all that a message names.
+const ENDED_BYTES: usize = 17;
+const BYTES_MAX: usize = 7_500;
 
 /// The way to the other hosts; both loops end when it is closed or gone.
 pub(crate) struct News {
@@ -51,6 +55,10 @@ impl Basket {
         if news.ended.len() > ENDED_MAX {
             news.ended.clear();
             news.many_ended = true;
+        }
+        if news.cache.iter().map(bytes).sum::<usize>() + ENDED_BYTES * news.ended.len() > BYTES_MAX {
+            news.cache.clear();
+            news.cache_many = true;
         }
         drop(news);
         self.some.notify_one();
@@ -183,25 +191,71 @@ fn encode(me: u64, signal: &Signal) -> String {
     let letter = |there: bool, letter: &'static str| if there { letter } else { "" };
     let ended: Vec<String> = signal.ended.iter().map(|id| format!("{:x}", id.0)).collect();
     let (ready, catalog) = (letter(signal.ready, "r"), letter(signal.catalog, "c"));
-    let (items, many) = (letter(signal.items, "i"), letter(signal.many_ended, "m"));
-    format!("1 {me:x} {ready}{catalog}{items}{many} {}", ended.join(","))
+    let (items, many_ended) = (letter(signal.items, "i"), letter(signal.many_ended, "m"));
+    let cache_many = letter(signal.cache_many, "k");
+    let cache: Vec<String> = signal.cache.iter().map(encode_change).collect();
+    format!(
+        "1 {me:x} {ready}{catalog}{items}{many_ended}{cache_many} {} {}",
+        ended.join(","),
+        cache.join(",")
+    )
+}
+
+/// Bytes that a change takes in a message, at most.
+fn bytes(change: &Change) -> usize {
+    2 * (change.namespace.len() + change.key.len()) + 40
+}
+
+fn encode_change(change: &Change) -> String {
+    let hex = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let kind = match change.kind {
+        ChangeKind::Set => "s",
+        ChangeKind::Remove => "r",
+        ChangeKind::Expire => "e",
+    };
+    let (namespace, key) = (hex(&change.namespace), hex(&change.key));
+    format!("{kind}.{:x}.{:x}.{namespace}.{key}", change.tenant.0, change.stamp.0)
+}
+
+fn decode_change(text: &str) -> Option<Change> {
+    let mut parts = text.split('.');
+    let kind = match parts.next()? {
+        "s" => ChangeKind::Set,
+        "r" => ChangeKind::Remove,
+        "e" => ChangeKind::Expire,
+        _ => return None,
+    };
+    let tenant = i64::from_str_radix(parts.next()?, 16).ok()?;
+    let stamp = u64::from_str_radix(parts.next()?, 16).ok()?;
+    let mut text = || {
+        let hex = parts.next()?;
+        let byte = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
+        String::from_utf8((0..hex.len()).step_by(2).map(byte).collect::<Option<_>>()?).ok()
+    };
+    let (namespace, key) = (text()?, text()?);
+    Some(Change { tenant: TenantId(tenant), namespace, key, kind, stamp: Stamp(stamp) })
 }
 
 /// Somebody else's news. Of another format nothing is known but that there was something.
 fn decode(me: u64, text: &str) -> Option<Signal> {
     let parts: Vec<&str> = text.split(' ').collect();
-    let ["1", sender, letters, ended] = parts[..] else { return Some(Signal::anything()) };
+    // A host of the version before tells of no changes of the cache: it has none.
+    let ["1", sender, letters, ended, ref cache @ ..] = parts[..] else { return Some(Signal::anything()) };
     if u64::from_str_radix(sender, 16) == Ok(me) {
         return None;
     }
     let ids = ended.split(',').filter(|id| !id.is_empty());
     let ended: Result<Vec<TaskId>, _> = ids.map(|id| i64::from_str_radix(id, 16).map(TaskId)).collect();
+    let cache = cache.iter().flat_map(|all| all.split(',')).filter(|change| !change.is_empty());
+    let cache: Option<Vec<Change>> = cache.map(decode_change).collect();
     Some(Signal {
         ready: letters.contains('r'),
         catalog: letters.contains('c'),
         items: letters.contains('i'),
         many_ended: letters.contains('m') || ended.is_err(),
         ended: ended.unwrap_or_default(),
+        cache_many: letters.contains('k') || cache.is_none(),
+        cache: cache.unwrap_or_default(),
     })
 }
 
@@ -221,8 +275,29 @@ mod tests {
         check(Signal { items: true, ..Signal::default() });
         check(Signal { catalog: true, many_ended: true, ..Signal::default() });
         check(Signal { ended: vec![TaskId(i64::MAX); ENDED_MAX], ..Signal::default() });
+        let kinds = [ChangeKind::Set, ChangeKind::Remove, ChangeKind::Expire];
+        let cache = kinds.map(change).to_vec();
+        check(Signal { cache, cache_many: true, ..Signal::default() });
         let unknown = decode(8, "2 hello").unwrap();
         assert_eq!(unknown, Signal::anything());
+    }
+
+    fn change(kind: ChangeKind) -> Change {
+        let (namespace, key) = ("p.films".to_owned(), "a, \"b\" . \u{e9}".repeat(10));
+        Change { tenant: TenantId(i64::MAX), namespace, key, kind, stamp: Stamp(u64::MAX) }
+    }
+
+    #[tokio::test]
+    async fn more_changes_of_the_cache_than_fit_are_many() {
+        let basket = Basket::default();
+        let change = change(ChangeKind::Set);
+        let fit = BYTES_MAX / bytes(&change);
+        let cache = vec![change.clone(); fit];
+        basket.add(Signal { cache: cache.clone(), ..Signal::default() });
+        let whole = basket.take().await;
+        assert!(whole.cache == cache && !whole.cache_many && encode(7, &whole).len() < 8_000);
+        basket.add(Signal { cache: vec![change; fit + 1], ..Signal::default() });
+        assert_eq!(basket.take().await, Signal { cache_many: true, ..Signal::default() });
     }
 
     #[tokio::test]

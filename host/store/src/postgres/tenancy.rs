@@ -74,7 +74,7 @@ async fn every_table_of_tenants_rows_is_kept_apart_even_from_its_owner() {
     for table in &tables {
         let name: &str = table.get(0);
         assert!(table.get::<bool, _>(1), "{name} is not kept apart");
-        let written = ["agent", "agent_count", "app_user"].contains(&name);
+        let written = ["agent", "agent_count", "app_user", "cache", "cache_lease"].contains(&name);
         assert_eq!(table.get::<bool, _>(2), written, "whether tenants write {name}");
     }
     // A connection that names nobody sees nobody's rows.

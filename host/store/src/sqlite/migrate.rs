@@ -4,6 +4,7 @@
 //! a loop here: the files are compiled in, each runs in one transaction with its row in `migration`, and a file
 //! that another binary has written further is refused.
 
+use keiko_core::cache::{Installation, InvalidKey};
 use sqlx::{Connection, Row, SqliteConnection};
 
 /// Migrations in order, by name; the number is the place, from 1.
@@ -16,6 +17,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("groups", include_str!("../../../../migrations/sqlite/0006_groups.sql")),
     ("plugin_generations", include_str!("../../../../migrations/sqlite/0007_plugin_generations.sql")),
     ("batches", include_str!("../../../../migrations/sqlite/0008_batches.sql")),
+    ("cache", include_str!("../../../../migrations/sqlite/0009_cache.sql")),
 ];
 
 /// Why a database cannot be brought to this schema.
@@ -31,6 +33,12 @@ pub(crate) enum MigrateError {
 /// The number of this binary's newest migration.
 pub(crate) fn newest() -> i64 {
     MIGRATIONS.len() as i64
+}
+
+/// The random name of a database.
+pub(crate) async fn installation(connection: &mut SqliteConnection) -> Result<Installation, sqlx::Error> {
+    let row = sqlx::query("SELECT name FROM installation").fetch_one(connection).await?;
+    row.try_get::<String, _>(0)?.parse().map_err(|error: InvalidKey| sqlx::Error::Decode(error.into()))
 }
 
 /// Runs what is missing, or refuses.

@@ -1,4 +1,4 @@
-//! The embedded store: two SQLite files and a lock in one folder, used by one process.
+//! The embedded store: three SQLite files and a lock in one folder, used by one process.
 //!
 //! - One connection writes, through the group commit of [`crate::transaction`]; several only read, and a
 //!   read never waits for a write. A commit is on the disk before it is answered (WAL, `synchronous = FULL`).
@@ -9,6 +9,7 @@
 pub mod admin;
 mod agents;
 pub(crate) mod batch;
+mod cache;
 mod catalog;
 mod child;
 mod component;
@@ -56,6 +57,7 @@ use keiko_core::task::{
 use sqlx::ConnectOptions;
 use sqlx::sqlite::SqlitePool;
 
+use self::cache::CacheFile;
 pub use self::open::{Lock, OpenError};
 use self::open::{log_if, pool_options, reader_options, writer_options};
 use self::session::Session;
@@ -82,6 +84,7 @@ struct Inner {
     writer: Writer<Session>,
     readers: SqlitePool,
     components: SqlitePool,
+    cache: CacheFile,
 }
 
 impl SqliteStore {
@@ -94,12 +97,16 @@ impl SqliteStore {
         let mut connection = writer.connect().await.map_err(OpenError::database(&path))?;
         migrate::migrate(&mut connection).await.map_err(OpenError::migrate(&path))?;
         let components = component::open(&options.data_dir.join("components.db")).await?;
+        let installation =
+            migrate::installation(&mut connection).await.map_err(OpenError::database(&path))?;
+        let cache = CacheFile::open(&options.data_dir.join("cache.db"), installation).await?;
         let counters = Arc::new(Counters::default());
         let session = Session::new(connection, Arc::clone(&counters.statements));
         Ok(SqliteStore(Arc::new(Inner {
             writer: Writer::start(session, counters, Box::new(lock)),
             readers: pool_options(options.readers).connect_lazy_with(readers),
             components,
+            cache,
         })))
     }
 
@@ -109,7 +116,12 @@ impl SqliteStore {
         // Before the writer, whose last checkpoint then has the file for itself.
         self.0.readers.close().await;
         self.0.components.close().await;
+        self.0.cache.close().await;
         self.0.writer.close().await
+    }
+
+    pub(crate) fn cache(&self) -> &CacheFile {
+        &self.0.cache
     }
 
     async fn write<I, T, W>(

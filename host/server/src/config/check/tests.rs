@@ -282,6 +282,32 @@ fn a_database_comes_from_any_layer_and_its_password_is_never_shown() {
 }
 
 #[test]
+fn a_cache_is_read_whole_and_its_password_is_never_shown() {
+    let text = "[cache]\nmemory_mib = 0\nmemory_s = 1\nredis_url = \"redis://:secret@h\"\nredis_s = 2\n\
+        redis_timeout_ms = 3\ndatabase_mib = 4\ndatabase_s = 2592000\ndatabase_timeout_ms = 5\n";
+    let config = read(text).unwrap();
+    let options = config.cache.options;
+    assert_eq!((options.memory_bytes, options.database_bytes), (0, 4 << 20));
+    let times = options.times;
+    assert_eq!((times.memory_ms, times.redis_ms, times.database_ms), (1_000, 2_000, 2_592_000_000));
+    assert_eq!((options.redis_patience.as_millis(), options.database_patience.as_millis()), (3, 5));
+    assert_eq!(config.cache.redis_url.as_ref().unwrap().reveal(), "redis://:secret@h");
+    assert!(!format!("{config:?}").contains("secret"));
+    let error =
+        read("[cache]\nmemory_s = 0\ndatabase_s = 2592001\nredis_url = \"h\"").unwrap_err().to_string();
+    for expected in
+        ["memory_s (keiko.toml:2): 0 is not", "database_s (keiko.toml:3)", "redis_url (keiko.toml:4)"]
+    {
+        assert!(error.contains(expected), "{error}");
+    }
+    let environment = vec![("KEIKO_REDIS_URL".to_owned(), "redis://h:1".to_owned())];
+    let config = Config::from_layers(Layers { environment, ..Layers::default() }).unwrap();
+    assert_eq!(config.cache.redis_url.unwrap().reveal(), "redis://h:1");
+    assert!(Config::defaults().cache.redis_url.is_none());
+    assert_eq!(Config::defaults().cache.options, keiko_runtime::cache::CacheOptions::default());
+}
+
+#[test]
 fn a_cluster_key_comes_from_the_environment_alone_and_is_not_shown() {
     let key = "0123456789abcdef".repeat(4);
     let environment = vec![("KEIKO_CLUSTER_KEY".to_owned(), key.clone())];

@@ -1,0 +1,296 @@
+//! Reading: from this host's memory, then from the levels behind it, once for however many ask at the same time.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use keiko_core::cache::{CacheKey, Content, Entry, Level, Stamp, Verdict, Why, judge, promoted, removed};
+use parking_lot::Mutex;
+
+use super::figures::Outcome;
+use super::memory::Held;
+use super::{Cache, Inner};
+
+/// How long it is known, at most, that a tag was not removed, in milliseconds.
+const NO_MARKER_MS: i64 = 300_000;
+
+/// What there is under a key.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Look {
+    /// It is served.
+    Fresh(Content),
+    /// It is served, and worth computing again.
+    Eager(Content),
+    /// It is served when a new one cannot be had.
+    Stale(Entry),
+    /// There is nothing.
+    Gone(Why),
+}
+
+/// What the levels behind memory know of a key.
+#[derive(Clone, Debug)]
+struct Far {
+    entry: Option<Entry>,
+    /// Whether no level answered.
+    unknown: bool,
+}
+
+type Reading = Shared<BoxFuture<'static, Arc<Far>>>;
+
+/// A reading that goes on. What was changed since it began is not overwritten by what it finds.
+struct Flight {
+    reading: Reading,
+    floor: Stamp,
+    number: u64,
+}
+
+/// Readings by key.
+#[derive(Default)]
+pub(super) struct Flights(Mutex<(HashMap<CacheKey, Flight>, u64)>);
+
+impl Flights {
+    /// Notes a change, so that a reading that began before does not bring back what was there.
+    pub(super) fn raise(&self, key: &CacheKey, stamp: Stamp) {
+        if let Some(flight) = self.0.lock().0.get_mut(key) {
+            flight.floor = flight.floor.max(stamp);
+        }
+    }
+}
+
+/// What memory alone says.
+enum Near {
+    Sure(Look),
+    /// What is held, if anything, must be looked up again.
+    Unsure(Option<Arc<Held>>),
+}
+
+impl Cache {
+    /// What there is under a key.
+    pub(crate) async fn look(&self, key: &CacheKey) -> Look {
+        let now_ms = self.0.clock.now_ms();
+        match self.near(key, now_ms) {
+            Near::Sure(look) => self.counted(look),
+            Near::Unsure(held) => {
+                self.0.counters.level(Level::Memory, Outcome::Miss);
+                self.look_far(key, held).await
+            }
+        }
+    }
+
+    /// The value of a key if this host's memory has it and it is fresh: the quick way, which waits for nothing.
+    pub fn peek(&self, key: &CacheKey) -> Option<Bytes> {
+        match self.near(key, self.0.clock.now_ms()) {
+            Near::Sure(Look::Fresh(Content::Value(value))) => {
+                self.0.counters.level(Level::Memory, Outcome::Hit);
+                Some(value)
+            }
+            _ => None,
+        }
+    }
+
+    fn counted(&self, look: Look) -> Look {
+        let outcome = match &look {
+            Look::Fresh(_) | Look::Eager(_) => Outcome::Hit,
+            Look::Stale(_) | Look::Gone(_) => Outcome::Miss,
+        };
+        self.0.counters.level(Level::Memory, outcome);
+        look
+    }
+
+    fn near(&self, key: &CacheKey, now_ms: i64) -> Near {
+        let Some(held) = self.0.memory.get(key) else { return Near::Unsure(None) };
+        let epoch = self.0.epoch.now(now_ms);
+        if !held.is_of(epoch) {
+            return Near::Unsure(Some(held));
+        }
+        let mut marker = None;
+        for key in &held.markers {
+            match self.0.memory.get(key).filter(|marker| marker.is_of(epoch)) {
+                Some(known) if known.entry.logical_ms > now_ms => {
+                    marker = marker.max(Some(known.entry.stamp));
+                }
+                _ => return Near::Unsure(Some(held)),
+            }
+        }
+        match judge(&held.entry, marker, now_ms) {
+            // Another level may have it for longer.
+            Verdict::Gone(Why::Expired | Why::Nothing) => Near::Unsure(None),
+            verdict => Near::Sure(look(&held.entry, verdict)),
+        }
+    }
+
+    async fn look_far(&self, key: &CacheKey, held: Option<Arc<Held>>) -> Look {
+        let far = self.read(key).await;
+        let now_ms = self.0.clock.now_ms();
+        let entry = match (&far.entry, &held) {
+            // What was changed here in the meantime is newer than what was read.
+            (Some(entry), _) => self
+                .0
+                .memory
+                .get(key)
+                .map(|held| held.entry.clone())
+                .filter(|held| held.stamp > entry.stamp)
+                .unwrap_or_else(|| entry.clone()),
+            // Nobody could say whether it is the newest: it is served as long as it would be here.
+            (None, Some(held)) if far.unknown => held.entry.clone(),
+            // Without a level behind it, memory is all there is.
+            (None, Some(held)) if self.0.tiers.is_empty() => held.entry.clone(),
+            (None, _) => match self.0.memory.get(key).filter(|now| now.is_of(self.0.epoch.now(now_ms))) {
+                Some(now) => now.entry.clone(),
+                None => return Look::Gone(Why::Nothing),
+            },
+        };
+        if matches!(judge(&entry, None, now_ms), Verdict::Gone(_)) {
+            return look(&entry, judge(&entry, None, now_ms));
+        }
+        let marker = self.newest_marker(key, &entry).await;
+        look(&entry, judge(&entry, marker, now_ms))
+    }
+
+    /// The newest removal of one of an entry's tags.
+    pub(super) async fn newest_marker(&self, key: &CacheKey, entry: &Entry) -> Option<Stamp> {
+        let mut newest = None;
+        for tag in entry.tags.iter() {
+            newest = newest.max(self.marker(&key.marker(tag)).await);
+        }
+        if self.0.cleared_applies(key) {
+            newest = newest.max(self.marker(&CacheKey::cleared(key.tenant())).await);
+        }
+        newest
+    }
+
+    /// When a tag was removed, as far as anybody knows.
+    async fn marker(&self, key: &CacheKey) -> Option<Stamp> {
+        let now_ms = self.0.clock.now_ms();
+        let epoch = self.0.epoch.now(now_ms);
+        let held = self.0.memory.get(key);
+        if let Some(held) = held.as_ref().filter(|held| held.is_of(epoch) && held.entry.logical_ms > now_ms) {
+            return Some(held.entry.stamp);
+        }
+        let far = self.read(key).await;
+        let known = far.entry.as_ref().map(|entry| entry.stamp).max(held.map(|held| held.entry.stamp));
+        if far.entry.is_none() && !far.unknown {
+            // It is worth knowing that there is none.
+            let until_ms = now_ms.saturating_add(NO_MARKER_MS);
+            let none = Entry {
+                logical_ms: until_ms,
+                physical_ms: until_ms,
+                ..removed(known.unwrap_or(Stamp(0)), now_ms)
+            };
+            self.0.memory.put(key, none, epoch);
+        }
+        known
+    }
+
+    /// Reads a key from the levels behind memory, together with whoever else does.
+    fn read(&self, key: &CacheKey) -> BoxFuture<'static, Arc<Far>> {
+        if self.0.tiers.is_empty() {
+            let far = Far { entry: None, unknown: false };
+            return futures::future::ready(Arc::new(far)).boxed();
+        }
+        let mut flights = self.0.flights.0.lock();
+        if let Some(flight) = flights.0.get(key) {
+            return flight.reading.clone().boxed();
+        }
+        flights.1 += 1;
+        let number = flights.1;
+        let (inner, read_key) = (Arc::clone(&self.0), key.clone());
+        let reading = async move { Arc::new(inner.read_tiers(&read_key, number).await) }.boxed().shared();
+        let flight = Flight { reading: reading.clone(), floor: Stamp(0), number };
+        flights.0.insert(key.clone(), flight);
+        drop(flights);
+        // Whoever began it may go away; the next one who asks goes on with it.
+        reading.boxed()
+    }
+
+    /// Brings what several keys have into memory by one question to each level.
+    pub(crate) async fn prefetch(&self, keys: &[CacheKey]) {
+        let now_ms = self.0.clock.now_ms();
+        let unsure = |key: &&CacheKey| matches!(self.near(key, now_ms), Near::Unsure(_));
+        let mut missing: Vec<CacheKey> = keys.iter().filter(unsure).cloned().collect();
+        for (nearer, tier) in self.0.tiers.iter().enumerate() {
+            if missing.len() < 2 {
+                return;
+            }
+            let (changes, epoch) = (self.0.changes(), self.0.epoch.now(now_ms));
+            let Ok(found) = tier.get(&missing).await else { continue };
+            let mut left = Vec::new();
+            for (key, entry) in missing.into_iter().zip(found) {
+                match entry {
+                    // Of what changed meanwhile, nobody knows here which is newer: it is read one by one.
+                    Some(entry) if changes == self.0.changes() => {
+                        self.0.promote(&key, &entry, nearer, epoch).await;
+                    }
+                    Some(_) => {}
+                    None => left.push(key),
+                }
+            }
+            missing = left;
+        }
+    }
+}
+
+impl Inner {
+    async fn read_tiers(&self, key: &CacheKey, number: u64) -> Far {
+        // What is read is the newest of when the reading began.
+        let epoch = self.epoch.now(self.clock.now_ms());
+        let mut unknown = true;
+        let mut found = None;
+        for (nearer, tier) in self.tiers.iter().enumerate() {
+            let answer = tier.get(std::slice::from_ref(key)).await;
+            unknown &= answer.is_err();
+            let Some(entry) = answer.ok().and_then(|mut found| found.pop().flatten()) else { continue };
+            self.stamps.saw(entry.stamp);
+            found = Some((nearer, entry));
+            break;
+        }
+        let landed = found.as_ref().map(|(_, entry)| entry);
+        let newest = self.land(key, number, landed, epoch);
+        let Some((nearer, entry)) = found else { return Far { entry: None, unknown } };
+        if newest {
+            self.promote_between(key, &entry, nearer).await;
+        }
+        Far { entry: Some(entry), unknown: false }
+    }
+
+    /// Ends a reading and takes what it found to memory, unless something newer was heard of meanwhile; whether it did.
+    fn land(&self, key: &CacheKey, number: u64, found: Option<&Entry>, epoch: u64) -> bool {
+        // Held until memory has it: whoever hears of a change raises the floor first and looks into memory then.
+        let mut flights = self.flights.0.lock();
+        let ours = flights.0.get(key).is_some_and(|flight| flight.number == number);
+        let Some(flight) = ours.then(|| flights.0.remove(key)).flatten() else { return false };
+        let Some(entry) = found.filter(|entry| entry.stamp >= flight.floor) else { return false };
+        let near = promoted(entry, self.options.times.memory_ms, self.clock.now_ms());
+        self.memory.put(key, near, epoch);
+        true
+    }
+
+    /// Takes what the level of this number has to the nearer ones and to memory.
+    async fn promote(&self, key: &CacheKey, entry: &Entry, found_at: usize, epoch: u64) {
+        let now_ms = self.clock.now_ms();
+        self.stamps.saw(entry.stamp);
+        let near = promoted(entry, self.options.times.memory_ms, now_ms);
+        self.memory.put(key, near, epoch);
+        self.promote_between(key, entry, found_at).await;
+    }
+
+    async fn promote_between(&self, key: &CacheKey, entry: &Entry, found_at: usize) {
+        let now_ms = self.clock.now_ms();
+        for tier in &self.tiers[..found_at] {
+            let near = promoted(entry, self.options.times.of(tier.level), now_ms);
+            // A level that does not take it has it taken there by the next one who misses it.
+            let _ = tier.put(key, &near).await;
+        }
+    }
+}
+
+fn look(entry: &Entry, verdict: Verdict) -> Look {
+    match verdict {
+        Verdict::Fresh => Look::Fresh(entry.content.clone()),
+        Verdict::Eager => Look::Eager(entry.content.clone()),
+        Verdict::Stale => Look::Stale(entry.clone()),
+        Verdict::Gone(why) => Look::Gone(why),
+    }
+}

@@ -1,0 +1,199 @@
+//! What a level has missed while it was away, and what other hosts have not been told: the newest change per key, repeated
+//! when that works again.
+
+use std::collections::HashMap;
+
+use keiko_core::cache::{CacheKey, Content, Entry, Level, removed};
+use keiko_core::port::ChangeKind;
+use parking_lot::Mutex;
+
+use super::figures::Event;
+use super::tier::Tier;
+use super::{Cache, Inner};
+
+/// Changes that wait, of all levels together.
+const CHANGES_MAX: usize = 10_000;
+/// Bytes of their values.
+const BYTES_MAX: usize = 64 << 20;
+/// Changes that are repeated at once.
+const AT_ONCE: usize = 100;
+
+struct Missed {
+    entry: Entry,
+    kind: ChangeKind,
+}
+
+/// The changes that wait.
+#[derive(Default)]
+pub(super) struct Recovery(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    missed: HashMap<(Level, CacheKey), Missed>,
+    bytes: usize,
+}
+
+impl Waiting {
+    fn take(&mut self, at: &(Level, CacheKey)) -> Option<Missed> {
+        let missed = self.missed.remove(at)?;
+        self.bytes -= bytes(&missed.entry);
+        Some(missed)
+    }
+
+    /// Adds a change unless a newer one waits; whether there was room.
+    fn add(&mut self, at: (Level, CacheKey), missed: Missed) -> bool {
+        if self.missed.get(&at).is_some_and(|old| old.entry.stamp > missed.entry.stamp) {
+            return true;
+        }
+        self.take(&at);
+        let size = bytes(&missed.entry);
+        if self.missed.len() >= CHANGES_MAX || self.bytes + size > BYTES_MAX {
+            return false;
+        }
+        self.bytes += size;
+        self.missed.insert(at, missed);
+        true
+    }
+}
+
+fn bytes(entry: &Entry) -> usize {
+    match &entry.content {
+        Content::Value(value) => value.len(),
+        Content::Absent | Content::Removed => 0,
+    }
+}
+
+impl Recovery {
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().missed.len()
+    }
+
+    /// Some of what a level has missed, oldest first.
+    fn some(&self, level: Level) -> Vec<(Level, CacheKey)> {
+        let waiting = self.0.lock();
+        let mut missed: Vec<_> = waiting.missed.iter().filter(|((of, _), _)| *of == level).collect();
+        missed.sort_by_key(|(_, missed)| missed.entry.stamp);
+        missed.into_iter().take(AT_ONCE).map(|(at, _)| at.clone()).collect()
+    }
+
+    fn take(&self, at: &(Level, CacheKey)) -> Option<Missed> {
+        self.0.lock().take(at)
+    }
+}
+
+impl Inner {
+    /// Notes that a level has missed a change.
+    pub(super) fn missed(&self, level: Level, key: &CacheKey, entry: Entry, kind: ChangeKind) {
+        let missed = Missed { entry, kind };
+        if !self.recovery.0.lock().add((level, key.clone()), missed) {
+            self.counters.event(Event::GivenUp);
+        }
+    }
+}
+
+impl Cache {
+    /// Repeats what levels have missed, until they are away again or nothing is left.
+    pub async fn recover(&self) {
+        for tier in &self.0.tiers {
+            self.0.recover(tier).await;
+        }
+        self.0.tell_again().await;
+    }
+}
+
+impl Inner {
+    async fn recover(&self, tier: &Tier) {
+        loop {
+            let some = self.recovery.some(tier.level);
+            if some.is_empty() {
+                return;
+            }
+            for at in some {
+                let Some(missed) = self.recovery.take(&at) else { continue };
+                let now_ms = self.clock.now_ms();
+                // It has ended by itself, but what is older may last longer there.
+                let ended = missed.entry.physical_ms <= now_ms;
+                let mut entry =
+                    if ended { removed(missed.entry.stamp, now_ms) } else { missed.entry.clone() };
+                // The last level knows of a newer change though it has ended; then only what is older is to go. The others
+                // are told, too: what they lost they may have taken from this one since.
+                for one in self.tiers.iter().rev() {
+                    match one.put(&at.1, &entry).await {
+                        Ok(true) => {}
+                        Ok(false) => entry = removed(missed.entry.stamp, now_ms),
+                        Err(_) if one.level == tier.level => {
+                            self.recovery.0.lock().add(at, missed);
+                            return;
+                        }
+                        Err(_) => self.missed(one.level, &at.1, missed.entry.clone(), missed.kind),
+                    }
+                }
+                self.counters.event(Event::Repeated);
+                if !self.tell(&at.1, missed.kind, missed.entry.stamp).await {
+                    self.missed(Level::Memory, &at.1, missed.entry, missed.kind);
+                }
+            }
+        }
+    }
+
+    /// What other hosts' memories have missed.
+    async fn tell_again(&self) {
+        for at in self.recovery.some(Level::Memory) {
+            let Some(missed) = self.recovery.take(&at) else { continue };
+            if !self.tell(&at.1, missed.kind, missed.entry.stamp).await {
+                self.recovery.0.lock().add(at, missed);
+                return;
+            }
+            self.counters.event(Event::Repeated);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use keiko_core::TenantId;
+    use keiko_core::cache::{Namespace, Stamp, Wish, made};
+    use keiko_core::catalog::Tenant;
+
+    use super::*;
+
+    fn key(text: &str) -> CacheKey {
+        let tenant = Tenant { id: TenantId(1), name: "ada".parse().unwrap() };
+        CacheKey::new(&tenant, &Namespace::of_host("test"), text).unwrap()
+    }
+
+    fn missed(stamp: u64, bytes: usize) -> Missed {
+        let value = Content::Value(Bytes::from(vec![0; bytes]));
+        let entry = made(value, Stamp(stamp), &Wish::default(), 1_000, 0, 0.0);
+        Missed { entry, kind: ChangeKind::Set }
+    }
+
+    #[test]
+    fn the_newest_change_of_a_key_waits() {
+        let mut waiting = Waiting::default();
+        for (stamp, bytes) in [(5, 10), (4, 20), (6, 30)] {
+            assert!(waiting.add((Level::Redis, key("k")), missed(stamp, bytes)));
+        }
+        assert!(waiting.add((Level::Database, key("k")), missed(4, 20)));
+        assert_eq!((waiting.missed.len(), waiting.bytes), (2, 50));
+        let newest = waiting.take(&(Level::Redis, key("k"))).unwrap();
+        assert_eq!((newest.entry.stamp, waiting.bytes), (Stamp(6), 20));
+    }
+
+    #[test]
+    fn what_waits_has_a_number_and_a_size() {
+        let mut waiting = Waiting::default();
+        for number in 0..CHANGES_MAX {
+            assert!(waiting.add((Level::Redis, key(&number.to_string())), missed(1, 0)));
+        }
+        assert!(!waiting.add((Level::Redis, key("more")), missed(1, 0)));
+        assert!(
+            waiting.add((Level::Redis, key("1")), missed(2, 0)),
+            "a newer change of the same key has room"
+        );
+        let mut waiting = Waiting::default();
+        assert!(waiting.add((Level::Redis, key("k")), missed(1, BYTES_MAX)));
+        assert!(!waiting.add((Level::Redis, key("more")), missed(1, 1)));
+    }
+}
