@@ -33,6 +33,7 @@ fn every_object_of_another_tenant_is_not_found() {
         get(&format!("/v1/tasks/{id}/logs")),
         post(&format!("/v1/tasks/{id}/cancel")),
         post(&format!("/v1/tasks/{id}/retry")),
+        other.delete(&format!("/v1/tasks/{id}")).unwrap(),
         get("/v1/plugins/family"),
         get("/v1/plugins/family/history"),
         post("/v1/plugins/family/rollback"),
