@@ -18,9 +18,6 @@ fn every_object_of_another_tenant_is_not_found() {
     };
     let agent = made("/v1/agents", json!({"name": "Ada", "kind": "writer"}));
     let user = made("/v1/users", json!({"name": "Ann"}));
-    let member =
-        json!({"plugin": "family", "kind": "child", "input": {"n": 1, "which": 0}, "delay_ms": 3_600_000});
-    let group = made("/v1/groups", json!({"tasks": [member]}));
 
     let get = |path: &str| other.get(path).unwrap();
     let post_json = |path: &str, body: Value| other.post_json(path, &body, None).unwrap();
@@ -36,10 +33,7 @@ fn every_object_of_another_tenant_is_not_found() {
         get(&format!("/v1/tasks/{id}/logs")),
         post(&format!("/v1/tasks/{id}/cancel")),
         post(&format!("/v1/tasks/{id}/retry")),
-        get(&format!("/v1/groups/{group}")),
-        get(&format!("/v1/groups/{group}?wait=1")),
-        get(&format!("/v1/groups/{group}/outcomes")),
-        post(&format!("/v1/groups/{group}/cancel")),
+        other.delete(&format!("/v1/tasks/{id}")).unwrap(),
         get("/v1/plugins/family"),
         get("/v1/plugins/family/history"),
         post("/v1/plugins/family/rollback"),
@@ -73,8 +67,29 @@ fn every_object_of_another_tenant_is_not_found() {
     assert_eq!(other.list("", 10).unwrap(), [] as [Value; 0]);
     assert_eq!(other.list(&format!("&parent={id}"), 10).unwrap(), [] as [Value; 0]);
     assert_eq!(other.get("/v1/plugins").unwrap().json().unwrap(), json!({"plugins": []}));
-    assert_eq!((one.live().unwrap(), other.live().unwrap()), (2, 0));
+    assert_eq!((one.live().unwrap(), other.live().unwrap()), (1, 0));
     drop(host);
+}
+
+#[test]
+fn a_group_of_another_tenant_is_not_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_host, one, other) = two_tenants(folder.path()).unwrap();
+    one.install(&tree::guest("family").unwrap()).unwrap();
+    let member =
+        json!({"plugin": "family", "kind": "child", "input": {"n": 1, "which": 0}, "delay_ms": 3_600_000});
+    let made =
+        one.post_json("/v1/groups", &json!({"tasks": [member]}), None).unwrap().expect(&[201]).unwrap();
+    let path = format!("/v1/groups/{}", made["id"].as_str().unwrap());
+    for answer in [
+        other.get(&path).unwrap(),
+        other.get(&format!("{path}?wait=1")).unwrap(),
+        other.get(&format!("{path}/outcomes")).unwrap(),
+        other.post(&format!("{path}/cancel"), &[], &[]).unwrap(),
+    ] {
+        assert_eq!((answer.status, answer.code().as_str()), (404, "not_found"), "{answer}");
+    }
+    assert_eq!(one.get(&path).unwrap().expect(&[200]).unwrap()["state"], "open");
 }
 
 #[test]

@@ -312,6 +312,17 @@ pub enum RetryAnswer {
     NotFound,
 }
 
+/// What dropping a task did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropAnswer {
+    /// It is forgotten, with its attempts and logs.
+    Dropped,
+    /// Only ended tasks are dropped; it is in this state.
+    Live(TaskState),
+    /// The tenant has no such task.
+    NotFound,
+}
+
 /// A task as a list shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskSummary {

@@ -17,8 +17,8 @@ use keiko_core::manifest::Manifest;
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
 use keiko_core::stop::StopReason;
 use keiko_core::task::{
-    CancelAnswer, Key, Lineage, NewTask, RetryAnswer, Submit, Submitted, TaskCounts, TaskFilter, TaskState,
-    TaskSummary,
+    CancelAnswer, DropAnswer, Key, Lineage, NewTask, RetryAnswer, Submit, Submitted, TaskCounts, TaskFilter,
+    TaskState, TaskSummary,
 };
 use keiko_core::time_out::Ends;
 use keiko_core::{AgentId, GroupId, KindId, TaskId, TenantId, TenantName, UserId};
@@ -323,6 +323,18 @@ impl Handle {
             )),
             RetryAnswer::QueueFull { live } => Err(queue_full(entry, live + 1)),
             RetryAnswer::NotFound => Err(no_task(id)),
+        }
+    }
+
+    /// Forgets an ended task, with everything that is kept of it.
+    pub async fn drop_task(&self, tenant: TenantId, id: TaskId) -> Result<(), Error> {
+        match self.shared.tasks.drop_task(tenant, id).await? {
+            DropAnswer::Dropped => Ok(()),
+            DropAnswer::Live(state) => Err(Error::new(
+                Code::Conflict,
+                format!("only ended tasks can be dropped; this one is {}", state.as_str()),
+            )),
+            DropAnswer::NotFound => Err(no_task(id)),
         }
     }
 

@@ -137,6 +137,7 @@ macro_rules! every_promise {
                 ended_tasks_are_forgotten_by_how_and_when_they_ended
                 forgetting_goes_on_where_it_stopped
                 what_is_open_is_never_forgotten
+                an_ended_task_is_dropped_with_all_that_is_kept_of_it
             }
             holders {
                 holders_rise

@@ -10,8 +10,8 @@ use crate::group::{Group, Outcome};
 use crate::id::{GroupId, Holder, TaskId, TenantId, Token};
 use crate::retention::KeptFrom;
 use crate::task::{
-    CancelAnswer, LeasedTask, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskCounts, TaskFilter,
-    TaskSummary, TaskView,
+    CancelAnswer, DropAnswer, LeasedTask, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskCounts,
+    TaskFilter, TaskSummary, TaskView,
 };
 
 /// What kind of trouble a store has; decides the code and whether trying again can help.
@@ -250,6 +250,9 @@ pub trait TaskStore: Send + Sync + 'static {
         after: Option<TaskId>,
         count_max: u32,
     ) -> Result<Pruned, StoreError>;
+
+    /// Forgets an ended task at once, as [`TaskStore::prune_finished`] does later.
+    async fn drop_task(&self, tenant: TenantId, id: TaskId) -> Result<DropAnswer, StoreError>;
 
     /// Forgets up to `count_max` idempotency keys that have expired; returns how many.
     async fn prune(&self, now_ms: i64, count_max: u32) -> Result<u64, StoreError>;

@@ -22,7 +22,9 @@ use keiko_core::port::{
 use keiko_core::priority::Priority;
 use keiko_core::retention::KeptFrom;
 use keiko_core::stop::Stop;
-use keiko_core::task::{CancelAnswer, Payload, RetryAnswer, Settled, Settlement, Submit, Submitted};
+use keiko_core::task::{
+    CancelAnswer, DropAnswer, Payload, RetryAnswer, Settled, Settlement, Submit, Submitted,
+};
 use keiko_core::{Digest, GroupId, Holder, ProcessorName, TaskId, TenantId, TenantName, Token};
 use keiko_runtime::cache::CacheParts;
 use keiko_runtime::{Handle, Options, Parts, Runtime, TaskRequest, TenantOptions};
@@ -248,6 +250,11 @@ impl TaskStore for Faulty {
     ) -> Result<Pruned, StoreError> {
         self.up()?;
         self.store.prune_finished(tenant, kept, after, count_max).await
+    }
+
+    async fn drop_task(&self, tenant: TenantId, id: TaskId) -> Result<DropAnswer, StoreError> {
+        self.up()?;
+        self.store.drop_task(tenant, id).await
     }
 
     async fn prune(&self, now_ms: i64, count_max: u32) -> Result<u64, StoreError> {

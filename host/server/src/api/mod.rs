@@ -83,7 +83,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/tasks/counts", get(task::counts))
         .route("/v1/tasks/cancel", post(task::cancel_many))
         .route("/v1/tasks/retry", post(task::retry_many))
-        .route("/v1/tasks/{id}", get(task::get))
+        .route("/v1/tasks/{id}", get(task::get).delete(task::drop_task))
         .route("/v1/tasks/{id}/result", get(task::result))
         .route("/v1/tasks/{id}/logs", get(task::logs))
         .route("/v1/tasks/{id}/cancel", post(task::cancel))

@@ -152,6 +152,17 @@ pub(super) async fn cancel(
     Ok(task_answer(&api.handle.cancel(caller.tenant, task_id(&id)?).await?))
 }
 
+pub(super) async fn drop_task(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    id: Segment,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    query::read::<query::Nothing>(&uri)?;
+    api.handle.drop_task(caller.tenant, task_id(&id)?).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
 pub(super) async fn cancel_many(
     State(api): State<Arc<Api>>,
     caller: Caller,

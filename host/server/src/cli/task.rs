@@ -41,6 +41,14 @@ pub(super) enum Command {
     Cancel(Many),
     /// Run failed or cancelled tasks again, by their ids or all that a filter names
     Retry(Many),
+    /// Forget ended tasks, with their results, attempts and logs
+    Drop {
+        /// Their ids
+        #[arg(required = true)]
+        ids: Vec<String>,
+        #[command(flatten)]
+        host: client::HostArguments,
+    },
     /// Show what a task's attempts logged
     Logs {
         /// Its id
@@ -212,6 +220,13 @@ pub(super) fn task(command: Command) -> Result<ExitCode, Failure> {
         Command::Wait { ids, timeout, host } => wait(&ids, timeout, &host),
         Command::Cancel(arguments) => many(&arguments, "/cancel"),
         Command::Retry(arguments) => many(&arguments, "/retry"),
+        Command::Drop { ids, host } => {
+            let client = host.client()?;
+            for id in &ids {
+                client.send(Call::delete(&path(id, "")))?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Logs { id, host } => logs(&id, &host),
     }
 }

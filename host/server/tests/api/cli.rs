@@ -141,6 +141,12 @@ fn many_tasks_are_told_what_to_do_by_a_filter() {
     let again = served.run(&["task", "retry", "--state", "cancelled", "--plugin", "guest"], 0);
     assert_eq!(out(&again), "3 tasks\n");
     served.run(&["task", "retry", "--kind", "echo"], 3);
+    let id =
+        out(&served.run(&["task", "submit", "--kind", "echo", "--delay", "3600000"], 0)).trim().to_owned();
+    served.run(&["task", "drop", &id], 3);
+    served.run(&["task", "cancel", &id], 0);
+    served.run(&["task", "drop", &id], 0);
+    served.run(&["task", "get", &id], 3);
 }
 
 #[test]

@@ -30,7 +30,7 @@ use keiko_core::port::{
     Beat, Dead, Expired, IdBlock, Lease, LeaseRequest, Pruned, Rescued, StoreError, TaskStore,
 };
 use keiko_core::retention::KeptFrom;
-use keiko_core::task::{CancelAnswer, RetryAnswer, Settled, Settlement, Submit, Submitted};
+use keiko_core::task::{CancelAnswer, DropAnswer, RetryAnswer, Settled, Settlement, Submit, Submitted};
 
 pub use self::cache::{LevelFault, MemoryLevel, MemoryPlane};
 pub use self::link::Faults;
@@ -176,6 +176,10 @@ impl TaskStore for MemoryStore {
         count_max: u32,
     ) -> Result<Pruned, StoreError> {
         self.call(|state| Ok(state.prune_finished(tenant, &kept, after, count_max))).await
+    }
+
+    async fn drop_task(&self, tenant: TenantId, id: TaskId) -> Result<DropAnswer, StoreError> {
+        self.call(|state| Ok(state.drop_task(tenant, id))).await
     }
 
     async fn prune(&self, now_ms: i64, count_max: u32) -> Result<u64, StoreError> {

@@ -90,6 +90,12 @@ mutations! {
     PruneKeepsNothing;
     /// What a prune forgets stays counted.
     PruneUncounted;
+    /// A task that has not ended can be dropped.
+    DropOfLive;
+    /// A tenant can drop another's task.
+    DropForOthers;
+    /// What is dropped stays counted.
+    DropUncounted;
     /// A prune forgets keys that have not expired.
     PruneForgetsLiveKeys;
     /// A prune forgets more keys than it was told to.

@@ -10,7 +10,7 @@ use keiko_core::outcome::Failure;
 use keiko_core::port::{Expired, Pruned, StoreError};
 use keiko_core::priority::Priority;
 use keiko_core::retention::KeptFrom;
-use keiko_core::task::{CancelAnswer, NewTask, RetryAnswer, Submit, Submitted, TaskState};
+use keiko_core::task::{CancelAnswer, DropAnswer, NewTask, RetryAnswer, Submit, Submitted, TaskState};
 use keiko_core::time_out::Ends;
 
 use super::mutation::Mutation;
@@ -139,17 +139,37 @@ impl State {
         }
         let states = walked.iter().filter(|(id, ..)| ids.contains(&id.0)).map(|(_, state, _)| *state);
         let changes = changes(tenant, states.collect::<Vec<_>>().into_iter());
-        for id in &ids {
-            self.tasks.remove(&TaskId(*id));
-            self.owned.remove(&(tenant, TaskId(*id)));
-            if self.groups.get(&GroupId(*id)).is_some_and(|row| row.group.finished_ms.is_some()) {
-                self.groups.remove(&GroupId(*id));
-            }
-        }
+        ids.iter().for_each(|id| self.forget(tenant, TaskId(*id)));
         if !self.breaks(Mutation::PruneUncounted) {
             self.store_counts(&changes);
         }
         answer(&walked, ids.len(), count_max)
+    }
+
+    fn forget(&mut self, tenant: TenantId, id: TaskId) {
+        self.tasks.remove(&id);
+        self.owned.remove(&(tenant, id));
+        let group = GroupId(id.0);
+        if self.groups.get(&group).is_some_and(|row| row.group.finished_ms.is_some()) {
+            self.groups.remove(&group);
+        }
+    }
+
+    /// Forgets one ended task.
+    pub(super) fn drop_task(&mut self, tenant: TenantId, id: TaskId) -> DropAnswer {
+        let Some(row) = self.task_of(tenant, id, Mutation::DropForOthers) else {
+            return DropAnswer::NotFound;
+        };
+        let (owner, state) = (row.tenant, row.state);
+        if !state.is_terminal() && !self.breaks(Mutation::DropOfLive) {
+            return DropAnswer::Live(state);
+        }
+        self.ready.retain(|(.., ready)| *ready != id);
+        self.forget(owner, id);
+        if !self.breaks(Mutation::DropUncounted) {
+            self.store_counts(&changes(owner, std::iter::once(state)));
+        }
+        DropAnswer::Dropped
     }
 
     /// Forgets keys that have expired, those that expired first first.

@@ -65,8 +65,8 @@ use keiko_core::port::{
 };
 use keiko_core::retention::KeptFrom;
 use keiko_core::task::{
-    CancelAnswer, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskCounts, TaskFilter, TaskSummary,
-    TaskView,
+    CancelAnswer, DropAnswer, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskCounts, TaskFilter,
+    TaskSummary, TaskView,
 };
 
 use self::news::News;
@@ -313,6 +313,11 @@ impl TaskStore for PostgresStore {
         let expired = expired.await?;
         drop(self.0.pool.writing(expired.ended.iter().map(|(tenant, _)| *tenant)));
         Ok(expired)
+    }
+
+    async fn drop_task(&self, tenant: TenantId, id: TaskId) -> Result<DropAnswer, StoreError> {
+        let _writing = self.0.pool.writing([tenant]);
+        self.write(Priority::Task, 0, (), move |session, ()| Box::pin(prune::one(session, tenant, id))).await
     }
 
     async fn prune(&self, now_ms: i64, count_max: u32) -> Result<u64, StoreError> {

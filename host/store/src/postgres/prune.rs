@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 
 use keiko_core::id::{TaskId, TenantId};
-use keiko_core::port::{Pruned, StoreError};
+use keiko_core::port::{Pruned, StoreError, StoreErrorKind};
 use keiko_core::retention::KeptFrom;
-use keiko_core::task::TaskState;
+use keiko_core::task::{DropAnswer, TaskState};
 use sqlx::postgres::PgRow;
 
 use super::count;
@@ -50,6 +50,29 @@ pub(crate) async fn finished(
         count::store(session, &changes(tenant, states)).await?;
     }
     Ok(answer(&walked, pruned, count_max))
+}
+
+/// Forgets one ended task.
+pub(crate) async fn one(
+    session: &mut Session,
+    tenant: TenantId,
+    id: TaskId,
+) -> Result<DropAnswer, StoreError> {
+    let query = "SELECT state::integer FROM finished WHERE tenant = $2 AND id = $1
+        UNION ALL SELECT CASE WHEN holder IS NULL THEN 0 ELSE 1 END FROM task WHERE id = $1 AND tenant = $2";
+    let row = session.row(sqlx::query(query).bind(id.0).bind(tenant.0)).await?;
+    let Some(row) = row else { return Ok(DropAnswer::NotFound) };
+    let state = TaskState::numbered(i64::from(get::<i32>(&row, 0)?));
+    let state = state.ok_or_else(|| undecodable(Undecodable("task state")))?;
+    if !state.is_terminal() {
+        return Ok(DropAnswer::Live(state));
+    }
+    let gone = session.rows(sqlx::query(FORGET).bind(tenant.0).bind(vec![id.0])).await?;
+    if gone.is_empty() {
+        return Err(StoreError::new(StoreErrorKind::Busy, "the task was changed at the same time"));
+    }
+    count::store(session, &changes(tenant, std::iter::once(state))).await?;
+    Ok(DropAnswer::Dropped)
 }
 
 fn read(row: &PgRow) -> Result<Ended, StoreError> {

@@ -51,8 +51,8 @@ use keiko_core::port::{
 };
 use keiko_core::retention::KeptFrom;
 use keiko_core::task::{
-    CancelAnswer, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskCounts, TaskFilter, TaskSummary,
-    TaskView,
+    CancelAnswer, DropAnswer, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskCounts, TaskFilter,
+    TaskSummary, TaskView,
 };
 use sqlx::ConnectOptions;
 use sqlx::sqlite::SqlitePool;
@@ -266,6 +266,10 @@ impl TaskStore for SqliteStore {
             Box::pin(end::expire(session, now_ms, count_max))
         })
         .await
+    }
+
+    async fn drop_task(&self, tenant: TenantId, id: TaskId) -> Result<DropAnswer, StoreError> {
+        self.write(Priority::Task, 0, (), move |session, ()| Box::pin(prune::one(session, tenant, id))).await
     }
 
     async fn prune(&self, now_ms: i64, count_max: u32) -> Result<u64, StoreError> {

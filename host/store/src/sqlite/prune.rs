@@ -3,7 +3,7 @@
 use keiko_core::id::{TaskId, TenantId};
 use keiko_core::port::{Pruned, StoreError};
 use keiko_core::retention::KeptFrom;
-use keiko_core::task::TaskState;
+use keiko_core::task::{DropAnswer, TaskState};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
@@ -43,6 +43,26 @@ pub(crate) async fn finished(
         changes(tenant, forgotten.map(|(_, state, _)| *state)).store(session).await?;
     }
     Ok(answer(&walked, ids.len(), count_max))
+}
+
+/// Forgets one ended task.
+pub(crate) async fn one(
+    session: &mut Session,
+    tenant: TenantId,
+    id: TaskId,
+) -> Result<DropAnswer, StoreError> {
+    let query = "SELECT state FROM finished WHERE id = ?1 AND tenant = ?2
+        UNION ALL SELECT state FROM task WHERE id = ?1 AND tenant = ?2";
+    let rows = session.rows(sqlx::query(query).bind(id.0).bind(tenant.0)).await?;
+    let Some(row) = rows.first() else { return Ok(DropAnswer::NotFound) };
+    let state = TaskState::numbered(row.try_get(0).map_err(store_error)?);
+    let state = state.ok_or_else(|| undecodable(Undecodable("task state")))?;
+    if !state.is_terminal() {
+        return Ok(DropAnswer::Live(state));
+    }
+    session.run(sqlx::query(FORGET).bind(json(&[id.0])).bind(tenant.0)).await?;
+    changes(tenant, std::iter::once(state)).store(session).await?;
+    Ok(DropAnswer::Dropped)
 }
 
 fn read(row: &SqliteRow) -> Result<Ended, StoreError> {

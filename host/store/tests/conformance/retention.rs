@@ -5,7 +5,7 @@ use keiko_core::code::Code;
 use keiko_core::id::TaskId;
 use keiko_core::port::Pruned;
 use keiko_core::retention::KeptFrom;
-use keiko_core::task::{Settlement, TaskCounts, TaskFilter, TaskState};
+use keiko_core::task::{DropAnswer, Settlement, TaskCounts, TaskFilter, TaskState};
 
 use crate::world::{NOW, World, complete, fail};
 
@@ -81,4 +81,23 @@ pub async fn what_is_open_is_never_forgotten(world: &World) {
     assert_eq!(prune(world, kept, None, 100).await.pruned, 0);
     assert_eq!(left(world).await, [running.id, pending[0]]);
     assert_eq!(world.live(&world.ada).await, 2);
+}
+
+pub async fn an_ended_task_is_dropped_with_all_that_is_kept_of_it(world: &World) {
+    let (ada, bob) = (world.ada.tenant, world.bob.tenant);
+    let holder = world.holder().await;
+    let task = world.running(&world.ada, holder).await;
+    let waits = world.submit_plain(&world.ada, 1).await[0];
+    let answer = world.tasks.drop_task(ada, task.id).await.unwrap();
+    assert_eq!(answer, DropAnswer::Live(TaskState::Running));
+    assert_eq!(world.tasks.drop_task(ada, waits).await.unwrap(), DropAnswer::Live(TaskState::Pending));
+    let failed = Settlement { log: Bytes::from("log"), ..fail(&task, Code::Trap) };
+    world.settle(holder, failed).await;
+    assert_eq!(world.tasks.drop_task(bob, task.id).await.unwrap(), DropAnswer::NotFound);
+    assert_eq!(world.tasks.drop_task(ada, task.id).await.unwrap(), DropAnswer::Dropped);
+    assert_eq!(world.records.task(ada, task.id).await.unwrap(), None);
+    assert!(world.records.logs(ada, task.id).await.unwrap().is_empty());
+    let counts = world.records.counts(ada).await.unwrap();
+    assert_eq!((counts.failed, counts.pending), (0, 1));
+    assert_eq!(world.tasks.drop_task(ada, task.id).await.unwrap(), DropAnswer::NotFound);
 }
