@@ -1,6 +1,6 @@
 //! The short forms of the long checks, on every run of the tests.
 
-use keiko_tests::check::{Report, hostile, hosts, kill, swap};
+use keiko_tests::check::{Report, cancel, hostile, hosts, kill, swap};
 
 fn passes(report: Report) {
     assert_eq!(report.violations(), 0, "{:#}", report.json());
@@ -18,6 +18,12 @@ fn kills_lose_and_double_nothing() {
 fn versions_swap_under_load_and_no_task_notices() {
     let folder = tempfile::tempdir().unwrap();
     passes(swap::run(&swap::Plan::short(), folder.path()).unwrap());
+}
+
+#[test]
+fn a_cancel_that_races_a_completion_is_answered_with_the_one_end() {
+    let folder = tempfile::tempdir().unwrap();
+    passes(cancel::run(&cancel::Plan { races: 1_000 }, folder.path()).unwrap());
 }
 
 #[test]

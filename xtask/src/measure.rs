@@ -17,7 +17,7 @@ use crate::machine::Install;
 use crate::step::{Steps, cargo};
 
 const BENCHES: &[&str] = &["attempt"];
-const CHECKS: &[&str] = &["kill", "hosts", "hostile", "swap", MUTATIONS];
+const CHECKS: &[&str] = &["cancel", "kill", "hosts", "hostile", "swap", MUTATIONS];
 /// The one of the conformance suite itself.
 const MUTATIONS: &str = "conformance-mutations";
 /// Those that start a PostgreSQL of their own, because they restart it.

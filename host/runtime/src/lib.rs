@@ -7,6 +7,7 @@ mod attempt;
 mod bulk;
 mod catalog;
 mod data;
+mod direct;
 mod dispatcher;
 mod expirer;
 mod gauge;
@@ -17,6 +18,7 @@ mod ids;
 mod journal;
 mod listener;
 mod long;
+mod meters;
 mod options;
 mod port;
 mod pulse;
@@ -36,6 +38,8 @@ pub use bulk::Bulk;
 pub use data::NewAgent;
 pub use handle::Handle;
 pub use options::{Options, Retention};
-pub use request::{Accepted, AttemptLog, Error, Progress, TaskDetail, TaskRequest, TenantOptions};
+pub use request::{
+    Accepted, AttemptLog, Error, Progress, RunReport, RunRequest, TaskDetail, TaskRequest, TenantOptions,
+};
 pub use runtime::{DrainReport, Parts, Runtime};
 pub use shared::Figures;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use keiko_core::code::Code;
 use keiko_core::port::{
-    Agents, CatalogStore, Clock, Components, Dead, History, Records, Runner, Signals, TaskStore,
+    Agents, CatalogStore, Clock, Components, Dead, History, Records, Runner, Signals, TaskStore, Usage,
 };
 use keiko_core::stop::StopReason;
 use keiko_core::task::{AttemptRecord, Settlement, Transition};
@@ -21,6 +21,7 @@ use crate::gauge::Gauge;
 use crate::handle::Handle;
 use crate::ids::Ids;
 use crate::journal::Journal;
+use crate::meters::Meters;
 use crate::options::Options;
 use crate::pulse::Pulse;
 use crate::queue::LocalQueue;
@@ -30,7 +31,7 @@ use crate::service::Services;
 use crate::settler::{self, Ended};
 use crate::shared::{Counters, Job, Shared, TenantEntry};
 use crate::waiters::Waiters;
-use crate::{dispatcher, heart, listener, long, rescuer, upkeep, worker};
+use crate::{direct, dispatcher, heart, listener, long, meters, rescuer, upkeep, worker};
 
 /// How long a stop waits for attempts that were told to stop: a tick, and what a slow machine adds.
 const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -57,6 +58,8 @@ pub struct Parts {
     pub agents: Arc<dyn Agents>,
     /// What answers questions about many tasks.
     pub history: Arc<dyn History>,
+    /// Where usage is kept.
+    pub usage: Arc<dyn Usage>,
     /// The way to other hosts of the same database.
     pub signals: Arc<dyn Signals>,
     /// What runs guests.
@@ -104,7 +107,8 @@ impl Runtime {
         let rescued = parts.tasks.rescue(dead, started, now_ms).await?;
         let journal = new_journal(&options)?;
         let (ended, endings) = mpsc::channel(ENDED_MAX);
-        let Parts { tasks, records, catalog, components, agents, history, signals, runner, clock } = parts;
+        let Parts { tasks, records, catalog, components, agents, history, usage, signals, runner, clock } =
+            parts;
         let shared = Arc::new(Shared {
             ids: Ids::new(Arc::clone(&tasks), Arc::clone(&clock)),
             catalog: Catalog::new(catalog, components, Arc::clone(&runner), Arc::clone(&clock)),
@@ -118,11 +122,15 @@ impl Runtime {
             tenants: entries,
             gauge: Gauge::default(),
             running: Running::default(),
+            runs: Running::default(),
+            next_run: AtomicI64::new(direct::first_number()),
             waiters: Waiters::default(),
             journal,
             ended,
             agents,
             history,
+            usage,
+            meters: Meters::default(),
             signals,
             wake: Notify::new(),
             time_outs: TimeOuts::default(),
@@ -140,10 +148,8 @@ impl Runtime {
     }
 
     fn spawn(shared: Arc<Shared>, endings: mpsc::Receiver<Ended>) -> Runtime {
-        let mut keeping = Services::default();
-        let mut workers = Services::default();
-        let mut long = Services::default();
-        let intake = Services::default();
+        let services = || Services::new(shared.options.in_place);
+        let (mut keeping, mut workers, mut long, intake) = (services(), services(), services(), services());
         // The first beat tells who else is there.
         shared.pulse.poke();
         keeping.spawn(settler::settle(Arc::clone(&shared), endings, keeping.stop_signal()));
@@ -162,6 +168,7 @@ impl Runtime {
         intake.spawn(upkeep::keep_up(Arc::clone(&shared), intake.stop_signal()));
         intake.spawn(upkeep::sweep(Arc::clone(&shared), intake.stop_signal()));
         keeping.spawn(listener::listen(Arc::clone(&shared), keeping.stop_signal()));
+        keeping.spawn(meters::keep(Arc::clone(&shared), keeping.stop_signal()));
         Runtime { shared, intake, workers, long, keeping }
     }
 
@@ -174,11 +181,13 @@ impl Runtime {
         intake.stop(STOP_LIMIT).await;
         let running = shared.queue.look(|lanes| lanes.running()) as u64;
         let mut handed_back = hand_back(&shared, shared.queue.clear());
+        // Whoever waits for a run is told at once.
+        shared.queue.clear_offered();
         let mut finished = running;
         if tokio::time::timeout(shared.options.drain, shared.queue.idle()).await.is_err() {
             let stopped = shared.running.stop_all(StopReason::Drained) as u64;
             handed_back += stopped;
-            finished = finished.saturating_sub(stopped);
+            finished = finished.saturating_sub(stopped + shared.runs.stop_all(StopReason::Drained) as u64);
             // An attempt that does not stop by then is left to the rescuer.
             let _ = tokio::time::timeout(STOP_GRACE, shared.queue.idle()).await;
         }
@@ -207,6 +216,7 @@ async fn tenant_rows(parts: &Parts, tenants: Vec<TenantOptions>) -> Result<(Entr
     let entry = |tenant: TenantOptions| TenantEntry {
         name: tenant.name,
         grants: Arc::new(tenant.policy.grants.clone()),
+        run_grants: Arc::new(tenant.policy.grants.clone().without_effects()),
         policy: tenant.policy,
         settings: tenant.settings.into_iter().map(|(name, map)| (name, Arc::new(map))).collect(),
     };
@@ -236,6 +246,7 @@ fn journal_failed(folder: &Path, error: &std::io::Error) -> Error {
 fn hand_back(shared: &Shared, jobs: Vec<Job>) -> u64 {
     let mut count = 0;
     for job in jobs {
+        let Job::Task(job) = job else { continue };
         let settlement = Settlement {
             id: job.task.id,
             tenant: job.task.tenant,

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::attempt;
+use crate::direct;
 use crate::service::spawn_beside;
 use crate::shared::{Job, Shared};
 
@@ -48,7 +49,15 @@ pub(crate) async fn work(shared: Arc<Shared>, stop: CancellationToken) {
 
 async fn end(shared: Arc<Shared>, tenant: TenantId, job: Job, slot: OwnedSemaphorePermit) {
     let mut slot = Some(slot);
-    let ended = attempt::run(&shared, job, &mut slot).await;
+    let ended = match job {
+        Job::Task(leased) => attempt::run(&shared, leased, &mut slot).await,
+        Job::Run(run) => {
+            let report = direct::run(&shared, &run, &mut slot).await;
+            // Before its caller is told, so that who asks again at once finds the room.
+            shared.queue.done(tenant);
+            return direct::answer(&shared, *run, report);
+        }
+    };
     let is_short = slot.is_some();
     // Ends that wait for a stalled settler keep room for as many others from starting: their slot when the attempt
     // was short, their permits when it was long and has no slot.

@@ -6,7 +6,9 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use keiko_core::port::{Agents, CatalogStore, Components, History, Records, Signals, StoreError, TaskStore};
+use keiko_core::port::{
+    Agents, CatalogStore, Components, History, Records, Signals, StoreError, TaskStore, Usage,
+};
 use keiko_store::admin::Numbers;
 use keiko_store::postgres::{self, PostgresOptions, PostgresStore};
 use keiko_store::sqlite::{self, Lock, SqliteOptions, SqliteStore};
@@ -30,6 +32,7 @@ pub(crate) struct Seams {
     pub(crate) components: Arc<dyn Components>,
     pub(crate) agents: Arc<dyn Agents>,
     pub(crate) history: Arc<dyn History>,
+    pub(crate) usage: Arc<dyn Usage>,
     pub(crate) signals: Arc<dyn Signals>,
 }
 
@@ -114,7 +117,7 @@ impl Store {
 
 fn seams<S>(store: &S) -> Seams
 where
-    S: TaskStore + Records + CatalogStore + Components + Agents + History + Signals + Clone,
+    S: TaskStore + Records + CatalogStore + Components + Agents + History + Usage + Signals + Clone,
 {
     Seams {
         tasks: Arc::new(store.clone()),
@@ -123,6 +126,7 @@ where
         components: Arc::new(store.clone()),
         agents: Arc::new(store.clone()),
         history: Arc::new(store.clone()),
+        usage: Arc::new(store.clone()),
         signals: Arc::new(store.clone()),
     }
 }

@@ -140,7 +140,7 @@ impl HostBuilder {
             Some(key) => key.clone(),
             None => ClusterKey::load_or_create(&data_dir.join("cluster.key")).map_err(StartError::Key)?,
         };
-        let Seams { tasks, records, catalog, components, agents, history, signals } = store.seams();
+        let Seams { tasks, records, catalog, components, agents, history, usage, signals } = store.seams();
         let engine = EngineOptions {
             artifacts_dir: data_dir.join("artifacts"),
             cluster_key,
@@ -156,6 +156,7 @@ impl HostBuilder {
             components: Arc::clone(&components),
             agents,
             history,
+            usage,
             signals,
             runner: Arc::new(engine.clone()),
             clock: Arc::clone(&clock),

@@ -30,6 +30,8 @@ pub(crate) mod retention;
 pub(crate) mod settles;
 #[path = "conformance/submits.rs"]
 pub(crate) mod submits;
+#[path = "conformance/usage.rs"]
+pub(crate) mod usage;
 #[path = "conformance/world.rs"]
 pub(crate) mod world;
 
@@ -196,6 +198,10 @@ macro_rules! every_promise {
                 statistics_are_of_kind_and_state
                 a_range_of_statistics_has_both_its_ends
                 percentiles_are_nearest_ranks
+            }
+            usage {
+                attempts_are_counted_with_their_ends
+                what_runs_spend_is_added_to_the_day
             }
             model {
                 random_lives_agree_with_the_model

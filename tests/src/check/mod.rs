@@ -4,6 +4,7 @@
 //! runs with the tests.
 
 pub mod attack;
+pub mod cancel;
 mod history;
 pub mod hostile;
 pub mod hosts;

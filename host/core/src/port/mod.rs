@@ -7,6 +7,7 @@ mod clock;
 mod runner;
 mod signal;
 mod task;
+mod usage;
 
 pub use agent::{Agents, History};
 pub use catalog::{CatalogStore, Components};
@@ -19,3 +20,4 @@ pub use task::{
     Beat, Dead, Expired, IdBlock, Lease, LeaseRequest, Pruned, Records, Rescued, StoreError, StoreErrorKind,
     TaskStore,
 };
+pub use usage::Usage;

@@ -10,17 +10,21 @@ mod dto;
 mod gate;
 mod group;
 mod guard;
+mod input;
 mod json;
 pub mod limit;
 mod metrics;
 mod plugin;
 pub mod problem;
 mod query;
+mod report;
+mod run;
 mod serve;
 mod stall;
 mod statistics;
 mod task;
 mod trace;
+mod usage;
 mod user;
 
 use std::collections::HashMap;
@@ -44,6 +48,7 @@ use problem::Problem;
 
 pub(crate) use dto::time;
 pub(crate) use metrics::Metrics;
+pub(crate) use report::Report;
 pub(crate) use serve::{Listening, serve};
 
 /// Looks at the pool of database connections; `None` with the embedded database, which has none.
@@ -98,7 +103,9 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/users", post(user::create).get(user::list))
         .route("/v1/users/{id}", get(user::get))
         .route("/v1/users/{id}/tasks", get(user::tasks))
+        .route("/v1/run", post(run::run))
         .route("/v1/statistics", get(statistics::get))
+        .route("/v1/usage", get(usage::get))
         .route("/v1/plugins", post(plugin::install).get(plugin::list))
         .route("/v1/plugins/{name}", get(plugin::get).delete(plugin::remove))
         .route("/v1/plugins/{name}/component", get(plugin::component))

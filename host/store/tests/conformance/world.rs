@@ -13,7 +13,7 @@ use keiko_core::name::TenantName;
 use keiko_core::outcome::{Failure, Meter, Taint};
 use keiko_core::policy::BudgetRequest;
 use keiko_core::port::{
-    Agents, CatalogStore, Components, History, Lease, LeaseRequest, Records, Reserved, TaskStore,
+    Agents, CatalogStore, Components, History, Lease, LeaseRequest, Records, Reserved, TaskStore, Usage,
 };
 use keiko_core::priority::Priority;
 use keiko_core::task::{
@@ -42,6 +42,7 @@ pub struct World {
     pub components: Arc<dyn Components>,
     pub agents: Arc<dyn Agents>,
     pub history: Arc<dyn History>,
+    pub usage: Arc<dyn Usage>,
     pub ada: Customer,
     pub bob: Customer,
     _kept: Box<dyn Any + Send + Sync>,
@@ -79,7 +80,7 @@ pub async fn broken(mutation: Mutation) -> World {
 
 pub async fn world<S>(store: Arc<S>, kept: Box<dyn Any + Send + Sync>) -> World
 where
-    S: TaskStore + Records + CatalogStore + Components + Agents + History,
+    S: TaskStore + Records + CatalogStore + Components + Agents + History + Usage,
 {
     let ada = customer(&*store, "ada").await;
     let bob = customer(&*store, "bob").await;
@@ -89,7 +90,8 @@ where
         catalog: store.clone(),
         components: store.clone(),
         agents: store.clone(),
-        history: store,
+        history: store.clone(),
+        usage: store,
         ada,
         bob,
         _kept: kept,
