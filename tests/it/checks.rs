@@ -1,6 +1,6 @@
 //! The short forms of the long checks, on every run of the tests.
 
-use keiko_tests::check::{Report, batch_kill, hostile, hosts, kill, swap};
+use keiko_tests::check::{Report, batch_kill, cancel, hostile, hosts, kill, swap};
 
 fn passes(report: Report) {
     assert_eq!(report.violations(), 0, "{:#}", report.json());
@@ -26,6 +26,12 @@ fn kills_at_every_point_lose_and_double_no_item() {
     eprintln!("KEIKO_SEED={seed} repeats the choices of this run");
     let folder = tempfile::tempdir().unwrap();
     passes(batch_kill::run(&batch_kill::Plan::short(seed), folder.path()).unwrap());
+}
+
+#[test]
+fn a_cancel_that_races_a_completion_is_answered_with_the_one_end() {
+    let folder = tempfile::tempdir().unwrap();
+    passes(cancel::run(&cancel::Plan { races: 1_000 }, folder.path()).unwrap());
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::step::{Steps, cargo};
 const BENCHES: &[&str] = &["attempt", BATCH];
 /// The one of batches, which needs a host and both databases.
 const BATCH: &str = "batch";
-const CHECKS: &[&str] = &["kill", "batch-kill", "hosts", "hostile", "swap", MUTATIONS];
+const CHECKS: &[&str] = &["cancel", "kill", "batch-kill", "hosts", "hostile", "swap", MUTATIONS];
 /// The one of the conformance suite itself.
 const MUTATIONS: &str = "conformance-mutations";
 /// Those that start a PostgreSQL of their own, because they restart it.

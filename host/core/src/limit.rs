@@ -27,6 +27,8 @@ pub const DELAY_MS_MAX: u64 = 366 * 24 * 60 * 60 * 1000;
 
 /// Longest time-out that a task may ask for, in milliseconds: 366 days.
 pub const TIME_OUT_MS_MAX: u64 = DELAY_MS_MAX;
+/// Longest wall clock of a run that is no task, whose caller waits, in milliseconds.
+pub const RUN_WALL_MS_MAX: u64 = 60_000;
 
 /// WebAssembly stack of an attempt, in bytes.
 pub const WASM_STACK_BYTES: usize = 512 * KIB as usize;

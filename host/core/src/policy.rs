@@ -84,24 +84,40 @@ impl FromStr for Capability {
 
 /// The capabilities a tenant's plugins may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Grants(BTreeSet<Capability>);
+pub struct Grants {
+    capabilities: BTreeSet<Capability>,
+    /// Whether what is asked to be written can be: a run that is no task has no end to write it with.
+    effects: bool,
+}
 
 impl Grants {
     /// Grants of exactly these, and the log.
     pub fn new(capabilities: impl IntoIterator<Item = Capability>) -> Grants {
         let mut set: BTreeSet<_> = capabilities.into_iter().collect();
         set.insert(Capability::Log);
-        Grants(set)
+        Grants { capabilities: set, effects: true }
+    }
+
+    /// The same without anything that would be written with a task's end.
+    #[must_use]
+    pub fn without_effects(mut self) -> Grants {
+        self.effects = false;
+        self
+    }
+
+    /// Whether effects are taken.
+    pub fn allow_effects(&self) -> bool {
+        self.effects
     }
 
     /// Whether `capability` is granted.
     pub fn allow(&self, capability: Capability) -> bool {
-        self.0.contains(&capability)
+        self.capabilities.contains(&capability)
     }
 
     /// The granted capabilities in order.
     pub fn iter(&self) -> impl Iterator<Item = Capability> + '_ {
-        self.0.iter().copied()
+        self.capabilities.iter().copied()
     }
 }
 
@@ -270,5 +286,6 @@ mod tests {
         let none = Grants::new([]);
         assert!(none.allow(Capability::Log));
         assert!(!none.allow(Capability::Tasks));
+        assert!(none.allow_effects() && !none.without_effects().allow_effects());
     }
 }

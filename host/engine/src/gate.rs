@@ -60,6 +60,13 @@ impl Gate {
         Ok(if granted { Verdict::Granted } else { Verdict::Denied })
     }
 
+    /// The same of a call that asks for something to be written with the task's end, which a run that is no task does
+    /// not have.
+    pub(crate) fn pass_effect(&mut self, call: &Call, bytes: usize) -> Result<Verdict, Exceeded> {
+        let verdict = self.pass(call, bytes)?;
+        Ok(if self.grants.allow_effects() { verdict } else { Verdict::Denied })
+    }
+
     /// A call that cannot be refused on the spot, because WASI's own code answers it: the next epoch tick or the end
     /// of the run ends the attempt when it was one too many.
     pub(crate) fn note(&mut self, call: &Call) {
@@ -142,6 +149,14 @@ mod tests {
         gate.note(&CALL);
         assert_eq!(gate.check(10), Ok(()));
         assert_eq!(gate.check(11), Err(Exceeded::Fuel));
+    }
+
+    #[test]
+    fn a_run_that_is_no_task_may_ask_and_not_write() {
+        let mut gate = gate(u64::MAX, 9, Grants::default().without_effects());
+        assert_eq!(gate.pass(&CALL, 0), Ok(Verdict::Granted));
+        assert_eq!(gate.pass_effect(&CALL, 1), Ok(Verdict::Denied));
+        assert_eq!((gate.host_calls(), gate.taint()), (2, Taint::TASKS));
     }
 
     #[test]

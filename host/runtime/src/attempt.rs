@@ -5,15 +5,18 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use keiko_core::admission::budget;
+use keiko_core::catalog::Plugin;
 use keiko_core::code::Code;
 use keiko_core::effect::Effects;
+use keiko_core::limit::{RUN_WALL_MS_MAX, SetBy};
 use keiko_core::log::LogBuffer;
 use keiko_core::outcome::{AttemptReport, Failure, Meter, Outcome, Taint};
-use keiko_core::policy::Budget;
+use keiko_core::policy::{Budget, BudgetRequest, Limit};
 use keiko_core::port::{Attempt, AttemptFacts, HostPort};
 use keiko_core::retry::{History, RetryPolicy, decide};
-use keiko_core::task::{AttemptRecord, Settlement, Transition};
+use keiko_core::task::{AttemptRecord, LeasedTask, Lineage, Payload, Settlement, Transition};
 use keiko_core::time_out::Ends;
+use keiko_core::{KindId, TaskId, TenantId};
 use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -23,13 +26,13 @@ use crate::long::{self, Report};
 use crate::port::AttemptPort;
 use crate::running::Entry;
 use crate::settler::Ended;
-use crate::shared::{Shared, TaskJob, TenantEntry};
+use crate::shared::{Leased, Shared, TenantEntry};
 
 /// Runs the attempt of a job. `None` when its end is no longer this host's to tell. `slot` is its room on the worker,
 /// which a long attempt gives back.
 pub(crate) async fn run(
     shared: &Arc<Shared>,
-    job: TaskJob,
+    job: Leased,
     slot: &mut Option<OwnedSemaphorePermit>,
 ) -> Option<Ended> {
     let started_ms = shared.clock.now_ms();
@@ -37,22 +40,11 @@ pub(crate) async fn run(
     if let Err(error) = shared.catalog.meet(job.task.kind).await {
         tracing::warn!(error = %error, "the plugins could not be read again");
     }
-    let run = prepare(shared, &job, entry);
+    let run = prepare(shared, &wanted(&job.task), entry);
     let (report, port, handler, attempts_max) = match run {
         Ok(run) => {
             let noted = shared.journal.as_ref().map(|journal| journal.start(job.task.id, job.task.token));
-            let mut guest = guarded(shared, &run);
-            let report = match long::begin(&mut guest, shared.options.short).await {
-                Some(report) => Some(report),
-                None => {
-                    *slot = None;
-                    shared.long.run(job.task.tenant, guest).await
-                }
-            };
-            let report = report.and_then(|report| match report {
-                Report::Attempt(report) => Some(report),
-                Report::Batch(_) => None,
-            });
+            let report = run.drive(shared, slot).await;
             if let (Some(journal), Some(Ok(noted))) = (&shared.journal, noted)
                 && let Err(error) = journal.end(noted)
             {
@@ -73,7 +65,7 @@ pub(crate) async fn run(
     let manifest = handler.as_ref().map(|handler| handler.budget().retry).unwrap_or_default();
     let policy = RetryPolicy::of(&manifest, &job.task.budget.retry);
     let outcome = in_time(&job, report.outcome, now_ms);
-    let transition = decide(history, &policy, outcome, now_ms, random())?;
+    let transition = decide(history, &policy, outcome, now_ms, (shared.options.random)())?;
     let version = handler.map(|handler| handler.loaded.plugin.current.id);
     let keeps_effects = matches!(transition, Transition::Complete(_));
     let settlement = Settlement {
@@ -96,7 +88,7 @@ pub(crate) async fn run(
 }
 
 /// The outcome, or that the whole task's time is over where an attempt's wall clock was cut to it.
-fn in_time(job: &TaskJob, outcome: Outcome, now_ms: i64) -> Outcome {
+fn in_time(job: &Leased, outcome: Outcome, now_ms: i64) -> Outcome {
     match outcome {
         Outcome::Failed(failure) if failure.code == Code::DeadlineExceeded => {
             let over = job.task.ends.over(false, now_ms);
@@ -107,61 +99,126 @@ fn in_time(job: &TaskJob, outcome: Outcome, now_ms: i64) -> Outcome {
     }
 }
 
+/// What is to be run, for whom, and as what it is known.
+pub(crate) struct Wanted<'a> {
+    pub(crate) tenant: TenantId,
+    pub(crate) kind: KindId,
+    pub(crate) id: TaskId,
+    pub(crate) lineage: Lineage,
+    /// Of the attempt, from 1.
+    pub(crate) number: u32,
+    pub(crate) input: &'a Payload,
+    pub(crate) budget: &'a BudgetRequest,
+    pub(crate) trace: Option<&'a str>,
+    /// When its time is over.
+    pub(crate) ends: Ends,
+    /// Whether no attempt of it has begun.
+    pub(crate) waits: bool,
+    /// Whether it is a task, whose end takes along what the attempt asks to be written.
+    pub(crate) is_task: bool,
+}
+
+fn wanted(task: &LeasedTask) -> Wanted<'_> {
+    Wanted {
+        tenant: task.tenant,
+        kind: task.kind,
+        id: task.id,
+        lineage: task.lineage,
+        number: task.attempts + 1,
+        input: &task.input,
+        budget: &task.budget,
+        trace: task.trace.as_deref(),
+        ends: task.ends,
+        waits: task.attempts == 0 && task.crashes == 0,
+        is_task: true,
+    }
+}
+
 /// Everything one attempt needs, its generation pinned.
-struct Run {
+pub(crate) struct Run {
     attempt: Attempt,
     port: Arc<AttemptPort>,
     entry: Arc<Entry>,
     handler: Handler,
 }
 
-fn prepare(shared: &Arc<Shared>, job: &TaskJob, entry: Arc<Entry>) -> Result<Run, Failure> {
-    let task = &job.task;
-    let tenant = shared.tenant(task.tenant).ok_or_else(|| {
+impl Run {
+    /// Runs the attempt to its end, here while it is short. `None` when the host has stopped before.
+    pub(crate) async fn drive(
+        &self,
+        shared: &Shared,
+        slot: &mut Option<OwnedSemaphorePermit>,
+    ) -> Option<AttemptReport> {
+        let mut guest = guarded(shared, self);
+        let report = match long::begin(&mut guest, shared.options.short).await {
+            Some(report) => Some(report),
+            None => {
+                *slot = None;
+                shared.long.run(self.port.tenant, guest).await
+            }
+        };
+        report.and_then(|report| match report {
+            Report::Attempt(report) => Some(report),
+            Report::Batch(_) => None,
+        })
+    }
+
+    /// The plugin version that runs.
+    pub(crate) fn plugin(&self) -> &Plugin {
+        &self.handler.loaded.plugin
+    }
+}
+
+pub(crate) fn prepare(shared: &Arc<Shared>, wanted: &Wanted<'_>, entry: Arc<Entry>) -> Result<Run, Failure> {
+    let tenant = shared.tenant(wanted.tenant).ok_or_else(|| {
         Failure::new(Code::NotFound, "the tenant of this task is not in the host's configuration")
     })?;
-    let handler = shared.catalog.handler(task.kind)?;
+    let handler = shared.catalog.handler(wanted.kind)?;
     let now_ms = shared.clock.now_ms();
-    let waits = task.attempts == 0 && task.crashes == 0;
-    if let Some(over) = task.ends.over(waits, now_ms) {
-        return Err(over.failure(over.of(&task.budget).unwrap_or_default()));
+    if let Some(over) = wanted.ends.over(wanted.waits, now_ms) {
+        return Err(over.failure(over.of(wanted.budget).unwrap_or_default()));
     }
-    let mut budget = budget(&tenant.policy, &handler.budget(), &task.budget);
-    if let Some(end_by_ms) = task.ends.end_by_ms {
+    let mut budget = budget(&tenant.policy, &handler.budget(), wanted.budget);
+    if let Some(end_by_ms) = wanted.ends.end_by_ms {
         budget.wall_ms.value = budget.wall_ms.value.min(end_by_ms.saturating_sub(now_ms).max(1) as u64);
     }
+    if !wanted.is_task && budget.wall_ms.value > RUN_WALL_MS_MAX {
+        budget.wall_ms = Limit { value: RUN_WALL_MS_MAX, set_by: SetBy::Host };
+    }
     let plugin = &handler.loaded.plugin;
+    let grants = if wanted.is_task { &tenant.grants } else { &tenant.run_grants };
     let attempt = Attempt {
-        facts: facts(job, tenant, &budget),
+        facts: facts(wanted, tenant, &budget),
         digest: plugin.current.digest,
         kind: handler.kind.clone(),
-        input: task.input.clone(),
+        input: wanted.input.clone(),
         budget,
-        grants: Arc::clone(&tenant.grants),
+        grants: Arc::clone(grants),
         settings: tenant.settings.get(&plugin.name).cloned().unwrap_or_default(),
         command: plugin.current.manifest.command(&handler.kind),
     };
     let port = Arc::new(AttemptPort {
         shared: Arc::clone(shared),
         entry: Arc::clone(&entry),
-        tenant: task.tenant,
+        tenant: wanted.tenant,
         policy: Arc::clone(tenant),
         plugin: plugin.name.clone(),
-        lineage: task.lineage,
+        lineage: wanted.lineage,
         children: Mutex::new(0),
-        promised: Promised::new(shared, task.tenant),
+        promised: Promised::new(shared, wanted.tenant),
     });
     Ok(Run { attempt, port, entry, handler })
 }
 
-fn facts(job: &TaskJob, tenant: &TenantEntry, budget: &Budget) -> AttemptFacts {
+fn facts(wanted: &Wanted<'_>, tenant: &TenantEntry, budget: &Budget) -> AttemptFacts {
+    let attempts_max = if wanted.is_task { budget.attempts.value } else { 1 };
     AttemptFacts {
         tenant: tenant.name.clone(),
-        task: job.task.id,
-        lineage: job.task.lineage,
-        number: job.task.attempts + 1,
-        attempts_max: u32::try_from(budget.attempts.value).unwrap_or(u32::MAX),
-        trace: job.task.trace.clone(),
+        task: wanted.id,
+        lineage: wanted.lineage,
+        number: wanted.number,
+        attempts_max: u32::try_from(attempts_max).unwrap_or(u32::MAX),
+        trace: wanted.trace.map(str::to_owned),
     }
 }
 
@@ -180,7 +237,7 @@ fn guarded(shared: &Shared, run: &Run) -> long::Run {
     guest.boxed()
 }
 
-fn unstarted(failure: Failure) -> AttemptReport {
+pub(crate) fn unstarted(failure: Failure) -> AttemptReport {
     AttemptReport {
         outcome: Outcome::Failed(failure),
         meter: Meter::default(),

@@ -6,6 +6,7 @@ use keiko_core::agent::{
 use keiko_core::code::Code;
 use keiko_core::history::{DateRange, Statistics, UserTask};
 use keiko_core::name::AgentKind;
+use keiko_core::usage::DaySpent;
 use keiko_core::{AgentId, TaskId, TenantId, UserId};
 
 use crate::handle::Handle;
@@ -134,6 +135,12 @@ impl Handle {
             return Err(invalid("the range ends before it begins"));
         }
         Ok(self.shared.history.statistics(tenant, range).await?)
+    }
+
+    /// What the tenant spent on the days from `from` to `to`, counted from 1970-01-01; what runs of the last second spent
+    /// may be missing.
+    pub async fn usage(&self, tenant: TenantId, from: i64, to: i64) -> Result<Vec<DaySpent>, Error> {
+        Ok(self.shared.usage.usage(tenant, from, to).await?)
     }
 
     /// The first of so many numbers.

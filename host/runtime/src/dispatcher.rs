@@ -10,7 +10,7 @@ use keiko_core::port::{Lease, LeaseRequest, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::shared::{Counters, Job, Shared, TaskJob};
+use crate::shared::{Counters, Job, Leased, Shared};
 
 /// Rounds of a tenant's running tasks that are leased ahead, so that workers never wait for the store and a
 /// tenant that may run little does not fill the local queue.
@@ -34,7 +34,7 @@ pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
                 if got > 0 {
                     // There may be more: look again as soon as half of this is gone.
                     let low = shared.queue.low(got / 2);
-                    tokio::select! { () = stop.cancelled() => {}, () = low => {}, () = wake => {} }
+                    tokio::select! { biased; () = stop.cancelled() => {}, () = low => {}, () = wake => {} }
                     continue;
                 }
                 let due = next_run_at_ms.map(|at| at.saturating_sub(shared.clock.now_ms()).max(1) as u64);
@@ -46,7 +46,12 @@ pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
                 backoff
             }
         };
-        tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(sleep) => {}, () = wake => {} }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = wake => {}
+            () = tokio::time::sleep(sleep) => {}
+        }
     }
 }
 
@@ -91,8 +96,7 @@ fn take(shared: &Shared, lease: Lease) {
     let jobs = lease.tasks.into_iter().map(|task| {
         let tenant = task.tenant;
         let running_max = shared.tenant(tenant).map_or(1, |entry| entry.policy.running_max);
-        let place_ms = task.place_ms;
-        (tenant, running_max, runs_alone(task.crashes), place_ms, Job::Task(TaskJob { holder, task }))
+        (tenant, running_max, runs_alone(task.crashes), task.place_ms, Job::Task(Leased { holder, task }))
     });
     shared.queue.push(jobs);
     // From now on the heart beats often.

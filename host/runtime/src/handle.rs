@@ -17,8 +17,8 @@ use keiko_core::manifest::Manifest;
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
 use keiko_core::stop::StopReason;
 use keiko_core::task::{
-    CancelAnswer, DropAnswer, Key, Lineage, NewTask, RetryAnswer, Submit, Submitted, TaskCounts, TaskFilter,
-    TaskState, TaskSummary,
+    CancelAnswer, DropAnswer, Key, Lineage, NewTask, Payload, RetryAnswer, Submit, Submitted, TaskCounts,
+    TaskFilter, TaskState, TaskSummary,
 };
 use keiko_core::time_out::Ends;
 use keiko_core::{AgentId, GroupId, KindId, TaskId, TenantId, TenantName, UserId};
@@ -179,14 +179,9 @@ impl Handle {
         entry: &TenantEntry,
         task: &TaskRequest,
     ) -> Result<(KindId, BudgetRequest), Error> {
-        let invalid = |text: String| Error::new(Code::InvalidInput, text);
-        let bytes = task.input.bytes.len() as u64;
-        if bytes > INPUT_BYTES_MAX {
-            let fact = LimitFact::of_host("input_bytes", INPUT_BYTES_MAX, Some(bytes));
-            return Err(Error::at_limit(Code::InvalidInput, fact));
-        }
         if task.run_at_ms.is_some() && task.delay_ms > 0 {
-            return Err(invalid("a delay and a time to run at exclude each other".to_owned()));
+            let text = "a delay and a time to run at exclude each other";
+            return Err(Error::new(Code::InvalidInput, text));
         }
         let ahead_ms = task.run_at_ms.map_or(0, |at| at.saturating_sub(self.shared.clock.now_ms()).max(0));
         let delay_ms = task.delay_ms.max(ahead_ms as u64);
@@ -194,8 +189,25 @@ impl Handle {
             let fact = LimitFact::of_host("delay_ms", DELAY_MS_MAX, Some(delay_ms));
             return Err(Error::at_limit(Code::InvalidInput, fact));
         }
-        check_content_type(&task.input.content_type).map_err(invalid)?;
-        let (plugin, kind) = (task.plugin.as_deref(), task.kind.as_deref());
+        self.admit(tenant, entry, (task.plugin.as_deref(), task.kind.as_deref()), &task.input, &task.budget)
+    }
+
+    /// Which handler a plugin and a kind mean, and what its manifest asks for, if it takes this input and may have this
+    /// budget.
+    pub(crate) fn admit(
+        &self,
+        tenant: TenantId,
+        entry: &TenantEntry,
+        (plugin, kind): (Option<&str>, Option<&str>),
+        input: &Payload,
+        budget: &BudgetRequest,
+    ) -> Result<(KindId, BudgetRequest), Error> {
+        let bytes = input.bytes.len() as u64;
+        if bytes > INPUT_BYTES_MAX {
+            let fact = LimitFact::of_host("input_bytes", INPUT_BYTES_MAX, Some(bytes));
+            return Err(Error::at_limit(Code::InvalidInput, fact));
+        }
+        check_content_type(&input.content_type).map_err(|text| Error::new(Code::InvalidInput, text))?;
         let (id, handler) = self.shared.catalog.resolve(tenant, plugin, kind)?;
         let plugin = &handler.loaded.plugin;
         if plugin.draining {
@@ -203,7 +215,7 @@ impl Handle {
             return Err(Error::new(Code::Conflict, message));
         }
         let manifest = handler.budget();
-        admit(&entry.policy, &manifest, &task.budget).map_err(|denied| Error {
+        admit(&entry.policy, &manifest, budget).map_err(|denied| Error {
             limit: Some(denied.fact.clone()),
             ..Error::new(denied.code, denied.to_string())
         })?;

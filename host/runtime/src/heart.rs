@@ -17,9 +17,10 @@ pub(crate) async fn beat(shared: Arc<Shared>, stop: CancellationToken) {
     let mut heart = Heart { shared, alive: true, catalog: None };
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(heart.interval()) => {}
             () = heart.shared.pulse.poked() => {}
+            () = tokio::time::sleep(heart.interval()) => {}
         }
         heart.beat_once().await;
     }

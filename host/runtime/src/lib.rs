@@ -9,6 +9,7 @@ mod bulk;
 pub mod cache;
 mod catalog;
 mod data;
+mod direct;
 mod dispatcher;
 mod expirer;
 mod gauge;
@@ -19,6 +20,7 @@ mod ids;
 mod journal;
 mod listener;
 mod long;
+mod meters;
 mod options;
 mod point;
 mod port;
@@ -41,6 +43,8 @@ pub use data::NewAgent;
 pub use handle::Handle;
 pub use options::{Options, Retention};
 pub use point::{KillAt, Point};
-pub use request::{Accepted, AttemptLog, Error, Progress, TaskDetail, TaskRequest, TenantOptions};
+pub use request::{
+    Accepted, AttemptLog, Error, Progress, RunReport, RunRequest, TaskDetail, TaskRequest, TenantOptions,
+};
 pub use runtime::{DrainReport, Parts, Runtime};
 pub use shared::Figures;

@@ -15,6 +15,7 @@ use crate::shared::Shared;
 pub(crate) async fn listen(shared: Arc<Shared>, stop: CancellationToken) {
     loop {
         let signal = tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             signal = shared.signals.next() => signal,
         };

@@ -44,6 +44,11 @@ pub struct Options {
     pub cache: CacheOptions,
     /// Whether the database is this host's alone, so that every other holder is dead when it starts.
     pub exclusive: bool,
+    /// Starts no threads: everything is a task of the caller's runtime and ends when the [`crate::Runtime`] is dropped. For
+    /// simulations; a guest then holds up everybody else.
+    pub in_place: bool,
+    /// Gives numbers from 0 to 1, for the jitter of retries.
+    pub random: fn() -> f64,
     /// Folder for the journal of running attempts; without one, a crash of the host is charged to nobody.
     pub journal_dir: Option<PathBuf>,
 }
@@ -93,7 +98,16 @@ impl Default for Options {
             kill_at: None,
             cache: CacheOptions::default(),
             exclusive: false,
+            in_place: false,
+            random,
             journal_dir: None,
         }
     }
+}
+
+/// Evenly drawn.
+fn random() -> f64 {
+    // Without randomness there is no jitter, and retries still work.
+    let bits = getrandom::u32().unwrap_or(u32::MAX / 2);
+    f64::from(bits) / f64::from(u32::MAX)
 }

@@ -2,6 +2,9 @@
 //!
 //! [`Lanes`] is the rule, without a clock or a thread; [`LocalQueue`] lets many workers wait on it. Permits are
 //! part of the rule: a tenant's first, then the host's, both counted in the same place.
+//!
+//! Runs, which are no tasks and whose callers wait, go before the tasks of their own tenant and take its turns. Of them
+//! as many may wait as may run, of a tenant and in all, so that who comes later is told at once that there is no room.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -18,7 +21,11 @@ pub(crate) struct Lanes<T> {
     /// Tasks that must run with nothing beside them; they go before all others.
     alone: VecDeque<(TenantId, T)>,
     alone_runs: bool,
+    /// Tasks that wait, runs not counted.
     waiting: usize,
+    /// Runs that wait.
+    offered: usize,
+    last_ticket: u64,
     running: usize,
     running_max: usize,
 }
@@ -27,8 +34,36 @@ pub(crate) struct Lanes<T> {
 struct Lane<T> {
     /// By place; of equal ones the earlier pushed first.
     waiting: VecDeque<(i64, T)>,
+    /// Runs, each with its ticket.
+    offered: VecDeque<(u64, T)>,
     running: usize,
     running_max: usize,
+}
+
+/// A run that waits, until it is popped: how it is taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    tenant: TenantId,
+    number: u64,
+}
+
+/// Whose room for runs is used up, and how much there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// The tenant's.
+    Tenant(usize),
+    /// The host's.
+    Host(usize),
+}
+
+impl<T> Lane<T> {
+    fn new() -> Lane<T> {
+        Lane { waiting: VecDeque::new(), offered: VecDeque::new(), running: 0, running_max: 0 }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.offered.is_empty()
+    }
 }
 
 impl<T> Lanes<T> {
@@ -40,6 +75,8 @@ impl<T> Lanes<T> {
             alone: VecDeque::new(),
             alone_runs: false,
             waiting: 0,
+            offered: 0,
+            last_ticket: 0,
             running: 0,
             running_max,
         }
@@ -48,21 +85,51 @@ impl<T> Lanes<T> {
     /// Adds a task to its tenant's lane, at its place there; `running_max` is how many of the tenant's may run at once.
     pub(crate) fn push(&mut self, tenant: TenantId, running_max: usize, alone: bool, place_ms: i64, item: T) {
         self.waiting += 1;
-        let lane = self.lanes.entry(tenant).or_insert_with(|| Lane {
-            waiting: VecDeque::new(),
-            running: 0,
-            running_max,
-        });
+        let lane = self.lanes.entry(tenant).or_insert_with(Lane::new);
         lane.running_max = running_max;
         if alone {
             self.alone.push_back((tenant, item));
             return;
         }
-        if lane.waiting.is_empty() {
+        if lane.is_empty() {
             self.turns.push_back(tenant);
         }
         let place = lane.waiting.partition_point(|(other_ms, _)| *other_ms <= place_ms);
         lane.waiting.insert(place, (place_ms, item));
+    }
+
+    /// Adds a run to its tenant's lane, unless as many of them wait as may run.
+    pub(crate) fn offer(&mut self, tenant: TenantId, running_max: usize, item: T) -> Result<Ticket, Full> {
+        if self.offered >= self.running_max {
+            return Err(Full::Host(self.running_max));
+        }
+        let lane = self.lanes.entry(tenant).or_insert_with(Lane::new);
+        lane.running_max = running_max;
+        if lane.offered.len() >= running_max {
+            return Err(Full::Tenant(running_max));
+        }
+        if lane.is_empty() {
+            self.turns.push_back(tenant);
+        }
+        self.last_ticket += 1;
+        self.offered += 1;
+        lane.offered.push_back((self.last_ticket, item));
+        Ok(Ticket { tenant, number: self.last_ticket })
+    }
+
+    /// Takes a run back that has not been popped.
+    pub(crate) fn withdraw(&mut self, ticket: Ticket) -> Option<T> {
+        let lane = self.lanes.get_mut(&ticket.tenant)?;
+        let at = lane.offered.iter().position(|(number, _)| *number == ticket.number)?;
+        let (_, item) = lane.offered.remove(at)?;
+        self.offered -= 1;
+        if lane.is_empty() {
+            self.turns.retain(|tenant| *tenant != ticket.tenant);
+            if lane.running == 0 {
+                self.lanes.remove(&ticket.tenant);
+            }
+        }
+        Some(item)
     }
 
     /// The next task that may run now. It counts as running until [`Lanes::done`].
@@ -75,6 +142,7 @@ impl<T> Lanes<T> {
                 return None;
             }
             let (tenant, item) = self.alone.pop_front()?;
+            self.waiting -= 1;
             self.alone_runs = true;
             self.start(tenant);
             return Some((tenant, item));
@@ -86,8 +154,17 @@ impl<T> Lanes<T> {
                 self.turns.push_back(tenant);
                 continue;
             }
-            let (_, item) = lane.waiting.pop_front()?;
-            if !lane.waiting.is_empty() {
+            let item = match lane.offered.pop_front() {
+                Some((_, item)) => {
+                    self.offered -= 1;
+                    item
+                }
+                None => {
+                    self.waiting -= 1;
+                    lane.waiting.pop_front()?.1
+                }
+            };
+            if !lane.is_empty() {
                 self.turns.push_back(tenant);
             }
             self.start(tenant);
@@ -97,11 +174,8 @@ impl<T> Lanes<T> {
     }
 
     fn start(&mut self, tenant: TenantId) {
-        self.waiting -= 1;
         self.running += 1;
-        if let Some(lane) = self.lanes.get_mut(&tenant) {
-            lane.running += 1;
-        }
+        self.lanes.entry(tenant).or_insert_with(Lane::new).running += 1;
     }
 
     /// A task that was popped has ended.
@@ -110,22 +184,41 @@ impl<T> Lanes<T> {
         self.running -= 1;
         if let Some(lane) = self.lanes.get_mut(&tenant) {
             lane.running -= 1;
-            if lane.running == 0 && lane.waiting.is_empty() {
+            if lane.running == 0 && lane.is_empty() {
                 self.lanes.remove(&tenant);
             }
         }
     }
 
-    /// Takes every waiting task out.
+    /// Takes every waiting task out, and leaves the runs.
     pub(crate) fn clear(&mut self) -> Vec<T> {
         self.waiting = 0;
-        self.turns.clear();
         let mut items: Vec<T> = self.alone.drain(..).map(|(_, item)| item).collect();
         for lane in self.lanes.values_mut() {
             items.extend(lane.waiting.drain(..).map(|(_, item)| item));
         }
-        self.lanes.retain(|_, lane| lane.running > 0);
+        self.keep_what_is_left();
         items
+    }
+
+    /// Takes every waiting run out.
+    pub(crate) fn clear_offered(&mut self) -> Vec<T> {
+        self.offered = 0;
+        let lanes = self.lanes.values_mut();
+        let items = lanes.flat_map(|lane| lane.offered.drain(..)).map(|(_, item)| item).collect();
+        self.keep_what_is_left();
+        items
+    }
+
+    fn keep_what_is_left(&mut self) {
+        self.lanes.retain(|_, lane| lane.running > 0 || !lane.is_empty());
+        let lanes = &self.lanes;
+        self.turns.retain(|tenant| lanes.get(tenant).is_some_and(|lane| !lane.is_empty()));
+    }
+
+    /// Whether anything waits.
+    fn has_more(&self) -> bool {
+        self.waiting + self.offered > 0
     }
 
     /// Tasks that wait.
@@ -133,7 +226,12 @@ impl<T> Lanes<T> {
         self.waiting
     }
 
-    /// Tasks that run.
+    /// Runs that wait.
+    pub(crate) fn offered(&self) -> usize {
+        self.offered
+    }
+
+    /// Tasks and runs that run.
     pub(crate) fn running(&self) -> usize {
         self.running
     }
@@ -186,13 +284,33 @@ impl<T> LocalQueue<T> {
         self.ready.notify_one();
     }
 
-    /// Waits for a task that may run.
+    /// Adds a run; see [`Lanes::offer`].
+    pub(crate) fn offer(&self, tenant: TenantId, running_max: usize, item: T) -> Result<Ticket, Full> {
+        let ticket = self.lanes.lock().offer(tenant, running_max, item)?;
+        self.ready.notify_one();
+        Ok(ticket)
+    }
+
+    /// See [`Lanes::withdraw`].
+    pub(crate) fn withdraw(&self, ticket: Ticket) {
+        // Outside of the lock, because dropping it may wake others.
+        let withdrawn = self.lanes.lock().withdraw(ticket);
+        drop(withdrawn);
+    }
+
+    /// See [`Lanes::clear_offered`].
+    pub(crate) fn clear_offered(&self) {
+        let items = self.lanes.lock().clear_offered();
+        drop(items);
+    }
+
+    /// Waits for a task or a run that may run.
     pub(crate) async fn next(&self) -> (TenantId, T) {
         loop {
             let ready = self.ready.notified();
             let popped = {
                 let mut lanes = self.lanes.lock();
-                lanes.pop().map(|popped| (popped, lanes.waiting() > 0))
+                lanes.pop().map(|popped| (popped, lanes.has_more()))
             };
             if let Some((popped, more)) = popped {
                 self.popped.notify_one();
@@ -332,6 +450,66 @@ mod tests {
         assert_eq!((lanes.waiting(), lanes.running()), (0, 1));
         lanes.done(A);
         assert!(lanes.held().is_empty());
+    }
+
+    #[test]
+    fn a_run_goes_before_its_tenants_tasks_and_takes_its_tenants_turns() {
+        let mut lanes = Lanes::new(100);
+        for item in 0..3 {
+            lanes.push(A, 100, false, 0, item);
+            lanes.push(B, 100, false, 0, 10 + item);
+        }
+        lanes.offer(B, 100, 20).unwrap();
+        lanes.offer(B, 100, 21).unwrap();
+        assert_eq!((lanes.waiting(), lanes.held()[&B]), (6, 3), "a run is no leased task");
+        assert_eq!(pops(&mut lanes), [0, 20, 1, 21, 2, 10, 11, 12]);
+        assert_eq!((lanes.waiting(), lanes.running(), lanes.has_more()), (0, 8, false));
+    }
+
+    #[test]
+    fn as_many_runs_wait_as_may_run() {
+        let mut lanes = Lanes::new(3);
+        assert!(lanes.offer(A, 2, 0).is_ok() && lanes.offer(A, 2, 1).is_ok());
+        assert_eq!(lanes.offer(A, 2, 2), Err(Full::Tenant(2)));
+        assert!(lanes.offer(B, 2, 3).is_ok());
+        assert_eq!(lanes.offer(B, 2, 4), Err(Full::Host(3)));
+        assert_eq!(pops(&mut lanes), [0, 3, 1]);
+        assert!(lanes.offer(B, 2, 5).is_ok(), "what runs leaves its place among those that wait");
+        assert_eq!(pops(&mut lanes), [] as [u32; 0]);
+        lanes.done(A);
+        assert_eq!(pops(&mut lanes), [5]);
+    }
+
+    #[test]
+    fn a_run_that_is_withdrawn_leaves_nothing_behind() {
+        let mut lanes = Lanes::new(3);
+        let first = lanes.offer(A, 1, 0).unwrap();
+        assert_eq!(lanes.withdraw(first), Some(0));
+        assert!(lanes.lanes.is_empty() && lanes.turns.is_empty() && !lanes.has_more());
+        lanes.push(A, 1, false, 0, 1);
+        let second = lanes.offer(A, 1, 2).unwrap();
+        assert_eq!(lanes.withdraw(first), None, "its ticket is nobody else's");
+        assert_eq!(lanes.withdraw(second), Some(2));
+        assert_eq!(pops(&mut lanes), [1]);
+        let third = lanes.offer(A, 1, 3).unwrap();
+        lanes.done(A);
+        assert_eq!(pops(&mut lanes), [3]);
+        assert_eq!(lanes.withdraw(third), None, "it runs");
+    }
+
+    #[test]
+    fn runs_and_tasks_are_cleared_apart() {
+        let mut lanes = Lanes::new(3);
+        lanes.push(A, 1, false, 0, 1);
+        lanes.offer(A, 1, 2).unwrap();
+        lanes.offer(B, 1, 3).unwrap();
+        assert_eq!(lanes.clear(), [1]);
+        assert_eq!(pops(&mut lanes), [2, 3]);
+        lanes.offer(A, 1, 4).unwrap();
+        lanes.push(A, 1, false, 0, 5);
+        assert_eq!(lanes.clear_offered(), [4]);
+        lanes.done(A);
+        assert_eq!(pops(&mut lanes), [5]);
     }
 
     #[tokio::test]

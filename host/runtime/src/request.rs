@@ -6,13 +6,13 @@ use keiko_core::batch::Wish;
 use keiko_core::code::{Code, RetryClass};
 use keiko_core::limit::LimitFact;
 use keiko_core::log::Kept;
-use keiko_core::name::{PluginName, ProcessorName, TenantName};
-use keiko_core::outcome::Failure;
+use keiko_core::name::{PluginName, ProcessorName, TenantName, VersionName};
+use keiko_core::outcome::{AttemptReport, Failure};
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
 use keiko_core::port::{InstallError, Stage, StoreError};
 use keiko_core::priority::Priority;
 use keiko_core::task::{Payload, TaskView};
-use keiko_core::{AgentId, TaskId, UserId};
+use keiko_core::{AgentId, Digest, TaskId, UserId};
 
 /// A tenant as the configuration declares it.
 #[derive(Clone, Debug)]
@@ -50,6 +50,32 @@ pub struct TaskRequest {
     pub user: Option<UserId>,
     /// W3C `traceparent`.
     pub trace: Option<String>,
+}
+
+/// A run as a client asks for it: no task, answered when it ends.
+#[derive(Clone, Debug)]
+pub struct RunRequest {
+    /// The plugin; `None` finds the one plugin that has the kind.
+    pub plugin: Option<String>,
+    /// The kind; `None` is the plugin's only one.
+    pub kind: Option<String>,
+    /// What it is given.
+    pub input: Payload,
+    /// What it asks of the policy.
+    pub budget: BudgetRequest,
+    /// W3C `traceparent`.
+    pub trace: Option<String>,
+}
+
+/// What became of a run.
+#[derive(Debug)]
+pub struct RunReport {
+    /// How it ended and what it spent.
+    pub report: AttemptReport,
+    /// When it began, in milliseconds since 1970.
+    pub started_ms: i64,
+    /// The plugin version that ran; `None` when none could.
+    pub version: Option<(VersionName, Digest)>,
 }
 
 /// Stored tasks: their ids follow each other.

@@ -31,6 +31,7 @@ pub(crate) async fn rescue(shared: Arc<Shared>, stop: CancellationToken) {
             }
         };
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             changed = others.changed() => match changed {
                 Ok(()) => { wait = Duration::ZERO; continue }

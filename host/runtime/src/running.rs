@@ -1,6 +1,6 @@
 //! Attempts that run on this host now: how to stop them, and what they say of themselves.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use keiko_core::stop::{Stop, StopReason};
@@ -11,7 +11,7 @@ use crate::request::Progress;
 
 /// The running attempts by task.
 #[derive(Debug, Default)]
-pub(crate) struct Running(Mutex<HashMap<TaskId, Arc<Entry>>>);
+pub(crate) struct Running(Mutex<BTreeMap<TaskId, Arc<Entry>>>);
 
 /// One running attempt.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use keiko_core::code::Code;
 use keiko_core::crash::runs_alone;
 use keiko_core::port::{
     Agents, BatchRecords, BatchStore, CatalogStore, Clock, Components, Dead, History, Records, Runner,
-    Signals, TaskStore,
+    Signals, TaskStore, Usage,
 };
 use keiko_core::stop::StopReason;
 use keiko_core::task::{AttemptRecord, Settlement, Transition};
@@ -25,6 +25,7 @@ use crate::gauge::Gauge;
 use crate::handle::Handle;
 use crate::ids::Ids;
 use crate::journal::Journal;
+use crate::meters::Meters;
 use crate::options::Options;
 use crate::point::Points;
 use crate::pulse::Pulse;
@@ -35,7 +36,7 @@ use crate::service::Services;
 use crate::settler::{self, Ended};
 use crate::shared::{Counters, Job, Shared, TenantEntry};
 use crate::waiters::Waiters;
-use crate::{dispatcher, heart, listener, long, rescuer, upkeep, worker};
+use crate::{direct, dispatcher, heart, listener, long, meters, rescuer, upkeep, worker};
 
 /// How long a stop waits for attempts that were told to stop: a tick, and what a slow machine adds.
 const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -68,6 +69,8 @@ pub struct Parts {
     pub batch_records: Arc<dyn BatchRecords>,
     /// Where values are kept that can be had again.
     pub cache: CacheParts,
+    /// Where usage is kept.
+    pub usage: Arc<dyn Usage>,
     /// The way to other hosts of the same database.
     pub signals: Arc<dyn Signals>,
     /// What runs guests.
@@ -115,8 +118,9 @@ impl Runtime {
         let rescued = parts.tasks.rescue(dead, started, now_ms).await?;
         let journal = new_journal(&options)?;
         let (ended, endings) = mpsc::channel(ENDED_MAX);
-        let Parts { tasks, records, catalog, components, agents, history, batches, batch_records, .. } =
-            parts.clone();
+        let Parts {
+            tasks, records, catalog, components, agents, history, batches, batch_records, usage, ..
+        } = parts.clone();
         let Parts { mut cache, signals, runner, clock, .. } = parts;
         cache.backplanes.push(Arc::new(SignalPlane(Arc::clone(&signals))));
         let memory = |(tenant, entry): (&TenantId, &Arc<TenantEntry>)| {
@@ -137,6 +141,8 @@ impl Runtime {
             tenants: entries,
             gauge: Gauge::default(),
             running: Running::default(),
+            runs: Running::default(),
+            next_run: AtomicI64::new(direct::first_number()),
             waiters: Waiters::default(),
             journal,
             ended,
@@ -144,6 +150,8 @@ impl Runtime {
             history,
             cache: Cache::new(cache, options.cache),
             options,
+            usage,
+            meters: Meters::default(),
             signals,
             wake: Notify::new(),
             time_outs: TimeOuts::default(),
@@ -169,10 +177,8 @@ impl Runtime {
         endings: mpsc::Receiver<Ended>,
         events: mpsc::Receiver<batch::Event>,
     ) -> Runtime {
-        let mut keeping = Services::default();
-        let mut workers = Services::default();
-        let mut long = Services::default();
-        let intake = Services::default();
+        let services = || Services::new(shared.options.in_place);
+        let (mut keeping, mut workers, mut long, intake) = (services(), services(), services(), services());
         // The first beat tells who else is there.
         shared.pulse.poke();
         keeping.spawn(settler::settle(Arc::clone(&shared), endings, keeping.stop_signal()));
@@ -194,6 +200,7 @@ impl Runtime {
         let tenants = shared.tenants.iter().map(|(id, entry)| entry.row(*id)).collect();
         shared.cache.keep(&keeping, tenants);
         keeping.spawn(listener::listen(Arc::clone(&shared), keeping.stop_signal()));
+        keeping.spawn(meters::keep(Arc::clone(&shared), keeping.stop_signal()));
         Runtime { shared, intake, workers, long, keeping }
     }
 
@@ -206,6 +213,8 @@ impl Runtime {
         intake.stop(STOP_LIMIT).await;
         let running = shared.queue.look(|lanes| lanes.running()) as u64;
         let mut handed_back = hand_back(&shared, shared.queue.clear());
+        // Whoever waits for a run is told at once.
+        shared.queue.clear_offered();
         let mut finished = running;
         let done = async {
             shared.batches.close().await;
@@ -215,12 +224,12 @@ impl Runtime {
             shared.batches.halt();
             let left = shared.queue.clear().into_iter().filter_map(|job| match job {
                 Job::Batch(job) => Some(*job),
-                Job::Task(_) => None,
+                Job::Task(_) | Job::Run(_) => None,
             });
             batch::job::hand_back_all(&shared, left.collect(), STOP_GRACE).await;
             let stopped = shared.running.stop_all(StopReason::Drained) as u64;
             handed_back += stopped;
-            finished = finished.saturating_sub(stopped);
+            finished = finished.saturating_sub(stopped + shared.runs.stop_all(StopReason::Drained) as u64);
             // An attempt that does not stop by then is left to the rescuer.
             let _ = tokio::time::timeout(STOP_GRACE, shared.queue.idle()).await;
         }
@@ -249,6 +258,7 @@ async fn tenant_rows(parts: &Parts, tenants: Vec<TenantOptions>) -> Result<(Entr
     let entry = |tenant: TenantOptions| TenantEntry {
         name: tenant.name,
         grants: Arc::new(tenant.policy.grants.clone()),
+        run_grants: Arc::new(tenant.policy.grants.clone().without_effects()),
         policy: tenant.policy,
         settings: tenant.settings.into_iter().map(|(name, map)| (name, Arc::new(map))).collect(),
         processors: tenant.processors,
@@ -288,6 +298,8 @@ fn hand_back(shared: &Shared, jobs: Vec<Job>) -> u64 {
                 shared.queue.push([(tenant, running_max, alone, shared.clock.now_ms(), Job::Batch(batch))]);
                 continue;
             }
+            // Its caller is told that the host stops.
+            Job::Run(_) => continue,
         };
         let settlement = Settlement {
             id: job.task.id,

@@ -1,9 +1,14 @@
 //! Where this crate spawns: its loops as tasks, its guest workers and its heart as threads. Nothing else does.
+//!
+//! For simulations everything is a task of the caller's runtime, which may have one thread and a clock of its own, and
+//! ends with what it belongs to, as a process does that is killed.
 
 use std::future::Future;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -13,9 +18,26 @@ pub(crate) struct Services {
     tracker: TaskTracker,
     threads: Vec<oneshot::Receiver<()>>,
     stop: CancellationToken,
+    /// Set when there are no threads: everything that was started.
+    in_place: Option<Started>,
+}
+
+/// Tasks that end with this.
+#[derive(Debug, Default)]
+struct Started(Mutex<Vec<AbortHandle>>);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        self.0.get_mut().iter().for_each(AbortHandle::abort);
+    }
 }
 
 impl Services {
+    /// Services that start no threads, if that is asked for.
+    pub(crate) fn new(in_place: bool) -> Services {
+        Services { in_place: in_place.then(Started::default), ..Services::default() }
+    }
+
     /// What every loop watches; cancelled by [`Services::stop`].
     pub(crate) fn stop_signal(&self) -> CancellationToken {
         self.stop.clone()
@@ -24,7 +46,10 @@ impl Services {
     /// Runs a loop on the host's runtime.
     #[allow(clippy::disallowed_methods, reason = "the one place of this crate that spawns tasks")]
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
-        tokio::spawn(self.tracker.track_future(future));
+        let started = tokio::spawn(self.tracker.track_future(future));
+        if let Some(all) = &self.in_place {
+            all.0.lock().push(started.abort_handle());
+        }
     }
 
     /// Runs a future on a thread of its own, with a runtime of its own that looks at the future and at timers after
@@ -32,8 +57,11 @@ impl Services {
     /// interval would let 61 pass. The operating system favours the thread less by `nice`, from 0 to 19.
     pub(crate) fn thread<F>(&mut self, name: String, nice: i32, make: impl FnOnce() -> F + Send + 'static)
     where
-        F: Future<Output = ()> + 'static,
+        F: Future<Output = ()> + Send + 'static,
     {
+        if self.in_place.is_some() {
+            return self.spawn(make());
+        }
         let (done, ended) = oneshot::channel();
         self.threads.push(ended);
         let body = move || {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use keiko_core::batch::Wish;
 use keiko_core::catalog::Tenant;
 use keiko_core::policy::{Grants, TenantPolicy};
-use keiko_core::port::{Agents, Clock, History, Records, Runner, Signal, Signals, TaskStore};
+use keiko_core::port::{Agents, Clock, History, Records, Runner, Signal, Signals, TaskStore, Usage};
 use keiko_core::task::LeasedTask;
 use keiko_core::{Holder, PluginName, ProcessorName, TaskId, TenantId, TenantName};
 use tokio::sync::{Notify, mpsc};
@@ -16,15 +16,17 @@ use crate::batch::job::BatchJob;
 use crate::batch::{BatchFigures, Batches};
 use crate::cache::Cache;
 use crate::catalog::Catalog;
+use crate::direct::Direct;
 use crate::expirer::TimeOuts;
 use crate::gauge::Gauge;
 use crate::ids::Ids;
 use crate::journal::Journal;
 use crate::long;
+use crate::meters::Meters;
 use crate::options::Options;
 use crate::point::Points;
 use crate::pulse::Pulse;
-use crate::queue::LocalQueue;
+use crate::queue::{Lanes, LocalQueue};
 use crate::running::Running;
 use crate::settler::Ended;
 use crate::waiters::Waiters;
@@ -43,6 +45,10 @@ pub(crate) struct Shared {
     pub(crate) queue: LocalQueue<Job>,
     pub(crate) long: Arc<long::Pool>,
     pub(crate) running: Running,
+    /// Runs that are no tasks; a lost lease does not concern them.
+    pub(crate) runs: Running,
+    /// The number that the next run is known by.
+    pub(crate) next_run: AtomicI64,
     pub(crate) waiters: Waiters,
     pub(crate) journal: Option<Journal>,
     /// Ended attempts on their way to the settler.
@@ -50,6 +56,9 @@ pub(crate) struct Shared {
     pub(crate) agents: Arc<dyn Agents>,
     pub(crate) history: Arc<dyn History>,
     pub(crate) cache: Cache,
+    pub(crate) usage: Arc<dyn Usage>,
+    /// What runs spent and nobody has stored yet.
+    pub(crate) meters: Meters,
     /// The way to other hosts of the same database.
     pub(crate) signals: Arc<dyn Signals>,
     /// There may be something to lease.
@@ -116,18 +125,11 @@ pub(crate) struct TenantEntry {
     pub(crate) name: TenantName,
     pub(crate) policy: TenantPolicy,
     pub(crate) grants: Arc<Grants>,
+    /// The same for runs, which have no end to write anything with.
+    pub(crate) run_grants: Arc<Grants>,
     pub(crate) settings: BTreeMap<PluginName, Arc<BTreeMap<String, String>>>,
     /// Processors of the host's own.
     pub(crate) processors: BTreeMap<ProcessorName, Wish>,
-}
-
-/// What goes to a worker.
-#[expect(clippy::large_enum_variant, reason = "tasks are the many, and cost no allocation")]
-pub(crate) enum Job {
-    /// A leased task.
-    Task(TaskJob),
-    /// A batch.
-    Batch(Box<BatchJob>),
 }
 
 impl TenantEntry {
@@ -137,9 +139,20 @@ impl TenantEntry {
     }
 }
 
-/// A leased task on its way to a worker.
+/// What is on its way to a worker.
+#[expect(clippy::large_enum_variant, reason = "most are tasks, which are worth no allocation more")]
+pub(crate) enum Job {
+    /// A leased task.
+    Task(Leased),
+    /// A batch.
+    Batch(Box<BatchJob>),
+    /// A run whose caller waits.
+    Run(Box<Direct>),
+}
+
+/// A leased task.
 #[derive(Debug)]
-pub(crate) struct TaskJob {
+pub(crate) struct Leased {
     pub(crate) holder: Holder,
     pub(crate) task: LeasedTask,
 }
@@ -153,6 +166,8 @@ pub(crate) struct Counters {
     pub(crate) handed_back: AtomicU64,
     pub(crate) rescued: AtomicU64,
     pub(crate) leases_lost: AtomicU64,
+    pub(crate) runs: AtomicU64,
+    pub(crate) runs_refused: AtomicU64,
 }
 
 impl Counters {
@@ -176,9 +191,15 @@ pub struct Figures {
     pub rescued: u64,
     /// Times this host lost its own lease.
     pub leases_lost: u64,
+    /// Runs that ended, which are no tasks.
+    pub runs: u64,
+    /// Runs that there was no room for.
+    pub runs_refused: u64,
     /// Tasks leased and not started.
     pub waiting: usize,
-    /// Attempts that run.
+    /// Runs that wait for their turn.
+    pub runs_waiting: usize,
+    /// Attempts that run, runs among them.
     pub running: usize,
     /// Of batches.
     pub batches: BatchFigures,
@@ -188,7 +209,8 @@ impl Shared {
     /// The counters now.
     pub(crate) fn figures(&self) -> Figures {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (waiting, running) = self.queue.look(|lanes| (lanes.waiting(), lanes.running()));
+        let look = |lanes: &Lanes<Job>| (lanes.waiting(), lanes.offered(), lanes.running());
+        let (waiting, runs_waiting, running) = self.queue.look(look);
         Figures {
             leased: read(&self.counters.leased),
             settled: read(&self.counters.settled),
@@ -196,7 +218,10 @@ impl Shared {
             handed_back: read(&self.counters.handed_back),
             rescued: read(&self.counters.rescued),
             leases_lost: read(&self.counters.leases_lost),
+            runs: read(&self.counters.runs),
+            runs_refused: read(&self.counters.runs_refused),
             waiting,
+            runs_waiting,
             running,
             batches: self.batches.figures(),
         }

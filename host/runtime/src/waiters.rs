@@ -1,6 +1,6 @@
 //! Callers that wait for a task to end.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use keiko_core::TaskId;
@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 /// Who waits for what.
 #[derive(Debug, Default)]
-pub(crate) struct Waiters(Mutex<HashMap<TaskId, Waiting>>);
+pub(crate) struct Waiters(Mutex<BTreeMap<TaskId, Waiting>>);
 
 #[derive(Debug)]
 struct Waiting {

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::attempt;
 use crate::batch;
+use crate::direct;
 use crate::service::spawn_beside;
 use crate::shared::{Job, Shared};
 
@@ -50,10 +51,16 @@ pub(crate) async fn work(shared: Arc<Shared>, stop: CancellationToken) {
 async fn end(shared: Arc<Shared>, tenant: TenantId, job: Job, slot: OwnedSemaphorePermit) {
     let mut slot = Some(slot);
     let ended = match job {
-        Job::Task(job) => attempt::run(&shared, job, &mut slot).await,
+        Job::Task(leased) => attempt::run(&shared, leased, &mut slot).await,
         Job::Batch(job) => {
             batch::job::run(&shared, *job, &mut slot).await;
             None
+        }
+        Job::Run(run) => {
+            let report = direct::run(&shared, &run, &mut slot).await;
+            // Before its caller is told, so that who asks again at once finds the room.
+            shared.queue.done(tenant);
+            return direct::answer(&shared, *run, report);
         }
     };
     let is_short = slot.is_some();

@@ -3,6 +3,7 @@
 
 mod batch;
 mod data;
+mod direct;
 mod groups;
 mod long;
 mod support;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use keiko_core::cache::Installation;
 use keiko_core::port::{
     Agents, BatchRecords, BatchStore, CacheLevel, CatalogStore, Components, History, Records, Signals,
-    StoreError, TaskStore,
+    StoreError, TaskStore, Usage,
 };
 use keiko_store::admin::Numbers;
 use keiko_store::postgres::{self, PostgresOptions, PostgresStore};
@@ -37,6 +37,7 @@ pub(crate) struct Seams {
     pub(crate) batches: Arc<dyn BatchStore>,
     pub(crate) batch_records: Arc<dyn BatchRecords>,
     pub(crate) cache: Arc<dyn CacheLevel>,
+    pub(crate) usage: Arc<dyn Usage>,
     pub(crate) signals: Arc<dyn Signals>,
 }
 
@@ -143,6 +144,7 @@ where
         + BatchStore
         + BatchRecords
         + CacheLevel
+        + Usage
         + Signals
         + Clone,
 {
@@ -156,6 +158,7 @@ where
         batches: Arc::new(store.clone()),
         batch_records: Arc::new(store.clone()),
         cache: Arc::new(store.clone()),
+        usage: Arc::new(store.clone()),
         signals: Arc::new(store.clone()),
     }
 }

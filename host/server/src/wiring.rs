@@ -155,6 +155,7 @@ impl HostBuilder {
             batches,
             batch_records,
             cache,
+            usage,
             signals,
         } = store.seams();
         let engine = EngineOptions {
@@ -176,6 +177,7 @@ impl HostBuilder {
             batches,
             batch_records,
             cache,
+            usage,
             signals,
             runner: Arc::new(engine.clone()),
             clock: Arc::clone(&clock),

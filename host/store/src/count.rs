@@ -6,13 +6,9 @@ use std::collections::BTreeMap;
 
 use keiko_core::id::{AgentId, GroupId, TenantId};
 use keiko_core::task::TaskState;
+pub(crate) use keiko_core::usage::Spent;
 
-const DAY_MS: i64 = 24 * 60 * 60 * 1000;
-
-/// The UTC day of a time, counted from 1970-01-01.
-pub(crate) fn day(now_ms: i64) -> i64 {
-    now_ms.div_euclid(DAY_MS)
-}
+use crate::stored::stored_number;
 
 /// How a tenant's numbers change.
 #[derive(Clone, Copy, Debug, Default)]
@@ -146,28 +142,25 @@ impl Changes {
     }
 }
 
-/// What a tenant spent.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Spent {
-    pub(crate) attempts: i64,
-    pub(crate) completed: i64,
-    pub(crate) failed: i64,
-    pub(crate) fuel_used: i64,
-    pub(crate) guest_us: i64,
-}
-
 /// What the tenants of one call spent.
 #[derive(Default)]
 pub(crate) struct Usage(BTreeMap<i64, Spent>);
 
 impl Usage {
+    /// The sums of these.
+    pub(crate) fn of(spent: impl IntoIterator<Item = (TenantId, Spent)>) -> Usage {
+        let mut sums = Usage::default();
+        spent.into_iter().for_each(|(tenant, spent)| sums.add(tenant, spent));
+        sums
+    }
+
+    /// By tenant, in their order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (TenantId, Spent)> + '_ {
+        self.0.iter().map(|(&tenant, &spent)| (TenantId(tenant), spent))
+    }
+
     pub(crate) fn add(&mut self, tenant: TenantId, spent: Spent) {
-        let sum = self.0.entry(tenant.0).or_default();
-        sum.attempts += spent.attempts;
-        sum.completed += spent.completed;
-        sum.failed += spent.failed;
-        sum.fuel_used = sum.fuel_used.saturating_add(spent.fuel_used);
-        sum.guest_us = sum.guest_us.saturating_add(spent.guest_us);
+        self.0.entry(tenant.0).or_default().add(spent);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -177,7 +170,10 @@ impl Usage {
     /// Tenant, attempts, completed, failed, fuel, microseconds; in the order of the tenants.
     pub(crate) fn rows(&self) -> Vec<(i64, i64, i64, i64, i64, i64)> {
         let row = |(tenant, spent): (&i64, &Spent)| {
-            (*tenant, spent.attempts, spent.completed, spent.failed, spent.fuel_used, spent.guest_us)
+            let [attempts, completed, failed, fuel_used, guest_us] =
+                [spent.attempts, spent.completed, spent.failed, spent.fuel_used, spent.guest_us]
+                    .map(stored_number);
+            (*tenant, attempts, completed, failed, fuel_used, guest_us)
         };
         self.0.iter().map(row).collect()
     }

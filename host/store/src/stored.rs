@@ -24,7 +24,6 @@ pub(crate) fn count(stored: &[Stored<'_>], now_ms: i64, changes: &mut Changes) -
     let mut usage = Usage::default();
     for Stored { one, agent, group, .. } in stored {
         let meter = &one.attempt.meter;
-        let (fuel_used, guest_us) = (stored_number(meter.fuel_used), stored_number(meter.elapsed_us));
         let end = match one.transition {
             Transition::Complete(_) => Some(TaskState::Completed),
             Transition::Fail(_) => Some(TaskState::Failed),
@@ -34,9 +33,12 @@ pub(crate) fn count(stored: &[Stored<'_>], now_ms: i64, changes: &mut Changes) -
         let failed = i64::from(end == Some(TaskState::Failed));
         if let Some(state) = end {
             changes.add(one.tenant, Change { live: -1, completed, failed, cancelled: 0 });
-            changes.add_agent(one.tenant, *agent, AgentChange::end(state, Some(guest_us), 1));
+            let elapsed_us = stored_number(meter.elapsed_us);
+            changes.add_agent(one.tenant, *agent, AgentChange::end(state, Some(elapsed_us), 1));
             changes.add_group(one.tenant, *group, state, 1, now_ms);
         }
+        let (completed, failed) = (completed as u64, failed as u64);
+        let (fuel_used, guest_us) = (meter.fuel_used, meter.elapsed_us);
         usage.add(one.tenant, Spent { attempts: 1, completed, failed, fuel_used, guest_us });
     }
     usage

@@ -32,6 +32,8 @@ pub(crate) mod retention;
 pub(crate) mod settles;
 #[path = "conformance/submits.rs"]
 pub(crate) mod submits;
+#[path = "conformance/usage.rs"]
+pub(crate) mod usage;
 #[path = "conformance/world.rs"]
 pub(crate) mod world;
 
@@ -218,6 +220,10 @@ macro_rules! every_promise {
                 what_a_batch_asks_for_comes_with_its_end
                 groups_with_items_are_found_in_pages
                 another_tenant_has_neither_processors_nor_items
+            }
+            usage {
+                attempts_are_counted_with_their_ends
+                what_runs_spend_is_added_to_the_day
             }
             model {
                 random_lives_agree_with_the_model

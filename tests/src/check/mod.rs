@@ -5,6 +5,7 @@
 
 pub mod attack;
 pub mod batch_kill;
+pub mod cancel;
 mod history;
 pub mod hostile;
 pub mod hosts;

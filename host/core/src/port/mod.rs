@@ -9,6 +9,7 @@ mod clock;
 mod runner;
 mod signal;
 mod task;
+mod usage;
 
 pub use agent::{Agents, History};
 pub use batch::{BatchRecords, BatchStore, DeadChanged, FormRequest, Formed, FoundGroup};
@@ -24,3 +25,4 @@ pub use task::{
     Beat, Dead, Expired, IdBlock, Lease, LeaseRequest, Pruned, Records, Rescued, StoreError, StoreErrorKind,
     TaskStore,
 };
+pub use usage::Usage;

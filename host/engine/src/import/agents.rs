@@ -46,7 +46,7 @@ impl Host for State {
 
     async fn set_statuses(&mut self, changes: Vec<Change>) -> wasmtime::Result<Result<(), Error>> {
         let bytes = changes.iter().map(|change| change.agent.len()).sum();
-        if self.gate.pass(&SET_STATUSES, bytes)? == Verdict::Denied {
+        if self.gate.pass_effect(&SET_STATUSES, bytes)? == Verdict::Denied {
             return Ok(Err(Error::Denied));
         }
         let answer = self.change_statuses(changes).await;

@@ -32,7 +32,7 @@ impl State {
         call: &Call,
         children: Vec<Child>,
     ) -> wasmtime::Result<Result<Vec<String>, Error>> {
-        if self.gate.pass(call, children.iter().map(bytes).sum())? == Verdict::Denied {
+        if self.gate.pass_effect(call, children.iter().map(bytes).sum())? == Verdict::Denied {
             return Ok(Err(Error::Denied));
         }
         let wishes: Vec<ChildWish> = children.into_iter().map(wish).collect();

@@ -45,7 +45,7 @@ enum Class {
     Health,
     /// Answered at once.
     Request,
-    /// Held until a task ends.
+    /// Held until a task or a run ends.
     Wait,
     /// A component, or a body too large for JSON of one task.
     Upload,
@@ -165,7 +165,7 @@ fn class(request: &Request) -> Class {
         && (path == "/v1/plugins" || is_swap(path) || (matches!(path, "/v1/tasks" | "/v1/groups") && large()))
     {
         Class::Upload
-    } else if waits() {
+    } else if waits() || method == Method::POST && path == "/v1/run" {
         Class::Wait
     } else {
         Class::Request
@@ -292,6 +292,8 @@ mod tests {
         check("POST", "/v1/tasks?wait=5", 1, Class::Wait);
         check("GET", "/v1/tasks/task_1?wait=5", 0, Class::Wait);
         check("GET", "/v1/tasks?before=wait=5", 0, Class::Request);
+        check("POST", "/v1/run", 5, Class::Wait);
+        check("GET", "/v1/run", 0, Class::Request);
         check("POST", "/v1/plugins", 5, Class::Upload);
         check("GET", "/v1/plugins", 0, Class::Request);
         check("POST", "/v1/plugins/p/activate", 5, Class::Upload);

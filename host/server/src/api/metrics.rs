@@ -127,6 +127,8 @@ type Read = fn(&Figures) -> u64;
 
 /// What the runtime has counted since it started.
 const COUNTERS: &[(&str, &str, Read)] = &[
+    ("keiko_runs_total", "Runs that ended on this host, which are no tasks", |figures| figures.runs),
+    ("keiko_runs_refused_total", "Runs that this host had no room for", |figures| figures.runs_refused),
     ("keiko_tasks_leased_total", "Tasks leased by this host", |figures| figures.leased),
     ("keiko_attempts_settled_total", "Attempts whose end was stored", |figures| figures.settled),
     ("keiko_attempts_stale_total", "Ends of attempts that a stale lease made void", |figures| figures.stale),
@@ -155,7 +157,8 @@ const COUNTERS: &[(&str, &str, Read)] = &[
 /// What the runtime holds now.
 const GAUGES: &[(&str, &str, Read)] = &[
     ("keiko_tasks_waiting", "Tasks leased and not started", |figures| figures.waiting as u64),
-    ("keiko_attempts_running", "Attempts that run on this host", |figures| figures.running as u64),
+    ("keiko_runs_waiting", "Runs that wait for their turn", |figures| figures.runs_waiting as u64),
+    ("keiko_attempts_running", "Attempts and runs that run on this host", |figures| figures.running as u64),
     ("keiko_batches_in_flight", "Batches formed or worked on this host", |figures| figures.batches.in_flight),
 ];
 

@@ -11,17 +11,21 @@ mod dto;
 mod gate;
 mod group;
 mod guard;
+mod input;
 mod json;
 pub mod limit;
 mod metrics;
 mod plugin;
 pub mod problem;
 mod query;
+mod report;
+mod run;
 mod serve;
 mod stall;
 mod statistics;
 mod task;
 mod trace;
+mod usage;
 mod user;
 
 use std::collections::HashMap;
@@ -45,6 +49,7 @@ use problem::Problem;
 
 pub(crate) use dto::time;
 pub(crate) use metrics::Metrics;
+pub(crate) use report::Report;
 pub(crate) use serve::{Listening, serve};
 
 /// Looks at the pool of database connections; `None` with the embedded database, which has none.
@@ -99,6 +104,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/users", post(user::create).get(user::list))
         .route("/v1/users/{id}", get(user::get))
         .route("/v1/users/{id}/tasks", get(user::tasks))
+        .route("/v1/run", post(run::run))
         .route("/v1/statistics", get(statistics::get))
         .route("/v1/batches", get(batch::list))
         .route("/v1/batches/{processor}", get(batch::get))
@@ -110,6 +116,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/batches/{processor}/dead/retry", post(batch::retry_all_dead))
         .route("/v1/batches/{processor}/dead/{item}", get(batch::one_dead).delete(batch::drop_dead))
         .route("/v1/batches/{processor}/dead/{item}/retry", post(batch::retry_dead))
+        .route("/v1/usage", get(usage::get))
         .route("/v1/plugins", post(plugin::install).get(plugin::list))
         .route("/v1/plugins/{name}", get(plugin::get).delete(plugin::remove))
         .route("/v1/plugins/{name}/component", get(plugin::component))

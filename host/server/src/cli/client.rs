@@ -24,7 +24,7 @@ const ANSWER_BYTES_MAX: u64 = 80 << 20;
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct HostArguments {
     /// Address of the host
-    #[arg(long, env = "KEIKO_SERVER", default_value = "http://127.0.0.1:7700", value_name = "URL")]
+    #[arg(long, env = "KEIKO_SERVER", default_value = SERVER, value_name = "URL")]
     server: String,
     /// Find the host by the address it wrote into its data folder, instead of --server
     #[arg(long, value_name = "DIR")]
@@ -137,7 +137,19 @@ impl<'a> Call<'a> {
     }
 }
 
+/// Where a host on this machine listens unless it is told otherwise.
+const SERVER: &str = "http://127.0.0.1:7700";
+
 impl HostArguments {
+    /// What a command says that has options of its own for this.
+    pub(super) fn of(
+        server: Option<String>,
+        data_dir: Option<PathBuf>,
+        token: Option<String>,
+    ) -> HostArguments {
+        HostArguments { server: server.unwrap_or_else(|| SERVER.to_owned()), data_dir, token, json: false }
+    }
+
     /// A client of this host.
     pub(super) fn client(&self) -> Result<Client, Failure> {
         let server = match &self.data_dir {

@@ -2,6 +2,7 @@
 
 mod agent;
 mod batch;
+mod bench;
 mod client;
 mod config;
 mod db;
@@ -51,6 +52,9 @@ enum Command {
     /// Run one attempt of a plugin here and now, without a host
     #[command(long_about = run::ABOUT)]
     Run(run::Arguments),
+    /// Put a load on a host and measure it
+    #[command(long_about = bench::ABOUT)]
+    Bench(bench::Arguments),
     /// Show what a component or program is, needs, and would be refused for, without a host
     #[command(long_about = inspect::ABOUT)]
     Inspect(inspect::Arguments),
@@ -95,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Serve(arguments) => end(serve::serve(arguments)),
         Command::Run(arguments) => end(run::run(arguments)),
         Command::Inspect(arguments) => end(inspect::inspect(&arguments)),
+        Command::Bench(arguments) => end(bench::bench(arguments)),
         Command::Plugin(command) => end(plugin::plugin(command)),
         Command::Task(command) => end(task::task(command)),
         Command::Group(command) => end(group::group(command)),

@@ -1,90 +1,64 @@
-//! What `keiko run` says of an attempt.
+//! What `keiko run` says of a run, wherever it ran.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use keiko_core::outcome::{AttemptReport, Outcome};
-use serde_json::{Value, json};
+use super::exit::{self, Failure};
+use super::{print, task::frame_line};
+use crate::api::Report;
 
-use super::print;
-use crate::api::time;
+/// Shows a report: the result on stdout, everything about it on stderr.
+pub(super) fn show(report: &Report) {
+    for line in &report.log.lines {
+        let fields: String = line.fields.iter().map(|(name, value)| format!(" {name}={value}")).collect();
+        let level = format!("{:?}", line.level).to_lowercase();
+        print::note(&print::clean(&format!("{level:<5} {}{fields}", line.message)));
+    }
+    if report.log.dropped > 0 {
+        print::note(&format!("{} more lines exceeded the log's limits", report.log.dropped));
+    }
+    for child in &report.children {
+        let input = child.input.as_ref().map_or("(bytes)", |raw| raw.get());
+        print::note(&print::clean(&format!("child, not submitted: {} {input}", child.id)));
+    }
+    print::note(&summary(report));
+    if let Some(bytes) = report.result_bytes() {
+        print::result(&bytes);
+        if report.content_type.as_deref() == Some(keiko_core::task::JSON) {
+            print::bytes(b"\n");
+        }
+    }
+    if let Some(error) = &report.error {
+        print::note(&format!("{}: {}", print::clean(&error.code), print::clean_lines(&error.message)));
+        error.backtrace.iter().for_each(|frame| print::note(&frame_line(frame)));
+    }
+}
+
+/// The exit status of the run.
+pub(super) fn status(report: &Report) -> Result<u8, Failure> {
+    match (report.state.as_str(), &report.error) {
+        ("completed", _) => Ok(0),
+        (_, Some(error)) => error.code.parse().map(exit::of_run).map_err(|_| {
+            Failure::Host(format!("the host answers with an unknown code: {}", print::clean(&error.code)))
+        }),
+        _ => Ok(exit::FAILED),
+    }
+}
 
 /// One line: how it ended and what it spent.
-pub(super) fn summary(report: &AttemptReport) -> String {
-    let how = match &report.outcome {
-        Outcome::Completed(_) => "completed",
-        Outcome::Failed(_) => "failed",
-        Outcome::Stopped(_) => "stopped",
+fn summary(report: &Report) -> String {
+    let how = match report.state.as_str() {
+        "cancelled" => "stopped",
+        state => state,
     };
-    let meter = report.meter;
-    let taint = if is_pure(report) {
-        "pure".to_owned()
-    } else if report.taint.is_none() {
-        "not tainted".to_owned()
-    } else {
-        format!("tainted by {}", report.taint.names().join(", "))
+    let taint = match (report.pure, &report.tainted_by[..]) {
+        (true, _) => "pure".to_owned(),
+        (false, []) => "not tainted".to_owned(),
+        (false, names) => format!("tainted by {}", print::clean(&names.join(", "))),
     };
     format!(
-        "{how} in {}: {} fuel, {} memory at most, {} host calls, {taint}",
-        print::span(meter.elapsed_us),
-        print::thousands(meter.fuel_used),
-        print::size(meter.memory_bytes_peak),
-        meter.host_calls
+        "{} in {}: {} fuel, {} memory at most, {} host calls, {taint}",
+        print::clean(how),
+        print::span(report.duration_us),
+        print::thousands(report.fuel_used),
+        print::size(report.memory_bytes_peak),
+        report.host_calls
     )
-}
-
-fn is_pure(report: &AttemptReport) -> bool {
-    matches!(report.outcome, Outcome::Completed(_)) && report.taint.is_none() && report.effects.is_empty()
-}
-
-/// Everything, for programs; the names are those of the HTTP API.
-pub(super) fn json(report: &AttemptReport) -> String {
-    let payload = |payload: &keiko_core::task::Payload| match serde_json::from_slice::<Value>(&payload.bytes)
-    {
-        Ok(value) if payload.content_type == keiko_core::task::JSON => ("", value),
-        _ => ("_base64", Value::from(STANDARD.encode(&payload.bytes))),
-    };
-    let mut text = json!({
-        "duration_us": report.meter.elapsed_us,
-        "fuel_used": report.meter.fuel_used,
-        "memory_bytes_peak": report.meter.memory_bytes_peak,
-        "host_calls": report.meter.host_calls,
-        "pure": is_pure(report),
-        "tainted_by": report.taint.names(),
-    });
-    match &report.outcome {
-        Outcome::Completed(result) => {
-            let (form, value) = payload(result);
-            text["state"] = "completed".into();
-            text["content_type"] = result.content_type.as_str().into();
-            text[format!("result{form}")] = value;
-        }
-        Outcome::Failed(failure) => {
-            text["state"] = "failed".into();
-            text["error"] = json!({
-                "code": failure.code.as_str(),
-                "message": failure.message,
-                "limit": failure.limit,
-                "backtrace": failure.backtrace,
-            });
-        }
-        Outcome::Stopped(_) => text["state"] = "cancelled".into(),
-    }
-    let children = report.effects.children.iter().map(|child| {
-        let (form, value) = payload(&child.input);
-        json!({"id": child.id.to_string(), "delay_ms": child.delay_ms, format!("input{form}"): value})
-    });
-    text["children"] = children.collect();
-    let lines = report.log.lines().iter().map(|line| {
-        let fields: serde_json::Map<String, Value> =
-            line.fields.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
-        json!({
-            "at": time(line.at_ms),
-            "level": line.level,
-            "source": line.source,
-            "message": line.message,
-            "fields": fields,
-        })
-    });
-    text["log"] = json!({"dropped": report.log.dropped(), "lines": lines.collect::<Vec<_>>()});
-    text.to_string()
 }

@@ -1,4 +1,5 @@
-//! `keiko run`: one attempt in this process, with no host, no data folder and no lock.
+//! `keiko run`: one attempt in this process, with no host, no data folder and no lock; or one on the host of `--server`,
+//! under its tenant's policy, which keeps nothing of it but what it spent.
 //!
 //! Compiled components are kept in the user's cache folder, so that only the first run of a component waits for
 //! the compiler. Children that the run asks for are shown and not submitted.
@@ -10,12 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use keiko_core::admission::admit;
 use keiko_core::effect::ChildWish;
-use keiko_core::limit::{COMPONENT_BYTES_CEILING, INPUT_BYTES_MAX, MIB};
+use keiko_core::limit::{COMPONENT_BYTES_CEILING, INPUT_BYTES_MAX, MIB, RUN_WALL_MS_MAX};
 use keiko_core::manifest::Manifest;
-use keiko_core::outcome::{AttemptReport, Outcome};
 use keiko_core::policy::{Budget, BudgetRequest, Grants, TenantPolicy};
 use keiko_core::port::{
     Attempt, AttemptFacts, Clock, Compiled, Components, HostPort, ReserveError, Reserved, Runner, StoreError,
@@ -25,18 +27,20 @@ use keiko_core::task::{Lineage, Payload};
 use keiko_core::{Digest, KindId, KindName, TaskId};
 use keiko_engine::{ClusterKey, Engine, EngineOptions};
 use parking_lot::Mutex;
+use serde::Serialize;
+use serde_json::value::RawValue;
 
-use super::client::{self, Call, segment};
+use super::client::{self, Call, Client, segment};
 use super::exit::{self, Failure};
 use super::plugin::Plugin;
-use super::task::frame_line;
 use super::{input, print, report};
+use crate::api::Report;
 use crate::wiring::{SystemClock, own_compiler};
 
 /// What `--help` says.
 pub(super) const ABOUT: &str = "\
-Run one attempt of a plugin in this process. No host is needed for a file; a plugin's NAME is fetched from the host \
-of --server. The result goes to stdout; the log, what was spent, and children that the run asked for, which are only \
+Run one attempt of a plugin in this process, or, with --server, on a host under its policy and limits. No host is \
+needed for a file; without --server, a plugin's NAME is fetched from the host on this machine. The result goes to stdout; the log, what was spent, and children that the run asked for, which are only \
 shown, go to stderr.
 
 Exit status: 0 completed, 1 the plugin failed or trapped, 2 the command line is wrong, 3 the component or the input \
@@ -71,11 +75,38 @@ pub(super) struct Arguments {
     /// A setting it may read; may be given several times
     #[arg(long, value_name = "NAME=VALUE")]
     setting: Vec<String>,
-    #[command(flatten)]
-    host: client::HostArguments,
+    /// Run an installed plugin on the host at this address, which keeps nothing but what it spends
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+    /// Find the host by the address it wrote into its data folder, instead of --server
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Fetch the plugin from the host and run it in this process all the same
+    #[arg(long)]
+    here: bool,
+    /// Token of the tenant to speak for; better in the environment, where others do not see it
+    #[arg(long, env = "KEIKO_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<String>,
+    /// Print the report as JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    fn is_name(&self) -> bool {
+        self.component.parse::<keiko_core::PluginName>().is_ok() && !Path::new(&self.component).is_file()
+    }
+
+    fn client(&self) -> Result<Client, Failure> {
+        let server = self.server.clone().or_else(|| std::env::var("KEIKO_SERVER").ok());
+        client::HostArguments::of(server, self.data_dir.clone(), self.token.clone()).client()
+    }
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    if !arguments.here && (arguments.server.is_some() || arguments.data_dir.is_some()) {
+        return there(&arguments);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Host(format!("no threads: {error}")))?;
     // Fetching blocks, so it happens before the runtime does anything.
@@ -88,6 +119,64 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     }
     let settings = settings(&arguments.setting)?;
     runtime.block_on(attempt(&arguments, source, payload, settings))
+}
+
+/// A run as the host takes it.
+#[derive(Serialize)]
+struct RunBody<'a> {
+    plugin: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input_base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fuel: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_mib: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_s: Option<u64>,
+}
+
+/// Runs it on the host.
+fn there(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    if !arguments.is_name() {
+        let text = "a host runs plugins that it has: install the file first, and give the plugin's name";
+        return Err(Failure::Usage(text.to_owned()));
+    }
+    if arguments.manifest.is_some() || !arguments.setting.is_empty() {
+        let text = "--manifest and --setting are of runs in this process; a host has its own";
+        return Err(Failure::Usage(text.to_owned()));
+    }
+    let client = arguments.client()?;
+    let payload = input::read(arguments.input.as_deref(), arguments.content_type.as_deref())?;
+    let raw: Option<&RawValue> = match &arguments.content_type {
+        None => serde_json::from_slice(&payload.bytes).ok(),
+        Some(_) => None,
+    };
+    let body = RunBody {
+        plugin: &arguments.component,
+        kind: arguments.kind.as_deref(),
+        input: raw,
+        input_base64: raw.is_none().then(|| STANDARD.encode(&payload.bytes)),
+        content_type: raw.is_none().then_some(payload.content_type.as_str()),
+        fuel: arguments.fuel,
+        memory_mib: arguments.memory,
+        timeout_s: arguments.timeout,
+    };
+    let body = serde_json::to_vec(&body).map_err(|error| Failure::Usage(error.to_string()))?;
+    let call = Call::post("/v1/run?report=true").body("application/json", &body);
+    let answer = client.send(call.and_wait(RUN_WALL_MS_MAX / 1_000))?;
+    let report: Report = answer.read()?;
+    if arguments.json {
+        answer.print();
+    } else {
+        report::show(&report);
+    }
+    report::status(&report).map(ExitCode::from)
 }
 
 /// What is to be run.
@@ -112,12 +201,11 @@ fn source(arguments: &Arguments) -> Result<Source, Failure> {
         }
         None => None,
     };
-    let is_name = arguments.component.parse::<keiko_core::PluginName>().is_ok() && !path.is_file();
-    if !is_name {
+    if !arguments.is_name() {
         let component = std::fs::read(path).map_err(|error| unreadable(path, error))?;
         return Ok(Source { component: component.into(), manifest, plugin: None });
     }
-    let client = arguments.host.client()?;
+    let client = arguments.client()?;
     let path = format!("/v1/plugins/{}", segment(&arguments.component));
     let plugin: Plugin = client.send(Call::get(&path))?.read()?;
     let component = client.send(Call::get(&format!("{path}/component")).upload())?.body;
@@ -189,12 +277,13 @@ async fn attempt(
             }
         }
     };
-    show(arguments.host.json, &report);
-    Ok(ExitCode::from(match &report.outcome {
-        Outcome::Completed(_) => 0,
-        Outcome::Failed(failure) => exit::of_run(failure.code),
-        Outcome::Stopped(_) => exit::FAILED,
-    }))
+    let report = Report::from(&report);
+    if arguments.json {
+        print::out(&serde_json::to_string(&report).map_err(|error| Failure::Host(error.to_string()))?);
+    } else {
+        report::show(&report);
+    }
+    report::status(&report).map(ExitCode::from)
 }
 
 /// The kind to run and what its manifest asks for.
@@ -242,38 +331,6 @@ fn budget(arguments: &Arguments, manifest: &BudgetRequest) -> Result<Budget, Fai
         ..BudgetRequest::default()
     };
     admit(&TenantPolicy::default(), manifest, &asked).map_err(|denied| Failure::Usage(denied.to_string()))
-}
-
-fn show(json: bool, report: &AttemptReport) {
-    if json {
-        return print::out(&report::json(report));
-    }
-    for line in report.log.lines() {
-        let fields: String = line.fields.iter().map(|(name, value)| format!(" {name}={value}")).collect();
-        let level = format!("{:?}", line.level).to_lowercase();
-        print::note(&print::clean(&format!("{level:<5} {}{fields}", line.message)));
-    }
-    if report.log.dropped() > 0 {
-        print::note(&format!("{} more lines exceeded the log's limits", report.log.dropped()));
-    }
-    for child in &report.effects.children {
-        let input = String::from_utf8_lossy(&child.input.bytes);
-        print::note(&print::clean(&format!("child, not submitted: {} {input}", child.id)));
-    }
-    print::note(&report::summary(report));
-    match &report.outcome {
-        Outcome::Completed(payload) => {
-            print::result(&payload.bytes);
-            if payload.content_type == keiko_core::task::JSON {
-                print::bytes(b"\n");
-            }
-        }
-        Outcome::Failed(failure) => {
-            print::note(&format!("{}: {}", failure.code, print::clean_lines(&failure.message)));
-            failure.backtrace.iter().for_each(|frame| print::note(&frame_line(frame)));
-        }
-        Outcome::Stopped(_) => {}
-    }
 }
 
 /// Where compiled components are kept between runs.

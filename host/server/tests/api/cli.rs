@@ -347,12 +347,79 @@ fn a_run_needs_no_host() {
 fn a_run_fetches_an_installed_plugin() {
     let served = Served::start(&[]);
     served.run(&["plugin", "install", "guest.wasm"], 0);
-    let done = served.run(&["run", "guest", "--kind", "echo", "--input", "7"], 0);
+    let done = served.run(&["run", "guest", "--here", "--kind", "echo", "--input", "7"], 0);
     assert_eq!(out(&done), "7\n");
     assert!(err(&done).starts_with("guest 0.1.0 sha256:"), "{}", err(&done));
-    served.run(&["run", "other", "--kind", "echo"], 3);
+    served.run(&["run", "other", "--here", "--kind", "echo"], 3);
     let tasks = out(&served.run(&["task", "list", "--json"], 0));
     assert_eq!(tasks, "{\"tasks\":[]}\n", "a run is no task");
+}
+
+#[test]
+fn a_run_on_a_host_is_bound_by_its_policy_and_kept_nowhere() {
+    let served = Served::start(&[]);
+    served.run(&["plugin", "install", "guest.wasm"], 0);
+    let done = served.run(&["run", "guest", "--kind", "say", "--input", "[1,  2]"], 0);
+    assert_eq!(out(&done), "[1,  2]\n");
+    assert!(err(&done).contains("warn  [1,  2]") && err(&done).contains("completed in"), "{}", err(&done));
+    let failed = served.run(&["run", "guest", "--kind", "fail", "--input", "\"why\""], 1);
+    assert!(err(&failed).contains("plugin_failed: \"why\""), "{}", err(&failed));
+    served.run(&["run", "guest", "--kind", "loop", "--fuel", "100000"], 5);
+    let json = served.run(&["run", "guest", "--kind", "echo", "--input", "[1]", "--json"], 0);
+    assert_eq!(serde_json::from_str::<Value>(&out(&json)).unwrap()["result"], json!([1]));
+    assert!(err(&served.run(&["run", "guest.wasm", "--kind", "echo"], 2)).contains("install the file first"));
+    served.run(&["run", "guest", "--kind", "echo", "--setting", "a=b"], 2);
+    served.run(&["run", "other", "--kind", "echo"], 3);
+    served.run(&["run", "guest", "--kind", "echo", "--timeout", "61"], 3);
+    assert_eq!(out(&served.run(&["task", "list", "--json"], 0)), "{\"tasks\":[]}\n", "a run is no task");
+}
+
+#[test]
+fn a_load_says_what_came_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let bench = |more: &[&str]| {
+        let arguments = [&["bench", "--json", "--duration", "1"], more].concat();
+        serde_json::from_str::<Value>(&out(&run(&arguments, folder.path(), 0))).unwrap()
+    };
+    let bulk = bench(&["--tasks", "205", "--batch", "100", "--tenants", "2", "--workers", "1"]);
+    assert_eq!(
+        (&bulk["completed"], &bulk["failed"], &bulk["tenants"]),
+        (&json!(205), &json!(0), &json!(2)),
+        "{bulk}"
+    );
+    assert!(
+        bulk["cpu_us"].as_f64().unwrap() > 0.0 && bulk["submits_per_second"].as_f64().unwrap() > 0.0,
+        "{bulk}"
+    );
+    let rate = bench(&["--rate", "20", "--payload", "1000"]);
+    assert_eq!((&rate["completed"], &rate["failed"]), (&json!(20), &json!(0)), "{rate}");
+    let counted =
+        rate["histogram"].as_array().unwrap().iter().map(|bucket| bucket[1].as_u64().unwrap()).sum::<u64>();
+    assert!(
+        counted == 20 && rate["latency_us"]["p50"].as_u64() <= rate["latency_us"]["maximum"].as_u64(),
+        "{rate}"
+    );
+    let served = Served::start(&[]);
+    served.run(&["plugin", "install", "guest.wasm"], 0);
+    let runs = bench(&[
+        "--lane",
+        "run",
+        "--connections",
+        "2",
+        "--plugin",
+        "guest",
+        "--kind",
+        "echo",
+        "--server",
+        &served.server,
+    ]);
+    assert!(runs["completed"].as_u64().unwrap() > 0 && runs["failed"] == 0, "{runs}");
+    assert_eq!((&runs["own_host"], &runs["plugin"]), (&json!(false), &json!("guest")));
+    let failing = ["bench", "--lane", "run", "--duration", "1", "--plugin", "guest", "--kind", "fail"];
+    assert!(out(&served.run(&failing, 1)).contains("completed, failed      0, "));
+    run(&["bench", "--server", "http://127.0.0.1:1"], folder.path(), 4);
+    run(&["bench", "--server", "127.0.0.1"], folder.path(), 2);
+    run(&["bench", "--batch", "10001"], folder.path(), 2);
 }
 
 #[test]

@@ -15,5 +15,6 @@ mod http;
 mod limits;
 mod plugins;
 mod problems;
+mod runs;
 mod tasks;
 mod world;

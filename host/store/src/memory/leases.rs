@@ -177,6 +177,11 @@ impl State {
     /// Leases one task.
     fn take(&mut self, id: TaskId, holder: Holder) -> Option<LeasedTask> {
         let growth = i64::from(!self.breaks(Mutation::LeaseWithoutToken));
+        let row = self.tasks.get(&id)?;
+        if row.state != TaskState::Pending || growth < 1 {
+            let (state, token) = (row.state.as_str(), row.token);
+            self.seen_broken.push(format!("{id} is leased while it is {state}, under {token} or the next"));
+        }
         self.change(id, |row| {
             (row.state, row.holder) = (TaskState::Running, Some(holder));
             row.token.0 += growth;
@@ -210,7 +215,8 @@ impl State {
                 .filter(|(id, until)| *until > now_ms && !gone.contains(id))
                 .collect(),
         };
-        let running = self.running_of(|holder| !alive.contains_key(&holder));
+        let nothing = self.breaks(Mutation::RescueNothing);
+        let running = self.running_of(|holder| !alive.contains_key(&holder) && !nothing);
         let third_returns = self.breaks(Mutation::ThirdCrashReturns);
         let facts = |id: &TaskId| {
             let row = self.tasks.get(id)?;

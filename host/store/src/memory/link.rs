@@ -8,6 +8,7 @@ use std::task::{Poll, Waker};
 use async_trait::async_trait;
 use keiko_core::port::{Signal, Signals, StoreError, StoreErrorKind};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::MemoryStore;
 use super::state::State;
@@ -23,6 +24,10 @@ pub struct Faults {
     pub lose_next: u32,
     /// A call lets others go first so many times before it looks at the store.
     pub slow: u32,
+    /// Calls wait before they look at the store, and so do their answers, as if this host's process were stopped.
+    pub stalled: bool,
+    /// What this host tells others, and is told, gets lost.
+    pub loses_news: bool,
 }
 
 /// What the hosts of a store share.
@@ -43,6 +48,8 @@ pub(super) struct Link {
     shared: Arc<Shared>,
     number: u64,
     doing: Mutex<Doing>,
+    /// The faults have changed.
+    changed: Notify,
 }
 
 #[derive(Default)]
@@ -73,7 +80,7 @@ impl Link {
         let number = boxes.last_key_value().map_or(0, |(last, _)| last + 1);
         boxes.insert(number, Letters::default());
         drop(boxes);
-        Link { shared, number, doing: Mutex::default() }
+        Link { shared, number, doing: Mutex::default(), changed: Notify::new() }
     }
 
     /// Is down after so many calls.
@@ -82,11 +89,15 @@ impl Link {
     }
 
     pub(super) fn close(&self) {
-        self.doing.lock().closed = true;
+        let mut doing = self.doing.lock();
+        (doing.closed, doing.faults.stalled) = (true, false);
+        drop(doing);
+        self.changed.notify_waiters();
     }
 
     pub(super) fn set_faults(&self, faults: Faults) {
         let before = std::mem::replace(&mut self.doing.lock().faults, faults);
+        self.changed.notify_waiters();
         if before.down && !faults.down {
             self.shared.boxes.lock().entry(self.number).or_default().add(Signal::anything());
         }
@@ -106,9 +117,23 @@ impl Link {
         for _ in 0..slow {
             give_way().await;
         }
+        self.pass().await;
         let lost = self.begin()?;
         let answer = work(&mut self.shared.state.lock());
+        self.pass().await;
         if lost { Err(down("the answer of the store was lost")) } else { answer }
+    }
+
+    /// Waits while the host is stalled.
+    async fn pass(&self) {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if !self.doing.lock().faults.stalled {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Whether the answer of a call that begins now is to be lost.
@@ -162,7 +187,7 @@ async fn give_way() {
 #[async_trait]
 impl Signals for MemoryStore {
     fn tell(&self, signal: Signal) {
-        if signal.is_empty() || !self.link.works() {
+        if signal.is_empty() || !self.link.works() || self.link.doing.lock().faults.loses_news {
             return;
         }
         let mut boxes = self.shared.boxes.lock();
@@ -174,8 +199,12 @@ impl Signals for MemoryStore {
     async fn next(&self) -> Signal {
         poll_fn(|context| {
             let works = self.link.works();
+            let loses = self.link.doing.lock().faults.loses_news;
             let mut boxes = self.shared.boxes.lock();
             let letters = boxes.entry(self.link.number).or_default();
+            if loses {
+                letters.news = Signal::default();
+            }
             if works && !letters.news.is_empty() {
                 return Poll::Ready(std::mem::take(&mut letters.news));
             }

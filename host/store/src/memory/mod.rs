@@ -21,6 +21,7 @@ mod state;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::sync::Arc;
 
@@ -78,6 +79,13 @@ impl MemoryStore {
     #[must_use]
     pub fn another_host(&self) -> MemoryStore {
         MemoryStore { shared: Arc::clone(&self.shared), link: Arc::new(Link::new(Arc::clone(&self.shared))) }
+    }
+
+    /// Settles and leases that broke the rules of tokens, as they were seen when they were written: none, unless the
+    /// store breaks a promise.
+    #[doc(hidden)]
+    pub fn seen_broken(&self) -> Vec<String> {
+        self.shared.state.lock().seen_broken.clone()
     }
 
     /// What goes wrong for this host from now on.

@@ -198,6 +198,8 @@ mutations! {
     RescueOfTheLiving;
     /// The holder of what had started waits for the end of its lease, though its process is gone.
     RescueWaitsForTheGone;
+    /// A rescue gives nothing back.
+    RescueNothing;
     /// A rescue of all but one holder takes that one along.
     RescueSparesNobody;
     /// A rescue charges tasks a crash that had not started.
@@ -246,6 +248,14 @@ mutations! {
     InputLostOnFailure;
     /// A settlement does not change the counts.
     SettleUncounted;
+    /// A settlement does not add to the usage.
+    SettleUnmetered;
+    /// What runs spend is not kept.
+    SpentLost;
+    /// What is spent is added to one day for ever.
+    SpentOnOneDay;
+    /// A tenant can read what another spent.
+    SpentForOthers;
     /// A tenant can read another's task.
     ReadForOthers;
     /// A tenant can read another's logs.

@@ -42,7 +42,10 @@ impl State {
         self.store_keys(&plan.keys);
         let stored: Vec<_> = plan.accepted.iter().filter_map(|one| self.store(one, now_ms)).collect();
         if !self.breaks(Mutation::SettleUncounted) {
-            count(&stored, now_ms, &mut plan.changes);
+            let usage = count(&stored, now_ms, &mut plan.changes);
+            if !self.breaks(Mutation::SettleUnmetered) {
+                self.add_usage(&usage, now_ms);
+            }
         }
         self.store_counts(&plan.changes);
         for (agent, tenant, status) in self.asked_statuses(settlements, &plan.answers) {
@@ -179,6 +182,11 @@ impl State {
     fn store<'a>(&mut self, one: &'a Settlement, now_ms: i64) -> Option<Stored<'a>> {
         let mutation = self.mutation;
         let row = self.tasks.get(&one.id)?;
+        if row.token != one.token || row.state != TaskState::Running {
+            let (id, token) = (one.id, one.token);
+            self.seen_broken
+                .push(format!("{id} is settled under {token}, and its last lease is {}", row.token));
+        }
         let number = row.earlier + row.attempts + 1;
         let agent = row.agent.filter(|_| mutation != Some(Mutation::AgentEndUncounted));
         let group = row.group;

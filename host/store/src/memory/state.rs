@@ -18,6 +18,7 @@ use keiko_core::port::{StoreError, StoreErrorKind};
 use keiko_core::priority::Priority;
 use keiko_core::task::{AttemptRecord, Key, Lineage, NewTask, Payload, TaskState};
 use keiko_core::time_out::Ends;
+use keiko_core::usage::Spent;
 
 use super::batches::Batches;
 use super::mutation::Mutation;
@@ -28,6 +29,8 @@ use crate::count::Changes;
 #[derive(Default)]
 pub(super) struct State {
     pub(super) mutation: Option<Mutation>,
+    /// What was seen to break the rules of leases, whatever the code that checks them says.
+    pub(super) seen_broken: Vec<String>,
     /// The last numbers that were given out.
     pub(super) last: Last,
     /// Until when each holder's lease lasts.
@@ -52,6 +55,8 @@ pub(super) struct State {
     pub(super) users: BTreeMap<UserId, (TenantId, User)>,
     pub(super) groups: BTreeMap<GroupId, GroupRow>,
     pub(super) batches: Batches,
+    /// By tenant and day.
+    pub(super) usage: BTreeMap<(TenantId, i64), Spent>,
 }
 
 /// The last numbers that were given out.

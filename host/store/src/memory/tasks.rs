@@ -16,7 +16,7 @@ use keiko_core::time_out::Ends;
 use super::mutation::Mutation;
 use super::state::{Row, State};
 use crate::admit::{Known, People, decide};
-use crate::count::{AgentChange, Change, Changes};
+use crate::count::{AgentChange, Change, Changes, Spent, Usage};
 use crate::ending::End;
 use crate::format::decode_failure;
 use crate::prune::{Ended, answer, changes, doomed, end_of_walk};
@@ -207,7 +207,7 @@ impl State {
     /// Ends live tasks without an attempt and counts them; returns how many there were.
     pub(super) fn finish(&mut self, ids: &[TaskId], end: &End, now_ms: i64) -> usize {
         let of_ended = self.breaks(Mutation::CancelOfEnded);
-        let mut changes = Changes::default();
+        let (mut changes, mut usage) = (Changes::default(), Usage::default());
         let mut ended = 0;
         for &id in ids {
             let Some(row) = self.tasks.get(&id) else { continue };
@@ -224,6 +224,9 @@ impl State {
             let failed = i64::from(end.state == TaskState::Failed);
             let cancelled = i64::from(end.state == TaskState::Cancelled);
             changes.add(tenant, Change { live: -1, completed: 0, failed, cancelled });
+            if failed > 0 {
+                usage.add(tenant, Spent { failed: 1, ..Spent::default() });
+            }
             if !self.breaks(Mutation::AgentEndUncounted) {
                 changes.add_agent(tenant, agent, AgentChange::end(end.state, None, 1));
             }
@@ -233,6 +236,7 @@ impl State {
         if !(self.breaks(Mutation::CancelUncounted) && end.state == TaskState::Cancelled) {
             self.store_counts(&changes);
         }
+        self.add_usage(&usage, now_ms);
         ended
     }
 

@@ -2,10 +2,11 @@
 //! transactions wait for each other in one direction only.
 
 use keiko_core::port::StoreError;
+use keiko_core::usage::day;
 
 use super::group;
 use super::session::Session;
-use crate::count::{Changes, Usage, day};
+use crate::count::{Changes, Usage};
 
 const TENANTS: &str =
     "UPDATE tenant_count AS t SET live = t.live + c.live, completed = t.completed + c.completed,

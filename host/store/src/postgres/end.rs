@@ -213,7 +213,7 @@ pub(crate) async fn finish(
         let group = get::<Option<i64>>(row, 3)?.map(GroupId);
         changes.add_group(tenant, group, end.state, 1, now_ms);
         if failed > 0 {
-            usage.add(tenant, Spent { failed, ..Spent::default() });
+            usage.add(tenant, Spent { failed: 1, ..Spent::default() });
         }
     }
     count::store_with(session, &changes, &usage, now_ms).await?;

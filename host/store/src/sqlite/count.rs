@@ -4,7 +4,8 @@ use keiko_core::port::StoreError;
 
 use super::group;
 use super::session::{Session, json};
-pub(crate) use crate::count::{AgentChange, Change, Changes, Spent, Usage, day};
+pub(crate) use crate::count::{AgentChange, Change, Changes, Spent, Usage};
+use keiko_core::usage::day;
 
 impl Changes {
     pub(crate) async fn store(&self, session: &mut Session) -> Result<(), StoreError> {

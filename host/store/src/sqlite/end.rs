@@ -213,7 +213,7 @@ pub(crate) async fn finish(
         let cancelled = i64::from(end.state == TaskState::Cancelled);
         changes.add(tenant, Change { live: -1, completed: 0, failed, cancelled });
         if failed > 0 {
-            usage.add(tenant, Spent { failed, ..Spent::default() });
+            usage.add(tenant, Spent { failed: 1, ..Spent::default() });
         }
     }
     if !moved.is_empty() {

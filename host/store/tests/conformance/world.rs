@@ -14,7 +14,7 @@ use keiko_core::outcome::{Failure, Meter, Taint};
 use keiko_core::policy::BudgetRequest;
 use keiko_core::port::{
     Agents, BatchRecords, BatchStore, CatalogStore, Components, History, Lease, LeaseRequest, Records,
-    Reserved, TaskStore,
+    Reserved, TaskStore, Usage,
 };
 use keiko_core::priority::Priority;
 use keiko_core::task::{
@@ -45,6 +45,7 @@ pub struct World {
     pub history: Arc<dyn History>,
     pub batches: Arc<dyn BatchStore>,
     pub batch_records: Arc<dyn BatchRecords>,
+    pub usage: Arc<dyn Usage>,
     pub ada: Customer,
     pub bob: Customer,
     _kept: Box<dyn Any + Send + Sync>,
@@ -82,7 +83,7 @@ pub async fn broken(mutation: Mutation) -> World {
 
 pub async fn world<S>(store: Arc<S>, kept: Box<dyn Any + Send + Sync>) -> World
 where
-    S: TaskStore + Records + CatalogStore + Components + Agents + History + BatchStore + BatchRecords,
+    S: TaskStore + Records + CatalogStore + Components + Agents + History + BatchStore + BatchRecords + Usage,
 {
     let ada = customer(&*store, "ada").await;
     let bob = customer(&*store, "bob").await;
@@ -94,7 +95,8 @@ where
         agents: store.clone(),
         history: store.clone(),
         batches: store.clone(),
-        batch_records: store,
+        batch_records: store.clone(),
+        usage: store,
         ada,
         bob,
         _kept: kept,

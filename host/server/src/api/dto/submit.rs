@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use keiko_core::Code;
 use keiko_core::group::NewGroup;
@@ -11,18 +9,15 @@ use keiko_core::limit::{BULK_TASKS_MAX, LimitFact, MIB};
 use keiko_core::policy::BudgetRequest;
 use keiko_core::priority::{PRIORITY_MAX, Priority};
 use keiko_core::retry::RetryRequest;
-use keiko_core::task::Payload;
 use keiko_runtime::TaskRequest;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use crate::api::input::payload;
 use crate::api::json;
 use crate::api::problem::Problem;
 use crate::api::query::parse;
-
-/// The media type of bytes that name none.
-pub(super) const BYTES: &str = "application/octet-stream";
 
 /// A task as a client writes it.
 #[derive(Debug, Deserialize)]
@@ -178,29 +173,7 @@ fn within(path: &str, problem: Problem) -> Problem {
 
 impl TaskBody<'_> {
     fn request(self, body: &Bytes, trace: Option<&str>) -> Result<TaskRequest, Problem> {
-        let input = match (self.input, self.input_base64) {
-            (Some(_), Some(_)) => {
-                return Err(Problem::invalid("`input` and `input_base64` exclude each other"));
-            }
-            (None, None) if self.content_type.is_none() => Payload::json("null"),
-            // The very bytes that were sent, which are a part of the body's.
-            (Some(raw), None) if self.content_type.is_none() => {
-                Payload::json(body.slice_ref(raw.get().as_bytes()))
-            }
-            (_, None) => {
-                return Err(Problem::invalid(
-                    "`content_type` goes with `input_base64`; `input` is always JSON",
-                ));
-            }
-            (None, Some(text)) => {
-                let bytes = BASE64.decode(text.as_bytes());
-                let bytes = bytes.map_err(|error| Problem::invalid(format!("input_base64: {error}")))?;
-                Payload {
-                    content_type: self.content_type.unwrap_or_else(|| BYTES.to_owned()),
-                    bytes: bytes.into(),
-                }
-            }
-        };
+        let input = payload(body, self.input, self.input_base64, self.content_type)?;
         let ms = |seconds: u64| seconds.saturating_mul(1_000);
         Ok(TaskRequest {
             plugin: self.plugin,

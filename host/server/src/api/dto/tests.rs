@@ -9,7 +9,7 @@ use keiko_core::task::{AttemptRecord, Lineage, TaskState, TaskView};
 use keiko_core::{AgentId, Code, Token, UserId};
 use keiko_runtime::Progress;
 
-use super::submit::{BYTES, SubmitRequest};
+use super::submit::SubmitRequest;
 use super::*;
 use crate::api::problem::Problem;
 
@@ -61,7 +61,10 @@ fn bytes_come_as_base64() {
     let request = read(r#"{"input_base64":"AAH/","content_type":"image/png"}"#).unwrap();
     assert_eq!(request.tasks[0].input.bytes.as_ref(), [0, 1, 255]);
     assert_eq!(request.tasks[0].input.content_type, "image/png");
-    assert_eq!(read(r#"{"input_base64":""}"#).unwrap().tasks[0].input.content_type, BYTES);
+    assert_eq!(
+        read(r#"{"input_base64":""}"#).unwrap().tasks[0].input.content_type,
+        "application/octet-stream"
+    );
 }
 
 #[test]
