@@ -22,6 +22,9 @@ const GROUPED_MAX: Duration = Duration::from_secs(120);
 /// Groups that are shown.
 const SHOWN: usize = 10;
 
+/// A decade and a distributor.
+type Group = (Option<u64>, Option<String>);
+
 /// What the rows of a run come to.
 #[derive(Debug)]
 pub struct Groups {
@@ -29,7 +32,7 @@ pub struct Groups {
     batches: usize,
     films: u64,
     worldwide_gross: u64,
-    largest: Vec<((Option<u64>, Option<String>), (u64, u64))>,
+    largest: Vec<(Group, (u64, u64))>,
     groups: usize,
 }
 

@@ -24,12 +24,12 @@ const PUT: &str = "INSERT INTO cache (tenant, namespace, key, marker, stamp, unt
 const DISCARD: &str = "DELETE FROM cache WHERE tenant = $1 AND namespace = $2 AND key = $3";
 const CLEAR: &str =
     "WITH gone AS (DELETE FROM cache WHERE tenant = $1 RETURNING 1) SELECT count(*) FROM gone";
-const PRUNE_ENDED: &str = "WITH ended AS (DELETE FROM cache WHERE ctid = ANY (ARRAY(
+pub(crate) const PRUNE_ENDED: &str = "WITH ended AS (DELETE FROM cache WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM cache WHERE tenant = $1 AND until_ms <= $2 LIMIT $3)) RETURNING 1),
     leases AS (DELETE FROM cache_lease WHERE tenant = $1 AND until_ms <= keiko_now($2))
     SELECT count(*) FROM ended";
 /// The oldest of which those before are not yet as many bytes as there are too many.
-const PRUNE_OLDEST: &str = "WITH oldest AS (DELETE FROM cache WHERE ctid = ANY (ARRAY(SELECT id FROM
+pub(crate) const PRUNE_OLDEST: &str = "WITH oldest AS (DELETE FROM cache WHERE ctid = ANY (ARRAY(SELECT id FROM
         (SELECT id, sum(size) OVER (ORDER BY stamp, id) - size AS before FROM
             (SELECT ctid AS id, stamp, size FROM cache WHERE tenant = $1 AND NOT marker ORDER BY stamp LIMIT $2) AS o
         ) AS o WHERE before < $3)) AND tenant = $1 RETURNING 1)

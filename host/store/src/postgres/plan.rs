@@ -15,6 +15,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 
 use super::agents;
 use super::batch::{CANDIDATES, GROUPS, NEXT};
+use super::cache::{PRUNE_ENDED, PRUNE_OLDEST};
 use super::end::{NEXT_TIME_OUT, OVER};
 use super::history::{STATISTICS, USER_TASKS};
 use super::lease::{LEASE, NEXT_RUN_AT, RAISE};
@@ -57,6 +58,12 @@ const LIVE: &str = "
         SELECT n, 1 + n % 50, 1 + n % 50, 'k' || n % 3, n, n, n, 1, '' FROM generate_series(1, 100000) AS n;
     INSERT INTO batch (id, tenant, processor, key, ordered, holder, token, formed_ms, items)
         SELECT n, 1 + n % 50, 1 + n % 50, 'k' || n % 3, false, 1, 1, n, ARRAY[n] FROM generate_series(1, 20000) AS n;
+    INSERT INTO cache (tenant, namespace, key, marker, stamp, until_ms, size, bytes)
+        SELECT 1 + n % 50, 'p', 'k' || n, false, n, CASE WHEN n % 100 < 2 THEN n ELSE 9000000000000 END, 1, ''
+        FROM generate_series(1, 100000) AS n;
+    INSERT INTO cache_lease (tenant, namespace, key, owner, until_ms)
+        SELECT 1 + n % 50, 'p', 'k' || n, n, CASE WHEN n % 100 < 2 THEN n ELSE 9000000000000 END
+        FROM generate_series(1, 100000) AS n;
     INSERT INTO holder (id, opened_ms, until_ms) VALUES (1, 0, 9000000000000);
     INSERT INTO task (id, tenant, kind, holder, created_ms, run_at_ms, root, parent, input, agent, app_user)
         SELECT 9000000000 + n, 1 + n % 50, 1 + n % 50, CASE WHEN n % 100 = 0 THEN 1 END, n, n, n,
@@ -139,7 +146,7 @@ fn tenants_cases(tenant: i64) -> Vec<Case> {
     ]
 }
 
-/// What a connection of this tenant asks about agents and users.
+/// What a connection of this tenant asks about agents, users and the cache.
 fn agents_cases(tenant: i64) -> Vec<Case> {
     let list = |kind: Option<&str>, status, indexes| {
         let filter = AgentFilter { kind: kind.map(|kind| kind.parse().unwrap()), status, before: None };
@@ -157,6 +164,8 @@ fn agents_cases(tenant: i64) -> Vec<Case> {
         list(None, idle, &[]),
         list(Some("k1"), None, &[]),
         list(Some("k1"), idle, &["agent_kind"]),
+        case(PRUNE_ENDED, format!("{tenant}, 1800000000000, 100"), &["cache_until", "cache_lease_until"]),
+        case(PRUNE_OLDEST, format!("{tenant}, 100, 50"), &["cache_age"]),
         by_ids(agents::USERS_BY_IDS, format!("{ids}, {tenant}")),
         case(agents::LIST_USERS, format!("{tenant}, 9223372036854775807, 100"), &["app_user_tenant"]),
         by_ids(agents::SET_STATUSES, format!("{ids}, array_fill(1::smallint, array[1000]), {tenant}, 5")),
@@ -341,6 +350,8 @@ async fn a_long_history_slows_nothing_down() {
         "plugin",
         "batch",
         "batch_item",
+        "cache",
+        "cache_lease",
     ] {
         database.execute(&format!("VACUUM ANALYZE {table}")).await;
     }
