@@ -19,10 +19,7 @@ use tokio::time::Instant;
 
 use crate::request::Error;
 
-/// Time between two looks for kinds that this host does not know.
-const MEET_EVERY: Duration = Duration::from_secs(1);
-
-/// Time between two reads for submits of what this host does not know.
+/// Time between two reads for submits and tasks of what this host does not know.
 const READ_EVERY: Duration = Duration::from_millis(50);
 
 /// The plugins, replaced as a whole whenever one changes.
@@ -94,18 +91,11 @@ impl Catalog {
         if self.now.load().kinds.contains_key(&kind) {
             return Ok(());
         }
-        let mut began = self.refreshing.lock().await;
-        if self.now.load().kinds.contains_key(&kind)
-            || began.is_some_and(|began| began.elapsed() < MEET_EVERY)
-        {
-            return Ok(());
-        }
-        *began = Some(Instant::now());
-        self.read().await
+        self.read_again().await
     }
 
-    /// Reads the plugins for a submit that names what this host does not know: another host may have installed it just
-    /// now.
+    /// Reads the plugins for a submit or a task that names what this host does not know: another host may have installed
+    /// it just now.
     pub(crate) async fn read_again(&self) -> Result<(), Error> {
         let asked = Instant::now();
         let mut began = self.refreshing.lock().await;

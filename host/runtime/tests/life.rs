@@ -267,6 +267,19 @@ async fn a_caller_on_one_host_is_answered_when_the_task_ends_on_another() {
 }
 
 #[tokio::test]
+async fn a_task_runs_on_a_host_that_started_before_another_installed_its_plugin() {
+    let store = MemoryStore::new();
+    let (runs, _) = start_on(store.clone(), 4).await;
+    let (asked, handle) = start_on(store.another_host(), 0).await;
+    let tenant = handle.tenant(&"default".parse().unwrap()).unwrap();
+    handle.install(tenant, MANIFEST.into(), None).await.expect("the script installs");
+    let id = submit(&handle, tenant, "1").await;
+    assert_eq!(ended(&handle, tenant, id).await.view.summary.state, TaskState::Completed);
+    runs.drain().await;
+    asked.drain().await;
+}
+
+#[tokio::test]
 async fn callers_are_not_left_waiting_by_a_stop() {
     let bench = Bench::new().await;
     let started = Arc::new(Notify::new());
