@@ -19,15 +19,18 @@ const TAKE_NUMBERS: &str =
 const WALK: &str =
     "SELECT set_config('enable_seqscan', 'on', true), set_config('enable_hashjoin', 'on', true)";
 
-/// Ends the connections of hosts that were stopped while they read an answer. They hold the rows of their transaction, and
-/// no time-out of the server ends one that waits for its client. Parameter: how long they may, in milliseconds.
+/// Ends the connections of hosts that were stopped inside a transaction, or while they read an answer of one. They hold
+/// rows, and no time-out of the server ends one that waits for its client to read. One of a host that is only slow is run
+/// again. Parameter: how long they may, in milliseconds.
 const END_STOPPED: &str = "SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity AS a
-    WHERE a.datname = current_database() AND a.usename = current_user AND a.wait_event = 'ClientWrite'
-        AND a.query_start < clock_timestamp() - $1 * interval '1 millisecond'
-        AND EXISTS (SELECT 1 FROM pg_locks AS l WHERE l.pid = a.pid AND l.mode = 'RowExclusiveLock'
-            AND l.relation IN ('holder'::regclass, 'task'::regclass))";
-/// Longest that a host may take to read an answer, when its tasks are to be rescued.
-const READ_MS_MAX: i64 = 1_000;
+    WHERE a.datname = current_database() AND a.usename = current_user
+        AND CASE WHEN a.state LIKE 'idle in transaction%' THEN a.state_change
+            WHEN a.wait_event = 'ClientWrite' THEN a.query_start
+            END < clock_timestamp() - $1 * interval '1 millisecond'
+        AND EXISTS (SELECT 1 FROM pg_locks AS l WHERE l.pid = a.pid AND l.mode IN ('RowExclusiveLock', 'RowShareLock')
+            AND l.relation IN ('holder'::regclass, 'sequence'::regclass, 'task'::regclass, 'tenant_count'::regclass))";
+/// Longest that a host may stand still, when the tasks of one are to be rescued.
+const STILL_MS_MAX: i64 = 1_000;
 
 /// Registers a holder. Its number starts from the clock, so that it is above every earlier one even when an older
 /// database was put back.
@@ -102,8 +105,8 @@ pub(crate) async fn rescue(
     started: &[(TaskId, Token)],
     now_ms: i64,
 ) -> Result<Rescued, StoreError> {
-    session.row(sqlx::query("SELECT last FROM sequence WHERE name = 'holder' FOR UPDATE")).await?;
     end_stopped(session).await?;
+    session.row(sqlx::query("SELECT last FROM sequence WHERE name = 'holder' FOR UPDATE")).await?;
     let forget = match dead {
         Dead::AllBut(holder) => sqlx::query("DELETE FROM holder WHERE id <> $1").bind(holder.0),
         Dead::Expired => {
@@ -127,7 +130,7 @@ pub(crate) async fn rescue(
 async fn end_stopped(session: &mut Session) -> Result<(), StoreError> {
     const WORK_AS: &str = "SELECT set_config('role', $1, true)";
     session.row(sqlx::query(WORK_AS).bind("none")).await?;
-    let ended = session.rows(sqlx::query(END_STOPPED).bind(READ_MS_MAX)).await?.len();
+    let ended = session.rows(sqlx::query(END_STOPPED).bind(STILL_MS_MAX)).await?.len();
     session.row(sqlx::query(WORK_AS).bind("keiko_system")).await?;
     if ended > 0 {
         tracing::warn!(items = ended, "connections of a stopped host were ended");

@@ -16,9 +16,9 @@ use super::open::OpenError;
 const STATEMENT_TIMEOUT: &str = "30s";
 /// Longest wait for a lock.
 const LOCK_TIMEOUT: &str = "5s";
-/// Longest that a transaction may stand still. A host that is stopped inside one holds its rows, its own lease among
-/// them, and nobody can take its tasks before they are let go: well within the shortest lease.
-const IDLE_IN_TRANSACTION_TIMEOUT: &str = "1s";
+/// Longest that a transaction may stand still, which it also does while a statement with large values is on its way: those
+/// of a host that is stopped are ended by whoever rescues its tasks.
+const IDLE_IN_TRANSACTION_TIMEOUT: &str = "10s";
 /// Cached statements of a writing connection: every text of the store fits.
 const WRITER_STATEMENTS: usize = 256;
 
