@@ -360,7 +360,7 @@ impl Handle {
         let entry = self.entry(tenant)?;
         let refuse = |manifest: &Manifest| batch::taken(&self.shared, tenant, manifest);
         let answer = self.shared.catalog.install(tenant, &entry.policy, component, manifest, refuse).await?;
-        self.swapped().await;
+        self.shared.swapped().await;
         Ok(answer)
     }
 
@@ -373,7 +373,7 @@ impl Handle {
         target: Target,
     ) -> Result<(Plugin, bool), Error> {
         let answer = self.shared.catalog.activate(tenant, name, target).await?;
-        self.swapped().await;
+        self.shared.swapped().await;
         Ok(answer)
     }
 
@@ -398,12 +398,6 @@ impl Handle {
         self.shared.catalog.plugin(tenant, name)
     }
 
-    /// The plugins have changed: processors of batches may be others, here and on other hosts.
-    async fn swapped(&self) {
-        batch::refresh(&self.shared).await;
-        self.shared.swapped();
-    }
-
     /// Takes a plugin away; `Some` is how many live tasks it waits for.
     pub async fn remove_plugin(
         &self,
@@ -412,7 +406,7 @@ impl Handle {
         when: RemoveWhen,
     ) -> Result<Option<u64>, Error> {
         let left = self.shared.catalog.remove(tenant, name, when).await?;
-        self.swapped().await;
+        self.shared.swapped().await;
         Ok(left)
     }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch;
-use crate::shared::{Counters, Shared};
+use crate::shared::{Counters, Job, Shared};
 
 /// Beats until stopped.
 pub(crate) async fn beat(shared: Arc<Shared>, stop: CancellationToken) {
@@ -97,7 +97,13 @@ impl Heart {
 /// The lease is gone, or may be by the time anybody looks: stop what runs before another host may start it.
 fn lose(shared: &Shared) {
     Counters::add(&shared.counters.leases_lost, 1);
-    let dropped = shared.queue.clear().len();
+    let jobs = shared.queue.clear();
+    let dropped = jobs.len();
+    let batches = jobs.into_iter().filter_map(|job| match job {
+        Job::Batch(job) => Some(job.batch.group),
+        Job::Task(_) | Job::Run(_) => None,
+    });
+    shared.batches.lose(batches);
     let stopped = shared.running.stop_all(StopReason::LeaseLost);
     tracing::error!(stopped, dropped, "this host lost its lease and stopped its attempts");
 }
@@ -113,6 +119,8 @@ async fn reopen(shared: &Shared, lease_ms: i64, began: Instant) -> bool {
                 tracing::warn!(error = %error, "tasks of the lost lease could not be rescued yet");
             }
             shared.wake.notify_one();
+            // Batches of the lost lease are nobody's now.
+            shared.batches.lose([]);
             tracing::info!("this host holds a new lease");
             true
         }

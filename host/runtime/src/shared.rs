@@ -13,7 +13,7 @@ use keiko_core::{Holder, PluginName, ProcessorName, TaskId, TenantId, TenantName
 use tokio::sync::{Notify, mpsc};
 
 use crate::batch::job::BatchJob;
-use crate::batch::{BatchFigures, Batches};
+use crate::batch::{self, BatchFigures, Batches};
 use crate::cache::Cache;
 use crate::catalog::Catalog;
 use crate::direct::Direct;
@@ -98,7 +98,8 @@ impl Shared {
     }
 
     /// The plugins have changed: other hosts read them again.
-    pub(crate) fn swapped(&self) {
+    pub(crate) async fn swapped(&self) {
+        batch::refresh(self).await;
         self.signals.tell(Signal { catalog: true, ..Signal::default() });
     }
 

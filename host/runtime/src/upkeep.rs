@@ -48,7 +48,7 @@ pub(crate) async fn sweep(shared: Arc<Shared>, stop: CancellationToken) {
             continue;
         }
         match shared.catalog.sweep().await {
-            Ok(true) => shared.swapped(),
+            Ok(true) => shared.swapped().await,
             Ok(false) => {}
             Err(error) => tracing::warn!(error = %error, "a drained plugin could not be removed"),
         }

@@ -122,9 +122,9 @@ fn another_world_is_refused() {
     assert!(nothing.message.contains("does not export `keiko:plugin/task@0.1.0`"), "{nothing}");
     assert!(nothing.message.ends_with("it exports nothing"), "{nothing}");
     let text = guest("(call $done)").text();
-    let renamed = text.replace("keiko:plugin/task@0.1.0", "keiko:plugin/batch@0.1.0");
+    let renamed = text.replace("keiko:plugin/task@0.1.0", "keiko:plugin/other@0.1.0");
     let other = compile(wat::parse_str(renamed).unwrap()).unwrap_err();
-    assert!(other.message.ends_with("it exports `keiko:plugin/batch@0.1.0`"), "{other}");
+    assert!(other.message.ends_with("it exports `keiko:plugin/other@0.1.0`"), "{other}");
     let shorter = text.replace("(case \"permanent\" string)", "");
     let changed = compile(wat::parse_str(shorter).unwrap()).unwrap_err();
     assert!(changed.message.contains("another type"), "{changed}");

@@ -19,7 +19,8 @@ use keiko_core::batch::Group;
 use keiko_core::batch::work::Health;
 use keiko_core::port::{BatchRecords, BatchStore, StoreError};
 use keiko_core::{ProcessorId, TenantId};
-use tokio::sync::{mpsc, oneshot, watch};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 pub use self::face::{AddedItems, ProcessorView};
 use self::memory::Memory;
@@ -49,6 +50,9 @@ pub(crate) struct Batches {
     in_flight: watch::Sender<u64>,
     /// Set when no batch may begin any more.
     halted: AtomicBool,
+    /// Groups of batches that are no longer here, because the lease was lost.
+    lost: Mutex<Vec<Group>>,
+    lost_told: Notify,
     pub(crate) counters: Counters,
 }
 
@@ -136,6 +140,8 @@ impl Batches {
             events,
             in_flight: watch::channel(0).0,
             halted: AtomicBool::default(),
+            lost: Mutex::default(),
+            lost_told: Notify::new(),
             counters: Counters::default(),
         };
         (batches, receiver)
@@ -157,6 +163,12 @@ impl Batches {
     /// Begins no batch from now on: what waits stays where it is.
     pub(crate) fn halt(&self) {
         self.halted.store(true, Ordering::Release);
+    }
+
+    /// Tells that batches of these groups are no longer here, and that some may be nobody's; never waits.
+    pub(crate) fn lose(&self, groups: impl IntoIterator<Item = Group>) {
+        self.lost.lock().extend(groups);
+        self.lost_told.notify_one();
     }
 
     fn is_halted(&self) -> bool {

@@ -68,6 +68,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut events: mpsc::Receiver<Event>
         closing: false,
     };
     service.set_all();
+    let told = Arc::clone(&service.shared);
     loop {
         // What is due comes before what is new.
         service.poll();
@@ -80,6 +81,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut events: mpsc::Receiver<Event>
             biased;
             () = stop.cancelled() => break,
             Some(done) = service.doing.next(), if !service.doing.is_empty() => service.done(done),
+            () = told.batches.lost_told.notified() => service.lost(),
             Some(event) = events.recv() => service.take(event).await,
             () = tokio::time::sleep_until(wake) => {}
         }
@@ -228,6 +230,15 @@ impl Service {
                 self.machine.close(now_ms);
             }
         }
+    }
+
+    /// The lease was lost, or there is a new one.
+    fn lost(&mut self) {
+        let groups = std::mem::take(&mut *self.shared.batches.lost.lock());
+        for group in groups {
+            self.machine.ended(&group, None, None, self.now_ms());
+        }
+        self.next_look = Instant::now();
     }
 
     fn ended(&mut self, ended: &Ended) {

@@ -382,8 +382,8 @@ async fn items_of_a_task_appear_with_its_result_and_never_without() {
         assert_eq!(ended(&handle, tenant, id).await.view.summary.state, TaskState::Completed);
         until(&handle, tenant, "films", is_empty).await;
     }
-    assert_eq!(handle.batch_figures().done, 50);
     runtime.drain().await;
+    assert_eq!(handle.batch_figures().done, 50);
 }
 
 #[tokio::test]

@@ -183,7 +183,7 @@ fn systems_cases() -> Vec<Case> {
         case(WALK, "2, 0, 9223372036854775807, 100", &["finished_pkey"]),
         case(PRUNE_KEYS, "9000000000000, 100", &["idempotency_expires", "idempotency_pkey"]),
         case(CANDIDATES, "7, 'k1', 100, 1800000000000, true", &["batch_item_group", "batch_group"]),
-        case(NEXT, "7, 'k1', 0", &["batch_item_group"]),
+        case(NEXT, "7, 'k1', 0, '{}'", &["batch_item_group"]),
         case(GROUPS, "0, '', 100, 1800000000000", &["batch_item_group"]),
     ]
 }

@@ -35,9 +35,11 @@ pub(crate) const CANDIDATES: &str = "SELECT i.id, i.created_ms - (keiko_now($4) 
         AND i.id NOT IN (SELECT unnest(b.items) FROM batch AS b WHERE b.processor = $1 AND b.key = $2)
     ORDER BY i.place LIMIT $3";
 
-/// When the first item of a group is due that is not now, on the caller's clock.
-pub(crate) const NEXT: &str = "SELECT min(due_ms) - (keiko_now($3) - $3) FROM batch_item
-    WHERE processor = $1 AND key = $2 AND due_ms > keiko_now($3)";
+/// When the first item of a group is due that is in no batch and not among `$4`, on the caller's clock. The time of this
+/// statement is later than that of the one before: what became due in between is found.
+pub(crate) const NEXT: &str = "SELECT min(i.due_ms) - (keiko_now($3) - $3) FROM batch_item AS i
+    WHERE i.processor = $1 AND i.key = $2 AND i.id <> ALL ($4)
+        AND i.id NOT IN (SELECT unnest(b.items) FROM batch AS b WHERE b.processor = $1 AND b.key = $2)";
 
 /// Writes a batch and loads its items.
 const INSERT_BATCH: &str = "WITH made AS (
@@ -94,7 +96,8 @@ pub(super) async fn form(session: &mut Session, request: &FormRequest) -> Result
         Some(left) => left,
         None => {
             let query = sqlx::query(NEXT).bind(processor.0).bind(key).bind(*now_ms);
-            let row = session.row(query).await?;
+            let seen: Vec<i64> = candidates.iter().map(|candidate| candidate.id).collect();
+            let row = session.row(query.bind(seen)).await?;
             gather::left(gathered.at_ms, row.map_or(Ok(None), |row| get(&row, 0))?)
         }
     };
