@@ -61,24 +61,24 @@ fn films(batch: Batch, items: Vec<Item>) -> Vec<Outcome> {
     read.into_iter().map(outcome).collect()
 }
 
+/// Decade and distributor.
+type Key<'a> = (Option<u16>, Option<&'a str>);
+
 /// The groups of these films, in order.
 pub fn group<'a>(batch: &str, films: impl Iterator<Item = &'a Film>) -> Vec<Group> {
-    let mut groups: BTreeMap<(Option<u16>, Option<&str>), (u64, u64)> = BTreeMap::new();
+    let mut groups: BTreeMap<Key<'a>, (u64, u64)> = BTreeMap::new();
     for film in films {
         let sum = groups.entry((film.decade, film.distributor.as_deref())).or_default();
         sum.0 += 1;
         sum.1 = sum.1.saturating_add(film.worldwide_gross.unwrap_or(0));
     }
-    let group =
-        |((decade, distributor), (films, worldwide_gross)): ((Option<u16>, Option<&str>), (u64, u64))| {
-            Group {
-                decade,
-                distributor: distributor.map(str::to_owned),
-                films,
-                worldwide_gross,
-                batch: batch.to_owned(),
-            }
-        };
+    let group = |(key, (films, worldwide_gross)): (Key<'a>, (u64, u64))| Group {
+        decade: key.0,
+        distributor: key.1.map(str::to_owned),
+        films,
+        worldwide_gross,
+        batch: batch.to_owned(),
+    };
     groups.into_iter().map(group).collect()
 }
 
