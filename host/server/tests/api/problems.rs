@@ -13,7 +13,8 @@ fn every_refusal_is_a_problem() {
     let wrong_method = client.send("PUT", "/v1/tasks", &[], b"");
     assert!(wrong_method.header("allow").is_some_and(|allow| allow.contains("POST")), "{wrong_method:?}");
     wrong_method.problem(405, "invalid_input");
-    client.delete("/v1/tasks/task_0000000000001").problem(405, "invalid_input");
+    client.delete("/v1/users/user_0000000000001").problem(405, "invalid_input");
+    client.delete("/v1/tasks/task_0000000000001").problem(404, "not_found");
     client.get("/v1/tasks/1").problem(404, "not_found");
     client.get("/v1/tasks/task_0000000000001").problem(404, "not_found");
     client.get("/v1/tasks/%ff").problem(400, "invalid_input");
