@@ -16,9 +16,10 @@ use super::open::OpenError;
 const STATEMENT_TIMEOUT: &str = "30s";
 /// Longest wait for a lock.
 const LOCK_TIMEOUT: &str = "5s";
-/// Longest that a transaction may stand still, which it also does while a statement with large values is on its way: those
-/// of a host that is stopped are ended by whoever rescues its tasks.
-const IDLE_IN_TRANSACTION_TIMEOUT: &str = "10s";
+/// Longest that a transaction may stand still. It does so too while a statement with large values is on its way, which is
+/// why those are cut into parts; a host that is stopped keeps others from the rows it holds for so long, or until its tasks
+/// are rescued.
+const IDLE_IN_TRANSACTION_TIMEOUT: &str = "3s";
 /// Cached statements of a writing connection: every text of the store fits.
 const WRITER_STATEMENTS: usize = 256;
 

@@ -26,7 +26,7 @@ use crate::transaction::Transactions;
 /// Rows of one statement.
 pub(crate) const CHUNK_ROWS: usize = 2_000;
 /// Payload bytes of one statement; the first row always fits.
-pub(crate) const CHUNK_BYTES: usize = 32 << 20;
+pub(crate) const CHUNK_BYTES: usize = 8 << 20;
 /// Longest wait for an answer, above every time-out of the server's: a network that swallows everything.
 const ANSWER: Duration = Duration::from_secs(60);
 /// Longest wait for a new connection.

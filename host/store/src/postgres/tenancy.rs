@@ -141,14 +141,14 @@ async fn every_connection_has_its_time_outs_and_its_role() {
         get(&row.unwrap(), 0)
     }
     let of_writer = store.write(Priority::Task, 0, (), move |session, ()| Box::pin(look(session, text)));
-    assert_eq!(of_writer.await.unwrap(), "30s 5s 10s keiko_system");
+    assert_eq!(of_writer.await.unwrap(), "30s 5s 3s keiko_system");
     let commits = store.write(Priority::Task, 0, (), |session, ()| {
         Box::pin(look(session, "SELECT current_setting('synchronous_commit')"))
     });
     assert_eq!(commits.await.unwrap(), "on");
     let mut connection = store.pool().tenant(ada.tenant).await.unwrap();
     let of_reader: String = connection.row(sqlx::query(text)).await.unwrap().unwrap().get(0);
-    assert_eq!(of_reader, "30s 5s 10s keiko_tenant");
+    assert_eq!(of_reader, "30s 5s 3s keiko_tenant");
     drop(connection);
     store.ensure_tenants(&["eve".parse().unwrap()]).await.unwrap();
     store.close().await.unwrap();
