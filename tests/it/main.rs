@@ -21,6 +21,7 @@ mod replica;
 mod sameness;
 mod stopping;
 mod tenants;
+mod trees;
 
 use std::ops::{Deref, DerefMut};
 

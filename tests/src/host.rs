@@ -95,6 +95,11 @@ impl Host {
         self.child.id()
     }
 
+    /// Its data folder.
+    pub fn data_dir(&self) -> &Path {
+        &self.options.data_dir
+    }
+
     /// Where its log is.
     pub fn log(&self) -> &Path {
         &self.options.log

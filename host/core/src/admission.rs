@@ -3,6 +3,7 @@
 use crate::code::Code;
 use crate::limit::{LimitFact, SetBy, TIME_OUT_MS_MAX};
 use crate::policy::{Budget, BudgetNumbers, BudgetRequest, Limit, TenantPolicy};
+use crate::tree::Spending;
 
 /// A request that a policy does not allow.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +26,7 @@ pub fn admit(
     manifest: &BudgetRequest,
     task: &BudgetRequest,
 ) -> Result<Budget, Denied> {
-    for field in &FIELDS {
+    for field in FIELDS.iter().chain(&TREE_FIELDS) {
         let max = (field.number)(&policy.max);
         match (field.wish)(task) {
             Some(asked) if asked > max || asked == 0 => {
@@ -50,8 +51,12 @@ pub fn admit(
 
 /// Time-outs that a submit asks for have a bound of the host's.
 fn check_times(task: &BudgetRequest) -> Result<(), Denied> {
-    let times =
-        [("queued_ms", task.queued_ms), ("total_ms", task.total_ms), ("heartbeat_ms", task.heartbeat_ms)];
+    let times = [
+        ("queued_ms", task.queued_ms),
+        ("total_ms", task.total_ms),
+        ("heartbeat_ms", task.heartbeat_ms),
+        ("tree_ms", task.tree_ms),
+    ];
     for (name, asked) in times {
         if asked.is_some_and(|ms| ms == 0 || ms > TIME_OUT_MS_MAX) {
             return Err(invalid(LimitFact::of_host(name, TIME_OUT_MS_MAX, asked)));
@@ -66,20 +71,8 @@ fn invalid(fact: LimitFact) -> Denied {
 
 /// The budget of a task that was admitted, under the policy as it is now: wishes beyond it are cut.
 pub fn budget(policy: &TenantPolicy, manifest: &BudgetRequest, task: &BudgetRequest) -> Budget {
-    let choose = |field: &Field| {
-        let max = (field.number)(&policy.max);
-        let (value, set_by) = match ((field.wish)(task), (field.wish)(manifest)) {
-            (Some(value), _) => (value, SetBy::Task),
-            (None, Some(value)) => (value, SetBy::Manifest),
-            (None, None) => ((field.number)(&policy.default), SetBy::Tenant),
-        };
-        if value > max {
-            Limit { value: max, set_by: SetBy::Tenant }
-        } else {
-            Limit { value: value.max(1), set_by }
-        }
-    };
-    let [fuel, memory_bytes, wall_ms, attempts] = FIELDS.each_ref().map(choose);
+    let [fuel, memory_bytes, wall_ms, attempts] =
+        FIELDS.each_ref().map(|field| choose(field, policy, manifest, task));
     let host_calls =
         Limit { value: policy.default.host_calls.min(policy.max.host_calls), set_by: SetBy::Tenant };
     let heartbeat_ms = match (task.heartbeat_ms, manifest.heartbeat_ms) {
@@ -87,6 +80,26 @@ pub fn budget(policy: &TenantPolicy, manifest: &BudgetRequest, task: &BudgetRequ
         (None, manifest) => manifest.map(|value| Limit { value, set_by: SetBy::Manifest }),
     };
     Budget { fuel, memory_bytes, wall_ms, host_calls, attempts, heartbeat_ms }
+}
+
+/// What the tree of a root may spend that was admitted, by the same rule.
+pub fn tree_budget(policy: &TenantPolicy, manifest: &BudgetRequest, task: &BudgetRequest) -> Spending {
+    let [fuel, host_calls] = TREE_FIELDS.each_ref().map(|field| choose(field, policy, manifest, task).value);
+    Spending { fuel, host_calls }
+}
+
+fn choose(field: &Field, policy: &TenantPolicy, manifest: &BudgetRequest, task: &BudgetRequest) -> Limit {
+    let max = (field.number)(&policy.max);
+    let (value, set_by) = match ((field.wish)(task), (field.wish)(manifest)) {
+        (Some(value), _) => (value, SetBy::Task),
+        (None, Some(value)) => (value, SetBy::Manifest),
+        (None, None) => ((field.number)(&policy.default), SetBy::Tenant),
+    };
+    if value > max {
+        Limit { value: max, set_by: SetBy::Tenant }
+    } else {
+        Limit { value: value.max(1), set_by }
+    }
 }
 
 struct Field {
@@ -100,6 +113,15 @@ static FIELDS: [Field; 4] = [
     Field { name: "memory_bytes", wish: |wish| wish.memory_bytes, number: |numbers| numbers.memory_bytes },
     Field { name: "wall_ms", wish: |wish| wish.wall_ms, number: |numbers| numbers.wall_ms },
     Field { name: "attempts", wish: |wish| wish.attempts, number: |numbers| numbers.attempts },
+];
+
+static TREE_FIELDS: [Field; 2] = [
+    Field { name: "tree_fuel", wish: |wish| wish.tree_fuel, number: |numbers| numbers.tree_fuel },
+    Field {
+        name: "tree_host_calls",
+        wish: |wish| wish.tree_host_calls,
+        number: |numbers| numbers.tree_host_calls,
+    },
 ];
 
 #[cfg(test)]
@@ -118,6 +140,20 @@ mod tests {
         );
         let got = answer.map(|budget| (budget.fuel.value, budget.fuel.set_by)).map_err(|denied| denied.code);
         assert_eq!(got, expected, "manifest {manifest:?}, task {task:?}");
+    }
+
+    #[test]
+    fn a_tree_has_the_nearest_wish_too() {
+        let mut policy = TenantPolicy::default();
+        (policy.default.tree_fuel, policy.max.tree_fuel, policy.default.tree_host_calls) = (100, 1_000, 7);
+        let wish = |tree_fuel| BudgetRequest { tree_fuel, ..BudgetRequest::default() };
+        let fuel = |manifest, task| tree_budget(&policy, &wish(manifest), &wish(task));
+        assert_eq!(fuel(None, None), Spending { fuel: 100, host_calls: 7 });
+        assert_eq!(fuel(Some(200), None).fuel, 200);
+        assert_eq!(fuel(Some(200), Some(300)).fuel, 300);
+        assert_eq!(fuel(Some(1_001), None).fuel, 1_000);
+        let denied = admit(&policy, &wish(None), &wish(Some(1_001))).unwrap_err();
+        assert_eq!((denied.code, denied.fact.name.as_str()), (Code::QuotaExceeded, "tree_fuel"));
     }
 
     #[test]
@@ -152,6 +188,7 @@ mod tests {
         };
         check(|wish, ms| wish.queued_ms = Some(ms));
         check(|wish, ms| wish.total_ms = Some(ms));
+        check(|wish, ms| wish.tree_ms = Some(ms));
         check(|wish, ms| wish.heartbeat_ms = Some(ms));
     }
 

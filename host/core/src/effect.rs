@@ -269,8 +269,10 @@ impl BodyHash {
     /// Adds one task.
     pub fn add(&mut self, task: &Body<'_>) {
         let Body { kind, input, delay_ms, run_at_ms, budget, agent, user, priority } = *task;
-        let BudgetRequest { fuel, memory_bytes, wall_ms, attempts, queued_ms, total_ms, heartbeat_ms, retry } =
-            budget;
+        let BudgetRequest {
+            fuel, memory_bytes, wall_ms, attempts, queued_ms, total_ms, heartbeat_ms, ..
+        } = budget;
+        let BudgetRequest { retry, tree_fuel, tree_host_calls, tree_ms, .. } = budget;
         let asked = [fuel, memory_bytes, wall_ms, attempts].map(|wish| wish.unwrap_or(0));
         let lengths = [input.content_type.len() as u64, input.bytes.len() as u64];
         for number in [kind.0 as u64, delay_ms].into_iter().chain(asked).chain(lengths) {
@@ -286,7 +288,8 @@ impl BodyHash {
             [(b'p', level), (b'r', run_at_ms), (b'q', queued_ms), (b't', total_ms), (b'h', heartbeat_ms)];
         let RetryRequest { first_ms, max_ms, factor, jitter_percent, codes } = retry;
         let retry = [(b'f', first_ms), (b'm', max_ms), (b'x', factor), (b'j', jitter_percent)];
-        for (mark, number) in people.into_iter().chain(when).chain(retry) {
+        let tree = [(b'F', tree_fuel), (b'H', tree_host_calls), (b'T', tree_ms)];
+        for (mark, number) in people.into_iter().chain(when).chain(retry).chain(tree) {
             if let Some(number) = number {
                 self.0.update(&[mark]);
                 self.0.update(&number.to_le_bytes());
@@ -370,6 +373,9 @@ mod tests {
             Body { budget: BudgetRequest { fuel: Some(1), ..BudgetRequest::default() }, ..plain },
             Body { budget: BudgetRequest { queued_ms: Some(1), ..BudgetRequest::default() }, ..plain },
             Body { budget: BudgetRequest { total_ms: Some(1), ..BudgetRequest::default() }, ..plain },
+            Body { budget: BudgetRequest { tree_fuel: Some(1), ..BudgetRequest::default() }, ..plain },
+            Body { budget: BudgetRequest { tree_host_calls: Some(1), ..BudgetRequest::default() }, ..plain },
+            Body { budget: BudgetRequest { tree_ms: Some(1), ..BudgetRequest::default() }, ..plain },
             Body { budget: retry(|retry| retry.factor = Some(1)), ..plain },
             Body { budget: retry(|retry| retry.codes = Some(crate::code::CodeSet::default())), ..plain },
             Body { agent: Some(AgentId(1)), ..plain },

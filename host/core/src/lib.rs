@@ -29,6 +29,7 @@ pub mod share;
 pub mod stop;
 pub mod task;
 pub mod time_out;
+pub mod tree;
 pub mod usage;
 
 pub use code::Code;

@@ -162,6 +162,8 @@ pub enum SetBy {
     Manifest,
     /// The submit.
     Task,
+    /// What is left of the budget that all tasks of a tree share.
+    Tree,
 }
 
 impl fmt::Display for SetBy {
@@ -171,6 +173,7 @@ impl fmt::Display for SetBy {
             SetBy::Tenant => "the tenant's policy",
             SetBy::Manifest => "the plugin's manifest",
             SetBy::Task => "the task",
+            SetBy::Tree => "the tree of the task",
         })
     }
 }

@@ -97,6 +97,15 @@ pub struct KindSection {
     /// Seconds without a sign of life from a host call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat_timeout_s: Option<u64>,
+    /// Units of fuel of a task and all below it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree_fuel: Option<u64>,
+    /// Host calls of a task and all below it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree_host_calls: Option<u64>,
+    /// Seconds until a task and all below it end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree_timeout_s: Option<u64>,
     /// When a task is tried again.
     #[serde(default, skip_serializing_if = "RetryRequest::is_empty")]
     pub retry: RetryRequest,
@@ -182,6 +191,9 @@ impl KindSection {
             total_ms: self.total_timeout_s.map(ms),
             heartbeat_ms: self.heartbeat_timeout_s.map(ms),
             retry: self.retry,
+            tree_fuel: self.tree_fuel,
+            tree_host_calls: self.tree_host_calls,
+            tree_ms: self.tree_timeout_s.map(ms),
         }
     }
 }
@@ -318,9 +330,11 @@ impl Manifest {
             if !seen.insert(&kind.name) {
                 return invalid(format!("the kind `{}` stands twice", kind.name));
             }
-            let times = [kind.queued_timeout_s, kind.total_timeout_s, kind.heartbeat_timeout_s];
+            let times =
+                [kind.queued_timeout_s, kind.total_timeout_s, kind.heartbeat_timeout_s, kind.tree_timeout_s];
             let numbers = [kind.fuel, kind.memory_mib, kind.timeout_s, kind.attempts];
-            if numbers.iter().chain(&times).any(|number| *number == Some(0)) {
+            let trees = [kind.tree_fuel, kind.tree_host_calls];
+            if numbers.iter().chain(&trees).chain(&times).any(|number| *number == Some(0)) {
                 return invalid(format!("a limit of the kind `{}` is 0", kind.name));
             }
             if times.iter().flatten().any(|seconds| seconds.saturating_mul(1_000) > TIME_OUT_MS_MAX) {

@@ -173,14 +173,21 @@ pub struct BudgetRequest {
     pub heartbeat_ms: Option<u64>,
     /// When it is tried again.
     pub retry: RetryRequest,
+    /// Units of fuel of all tasks of its tree together, when it is a root.
+    pub tree_fuel: Option<u64>,
+    /// Host calls of all tasks of its tree together, when it is a root.
+    pub tree_host_calls: Option<u64>,
+    /// Milliseconds until its whole tree ends; of a child, what its root asked for.
+    pub tree_ms: Option<u64>,
 }
 
 impl BudgetRequest {
-    /// What a child takes of its parent's: the limits of an attempt. Time-outs and retries are a task's own.
+    /// What a child takes of its parent's: the limits of an attempt, and the time of the tree. Other time-outs and retries are a
+    /// task's own, and what a tree spends is its root's.
     #[must_use]
     pub fn inherited(&self) -> BudgetRequest {
-        let BudgetRequest { fuel, memory_bytes, wall_ms, attempts, .. } = *self;
-        BudgetRequest { fuel, memory_bytes, wall_ms, attempts, ..BudgetRequest::default() }
+        let BudgetRequest { fuel, memory_bytes, wall_ms, attempts, tree_ms, .. } = *self;
+        BudgetRequest { fuel, memory_bytes, wall_ms, attempts, tree_ms, ..BudgetRequest::default() }
     }
 
     /// These wishes with the whole task's time-outs of the manifest where there is none.
@@ -210,6 +217,10 @@ pub struct BudgetNumbers {
     pub host_calls: u64,
     /// Attempts in all.
     pub attempts: u64,
+    /// Units of fuel of a tree.
+    pub tree_fuel: u64,
+    /// Host calls of a tree.
+    pub tree_host_calls: u64,
 }
 
 /// What an attempt gets when nobody asks for anything.
@@ -219,6 +230,8 @@ pub const BUDGET_DEFAULT: BudgetNumbers = BudgetNumbers {
     wall_ms: 30_000,
     host_calls: 1_000_000,
     attempts: 5,
+    tree_fuel: 100_000_000_000,
+    tree_host_calls: 100_000_000,
 };
 
 /// What no policy can exceed.
@@ -228,6 +241,8 @@ pub const BUDGET_CEILING: BudgetNumbers = BudgetNumbers {
     wall_ms: 3_600_000,
     host_calls: 100_000_000,
     attempts: 100,
+    tree_fuel: 100_000_000_000_000,
+    tree_host_calls: 100_000_000_000,
 };
 
 /// Everything a tenant may do.

@@ -10,6 +10,7 @@ use crate::outcome::{Failure, Meter, Taint};
 use crate::policy::BudgetRequest;
 use crate::priority::Priority;
 use crate::time_out::Ends;
+use crate::tree::{Charge, Tree};
 
 /// The media type of a payload that names none.
 pub const JSON: &str = "application/json";
@@ -129,6 +130,8 @@ pub struct NewTask {
     pub group: Option<GroupId>,
     /// Whether it waits until others of its group have ended.
     pub held: bool,
+    /// When the time of its tree is over: see [`crate::tree::end_ms`].
+    pub tree_end_ms: Option<i64>,
 }
 
 /// An idempotency key with a hash of the body it came with.
@@ -217,6 +220,8 @@ pub struct LeasedTask {
     pub ends: Ends,
     /// The group it belongs to.
     pub group: Option<GroupId>,
+    /// Its tree, when it is below a root.
+    pub tree: Option<Tree>,
 }
 
 /// One run of a task, as it is kept.
@@ -272,6 +277,8 @@ pub struct Settlement {
     pub effects: Effects,
     /// The attempt's log, encoded by [`crate::log`]; empty when it wrote none.
     pub log: Bytes,
+    /// The tree that the attempt is charged to.
+    pub charge: Option<Charge>,
 }
 
 /// What became of a settlement.
@@ -382,6 +389,8 @@ pub struct TaskView {
     pub failure: Option<Failure>,
     /// Its ended attempts, in order.
     pub attempts: Vec<AttemptView>,
+    /// The tree below it, when it is a root whose tree has not been forgotten.
+    pub tree: Option<Tree>,
 }
 
 /// Which tasks to list, newest first.

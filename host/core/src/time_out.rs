@@ -4,9 +4,10 @@
 //! | --- | --- | --- | --- |
 //! | `queued_ms` | when the task is due | its first attempt begins | the store's `expire`, and the host that begins it |
 //! | `total_ms` | when the task is due | its end | the store's `expire`; no attempt begins or is waited for beyond it |
+//! | `tree_ms` | when the root is due | the end of every task below it | as `total_ms` |
 //! | `heartbeat_ms` | the last thing that moved in a host call | the next one | the engine |
 //!
-//! They end a task with `deadline_exceeded` and the limit's own name. The first two are no attempt's fault: the task is not
+//! They end a task with `deadline_exceeded` and the limit's own name. The first three are no attempt's fault: the task is not
 //! tried again.
 
 use crate::code::Code;
@@ -21,6 +22,8 @@ pub enum TimeOut {
     Queued,
     /// It did not end in time.
     Total,
+    /// Its tree did not end in time.
+    Tree,
 }
 
 impl TimeOut {
@@ -29,6 +32,7 @@ impl TimeOut {
         match self {
             TimeOut::Queued => "queued_ms",
             TimeOut::Total => "total_ms",
+            TimeOut::Tree => "tree_ms",
         }
     }
 
@@ -39,17 +43,24 @@ impl TimeOut {
         let what = match self {
             TimeOut::Queued => "the task did not start in time",
             TimeOut::Total => "the task did not end in time",
+            TimeOut::Tree => "the tree of the task did not end in time",
         };
         let mut failure = Failure::new(Code::DeadlineExceeded, format!("{what}: {fact}"));
         failure.limit = Some(fact);
         failure
     }
 
-    /// How long the task was given.
-    pub fn of(self, budget: &BudgetRequest) -> Option<u64> {
-        match self {
-            TimeOut::Queued => budget.queued_ms,
-            TimeOut::Total => budget.total_ms,
+    /// The time-out by its own name, of a task with this budget, and how long it was given: what ends a task may be the end
+    /// of its tree.
+    pub fn told(self, budget: &BudgetRequest) -> (TimeOut, u64) {
+        let own = match self {
+            TimeOut::Queued => return (self, budget.queued_ms.unwrap_or_default()),
+            TimeOut::Total | TimeOut::Tree => budget.total_ms,
+        };
+        match (own, budget.tree_ms) {
+            (Some(own), Some(tree)) if own <= tree => (TimeOut::Total, own),
+            (_, Some(tree)) => (TimeOut::Tree, tree),
+            (own, None) => (TimeOut::Total, own.unwrap_or_default()),
         }
     }
 }
@@ -67,7 +78,14 @@ impl Ends {
     /// Of a task that is due at this time.
     pub fn of(budget: &BudgetRequest, due_ms: i64) -> Ends {
         let from = |wish: Option<u64>| wish.map(|ms| due_ms.saturating_add_unsigned(ms));
-        Ends { start_by_ms: from(budget.queued_ms), end_by_ms: from(budget.total_ms) }
+        let end_ms = budget.total_ms.into_iter().chain(budget.tree_ms).min();
+        Ends { start_by_ms: from(budget.queued_ms), end_by_ms: from(end_ms) }
+    }
+
+    /// The same in a tree whose time is over by then.
+    #[must_use]
+    pub fn within(self, tree_end_ms: Option<i64>) -> Ends {
+        Ends { end_by_ms: self.end_by_ms.into_iter().chain(tree_end_ms).min(), ..self }
     }
 
     /// The time-out that has ended the task by now. `waits` is whether no attempt of it has begun.
@@ -125,6 +143,28 @@ mod tests {
         assert_eq!(ends(None, None), None);
         assert_eq!(ends(Some(3), None), Some(3));
         assert_eq!(ends(Some(3), Some(2)), Some(2));
+    }
+
+    #[test]
+    fn what_ends_a_task_is_told_by_its_own_name() {
+        let told = |total_ms, tree_ms| {
+            let budget = BudgetRequest { queued_ms: Some(1), total_ms, tree_ms, ..BudgetRequest::default() };
+            assert_eq!(TimeOut::Queued.told(&budget), (TimeOut::Queued, 1));
+            assert_eq!(Ends::of(&budget, 1_000).end_by_ms, Some(1_005));
+            TimeOut::Total.told(&budget)
+        };
+        assert_eq!(told(Some(5), None), (TimeOut::Total, 5));
+        assert_eq!(told(None, Some(5)), (TimeOut::Tree, 5));
+        assert_eq!(told(Some(6), Some(5)), (TimeOut::Tree, 5));
+        assert_eq!(told(Some(5), Some(6)), (TimeOut::Total, 5));
+    }
+
+    #[test]
+    fn a_tree_ends_its_tasks_with_it() {
+        let ends = |end_by_ms, tree_end_ms| Ends { start_by_ms: Some(1), end_by_ms }.within(tree_end_ms);
+        assert_eq!(ends(Some(5), None).end_by_ms, Some(5));
+        assert_eq!(ends(None, Some(5)).end_by_ms, Some(5));
+        assert_eq!(ends(Some(6), Some(5)), Ends { start_by_ms: Some(1), end_by_ms: Some(5) });
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::FutureExt;
-use keiko_core::admission::budget;
+use keiko_core::admission::{budget, tree_budget};
 use keiko_core::catalog::Plugin;
 use keiko_core::code::Code;
 use keiko_core::effect::Effects;
@@ -14,8 +14,9 @@ use keiko_core::outcome::{AttemptReport, Failure, Meter, Outcome, Taint};
 use keiko_core::policy::{Budget, BudgetRequest, Limit};
 use keiko_core::port::{Attempt, AttemptFacts, HostPort};
 use keiko_core::retry::{History, RetryPolicy, decide};
-use keiko_core::task::{AttemptRecord, LeasedTask, Lineage, Payload, Settlement, Transition};
+use keiko_core::task::{AttemptRecord, Lineage, Payload, Settlement, Transition};
 use keiko_core::time_out::Ends;
+use keiko_core::tree::{Charge, Spending, Tree};
 use keiko_core::{KindId, TaskId, TenantId};
 use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
@@ -40,7 +41,7 @@ pub(crate) async fn run(
     if let Err(error) = shared.catalog.meet(job.task.kind).await {
         tracing::warn!(error = %error, "the plugins could not be read again");
     }
-    let run = prepare(shared, &wanted(&job.task), entry);
+    let run = prepare(shared, &wanted(&job), entry);
     let (report, port, handler, attempts_max) = match run {
         Ok(run) => {
             let noted = shared.journal.as_ref().map(|journal| journal.start(job.task.id, job.task.token));
@@ -59,15 +60,22 @@ pub(crate) async fn run(
     shared.running.remove(job.task.id, job.task.token);
     // Without a report the host has stopped before its guest did, and the lease ends by itself.
     let report = report?;
+    let used = Spending { fuel: report.meter.fuel_used, host_calls: report.meter.host_calls };
+    if let Some(tree) = &job.tree {
+        tree.spent(used);
+    }
     let (number, now_ms) = (job.task.attempts + 1, shared.clock.now_ms());
     let Ends { end_by_ms, .. } = job.task.ends;
     let history = History { attempt: number, attempts_max, deadlines: job.task.deadlines, end_by_ms };
-    let manifest = handler.as_ref().map(|handler| handler.budget().retry).unwrap_or_default();
-    let policy = RetryPolicy::of(&manifest, &job.task.budget.retry);
+    let manifest = handler.as_ref().map(Handler::budget).unwrap_or_default();
+    let policy = RetryPolicy::of(&manifest.retry, &job.task.budget.retry);
     let outcome = in_time(&job, report.outcome, now_ms);
     let transition = decide(history, &policy, outcome, now_ms, (shared.options.random)())?;
     let version = handler.map(|handler| handler.loaded.plugin.current.id);
+    let asked = u32::try_from(report.effects.len()).unwrap_or(u32::MAX);
     let keeps_effects = matches!(transition, Transition::Complete(_));
+    let effects = if keeps_effects { report.effects } else { Effects::default() };
+    let charge = charge(&job, port.as_deref(), &manifest, &effects, used);
     let settlement = Settlement {
         id: job.task.id,
         tenant: job.task.tenant,
@@ -78,13 +86,30 @@ pub(crate) async fn run(
             started_ms,
             meter: report.meter,
             taint: report.taint,
-            effects: u32::try_from(report.effects.len()).unwrap_or(u32::MAX),
+            effects: asked,
             version,
         },
-        effects: if keeps_effects { report.effects } else { Effects::default() },
+        effects,
         log: report.log.encode(),
+        charge,
     };
     Some(Ended { holder: job.holder, group: job.task.group, settlement, port })
+}
+
+/// What the attempt is charged to: the tree it is below, or the one it opens.
+fn charge(
+    job: &Leased,
+    port: Option<&AttemptPort>,
+    manifest: &BudgetRequest,
+    effects: &Effects,
+    used: Spending,
+) -> Option<Charge> {
+    let root = job.task.lineage.root;
+    if job.task.lineage.parent.is_some() {
+        return Some(Charge { root, used, opens: None });
+    }
+    let policy = &port.filter(|_| !effects.children.is_empty())?.policy.policy;
+    Some(Charge { root, used, opens: Some(tree_budget(policy, manifest, &job.task.budget)) })
 }
 
 /// The outcome, or that the whole task's time is over where an attempt's wall clock was cut to it.
@@ -92,7 +117,7 @@ fn in_time(job: &Leased, outcome: Outcome, now_ms: i64) -> Outcome {
     match outcome {
         Outcome::Failed(failure) if failure.code == Code::DeadlineExceeded => {
             let over = job.task.ends.over(false, now_ms);
-            let own = over.and_then(|over| Some(over.failure(over.of(&job.task.budget)?)));
+            let own = over.map(|over| over.told(&job.task.budget)).map(|(over, ms)| over.failure(ms));
             Outcome::Failed(own.unwrap_or(failure))
         }
         outcome => outcome,
@@ -116,9 +141,12 @@ pub(crate) struct Wanted<'a> {
     pub(crate) waits: bool,
     /// Whether it is a task, whose end takes along what the attempt asks to be written.
     pub(crate) is_task: bool,
+    /// Its tree, when it is below a root.
+    pub(crate) tree: Option<Tree>,
 }
 
-fn wanted(task: &LeasedTask) -> Wanted<'_> {
+fn wanted(job: &Leased) -> Wanted<'_> {
+    let task = &job.task;
     Wanted {
         tenant: task.tenant,
         kind: task.kind,
@@ -131,6 +159,7 @@ fn wanted(task: &LeasedTask) -> Wanted<'_> {
         ends: task.ends,
         waits: task.attempts == 0 && task.crashes == 0,
         is_task: true,
+        tree: job.tree.as_ref().map(|tree| tree.now()),
     }
 }
 
@@ -176,9 +205,13 @@ pub(crate) fn prepare(shared: &Arc<Shared>, wanted: &Wanted<'_>, entry: Arc<Entr
     let handler = shared.catalog.handler(wanted.kind)?;
     let now_ms = shared.clock.now_ms();
     if let Some(over) = wanted.ends.over(wanted.waits, now_ms) {
-        return Err(over.failure(over.of(wanted.budget).unwrap_or_default()));
+        let (over, limit_ms) = over.told(wanted.budget);
+        return Err(over.failure(limit_ms));
     }
     let mut budget = budget(&tenant.policy, &handler.budget(), wanted.budget);
+    if let Some(tree) = wanted.tree {
+        tree.cut(&mut budget)?;
+    }
     if let Some(end_by_ms) = wanted.ends.end_by_ms {
         budget.wall_ms.value = budget.wall_ms.value.min(end_by_ms.saturating_sub(now_ms).max(1) as u64);
     }

@@ -155,6 +155,7 @@ pub(crate) async fn run(
         ends: Ends::default(),
         waits: true,
         is_task: false,
+        tree: None,
     };
     let started_ms = shared.clock.now_ms();
     match prepare(shared, &wanted, Arc::clone(&direct.entry)) {

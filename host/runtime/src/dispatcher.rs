@@ -96,7 +96,9 @@ fn take(shared: &Shared, lease: Lease) {
     let jobs = lease.tasks.into_iter().map(|task| {
         let tenant = task.tenant;
         let running_max = shared.tenant(tenant).map_or(1, |entry| entry.policy.running_max);
-        (tenant, running_max, runs_alone(task.crashes), task.place_ms, Job::Task(Leased { holder, task }))
+        let tree = task.tree.map(|told| shared.trees.know(task.lineage.root, told));
+        let (alone, place_ms) = (runs_alone(task.crashes), task.place_ms);
+        (tenant, running_max, alone, place_ms, Job::Task(Leased { holder, task, tree }))
     });
     shared.queue.push(jobs);
     // From now on the heart beats often.

@@ -430,6 +430,8 @@ impl Handle {
 }
 
 fn new_task(id: TaskId, kind: KindId, manifest: &BudgetRequest, task: TaskRequest, now_ms: i64) -> NewTask {
+    let mut budget = task.budget.with_time_outs_of(manifest);
+    budget.tree_ms = budget.tree_ms.or(manifest.tree_ms);
     NewTask {
         id,
         kind,
@@ -438,13 +440,14 @@ fn new_task(id: TaskId, kind: KindId, manifest: &BudgetRequest, task: TaskReques
         // What was due before it came has not waited yet: it goes behind what has.
         run_at_ms: task.run_at_ms.unwrap_or(now_ms).max(now_ms).saturating_add_unsigned(task.delay_ms),
         priority: task.priority,
-        budget: task.budget.with_time_outs_of(manifest),
+        budget,
         lineage: Lineage::root(id),
         agent: task.agent,
         user: task.user,
         trace: task.trace,
         group: None,
         held: false,
+        tree_end_ms: None,
     }
 }
 

@@ -33,6 +33,7 @@ mod runtime;
 mod service;
 mod settler;
 mod shared;
+mod trees;
 mod upkeep;
 mod waiters;
 mod worker;

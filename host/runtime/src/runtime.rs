@@ -35,6 +35,7 @@ use crate::running::Running;
 use crate::service::Services;
 use crate::settler::{self, Ended};
 use crate::shared::{Counters, Job, Shared, TenantEntry};
+use crate::trees::Trees;
 use crate::waiters::Waiters;
 use crate::{direct, dispatcher, heart, listener, long, meters, rescuer, upkeep, worker};
 
@@ -141,6 +142,7 @@ impl Runtime {
             tenants: entries,
             gauge: Gauge::default(),
             running: Running::default(),
+            trees: Trees::default(),
             runs: Running::default(),
             next_run: AtomicI64::new(direct::first_number()),
             waiters: Waiters::default(),
@@ -316,6 +318,7 @@ fn hand_back(shared: &Shared, jobs: Vec<Job>) -> u64 {
             },
             effects: Default::default(),
             log: Default::default(),
+            charge: None,
         };
         let ended = Ended { holder: job.holder, group: None, settlement, port: None };
         // A full channel means a stalled store: the rest goes back with the holder, or with its lease.

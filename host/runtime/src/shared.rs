@@ -29,6 +29,7 @@ use crate::pulse::Pulse;
 use crate::queue::{Lanes, LocalQueue};
 use crate::running::Running;
 use crate::settler::Ended;
+use crate::trees::{Known, Trees};
 use crate::waiters::Waiters;
 
 /// One runtime's state. Every field is made at start; what changes afterwards synchronizes itself.
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) queue: LocalQueue<Job>,
     pub(crate) long: Arc<long::Pool>,
     pub(crate) running: Running,
+    /// How far the trees of leased tasks are spent.
+    pub(crate) trees: Trees,
     /// Runs that are no tasks; a lost lease does not concern them.
     pub(crate) runs: Running,
     /// The number that the next run is known by.
@@ -156,6 +159,8 @@ pub(crate) enum Job {
 pub(crate) struct Leased {
     pub(crate) holder: Holder,
     pub(crate) task: LeasedTask,
+    /// Its tree, when it is below a root.
+    pub(crate) tree: Option<Arc<Known>>,
 }
 
 /// What this host has counted since it started.

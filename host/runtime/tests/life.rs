@@ -8,6 +8,7 @@ mod groups;
 mod long;
 mod support;
 mod swap;
+mod trees;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

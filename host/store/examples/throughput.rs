@@ -122,6 +122,7 @@ async fn submit(
             trace: None,
             group: None,
             held: false,
+            tree_end_ms: None,
         };
         let tasks = (first..first + i64::from(batch)).map(task).collect();
         let submit = Submit { tenant, tasks, key: None, queue_max: u64::MAX, group: None };
@@ -168,6 +169,7 @@ fn complete(task: &LeasedTask) -> Settlement {
         },
         effects: Default::default(),
         log: Default::default(),
+        charge: None,
     }
 }
 

@@ -73,7 +73,7 @@ pub(crate) fn stored_due_ms(task: &NewTask) -> Option<i64> {
 
 /// Until when a new task has to start and to end.
 pub(crate) fn ends(task: &NewTask) -> Ends {
-    Ends::of(&task.budget, task.run_at_ms)
+    Ends::of(&task.budget, task.run_at_ms).within(task.tree_end_ms)
 }
 
 /// The media type as a column holds it: most payloads are JSON and store none.

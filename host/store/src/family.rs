@@ -8,6 +8,7 @@ use keiko_core::id::{AgentId, TaskId, TenantId, UserId};
 use keiko_core::policy::BudgetRequest;
 use keiko_core::priority::Priority;
 use keiko_core::task::{Key, Lineage, NewTask, Settled, Settlement, Transition};
+use keiko_core::tree;
 
 use crate::admit::Keys;
 use crate::count::{AgentChange, Change, Changes};
@@ -23,6 +24,17 @@ pub(crate) struct Parent {
     pub(crate) agent: Option<AgentId>,
     pub(crate) user: Option<UserId>,
     pub(crate) priority: Priority,
+    /// When its own time is over.
+    pub(crate) end_by_ms: Option<i64>,
+    /// When that of its tree is, when it is below a root.
+    pub(crate) of_tree_ms: Option<i64>,
+}
+
+impl Parent {
+    /// When the time of its tree is over.
+    pub(crate) fn tree_end_ms(&self) -> Option<i64> {
+        if self.depth == 0 { tree::end_ms(&self.budget, self.end_by_ms) } else { self.of_tree_ms }
+    }
 }
 
 /// Whether a settlement has children to write: effects are those of a task that completes.
@@ -91,14 +103,17 @@ fn without_known<'a>(one: &'a Settlement, keys: &Keys, now_ms: i64) -> Option<Ve
 }
 
 fn new_task(child: &Child, parent_id: TaskId, parent: &Parent, now_ms: i64) -> NewTask {
+    let run_at_ms = now_ms.saturating_add_unsigned(child.delay_ms);
+    let tree_end_ms = parent.tree_end_ms();
+    let budget = parent.budget.inherited().with_time_outs_of(&child.budget);
     NewTask {
         id: child.id,
         kind: child.kind,
         input: child.input.clone(),
         created_ms: now_ms,
-        run_at_ms: now_ms.saturating_add_unsigned(child.delay_ms),
+        run_at_ms,
         priority: parent.priority,
-        budget: parent.budget.inherited().with_time_outs_of(&child.budget),
+        budget: tree::under(budget, run_at_ms, tree_end_ms),
         lineage: Lineage {
             root: parent.root,
             parent: Some(parent_id),
@@ -109,5 +124,6 @@ fn new_task(child: &Child, parent_id: TaskId, parent: &Parent, now_ms: i64) -> N
         trace: parent.trace.clone(),
         group: None,
         held: false,
+        tree_end_ms,
     }
 }

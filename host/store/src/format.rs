@@ -84,6 +84,13 @@ struct Budget {
     heartbeat_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "RetryRequest::is_empty")]
     retry: RetryRequest,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tree_fuel: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tree_host_calls: Option<u64>,
+    // And this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tree_ms: Option<u64>,
 }
 
 /// A budget's wishes; `None` when there are none.
@@ -91,18 +98,44 @@ pub(crate) fn encode_budget(budget: &BudgetRequest) -> Option<String> {
     if budget.is_empty() {
         return None;
     }
-    let BudgetRequest { fuel, memory_bytes, wall_ms, attempts, queued_ms, total_ms, heartbeat_ms, retry } =
+    let BudgetRequest { fuel, memory_bytes, wall_ms, attempts, queued_ms, total_ms, heartbeat_ms, .. } =
         *budget;
-    let stored = Budget { fuel, memory_bytes, wall_ms, attempts, queued_ms, total_ms, heartbeat_ms, retry };
+    let BudgetRequest { retry, tree_fuel, tree_host_calls, tree_ms, .. } = *budget;
+    let stored = Budget {
+        fuel,
+        memory_bytes,
+        wall_ms,
+        attempts,
+        queued_ms,
+        total_ms,
+        heartbeat_ms,
+        retry,
+        tree_fuel,
+        tree_host_calls,
+        tree_ms,
+    };
     Some(serde_json::to_string(&stored).expect("numbers and names always encode"))
 }
 
 /// Reads what [`encode_budget`] wrote.
 pub(crate) fn decode_budget(text: Option<&str>) -> Result<BudgetRequest, Undecodable> {
     let Some(text) = text else { return Ok(BudgetRequest::default()) };
-    let Budget { fuel, memory_bytes, wall_ms, attempts, queued_ms, total_ms, heartbeat_ms, retry } =
-        serde_json::from_str(text).map_err(|_| Undecodable("budget"))?;
-    Ok(BudgetRequest { fuel, memory_bytes, wall_ms, attempts, queued_ms, total_ms, heartbeat_ms, retry })
+    let stored: Budget = serde_json::from_str(text).map_err(|_| Undecodable("budget"))?;
+    let Budget { fuel, memory_bytes, wall_ms, attempts, queued_ms, total_ms, heartbeat_ms, .. } = stored;
+    let Budget { retry, tree_fuel, tree_host_calls, tree_ms, .. } = stored;
+    Ok(BudgetRequest {
+        fuel,
+        memory_bytes,
+        wall_ms,
+        attempts,
+        queued_ms,
+        total_ms,
+        heartbeat_ms,
+        retry,
+        tree_fuel,
+        tree_host_calls,
+        tree_ms,
+    })
 }
 
 /// The priority that a column holds; ordinary ones store none.
@@ -215,6 +248,8 @@ mod tests {
         let budget = decode_budget(Some(timed)).unwrap();
         assert_eq!((budget.total_ms, budget.retry.first_ms), (Some(6), Some(1)));
         assert_eq!(encode_budget(&budget).as_deref(), Some(timed));
+        let of_tree = r#"{"tree_fuel":5,"tree_host_calls":6,"tree_ms":7}"#;
+        assert_eq!(encode_budget(&decode_budget(Some(of_tree)).unwrap()).as_deref(), Some(of_tree));
         assert_eq!(encode_budget(&BudgetRequest::default()), None);
         assert_eq!(decode_budget(None), Ok(BudgetRequest::default()));
         assert_eq!(decode_budget(Some("{")), Err(Undecodable("budget")));

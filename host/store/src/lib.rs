@@ -28,5 +28,6 @@ pub mod sqlite;
 mod stored;
 mod time_out;
 mod transaction;
+mod tree;
 mod trouble;
 mod turns;

@@ -34,8 +34,7 @@ impl Over {
         let mut over = Over::default();
         for Candidate { id, tenant, budget, ends, waits, group } in candidates {
             let Some(time_out) = ends.over(waits, now_ms) else { continue };
-            let limit_ms = time_out.of(&budget).unwrap_or_default();
-            over.ends.entry((time_out, limit_ms)).or_default().push(id);
+            over.ends.entry(time_out.told(&budget)).or_default().push(id);
             over.ended.push((tenant, id));
             over.groups.extend(group.map(|group| (tenant, group)));
         }

@@ -32,6 +32,8 @@ pub(crate) mod retention;
 pub(crate) mod settles;
 #[path = "conformance/submits.rs"]
 pub(crate) mod submits;
+#[path = "conformance/trees.rs"]
+pub(crate) mod trees;
 #[path = "conformance/usage.rs"]
 pub(crate) mod usage;
 #[path = "conformance/world.rs"]
@@ -134,6 +136,12 @@ macro_rules! every_promise {
                 a_retry_by_hand_opens_a_group_again
                 another_tenant_has_no_group
                 a_group_is_forgotten_with_its_first_task
+            }
+            trees {
+                a_tree_is_charged_what_its_attempts_spend
+                a_tree_ends_with_its_time
+                the_time_of_a_tree_is_its_roots_too
+                a_tree_is_forgotten_with_its_root
             }
             retention {
                 ended_tasks_are_forgotten_by_how_and_when_they_ended

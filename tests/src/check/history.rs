@@ -6,6 +6,7 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::Value;
 
 use super::Report;
+use super::crashed::Crashed;
 use super::load::Ask;
 use crate::Client;
 
@@ -51,12 +52,14 @@ pub(super) struct History {
     children: BTreeMap<String, Vec<String>>,
     listed: usize,
     in_order: bool,
+    crashed: Crashed,
 }
 
 impl History {
-    pub(super) fn read(client: &Client) -> Result<History> {
-        let mut history =
-            History { tasks: BTreeMap::new(), children: BTreeMap::new(), listed: 0, in_order: true };
+    /// Reads everything; tasks that were running at enough of these kills may be quarantined.
+    pub(super) fn read(client: &Client, crashed: Crashed) -> Result<History> {
+        let (tasks, children) = (BTreeMap::new(), BTreeMap::new());
+        let mut history = History { tasks, children, listed: 0, in_order: true, crashed };
         let mut newer: Option<String> = None;
         client.each_listed("", PAGE, |task| {
             let entry = Entry::read(&task)?;
@@ -85,6 +88,8 @@ impl History {
         report: &mut Report,
     ) -> Result<()> {
         report.tried("tasks", self.tasks.len());
+        let met = self.tasks.iter().filter(|(id, task)| self.is_met_by_kills(id, task)).count();
+        report.tried("quarantined_by_three_kills", met);
         report.tried("crashed_attempts", self.tasks.values().map(|task| task.crashes).sum::<u64>());
         self.check_lists(client, report)?;
         self.check_acknowledged(acknowledged, report);
@@ -109,6 +114,11 @@ impl History {
         Ok(())
     }
 
+    /// Whether a task is quarantined, and was met by as many kills as that takes.
+    fn is_met_by_kills(&self, id: &str, task: &Entry) -> bool {
+        task.state == "failed" && task.code.as_deref() == Some("quarantined") && self.crashed.enough(id)
+    }
+
     fn check_acknowledged(&self, acknowledged: &[(String, u64)], report: &mut Report) {
         let ids: BTreeSet<&String> = acknowledged.iter().map(|(id, _)| id).collect();
         report.require(ids.len() == acknowledged.len(), "I-6", || "an id was acknowledged twice".to_owned());
@@ -122,6 +132,7 @@ impl History {
                 continue;
             };
             let (state, code, children) = match Ask::of(*n) {
+                _ if self.is_met_by_kills(id, task) => ("failed", Some("quarantined"), 0),
                 Ask::Complete | Ask::Once | Ask::Slow => ("completed", None, 2),
                 Ask::Permanent => ("failed", Some("plugin_failed"), 0),
             };
@@ -137,10 +148,13 @@ impl History {
         for (id, task) in &self.tasks {
             let ended = matches!(task.state.as_str(), "completed" | "failed");
             report.require(ended, "I-2", || format!("{id} is {}", task.state));
-            let attempts = (1..=ATTEMPTS_MAX).contains(&task.attempts);
+            let met_by_kills = self.is_met_by_kills(id, task);
+            let attempts = (u64::from(!met_by_kills)..=ATTEMPTS_MAX).contains(&task.attempts);
             report.require(attempts, "I-7", || format!("{id} used {} attempts", task.attempts));
             let quarantined = task.code.as_deref() == Some("quarantined");
-            report.require(!quarantined, "quarantined", || format!("{id} after {} crashes", task.crashes));
+            report.require(!quarantined || met_by_kills, "quarantined", || {
+                format!("{id} after {} crashes", task.crashes)
+            });
         }
         for parent in self.children.keys() {
             let known = self.tasks.get(parent).is_some_and(|task| task.kind == "parent");
@@ -234,8 +248,8 @@ mod tests {
 
     /// One parent that completed (`n` 1) with its children, and one that failed as it was asked (`n` 7).
     fn good() -> (History, Vec<(String, u64)>) {
-        let mut history =
-            History { tasks: BTreeMap::new(), children: BTreeMap::new(), listed: 4, in_order: true };
+        let (tasks, children, crashed) = (BTreeMap::new(), BTreeMap::new(), Crashed::default());
+        let mut history = History { tasks, children, listed: 4, in_order: true, crashed };
         let tasks = [
             ("a", entry("parent", "completed", None)),
             ("b", entry("child", "completed", None)),

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::Report;
+use super::crashed::Crashed;
 use super::history::{self, History};
 use super::load::{Load, Submitting, check_key_conflict, wait_quiet};
 use crate::postgres::{Database, Postgres, Programs};
@@ -75,7 +76,7 @@ impl Plan {
             batch: 100,
             live_max: 4_000,
             quiet_max: Duration::from_secs(900),
-            // Many kills: a longer task could be met by three of them.
+            // Many kills: a longer task would often be met by three of them.
             slow: Duration::from_millis(1_000),
             ..Plan::short(seed).load
         };
@@ -108,7 +109,7 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     let clients: Vec<Client> = hosts.iter().map(Host::client).collect();
     clients[0].install(&tree::guest("family")?)?;
     let submitting = Submitting::new(&plan.load, clients.clone());
-    let (acknowledged, stopped) =
+    let (acknowledged, (stopped, crashed)) =
         submitting.beside(|| disturb(plan, &submitting, &mut hosts, &mut postgres, &database))?;
     let mut report = Report::new("hosts", history::INVARIANTS);
     for invariant in INVARIANTS {
@@ -122,7 +123,7 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     report.tried("stops", plan.stops);
     report.tried("restarts", plan.restarts);
     report.tried("seconds_until_quiet", start.elapsed().as_secs());
-    let history = History::read(client)?;
+    let history = History::read(client, crashed)?;
     history.check(client, &acknowledged, &mut report)?;
     check_key_conflict(client, &mut report)?;
     check_stopped(client, &stopped, &mut report)?;
@@ -141,14 +142,16 @@ fn start_host(folder: &Path, number: usize, database: &Database) -> Result<Host>
     Host::start(Options::in_folder(&folder)?.with_config(&config)?)
 }
 
-/// Disturbances spread over the whole time of submitting, in random order; returns when hosts were stopped.
+/// Disturbances spread over the whole time of submitting, in random order; returns when hosts were stopped, and what ran on
+/// those that were killed.
 fn disturb(
     plan: &Plan,
     submitting: &Submitting<'_>,
     hosts: &mut [Host],
     postgres: &mut Postgres,
     database: &Database,
-) -> Result<Vec<Stopped>> {
+) -> Result<(Vec<Stopped>, Crashed)> {
+    let mut crashed = Crashed::default();
     let mut random = Random::new(plan.load.seed);
     let mut stopped = Vec::new();
     let disturbances = shuffled(plan, &mut random);
@@ -164,13 +167,14 @@ fn disturb(
         match disturbance {
             Disturbance::Kill => {
                 host.kill()?;
+                crashed.add(host.data_dir())?;
                 host.start_again().with_context(|| format!("host {at} after disturbance {number}"))?;
             }
             Disturbance::Stop => stopped.push(stop(host, database)?),
             Disturbance::Restart => postgres.restart(true)?,
         }
     }
-    Ok(stopped)
+    Ok((stopped, crashed))
 }
 
 fn shuffled(plan: &Plan, random: &mut Random) -> Vec<Disturbance> {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::Report;
+use super::crashed::Crashed;
 use super::history::{self, History};
 use super::load::{Load, Submitting, check_key_conflict, wait_quiet};
 use crate::{Host, Options, Random, tree, wait};
@@ -72,7 +73,7 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     report.tried("kills", plan.kills);
     report.tried("kills_while_starting", early_kills);
     report.tried("seconds_until_quiet", start.elapsed().as_secs());
-    let history = History::read(&client)?;
+    let history = History::read(&client, Crashed::default())?;
     history.check(&client, &acknowledged, &mut report)?;
     check_key_conflict(&client, &mut report)?;
     report.tried("seconds", start.elapsed().as_secs());

@@ -6,6 +6,7 @@
 pub mod attack;
 pub mod batch_kill;
 pub mod cancel;
+mod crashed;
 mod history;
 pub mod hostile;
 pub mod hosts;

@@ -10,6 +10,7 @@ use keiko_core::limit::LimitFact;
 use keiko_core::log::{Level, Line, Source};
 use keiko_core::outcome::{Failure, Frame};
 use keiko_core::task::{AttemptView, Payload, TaskCounts, TaskSummary};
+use keiko_core::tree::Tree;
 use keiko_runtime::{AttemptLog, Bulk, TaskDetail};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -114,6 +115,26 @@ impl<'a> From<&'a AttemptView> for AttemptJson<'a> {
     }
 }
 
+/// What a root and all below it may spend, and have spent.
+#[derive(Serialize)]
+struct TreeJson {
+    fuel_max: u64,
+    fuel_used: u64,
+    host_calls_max: u64,
+    host_calls_used: u64,
+}
+
+impl From<Tree> for TreeJson {
+    fn from(Tree { max, used }: Tree) -> TreeJson {
+        TreeJson {
+            fuel_max: max.fuel,
+            fuel_used: used.fuel,
+            host_calls_max: max.host_calls,
+            host_calls_used: used.host_calls,
+        }
+    }
+}
+
 /// What a task and its summary share.
 #[derive(Serialize)]
 pub(super) struct Head<'a> {
@@ -170,6 +191,8 @@ struct TaskJson<'a> {
     progress: Option<ProgressJson<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<FailureJson<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tree: Option<TreeJson>,
     attempts: Vec<AttemptJson<'a>>,
 }
 
@@ -192,6 +215,7 @@ pub(super) fn task(detail: &TaskDetail) -> Vec<u8> {
         progress: progress
             .map(|progress| ProgressJson { fraction: progress.fraction, message: &progress.message }),
         error: view.failure.as_ref().map(FailureJson::from),
+        tree: view.tree.map(TreeJson::from),
         attempts: view.attempts.iter().map(AttemptJson::from).collect(),
     });
     if let Some(payload) = &view.result {

@@ -69,6 +69,15 @@ pub(super) struct Submit {
     /// End an attempt when nothing moves in one of its host calls for so many seconds
     #[arg(long, value_name = "SECONDS")]
     heartbeat_timeout: Option<u64>,
+    /// Fuel for the task and all below it
+    #[arg(long, value_name = "N")]
+    tree_fuel: Option<u64>,
+    /// Host calls of the task and all below it
+    #[arg(long, value_name = "N")]
+    tree_host_calls: Option<u64>,
+    /// End the task and all below it after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    tree_timeout: Option<u64>,
     /// When to try again: JSON with first_ms, max_ms, factor, jitter_percent and codes, of which any may be left out
     #[arg(long, value_name = "JSON", value_parser = retry_policy)]
     retry: Option<RetryRequest>,
@@ -123,6 +132,12 @@ struct TaskBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     heartbeat_timeout_s: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    tree_fuel: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tree_host_calls: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tree_timeout_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<RetryRequest>,
     #[serde(skip_serializing_if = "Option::is_none")]
     delay_ms: Option<u64>,
@@ -159,6 +174,9 @@ impl Submit {
             queued_timeout_s: self.queued_timeout,
             total_timeout_s: self.total_timeout,
             heartbeat_timeout_s: self.heartbeat_timeout,
+            tree_fuel: self.tree_fuel,
+            tree_host_calls: self.tree_host_calls,
+            tree_timeout_s: self.tree_timeout,
             retry: self.retry,
             delay_ms: self.delay,
             run_at: self.run_at.as_deref(),
@@ -172,9 +190,10 @@ impl Submit {
     fn describes_tasks(&self) -> bool {
         let numbers = [self.fuel, self.memory, self.timeout, self.attempts, self.delay, self.priority];
         let names = [&self.plugin, &self.kind, &self.agent, &self.user, &self.run_at];
-        let times = [self.queued_timeout, self.total_timeout, self.heartbeat_timeout];
+        let times = [self.queued_timeout, self.total_timeout, self.heartbeat_timeout, self.tree_timeout];
+        let trees = [self.tree_fuel, self.tree_host_calls];
         names.iter().any(|name| name.is_some())
-            || numbers.iter().chain(&times).any(Option::is_some)
+            || numbers.iter().chain(&times).chain(&trees).any(Option::is_some)
             || self.retry.is_some()
     }
 }

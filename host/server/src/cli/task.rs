@@ -136,7 +136,16 @@ pub(super) struct Task {
     result: Option<Box<RawValue>>,
     result_base64: Option<String>,
     error: Option<Error>,
+    tree: Option<Tree>,
     attempts: Vec<Attempt>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Tree {
+    fuel_max: u64,
+    fuel_used: u64,
+    host_calls_max: u64,
+    host_calls_used: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -440,6 +449,13 @@ fn show(task: &Task) {
     }
     if let Some(user) = &task.user {
         line("user", user);
+    }
+    if let Some(Tree { fuel_max, fuel_used, host_calls_max, host_calls_used }) = task.tree {
+        let of = |used, max| format!("{} of {}", print::thousands(used), print::thousands(max));
+        line(
+            "tree",
+            &format!("{} fuel, {} host calls", of(fuel_used, fuel_max), of(host_calls_used, host_calls_max)),
+        );
     }
     if let Some(Progress { fraction, message }) = &task.progress {
         line("progress", &format!("{:.0} % {message}", fraction * 100.0));

@@ -248,6 +248,12 @@ impl Checker {
         let memory = pair("memory_mib", defaults.memory_bytes / MIB, BUDGET_CEILING.memory_bytes / MIB);
         let timeout = pair("timeout_s", defaults.wall_ms / 1_000, BUDGET_CEILING.wall_ms / 1_000);
         let attempts = pair("attempts", defaults.attempts, BUDGET_CEILING.attempts);
+        let (tree_fuel, tree_calls) = (
+            pair("tree_fuel", defaults.tree_fuel, BUDGET_CEILING.tree_fuel),
+            pair("tree_host_calls", defaults.tree_host_calls, BUDGET_CEILING.tree_host_calls),
+        );
+        (policy.default.tree_fuel, policy.max.tree_fuel) = tree_fuel;
+        (policy.default.tree_host_calls, policy.max.tree_host_calls) = tree_calls;
         (policy.default.fuel, policy.max.fuel) = fuel;
         (policy.default.memory_bytes, policy.max.memory_bytes) =
             (memory.0.saturating_mul(MIB), memory.1.saturating_mul(MIB));

@@ -188,6 +188,8 @@ impl State {
         });
         let row = self.tasks.get(&id)?;
         let mut task = leased(id, row);
+        let below = task.lineage.parent.filter(|_| !self.breaks(Mutation::TreeUntold));
+        task.tree = below.and_then(|_| Some(self.trees.get(&task.lineage.root)?.tree));
         if self.breaks(Mutation::LeaseForgetsBudget) {
             (task.budget, task.trace) = (Default::default(), None);
         }
@@ -267,5 +269,6 @@ fn leased(id: TaskId, row: &Row) -> LeasedTask {
         trace: row.trace.clone(),
         ends: row.ends,
         group: row.group,
+        tree: None,
     }
 }

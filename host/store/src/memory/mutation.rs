@@ -56,6 +56,16 @@ mutations! {
     ChildKeyIgnored;
     /// Children of whom one's key stands for another body are left out, and their parent completes.
     ChildConflictIgnored;
+    /// What attempts below a root spend is charged to nothing.
+    TreeUncharged;
+    /// What the root spent is not charged to its tree.
+    RootUncharged;
+    /// A lease does not say how its tasks' trees stand.
+    TreeUntold;
+    /// Grandchildren do not know when their tree's time is over.
+    TreeEndForgotten;
+    /// A tree stays when its root is forgotten.
+    TreeOutlivesItsRoot;
     /// A conflict takes the keys of the children that were not made.
     ChildConflictTakesKeys;
     /// Children are not counted.

@@ -75,6 +75,7 @@ impl State {
             token: row.token,
             result: row.result.clone(),
             failure: row.failure.clone(),
+            tree: self.trees.get(&id).map(|row| row.tree),
             attempts: row
                 .kept
                 .iter()

@@ -1,23 +1,25 @@
 //! Settling: first what every settlement becomes, without writing; then everything at once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use keiko_core::agent::AgentStatus;
 use keiko_core::batch::NewItem;
 use keiko_core::code::Code;
-use keiko_core::id::{AgentId, Holder, TenantId};
+use keiko_core::id::{AgentId, Holder, TaskId, TenantId};
 use keiko_core::outcome::{Failure, Meter, RetryWish};
 use keiko_core::port::StoreError;
 use keiko_core::task::{NewTask, Payload, Settled, Settlement, TaskState, Transition};
+use keiko_core::tree::Spending;
 
 use super::mutation::Mutation;
-use super::state::{Kept, Row, State};
+use super::state::{Kept, Row, State, TreeRow};
 use super::tasks::strip;
 use crate::admit::Keys;
 use crate::count::{Change, Changes};
 use crate::family::{self, Parent};
 use crate::gather::{WaitingChanges, of_tasks};
 use crate::stored::{Stored, count, statuses};
+use crate::tree::{Opened, charges, opened};
 
 /// What a call of settlements becomes.
 struct Plan<'a> {
@@ -25,6 +27,7 @@ struct Plan<'a> {
     /// Those that are stored.
     accepted: Vec<&'a Settlement>,
     children: Vec<(TenantId, NewTask)>,
+    trees: Vec<Opened>,
     keys: Keys,
     changes: Changes,
 }
@@ -48,6 +51,7 @@ impl State {
             }
         }
         self.store_counts(&plan.changes);
+        self.store_trees(&plan.trees, charges(&stored));
         for (agent, tenant, status) in self.asked_statuses(settlements, &plan.answers) {
             self.set_status(TenantId(tenant), AgentId(agent), status, now_ms);
         }
@@ -84,6 +88,7 @@ impl State {
             answers: Vec::with_capacity(settlements.len()),
             accepted: Vec::new(),
             children: Vec::new(),
+            trees: Vec::new(),
             keys: self.known_keys(&named),
             changes: Changes::default(),
         };
@@ -154,6 +159,7 @@ impl State {
         }
         let other = self.kinds.iter().find(|(_, kind)| kind.tenant != one.tenant);
         let other = other.filter(|_| self.breaks(Mutation::ChildForgetsTenant));
+        plan.trees.extend(opened(&[&one], &parents, &refused));
         plan.children.extend(children.into_iter().map(|(tenant, child)| match other {
             Some((id, kind)) => (kind.tenant, NewTask { kind: *id, ..child }),
             None => (tenant, child),
@@ -175,6 +181,28 @@ impl State {
             agent: row.agent.filter(|_| unless(Mutation::ChildForgetsAgent)),
             user: row.user.filter(|_| unless(Mutation::ChildForgetsUser)),
             priority: if unless(Mutation::ChildForgetsPriority) { row.priority } else { Default::default() },
+            end_by_ms: row.ends.end_by_ms,
+            of_tree_ms: self
+                .trees
+                .get(&row.lineage.root)
+                .filter(|_| unless(Mutation::TreeEndForgotten))
+                .and_then(|row| row.end_ms),
+        }
+    }
+
+    /// Opens trees, and charges those that are open.
+    fn store_trees(&mut self, opened: &[Opened], charges: BTreeMap<TaskId, Spending>) {
+        for &Opened { root, mut tree, end_ms, .. } in opened {
+            if self.breaks(Mutation::RootUncharged) {
+                tree.used = Spending::default();
+            }
+            self.trees.entry(root).or_insert(TreeRow { tree, end_ms });
+        }
+        for (root, used) in charges {
+            let row = self.trees.get_mut(&root).filter(|_| self.mutation != Some(Mutation::TreeUncharged));
+            if let Some(TreeRow { tree, .. }) = row {
+                tree.used = tree.used.plus(used);
+            }
         }
     }
 

@@ -18,6 +18,7 @@ use keiko_core::port::{StoreError, StoreErrorKind};
 use keiko_core::priority::Priority;
 use keiko_core::task::{AttemptRecord, Key, Lineage, NewTask, Payload, TaskState};
 use keiko_core::time_out::Ends;
+use keiko_core::tree::Tree;
 use keiko_core::usage::Spent;
 
 use super::batches::Batches;
@@ -54,6 +55,7 @@ pub(super) struct State {
     pub(super) agent_counts: BTreeMap<AgentId, AgentStatistics>,
     pub(super) users: BTreeMap<UserId, (TenantId, User)>,
     pub(super) groups: BTreeMap<GroupId, GroupRow>,
+    pub(super) trees: BTreeMap<TaskId, TreeRow>,
     pub(super) batches: Batches,
     /// By tenant and day.
     pub(super) usage: BTreeMap<(TenantId, i64), Spent>,
@@ -74,6 +76,13 @@ pub(super) struct GroupRow {
     pub(super) tenant: TenantId,
     pub(super) group: Group,
     pub(super) released: u32,
+}
+
+/// A tree, and when its time is over.
+#[derive(Clone, Copy)]
+pub(super) struct TreeRow {
+    pub(super) tree: Tree,
+    pub(super) end_ms: Option<i64>,
 }
 
 /// A tenant and how many tasks it has.

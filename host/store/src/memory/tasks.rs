@@ -149,6 +149,9 @@ impl State {
     fn forget(&mut self, tenant: TenantId, id: TaskId) {
         self.tasks.remove(&id);
         self.owned.remove(&(tenant, id));
+        if !self.breaks(Mutation::TreeOutlivesItsRoot) {
+            self.trees.remove(&id);
+        }
         let group = GroupId(id.0);
         if self.groups.get(&group).is_some_and(|row| row.group.finished_ms.is_some()) {
             self.groups.remove(&group);

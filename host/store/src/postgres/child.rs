@@ -10,10 +10,11 @@ use sqlx::postgres::PgRow;
 use super::row::{count, get};
 use super::session::Session;
 use super::settle::Held;
-use super::submit;
+use super::{submit, tree};
 use crate::count::Changes;
 use crate::family::{self, Parent};
 use crate::format::{decode_budget, read_priority};
+use crate::tree::opened;
 use crate::trouble::undecodable;
 
 /// Writes the children of these settlements, whose tasks are `held`. Returns those that must not be settled, with their
@@ -38,11 +39,13 @@ pub(crate) async fn apply(
     let tasks = family::children(&asking, &held.parents, &mut keys, now_ms, changes, &mut refused);
     let tasks: Vec<_> = tasks.iter().map(|(tenant, task)| (*tenant, task)).collect();
     submit::insert(session, &tasks, held.shift_ms).await?;
+    tree::open(session, &opened(&asking, &held.parents, &refused), held.shift_ms).await?;
     submit::store_keys(session, &keys, held.shift_ms, now_ms).await?;
     Ok(refused)
 }
 
-/// A row of the tasks that a settlement holds: id, tenant, token, root, depth, budget, trace, agent, user, priority.
+/// A row of the tasks that a settlement holds: id, tenant, token, root, depth, budget, trace, agent, user, priority, the
+/// clock's shift, and the ends of its own time and of its tree's.
 pub(crate) fn parent(row: &PgRow) -> Result<(TaskId, Parent), StoreError> {
     let parent = Parent {
         tenant: get(row, 1)?,
@@ -54,6 +57,8 @@ pub(crate) fn parent(row: &PgRow) -> Result<(TaskId, Parent), StoreError> {
         agent: get::<Option<i64>>(row, 7)?.map(AgentId),
         user: get::<Option<i64>>(row, 8)?.map(UserId),
         priority: read_priority(get::<Option<i16>>(row, 9)?.map(i64::from)).map_err(undecodable)?,
+        end_by_ms: get(row, 11)?,
+        of_tree_ms: get(row, 12)?,
     };
     Ok((TaskId(get(row, 0)?), parent))
 }

@@ -70,8 +70,8 @@ const REVIVE: &str = "
         SELECT id, tenant, kind, token, earlier + attempts, created_ms,
             keiko_now($3) - coalesce(priority, 0) * $5::bigint, root, parent, depth, budget, trace, input_type,
             coalesce(input, ''), agent, app_user, priority, CASE WHEN priority IS NOT NULL THEN keiko_now($3) END,
-            keiko_now($3) + (budget::json ->> 'queued_ms')::bigint, keiko_now($3) + (budget::json ->> 'total_ms')::bigint,
-            task_group
+            keiko_now($3) + (budget::json ->> 'queued_ms')::bigint, keiko_now($3) + least((budget::json ->> 'total_ms')::bigint,
+                (budget::json ->> 'tree_ms')::bigint), task_group
         FROM gone)
     SELECT agent, elapsed_us, task_group FROM gone";
 

@@ -22,8 +22,10 @@ use sqlx::postgres::PgRow;
 use super::end::fail_undecodable;
 use super::row::{self, get};
 use super::session::Session;
+use super::tree::trees;
 use crate::admit::read_type;
 use crate::format::{Undecodable, decode_budget};
+use crate::tree::roots;
 use crate::trouble::undecodable;
 use crate::turns::take_turns;
 
@@ -173,6 +175,8 @@ pub(crate) async fn lease(session: &mut Session, request: &LeaseRequest) -> Resu
     let Taken { mut tasks, mut unreadable, tenants, .. } = taken;
     take_turns(&mut tasks, &tenants, |one| (one.task.tenant, one.task.place_ms, one.task.id));
     let fitted = load_inputs(session, &mut tasks, &mut unreadable).await?;
+    let trees = trees(session, roots(tasks.iter().map(|one| &one.task))).await?;
+    tasks.iter_mut().for_each(|one| one.task.tree = trees.get(&one.task.lineage.root).copied());
     fail_undecodable(session, &unreadable, request.now_ms).await?;
     let next_run_at_ms = match (fitted && whole, tasks.len() < request.room) {
         // What did not fit, or took its place just now, is due for the next lease.
@@ -319,6 +323,7 @@ fn decode(row: &PgRow) -> Result<Leased, StoreError> {
         trace: get(row, 13)?,
         ends: Ends { start_by_ms: get(row, 19)?, end_by_ms: get(row, 20)? },
         group: get::<Option<i64>>(row, 21)?.map(GroupId),
+        tree: None,
     };
     let input_bytes = input.is_none().then_some(u64::from(input_bytes));
     Ok(Leased { task, input_bytes })

@@ -22,6 +22,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("plugin_generations", include_str!("../../../../migrations/postgres/0007_plugin_generations.sql")),
     ("batches", include_str!("../../../../migrations/postgres/0008_batches.sql")),
     ("cache", include_str!("../../../../migrations/postgres/0009_cache.sql")),
+    ("tree", include_str!("../../../../migrations/postgres/0010_tree.sql")),
 ];
 
 /// How a file starts that cannot run in a transaction.

@@ -41,6 +41,7 @@ mod settle;
 mod submit;
 #[cfg(test)]
 mod tenancy;
+mod tree;
 mod usage;
 #[cfg(test)]
 #[allow(dead_code, reason = "shared with the other tests, which use all of it")]

@@ -22,6 +22,7 @@ use super::lease::{LEASE, NEXT_RUN_AT, RAISE};
 use super::prune::WALK;
 use super::records::{TASK, list_text};
 use super::submit::PRUNE_KEYS;
+use super::tree::{CHARGE, TREES};
 use super::world::database::Database;
 
 /// Ended tasks of the short and of the long form.
@@ -64,6 +65,8 @@ const LIVE: &str = "
     INSERT INTO cache_lease (tenant, namespace, key, owner, until_ms)
         SELECT 1 + n % 50, 'p', 'k' || n, n, CASE WHEN n % 100 < 2 THEN n ELSE 9000000000000 END
         FROM generate_series(1, 100000) AS n;
+    INSERT INTO tree (root, tenant, fuel_max, host_calls_max, fuel_used, host_calls_used)
+        SELECT n * 1000, 1 + n % 20, 9, 9, 1, 1 FROM generate_series(1, 20000) AS n;
     INSERT INTO holder (id, opened_ms, until_ms) VALUES (1, 0, 9000000000000);
     INSERT INTO task (id, tenant, kind, holder, created_ms, run_at_ms, root, parent, input, agent, app_user)
         SELECT 9000000000 + n, 1 + n % 50, 1 + n % 50, CASE WHEN n % 100 = 0 THEN 1 END, n, n, n,
@@ -124,7 +127,7 @@ fn tenants_cases(tenant: i64) -> Vec<Case> {
         case(
             TASK,
             format!("{}, {tenant}", own(20, tenant) * 1_000),
-            &["finished_pkey", "task_pkey", "attempt_pkey"],
+            &["finished_pkey", "task_pkey", "attempt_pkey", "tree_pkey"],
         ),
         list(all.clone(), &["finished_pkey"]),
         list(state(TaskState::Pending), &[]),
@@ -180,6 +183,8 @@ fn systems_cases() -> Vec<Case> {
         case(RAISE, "1800000000000, 60000, 1000", &["task_raise", "task_pkey"]),
         case(OVER, "1800000000000, 100", &["task_start_by", "task_end_by", "task_pkey"]),
         case(NEXT_TIME_OUT, "0", &["task_start_by", "task_end_by"]),
+        case(TREES, "'{1000,2000,999}'", &["tree_pkey"]),
+        case(CHARGE, "'{1000,2000}', '{1,1}', '{1,1}'", &["tree_pkey"]),
         case(WALK, "2, 0, 9223372036854775807, 100", &["finished_pkey"]),
         case(PRUNE_KEYS, "9000000000000, 100", &["idempotency_expires", "idempotency_pkey"]),
         case(CANDIDATES, "7, 'k1', 100, 1800000000000, true", &["batch_item_group", "batch_group"]),
@@ -250,6 +255,7 @@ impl Found {
             "batch",
             "agent",
             "app_user",
+            "tree",
         ];
         for case in cases {
             let large = if case.by_ids { &large[..7] } else { &large };
@@ -352,6 +358,7 @@ async fn a_long_history_slows_nothing_down() {
         "batch_item",
         "cache",
         "cache_lease",
+        "tree",
     ] {
         database.execute(&format!("VACUUM ANALYZE {table}")).await;
     }

@@ -20,11 +20,12 @@ pub(crate) const WALK: &str = "SELECT id, state, finished_ms FROM finished
     WHERE tenant = $1 AND id > $2 AND id < $3 ORDER BY id LIMIT $4";
 
 /// A task that was tried again by hand in the meantime is not among the ended ones any more, and keeps what it has.
-/// A group is forgotten with its first task.
+/// A group is forgotten with its first task, a tree with its root.
 const FORGET: &str = "
     WITH gone AS (DELETE FROM finished WHERE tenant = $1 AND id = ANY ($2::bigint[]) RETURNING id),
     attempts AS (DELETE FROM attempt WHERE task IN (SELECT id FROM gone)),
     logs AS (DELETE FROM attempt_log WHERE task IN (SELECT id FROM gone)),
+    trees AS (DELETE FROM tree WHERE tenant = $1 AND root IN (SELECT id FROM gone)),
     groups AS (DELETE FROM task_group WHERE tenant = $1 AND id IN (SELECT id FROM gone) AND finished_ms IS NOT NULL)
     SELECT id FROM gone";
 

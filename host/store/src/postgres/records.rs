@@ -8,6 +8,7 @@ use keiko_core::port::StoreError;
 use keiko_core::task::{
     AttemptView, Lineage, Payload, TaskCounts, TaskFilter, TaskState, TaskSummary, TaskView,
 };
+use keiko_core::tree::Tree;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgRow;
 
@@ -15,6 +16,7 @@ use super::pool::Pool;
 use super::row::{count, get, large_count, name};
 use crate::admit::read_type;
 use crate::format::{Undecodable, check_end, decode_attempts, decode_failure, read_priority};
+use crate::tree::read;
 use crate::trouble::undecodable;
 
 /// A task, live or ended, with its attempts as `format::decode_attempts` reads them: kept ones, and the one that
@@ -41,8 +43,10 @@ pub(crate) const TASK: &str = "
                 a.host_calls, a.elapsed_us, a.taint, a.effects, a.version, v.name, encode(v.digest, 'hex'), a.code,
                 a.message, a.detail) ORDER BY a.number)::text
             FROM attempt AS a LEFT JOIN plugin_version AS v ON v.id = a.version AND v.tenant = a.tenant
-            WHERE a.task = h.id AND a.tenant = h.tenant) AS kept
+            WHERE a.task = h.id AND a.tenant = h.tenant) AS kept,
+        o.fuel_max, o.host_calls_max, o.fuel_used, o.host_calls_used
     FROM head AS h
+    LEFT JOIN tree AS o ON o.root = h.id AND o.tenant = h.tenant
     JOIN kind AS k ON k.id = h.kind AND k.tenant = h.tenant
     JOIN plugin AS p ON p.id = k.plugin AND p.tenant = h.tenant";
 
@@ -74,9 +78,15 @@ fn view(row: &PgRow) -> Result<TaskView, StoreError> {
         token: Token(get(row, 16)?),
         result: result.map(|bytes| Payload { content_type, bytes: bytes.into() }),
         attempts: attempts(row)?,
+        tree: tree(row)?,
         summary,
         failure,
     })
+}
+
+fn tree(row: &PgRow) -> Result<Option<Tree>, StoreError> {
+    let Some(fuel_max) = get(row, 23)? else { return Ok(None) };
+    Ok(Some(read([fuel_max, get(row, 24)?, get(row, 25)?, get(row, 26)?])))
 }
 
 fn attempts(row: &PgRow) -> Result<Vec<AttemptView>, StoreError> {

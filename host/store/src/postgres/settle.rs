@@ -17,13 +17,14 @@ use sqlx::query::Query;
 use super::count as counts;
 use super::row::{self, get, stored_text};
 use super::session::{Session, chunks};
-use super::{batch, child};
+use super::{batch, child, tree};
 use crate::admit::stored_type;
 use crate::count::Changes;
 use crate::family::{self, Parent};
 use crate::format::encode_detail;
 use crate::gather::{WaitingChanges, of_tasks};
 use crate::stored::{Stored, count, statuses, stored_number};
+use crate::tree::charges;
 
 /// The task is still the one's who leased it, under the token of that lease. A build that leaves this out shows that the
 /// checks notice: `cargo xtask check hosts --unfenced`.
@@ -50,8 +51,9 @@ macro_rules! fence {
 /// before the caller's, `$3`.
 pub(crate) const HOLD: &str = concat!(
     "SELECT t.id, t.tenant, t.token, t.root, t.depth, t.budget, t.trace, t.agent, t.app_user,
-        t.priority, keiko_now($3) - $3
-    FROM unnest($1::bigint[]) AS s (id) JOIN task AS t ON t.id = s.id WHERE ",
+        t.priority, keiko_now($3) - $3, t.end_by_ms - (keiko_now($3) - $3), o.end_ms - (keiko_now($3) - $3)
+    FROM unnest($1::bigint[]) AS s (id) JOIN task AS t ON t.id = s.id
+        LEFT JOIN tree AS o ON o.root = t.root AND t.parent IS NOT NULL WHERE ",
     fence!("$2"),
     " ORDER BY t.id FOR UPDATE OF t"
 );
@@ -179,6 +181,7 @@ async fn settle_round(
     keep_logs(session, &stored).await?;
     let usage = count(&stored, now_ms, &mut changes);
     counts::store_with(session, &changes, &usage, now_ms).await?;
+    tree::charge(session, &charges(&stored)).await?;
 
     answers.extend(stored.iter().map(|stored| (stored.one.id, Settled::Stored)));
     answers.extend(handed_back.into_iter().map(|id| (id, Settled::Stored)));

@@ -13,15 +13,18 @@ use super::count::Changes;
 use super::error::store_error;
 use super::session::{Session, json};
 use super::submit::{self, Keys};
+use super::tree;
 use crate::family::{self, Parent};
 use crate::format::{decode_budget, read_priority};
+use crate::tree::opened;
 use crate::trouble::undecodable;
 
 /// What a child takes from its parent's row; `?2` is the holder.
 pub(crate) const PARENTS: &str =
-    "SELECT id, tenant, token, root, depth, budget, trace, agent, app_user, priority
-    FROM task NOT INDEXED
-    WHERE id IN (SELECT value FROM json_each(?1)) AND state = 1 AND holder = ?2";
+    "SELECT t.id, t.tenant, t.token, t.root, t.depth, t.budget, t.trace, t.agent, t.app_user, t.priority, t.end_by_ms,
+        (SELECT o.end_ms FROM tree AS o WHERE o.root = t.root AND t.parent IS NOT NULL)
+    FROM task AS t NOT INDEXED
+    WHERE t.id IN (SELECT value FROM json_each(?1)) AND t.state = 1 AND t.holder = ?2";
 
 /// Writes the children of these settlements. Returns those that must not be settled, with their answers; of
 /// them nothing is written.
@@ -46,6 +49,7 @@ pub(crate) async fn apply(
     let tasks = family::children(&asking, &parents, &mut keys, now_ms, changes, &mut refused);
     let tasks: Vec<_> = tasks.iter().map(|(tenant, task)| (*tenant, task)).collect();
     submit::insert(session, &tasks).await?;
+    tree::open(session, &opened(&asking, &parents, &refused)).await?;
     keys.store(session).await?;
     Ok(refused)
 }
@@ -72,5 +76,7 @@ fn parent(row: &SqliteRow) -> Result<Parent, StoreError> {
         agent: row.try_get::<Option<i64>, _>(7).map_err(store_error)?.map(AgentId),
         user: row.try_get::<Option<i64>, _>(8).map_err(store_error)?.map(UserId),
         priority: read_priority(row.try_get(9).map_err(store_error)?).map_err(undecodable)?,
+        end_by_ms: row.try_get(10).map_err(store_error)?,
+        of_tree_ms: row.try_get(11).map_err(store_error)?,
     })
 }

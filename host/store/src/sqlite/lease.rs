@@ -15,8 +15,10 @@ use sqlx::sqlite::SqliteRow;
 use super::end::fail_undecodable;
 use super::error::store_error;
 use super::session::{Session, json};
+use super::tree::trees;
 use crate::admit::read_type;
 use crate::format::decode_budget;
+use crate::tree::roots;
 use crate::turns::take_turns;
 
 /// Inputs that one lease loads from beside their rows, in bytes; the first always fits. What does not fit is left
@@ -110,6 +112,8 @@ pub(crate) async fn lease(session: &mut Session, request: &LeaseRequest) -> Resu
     take_turns(&mut taken, &first_shares, |taken| (taken.task.tenant, taken.task.place_ms, taken.task.id));
     let fitted = load_inputs(session, &mut taken, &mut undecodable).await?;
     fail_undecodable(session, &undecodable, request.now_ms).await?;
+    let trees = trees(session, roots(taken.iter().map(|taken| &taken.task))).await?;
+    taken.iter_mut().for_each(|taken| taken.task.tree = trees.get(&taken.task.lineage.root).copied());
     let next_run_at_ms = match (fitted, taken.len() < request.room) {
         // What did not fit is due, for the next lease.
         (false, _) => Some(request.now_ms),
@@ -269,6 +273,7 @@ fn decode_row(row: &SqliteRow) -> Option<Taken> {
         trace: row.try_get(13).ok()?,
         ends: Ends { start_by_ms: row.try_get(19).ok()?, end_by_ms: row.try_get(20).ok()? },
         group: row.try_get::<Option<i64>, _>(21).ok()?.map(GroupId),
+        tree: None,
     };
     let input_bytes = input_bytes.map(|bytes| u64::try_from(bytes).ok());
     let input_bytes = if input_bytes == Some(None) { return None } else { input_bytes.flatten() };

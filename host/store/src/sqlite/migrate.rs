@@ -18,6 +18,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("plugin_generations", include_str!("../../../../migrations/sqlite/0007_plugin_generations.sql")),
     ("batches", include_str!("../../../../migrations/sqlite/0008_batches.sql")),
     ("cache", include_str!("../../../../migrations/sqlite/0009_cache.sql")),
+    ("tree", include_str!("../../../../migrations/sqlite/0010_tree.sql")),
 ];
 
 /// Why a database cannot be brought to this schema.

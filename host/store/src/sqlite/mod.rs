@@ -31,6 +31,7 @@ mod records;
 pub(crate) mod session;
 mod settle;
 pub(crate) mod submit;
+mod tree;
 mod usage;
 
 use std::collections::HashMap;

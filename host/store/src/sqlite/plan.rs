@@ -14,6 +14,7 @@ use super::lease::{COUNT_DUE, LEASE_TASKS, NEXT_RUN_AT, RAISE, READY_TENANTS};
 use super::open::writer_options;
 use super::records::{COUNTS, TASK, list_text};
 use super::submit::PRUNE_KEYS;
+use super::tree::{CHARGE, TREES};
 use super::{agents, migrate, prune, settle};
 
 /// Databases with so many tasks that the planner's guesses matter: without statistics, as the store leaves it, and
@@ -51,6 +52,8 @@ async fn database(last: &str) -> (SqliteConnection, tempfile::TempDir) {
             SELECT n, 1 + n % 20, 1 + n % 20, iif(n % 50 = 0, 3, 2), 1, 1, 0, 0, n, n, n, n,
                 iif(n % 7 = 0, n / 10, NULL), 0, x'', n % 1000, iif(n % 3 = 0, n % 2000, NULL),
                 iif(n % 2 = 0, n % 2000, NULL) FROM {ended};
+        INSERT INTO tree (root, tenant, fuel_max, host_calls_max, fuel_used, host_calls_used)
+            SELECT n, 1 + n % 20, 9, 9, 1, 1 FROM {live};
         INSERT INTO idempotency (tenant, key, first, count, body, expires_ms)
             SELECT 1 + n % 20, 'k' || n, n, 1, x'', n FROM {live}{last}",
         tenants = series(1, 20),
@@ -92,6 +95,7 @@ fn walks(step: &str) -> bool {
                 | "known"
                 | "idempotency"
                 | "batch_item"
+                | "tree"
         )
     )
 }
@@ -124,7 +128,7 @@ async fn hot_statements_use_their_indexes() {
         check(&mut connection, RAISE, &["task_raise (due_ms<?)"]).await;
         check(&mut connection, TASK, &["INTEGER PRIMARY KEY (rowid=?)"]).await;
         check(&mut connection, COUNTS, &["COVERING INDEX task_ready (tenant=?)"]).await;
-        for text in settle::texts().into_iter().chain([PARENTS, FINISH]) {
+        for text in settle::texts().into_iter().chain([PARENTS, FINISH, TREES, CHARGE]) {
             check(&mut connection, text, &["INTEGER PRIMARY KEY (rowid=?)"]).await;
         }
     }

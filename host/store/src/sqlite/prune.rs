@@ -17,11 +17,12 @@ use crate::trouble::undecodable;
 pub(crate) const WALK: &str = "SELECT id, state, finished_ms FROM finished INDEXED BY finished_tenant
     WHERE tenant = ?1 AND id > ?2 AND id < ?3 ORDER BY id LIMIT ?4";
 
-/// A group is forgotten with its first task.
+/// A group is forgotten with its first task, a tree with its root.
 const FORGET: &str = "DELETE FROM attempt WHERE task IN (SELECT value FROM json_each(?1));
     DELETE FROM attempt_log WHERE task IN (SELECT value FROM json_each(?1));
     DELETE FROM task_input WHERE task IN (SELECT value FROM json_each(?1));
     DELETE FROM task_group WHERE id IN (SELECT value FROM json_each(?1)) AND tenant = ?2 AND finished_ms IS NOT NULL;
+    DELETE FROM tree WHERE root IN (SELECT value FROM json_each(?1)) AND tenant = ?2;
     DELETE FROM finished WHERE id IN (SELECT value FROM json_each(?1)) AND tenant = ?2";
 
 /// Walks up to so many ended tasks and forgets those that are not kept.

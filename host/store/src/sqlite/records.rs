@@ -8,6 +8,7 @@ use keiko_core::port::StoreError;
 use keiko_core::task::{
     AttemptView, Lineage, Payload, TaskCounts, TaskFilter, TaskState, TaskSummary, TaskView,
 };
+use keiko_core::tree::Tree;
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
 
@@ -15,6 +16,7 @@ use super::catalog::read_name;
 use super::error::store_error;
 use crate::admit::read_type;
 use crate::format::{Undecodable, check_end, decode_attempts, decode_failure, read_priority};
+use crate::tree::read;
 use crate::trouble::undecodable;
 
 /// A task, live or ended, with its attempts as `format::decode_attempts` reads them: kept ones, and the one that
@@ -39,10 +41,12 @@ pub(crate) const TASK: &str = "
                 a.host_calls, a.elapsed_us, a.taint, a.effects, a.version, v.name, nullif(hex(v.digest), ''), a.code,
                 a.message, a.detail) ORDER BY a.number)
             FROM attempt AS a LEFT JOIN plugin_version AS v ON v.id = a.version AND v.tenant = a.tenant
-            WHERE a.task = h.id AND a.tenant = h.tenant) AS kept
+            WHERE a.task = h.id AND a.tenant = h.tenant) AS kept,
+        o.fuel_max, o.host_calls_max, o.fuel_used, o.host_calls_used
     FROM head AS h
     JOIN kind AS k ON k.id = h.kind AND k.tenant = h.tenant
-    JOIN plugin AS p ON p.id = k.plugin AND p.tenant = h.tenant";
+    JOIN plugin AS p ON p.id = k.plugin AND p.tenant = h.tenant
+    LEFT JOIN tree AS o ON o.root = h.id AND o.tenant = h.tenant";
 
 /// Tasks in each state: pending ones are counted in their index, the others are kept counts.
 pub(crate) const COUNTS: &str = "
@@ -77,10 +81,16 @@ fn view(row: &SqliteRow) -> Result<TaskView, StoreError> {
     Ok(TaskView {
         token: Token(row.try_get(16).map_err(store_error)?),
         result: result.map(|bytes| Payload { content_type, bytes: bytes.into() }),
+        tree: tree(row).map_err(store_error)?,
         summary,
         failure,
         attempts,
     })
+}
+
+fn tree(row: &SqliteRow) -> Result<Option<Tree>, sqlx::Error> {
+    let Some(fuel_max) = row.try_get(23)? else { return Ok(None) };
+    Ok(Some(read([fuel_max, row.try_get(24)?, row.try_get(25)?, row.try_get(26)?])))
 }
 
 fn attempts(row: &SqliteRow) -> Result<Vec<AttemptView>, StoreError> {

@@ -17,11 +17,12 @@ use sqlx::sqlite::SqliteRow;
 use super::count::Changes;
 use super::error::store_error;
 use super::session::{Binds, RowStatement, Session, json};
-use super::{batch, child};
+use super::{batch, child, tree};
 use crate::admit::stored_type;
 use crate::format::encode_detail;
 use crate::gather::{WaitingChanges, of_tasks};
 use crate::stored::{Stored, count, statuses, stored_number};
+use crate::tree::charges;
 
 /// Columns of every settlement: the fence and the attempt. See [`bind_attempt`].
 const ATTEMPT_COLUMNS: usize = 12;
@@ -142,6 +143,7 @@ async fn settle_round(
     keep_logs(session, &stored).await?;
     let usage = count(&stored, now_ms, &mut changes);
     changes.store_with(&usage, now_ms, session).await?;
+    tree::charge(session, &charges(&stored)).await?;
 
     answers.extend(stored.iter().map(|stored| (stored.one.id, Settled::Stored)));
     for id in hand_back(session, holder, &handed_back).await? {

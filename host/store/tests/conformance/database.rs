@@ -22,6 +22,7 @@ const SCHEMA: &[&str] = &[
     include_str!("../../../../migrations/postgres/0007_plugin_generations.sql"),
     include_str!("../../../../migrations/postgres/0008_batches.sql"),
     include_str!("../../../../migrations/postgres/0009_cache.sql"),
+    include_str!("../../../../migrations/postgres/0010_tree.sql"),
 ];
 
 /// Keeps tests apart that find no template.

@@ -215,6 +215,7 @@ pub fn new_task(id: TaskId, kind: KindId) -> NewTask {
         trace: None,
         group: None,
         held: false,
+        tree_end_ms: None,
     }
 }
 
@@ -251,6 +252,7 @@ pub fn settlement(task: &LeasedTask, transition: Transition) -> Settlement {
         attempt: record(task, None),
         effects: Effects::default(),
         log: bytes::Bytes::new(),
+        charge: None,
     }
 }
 

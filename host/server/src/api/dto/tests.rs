@@ -133,6 +133,7 @@ fn detail(result: Option<Payload>) -> TaskDetail {
     };
     TaskDetail {
         view: TaskView {
+            tree: None,
             summary: TaskSummary {
                 id: TaskId(2),
                 plugin: "movie-facts".parse().unwrap(),

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::super::written::read_text;
+use keiko_core::policy::BUDGET_CEILING;
 use keiko_runtime::Retention;
 
 use super::super::{Flags, Layers};
@@ -209,7 +210,8 @@ fn a_tenant_is_read_whole() {
     let token = Token::new([1; 5], [2; 32]);
     let text = format!(
         "[host]\nlisten = \"0.0.0.0:7700\"\n[tenants.acme]\ntokens = [{}]\ngrants = [\"attempt\"]\n\
-         [tenants.acme.limits]\nfuel_max = 1000\nmemory_mib = 8\nqueue_max = 5\ncomponent_mib_max = 64\n\
+         [tenants.acme.limits]\nfuel_max = 1000\nmemory_mib = 8\nqueue_max = 5\ncomponent_mib_max = 64\ntree_fuel = 7\n\
+         tree_host_calls_max = 8\n\
          [tenants.acme.plugins.movie-facts.settings]\nbase = \"https://films\"\n",
         token.line(None)
     );
@@ -220,6 +222,8 @@ fn a_tenant_is_read_whole() {
     assert_eq!((policy.default.fuel, policy.max.fuel), (1_000, 1_000));
     assert_eq!((policy.default.memory_bytes, policy.queue_max), (8 * MIB, 5));
     assert_eq!(policy.component_bytes_max, 64 * MIB);
+    assert_eq!((policy.default.tree_fuel, policy.max.tree_fuel), (7, BUDGET_CEILING.tree_fuel));
+    assert_eq!((policy.default.tree_host_calls, policy.max.tree_host_calls), (8, 8));
     assert!(policy.grants.allow(Capability::Attempt) && !policy.grants.allow(Capability::Tasks));
     let plugin: PluginName = "movie-facts".parse().unwrap();
     assert_eq!(tenant.options.settings[&plugin]["base"], "https://films");

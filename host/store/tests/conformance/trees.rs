@@ -1,0 +1,113 @@
+//! Trees: what a root and all below it spend together, and when their time is over.
+
+use keiko_core::code::Code;
+use keiko_core::id::{Holder, TaskId};
+use keiko_core::task::{LeasedTask, NewTask, Settled, Settlement};
+use keiko_core::tree::{Charge, Spending, Tree};
+
+use crate::world::{NOW, World, child, complete, fail, hand_back, other_token, retry, with_children};
+
+const MAX: Spending = Spending { fuel: 100, host_calls: 10 };
+
+fn used(fuel: u64, host_calls: u64) -> Spending {
+    Spending { fuel, host_calls }
+}
+
+/// The settlement of an attempt that spent so much, and opens its tree when it is a root's.
+fn spent(settlement: Settlement, task: &LeasedTask, used: Spending) -> Settlement {
+    let opens = task.lineage.parent.is_none().then_some(MAX);
+    Settlement { charge: Some(Charge { root: task.lineage.root, used, opens }), ..settlement }
+}
+
+/// Completes a task of Ada's with so many children, having spent 5 and 2.
+async fn bear(world: &World, holder: Holder, task: &LeasedTask, count: u32) {
+    bear_at(world, holder, task, count, NOW).await;
+}
+
+async fn bear_at(world: &World, holder: Holder, task: &LeasedTask, count: u32, now_ms: i64) {
+    let block = world.tasks.reserve_ids(count, NOW).await.unwrap();
+    let ids = (0..count).map(|at| TaskId(block.first.0 + i64::from(at)));
+    let children = ids.map(|id| child(&world.ada, id, None, "{}")).collect();
+    let settlement = spent(with_children(complete(task), children), task, used(5, 2));
+    let answers = world.tasks.settle(holder, vec![settlement], now_ms).await.unwrap();
+    assert_eq!(answers, [Settled::Stored]);
+}
+
+async fn root(world: &World, holder: Holder, change: impl FnOnce(&mut NewTask)) -> LeasedTask {
+    let mut task = world.new_tasks(&world.ada, 1).await.remove(0);
+    change(&mut task);
+    world.submit(&world.ada, vec![task]).await;
+    world.lease(holder, 1).await.remove(0)
+}
+
+pub async fn a_tree_is_charged_what_its_attempts_spend(world: &World) {
+    let holder = world.holder().await;
+    let root = root(world, holder, |_| {}).await;
+    assert_eq!((root.tree, world.view(&world.ada, root.id).await.tree), (None, None), "it has no children");
+    bear(world, holder, &root, 3).await;
+    let tree = |fuel, host_calls| Some(Tree { max: MAX, used: used(fuel, host_calls) });
+    let children = world.lease(holder, 3).await;
+    assert_eq!(children.iter().map(|child| child.tree).collect::<Vec<_>>(), vec![tree(5, 2); 3]);
+    // What ends together is charged together, and a hand-back spends nothing.
+    let ends = [complete(&children[0]), retry(&children[1], Code::Internal, NOW), hand_back(&children[2])];
+    let ends = ends.into_iter().zip(&children).map(|(end, child)| spent(end, child, used(20, 1)));
+    world.tasks.settle(holder, ends.collect(), NOW).await.unwrap();
+    let children = world.lease(holder, 3).await;
+    assert_eq!(children.iter().map(|child| child.tree).collect::<Vec<_>>(), vec![tree(45, 4); 2]);
+    // A stale end is charged nothing; more than there is may be spent.
+    let end = spent(complete(&children[0]), &children[0], used(90, 9));
+    let stale = Settlement { token: other_token(end.token), ..end.clone() };
+    assert_eq!(world.settle(holder, stale).await, Settled::Stale);
+    assert_eq!(world.view(&world.ada, root.id).await.tree, tree(45, 4));
+    world.settle(holder, end).await;
+    assert_eq!(world.view(&world.ada, root.id).await.tree, tree(135, 13));
+    assert_eq!(world.view(&world.ada, children[0].id).await.tree, None, "it is the root's");
+    // A grandchild is of the same tree.
+    bear(world, holder, &children[1], 1).await;
+    let grandchild = world.lease(holder, 1).await.remove(0);
+    assert_eq!((grandchild.tree, grandchild.lineage.depth), (tree(140, 15), 2));
+}
+
+pub async fn a_tree_ends_with_its_time(world: &World) {
+    let holder = world.holder().await;
+    let asks = |task: &mut NewTask| (task.budget.tree_ms, task.budget.total_ms) = (Some(50), Some(20));
+    let root = root(world, holder, asks).await;
+    assert_eq!(root.ends.end_by_ms, Some(NOW + 20), "its own time is over first");
+    bear_at(world, holder, &root, 2, NOW + 10).await;
+    let children = world.lease_at(holder, 2, NOW + 10).await.tasks;
+    assert_eq!(children[0].ends.end_by_ms, Some(NOW + 50));
+    bear_at(world, holder, &children[0], 1, NOW + 20).await;
+    let grandchild = world.lease_at(holder, 1, NOW + 20).await.tasks.remove(0);
+    assert_eq!(grandchild.ends.end_by_ms, Some(NOW + 50));
+    assert!(world.tasks.expire(NOW + 49, 9).await.unwrap().ended.is_empty());
+    assert_eq!(world.tasks.expire(NOW + 50, 9).await.unwrap().ended.len(), 2);
+    for task in [&children[1], &grandchild] {
+        let limit = world.view(&world.ada, task.id).await.failure.and_then(|failure| failure.limit);
+        let limit = limit.expect("the limit is told");
+        assert_eq!((limit.name.as_str(), limit.limit), ("tree_ms", 50));
+        assert_eq!(world.settle(holder, complete(task)).await, Settled::Stale);
+    }
+}
+
+pub async fn the_time_of_a_tree_is_its_roots_too(world: &World) {
+    let holder = world.holder().await;
+    let leased = root(world, holder, |task| task.budget.tree_ms = Some(30)).await;
+    assert_eq!(leased.ends.end_by_ms, Some(NOW + 30));
+    assert_eq!(world.tasks.expire(NOW + 30, 9).await.unwrap().ended, [(world.ada.tenant, leased.id)]);
+    // Tried again by hand it has its time again.
+    world.tasks.retry(world.ada.tenant, leased.id, 9, NOW + 100).await.unwrap();
+    let again = world.lease_at(holder, 1, NOW + 100).await.tasks.remove(0);
+    assert_eq!(again.ends.end_by_ms, Some(NOW + 130));
+}
+
+pub async fn a_tree_is_forgotten_with_its_root(world: &World) {
+    let holder = world.holder().await;
+    let root = root(world, holder, |_| {}).await;
+    bear(world, holder, &root, 1).await;
+    assert!(world.view(&world.ada, root.id).await.tree.is_some());
+    world.tasks.drop_task(world.ada.tenant, root.id).await.unwrap();
+    let child = world.lease(holder, 1).await.remove(0);
+    assert_eq!(child.tree, None);
+    let end = spent(fail(&child, Code::Trap), &child, used(1, 1));
+    assert_eq!(world.settle(holder, end).await, Settled::Stored);
+}
