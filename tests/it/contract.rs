@@ -61,7 +61,7 @@ fn contract() {
     let plugin = running.client.get("/v1/plugins/contract").unwrap().json().unwrap();
     assert_eq!(
         plugin["wants"],
-        json!(["agents", "attempt", "config", "history", "log", "progress", "tasks"])
+        json!(["agents", "attempt", "cache", "config", "history", "log", "progress", "tasks"])
     );
     assert_eq!(plugin["denied"], json!([]));
     assert_eq!(running.result("trivial", json!({"as": ["it", "came"]})), json!({"as": ["it", "came"]}));
@@ -135,7 +135,10 @@ fn settings_are_those_of_the_plugin() {
 fn what_is_not_granted_is_denied_at_install_by_name_and_at_the_call_by_an_answer() {
     let running = with_tenant("grants = [\"log\"]");
     let plugin = running.client.get("/v1/plugins/contract").unwrap().json().unwrap();
-    assert_eq!(plugin["denied"], json!(["agents", "attempt", "config", "history", "progress", "tasks"]));
+    assert_eq!(
+        plugin["denied"],
+        json!(["agents", "attempt", "cache", "config", "history", "progress", "tasks"])
+    );
     let denied = error("denied");
     for (kind, input) in [
         ("facts", json!({})),
@@ -153,6 +156,9 @@ fn what_is_not_granted_is_denied_at_install_by_name_and_at_the_call_by_an_answer
         assert_eq!(running.result(kind, input), denied, "{kind}");
     }
     assert_eq!(running.result("submit", json!({"child": {"kind": "trivial"}})), json!([denied]));
+    let steps = json!([{"do": "get", "key": "k"}, {"do": "get-many", "keys": []}, {"do": "set", "key": "k"},
+        {"do": "remove", "key": "k"}, {"do": "remove-tag", "tag": "t"}, {"do": "fill", "key": "k"}]);
+    assert_eq!(running.result("cache", json!({ "steps": steps })), json!(vec![&denied; 6]));
     assert_eq!(
         running.result("log", json!({"level": "info", "message": "granted always"})),
         json!({"fields": 0})

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod batches;
+mod cache;
 mod checks;
 mod contract;
 mod data;

@@ -65,6 +65,10 @@ pub struct PluginSection {
     /// Capabilities the plugin would use, by name.
     #[serde(default)]
     pub wants: Vec<String>,
+    /// A part of the tenant's cache that it has together with every other plugin that names it; without one it has a part
+    /// of its own.
+    #[serde(default, rename = "shared-cache", skip_serializing_if = "Option::is_none")]
+    pub shared_cache: Option<PluginName>,
 }
 
 /// One `[[kind]]` table.
@@ -396,6 +400,7 @@ name = "movie-facts"
 version = "0.1.0"
 description = "Facts of films."
 wants = ["log", "tasks"]
+shared-cache = "films"
 
 [[kind]]
 name = "normalise"
@@ -420,6 +425,7 @@ memory-mib = 3
     fn a_manifest_reads_back() {
         let manifest = Manifest::parse(GOOD.as_bytes()).unwrap();
         assert_eq!(manifest.wants(), [Capability::Log, Capability::Tasks]);
+        assert_eq!(manifest.plugin.shared_cache.as_ref().map(PluginName::as_str), Some("films"));
         let budget = manifest.kinds[0].budget();
         assert_eq!(budget.memory_bytes, Some(2 * MIB));
         assert_eq!(budget.wall_ms, Some(3_000));
@@ -474,6 +480,7 @@ memory-mib = 3
         check("factor = 3", "factor = 11", "11 exceeds the limit `retry.factor` of 10");
         check("\"trap\"", "\"tarp\"", "`tarp` is not a code");
         check("movie-facts", "../etc", "plugin name");
+        check("shared-cache = \"films\"", "shared-cache = \"a b\"", "plugin name");
         check("Facts of films.", "a\\nb", "control characters");
         check("attempts = 4", "[[kind]]\nname = \"normalise\"", "stands twice");
         check("items = 50", "items = 0", "the processor `by-decade`: `items` is 0");

@@ -115,6 +115,8 @@ impl Taint {
     pub const AGENTS: Taint = Taint(1 << 6);
     /// What became of other tasks was asked for.
     pub const HISTORY: Taint = Taint(1 << 7);
+    /// The cache was read or written.
+    pub const CACHE: Taint = Taint(1 << 8);
     /// Items were added to processors, or refused.
     pub const BATCH: Taint = Taint(1 << 9);
 
@@ -127,6 +129,7 @@ impl Taint {
         (Taint::TASKS, "tasks"),
         (Taint::AGENTS, "agents"),
         (Taint::HISTORY, "history"),
+        (Taint::CACHE, "cache"),
         (Taint::BATCH, "batch"),
     ];
 

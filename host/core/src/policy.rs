@@ -27,6 +27,8 @@ pub enum Capability {
     History,
     /// Add items to processors.
     Batch,
+    /// Keep values that can be had again.
+    Cache,
 }
 
 impl Capability {
@@ -40,6 +42,7 @@ impl Capability {
         Capability::Agents,
         Capability::History,
         Capability::Batch,
+        Capability::Cache,
     ];
 
     /// The name used in manifests, policies and denials.
@@ -53,6 +56,7 @@ impl Capability {
             Capability::Agents => "agents",
             Capability::History => "history",
             Capability::Batch => "batch",
+            Capability::Cache => "cache",
         }
     }
 }
@@ -66,7 +70,7 @@ impl fmt::Display for Capability {
 /// A text that names no capability.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not a capability; there are: log, attempt, config, progress, tasks, agents, history, batch"
+    "`{0}` is not a capability; there are: log, attempt, config, progress, tasks, agents, history, batch, cache"
 )]
 pub struct UnknownCapability(pub String);
 

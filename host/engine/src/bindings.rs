@@ -17,6 +17,13 @@ wasmtime::component::bindgen!({
         "keiko:agents/agents.load": async | trappable,
         "keiko:agents/agents.list-agents": async | trappable,
         "keiko:agents/agents.set-statuses": async | trappable,
+        "keiko:cache/cache.[method]fill.complete": async | trappable,
+        "keiko:cache/cache.get": async | trappable,
+        "keiko:cache/cache.get-many": async | trappable,
+        "keiko:cache/cache.get-or-fill": async | trappable,
+        "keiko:cache/cache.remove": async | trappable,
+        "keiko:cache/cache.remove-tag": async | trappable,
+        "keiko:cache/cache.set": async | trappable,
         "keiko:history/history.user-tasks": async | trappable,
         "keiko:history/history.summarize": async | trappable,
         "keiko:tasks/tasks.submit": async | trappable,
@@ -25,6 +32,7 @@ wasmtime::component::bindgen!({
         default: trappable,
     },
     exports: { default: async },
+    with: { "keiko:cache/cache.fill": crate::import::cache::Fill },
 });
 
 /// What a batch plugin exports. It imports what a task plugin does, by the same linker.

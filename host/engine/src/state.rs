@@ -33,6 +33,8 @@ pub(crate) struct State {
     pub(crate) port: Arc<dyn HostPort>,
     pub(crate) facts: AttemptFacts,
     pub(crate) settings: Arc<BTreeMap<String, String>>,
+    /// Whether the guest has the right to compute a cached value.
+    pub(crate) holds_fill: bool,
     pub(crate) stop: Stop,
     pub(crate) deadline: Instant,
     started: Instant,
@@ -61,6 +63,7 @@ impl State {
             port,
             facts: attempt.facts,
             settings: attempt.settings,
+            holds_fill: false,
             stop,
             deadline,
             started,

@@ -1,7 +1,7 @@
 //! One attempt from a leased task to what the settler is told.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures::FutureExt;
 use keiko_core::admission::{budget, tree_budget};
@@ -235,7 +235,8 @@ pub(crate) fn prepare(shared: &Arc<Shared>, wanted: &Wanted<'_>, entry: Arc<Entr
         entry: Arc::clone(&entry),
         tenant: wanted.tenant,
         policy: Arc::clone(tenant),
-        plugin: plugin.name.clone(),
+        loaded: Arc::clone(&handler.loaded),
+        cache: OnceLock::new(),
         lineage: wanted.lineage,
         children: Mutex::new(0),
         promised: Promised::new(shared, wanted.tenant),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -33,8 +34,9 @@ pub(crate) struct Catalog {
     refreshing: tokio::sync::Mutex<Option<Instant>>,
 }
 
+/// The plugins at a time.
 #[derive(Default)]
-struct Snapshot {
+pub(crate) struct Snapshot {
     plugins: BTreeMap<(TenantId, PluginName), Arc<Loaded>>,
     kinds: HashMap<KindId, (Arc<Loaded>, KindName)>,
     /// Whether any of them waits for its last task.
@@ -45,6 +47,15 @@ struct Snapshot {
 pub(crate) struct Loaded {
     pub(crate) plugin: Plugin,
     problem: Option<InstallError>,
+    /// Whether another component has taken over from this one, as far as this host knows.
+    retired: AtomicBool,
+}
+
+impl Loaded {
+    /// Whether another component has taken over from this one: attempts that pinned it still run.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
 }
 
 /// The handler of a kind.
@@ -123,6 +134,7 @@ impl Catalog {
             next.add(loaded);
         }
         let live: Vec<Digest> = next.plugins.values().map(|loaded| loaded.plugin.current.digest).collect();
+        next.replaced(&before).for_each(|old| old.retired.store(true, Ordering::Release));
         self.now.store(Arc::new(next));
         self.runner.retain(&live);
         Ok(())
@@ -133,7 +145,7 @@ impl Catalog {
         if let Some(error) = &problem {
             tracing::error!(plugin = %plugin.name, error = %error, "a plugin does not load");
         }
-        Loaded { plugin, problem }
+        Loaded { plugin, problem, retired: AtomicBool::new(false) }
     }
 
     /// Checks, compiles and stores a component, and makes it its plugin's current version.
@@ -276,6 +288,16 @@ impl Catalog {
         Ok(went)
     }
 
+    /// The plugins now, to be compared with those of later.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.now.load_full()
+    }
+
+    /// Plugins as they were, whose component no longer runs.
+    pub(crate) fn gone_since(&self, before: &Snapshot) -> Vec<Plugin> {
+        self.now.load().replaced(before).map(|old| old.plugin.clone()).collect()
+    }
+
     /// A tenant's plugins by name.
     pub(crate) fn plugins(&self, tenant: TenantId) -> Vec<Plugin> {
         let now = self.now.load();
@@ -360,6 +382,14 @@ impl Snapshot {
             self.kinds.insert(*id, (Arc::clone(&loaded), name.clone()));
         }
         self.plugins.insert((loaded.plugin.tenant, loaded.plugin.name.clone()), loaded);
+    }
+
+    /// What of `before` runs another component now, or none.
+    fn replaced<'a>(&'a self, before: &'a Snapshot) -> impl Iterator<Item = &'a Arc<Loaded>> {
+        before.plugins.iter().filter_map(move |(name, old)| {
+            let same = |now: &Arc<Loaded>| now.plugin.current.digest == old.plugin.current.digest;
+            (!self.plugins.get(name).is_some_and(same)).then_some(old)
+        })
     }
 }
 

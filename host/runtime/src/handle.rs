@@ -359,8 +359,9 @@ impl Handle {
     ) -> Result<(Plugin, bool), Error> {
         let entry = self.entry(tenant)?;
         let refuse = |manifest: &Manifest| batch::taken(&self.shared, tenant, manifest);
+        let before = self.shared.catalog.snapshot();
         let answer = self.shared.catalog.install(tenant, &entry.policy, component, manifest, refuse).await?;
-        self.shared.swapped().await;
+        self.shared.swapped(&before).await;
         Ok(answer)
     }
 
@@ -372,8 +373,9 @@ impl Handle {
         name: &str,
         target: Target,
     ) -> Result<(Plugin, bool), Error> {
+        let before = self.shared.catalog.snapshot();
         let answer = self.shared.catalog.activate(tenant, name, target).await?;
-        self.shared.swapped().await;
+        self.shared.swapped(&before).await;
         Ok(answer)
     }
 
@@ -405,8 +407,9 @@ impl Handle {
         name: &str,
         when: RemoveWhen,
     ) -> Result<Option<u64>, Error> {
+        let before = self.shared.catalog.snapshot();
         let left = self.shared.catalog.remove(tenant, name, when).await?;
-        self.shared.swapped().await;
+        self.shared.swapped(&before).await;
         Ok(left)
     }
 

@@ -1,8 +1,9 @@
 //! What a running guest reaches of the runtime.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use keiko_core::agent::{Agent, AgentFilter, AgentStatistics};
 use keiko_core::batch::{ItemWish, NewItem};
 use keiko_core::effect::ChildWish;
@@ -10,12 +11,16 @@ use keiko_core::history::{DateRange, Statistics, UserTask};
 use keiko_core::limit::HOSTCALL_BYTES_MAX;
 use keiko_core::page::Page;
 use keiko_core::policy::BudgetRequest;
-use keiko_core::port::{AskError, HostPort, ItemsError, ReserveError, Reserved, StoreError};
+use keiko_core::port::{
+    AskError, CacheFilling, CacheRefused, HostPort, ItemsError, Keeping, ReserveError, Reserved, StoreError,
+};
 use keiko_core::task::Lineage;
-use keiko_core::{AgentId, PluginName, TaskId, TenantId, UserId};
+use keiko_core::{AgentId, TaskId, TenantId, UserId};
 use parking_lot::Mutex;
 
 use crate::batch::promise::Promised;
+use crate::cache::plugin::PluginCache;
+use crate::catalog::Loaded;
 use crate::request::{Error, Progress};
 use crate::running::Entry;
 use crate::shared::{Shared, TenantEntry};
@@ -27,7 +32,10 @@ pub(crate) struct AttemptPort {
     pub(crate) entry: Arc<Entry>,
     pub(crate) tenant: TenantId,
     pub(crate) policy: Arc<TenantEntry>,
-    pub(crate) plugin: PluginName,
+    /// The plugin that runs, pinned.
+    pub(crate) loaded: Arc<Loaded>,
+    /// Its part of the cache, made when it is first asked for: most attempts never do.
+    pub(crate) cache: OnceLock<PluginCache>,
     pub(crate) lineage: Lineage,
     /// Children promised so far.
     pub(crate) children: Mutex<u64>,
@@ -52,7 +60,7 @@ impl HostPort for AttemptPort {
         }
         let mut kinds = Vec::with_capacity(wishes.len());
         for wish in wishes {
-            let plugin = wish.plugin.as_deref().unwrap_or(self.plugin.as_str());
+            let plugin = wish.plugin.as_deref().unwrap_or(self.loaded.plugin.name.as_str());
             let found = self.shared.catalog.resolve(self.tenant, Some(plugin), wish.kind.as_deref());
             let (kind, handler) = found.map_err(|error: Error| ReserveError::NotFound(error.message))?;
             kinds.push((kind, BudgetRequest::default().with_time_outs_of(&handler.budget())));
@@ -99,6 +107,26 @@ impl HostPort for AttemptPort {
         let asked = self.shared.history.statistics(self.tenant, range).await;
         within(asked.map_err(unanswered)?, HOSTCALL_BYTES_MAX)
     }
+
+    async fn cache_get(&self, keys: &[String]) -> Result<Vec<Option<Bytes>>, CacheRefused> {
+        self.cache().get(keys).await
+    }
+
+    async fn cache_set(&self, key: &str, value: Bytes, keeping: Keeping) -> Result<(), CacheRefused> {
+        self.cache().set(key, value, keeping).await
+    }
+
+    async fn cache_remove(&self, key: &str) -> Result<(), CacheRefused> {
+        self.cache().remove(key).await
+    }
+
+    async fn cache_remove_tag(&self, tag: &str) -> Result<(), CacheRefused> {
+        self.cache().remove_tag(tag).await
+    }
+
+    async fn cache_fill(&self, key: &str) -> Result<CacheFilling, CacheRefused> {
+        self.cache().fill(key).await
+    }
 }
 
 fn unanswered(error: StoreError) -> AskError {
@@ -113,6 +141,13 @@ fn within(statistics: Vec<Statistics>, bytes_max: usize) -> Result<Vec<Statistic
 }
 
 impl AttemptPort {
+    fn cache(&self) -> &PluginCache {
+        self.cache.get_or_init(|| {
+            let (cache, tenant) = (self.shared.cache.clone(), self.policy.row(self.tenant));
+            PluginCache::new(cache, tenant, &self.loaded)
+        })
+    }
+
     fn promise(&self, more: u64) -> Result<(), ReserveError> {
         let policy = &self.policy.policy;
         let mut children = self.children.lock();

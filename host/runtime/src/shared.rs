@@ -14,8 +14,8 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::batch::job::BatchJob;
 use crate::batch::{self, BatchFigures, Batches};
-use crate::cache::Cache;
-use crate::catalog::Catalog;
+use crate::cache::{self, Cache};
+use crate::catalog::{Catalog, Snapshot};
 use crate::direct::Direct;
 use crate::expirer::TimeOuts;
 use crate::gauge::Gauge;
@@ -100,10 +100,16 @@ impl Shared {
         }
     }
 
-    /// The plugins have changed: other hosts read them again.
-    pub(crate) async fn swapped(&self) {
+    /// The plugins have changed since `before`: other hosts read them again, and what components that no longer run have
+    /// kept in the cache goes.
+    pub(crate) async fn swapped(&self, before: &Snapshot) {
         batch::refresh(self).await;
         self.signals.tell(Signal { catalog: true, ..Signal::default() });
+        for plugin in self.catalog.gone_since(before) {
+            if let Some(entry) = self.tenant(plugin.tenant) {
+                cache::plugin::forget(&self.cache, &entry.row(plugin.tenant), &plugin).await;
+            }
+        }
     }
 
     /// Tasks have ended: whoever waits for them, here or on another host, looks again.

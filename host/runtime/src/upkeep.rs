@@ -47,8 +47,9 @@ pub(crate) async fn sweep(shared: Arc<Shared>, stop: CancellationToken) {
         if !shared.catalog.is_draining() {
             continue;
         }
+        let before = shared.catalog.snapshot();
         match shared.catalog.sweep().await {
-            Ok(true) => shared.swapped().await,
+            Ok(true) => shared.swapped(&before).await,
             Ok(false) => {}
             Err(error) => tracing::warn!(error = %error, "a drained plugin could not be removed"),
         }

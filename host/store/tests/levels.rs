@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use keiko_core::cache::{CacheKey, Installation, Namespace, Stamp, Tag};
 use keiko_core::catalog::Tenant;
-use keiko_core::id::TenantId;
+use keiko_core::id::{Digest, TenantId};
 use keiko_core::port::{Backplane, CacheLevel, Change, ChangeKind, Heard, Kept, LevelUsage};
 use keiko_store::memory::{LevelFault, MemoryLevel};
 use keiko_store::redis::RedisLevel;
@@ -86,7 +86,8 @@ fn installation() -> Installation {
 }
 
 fn key(tenant: &Tenant, text: &str) -> CacheKey {
-    CacheKey::new(tenant, &Namespace::of_plugin(&"films".parse().unwrap()), text).unwrap()
+    let part = Namespace::of_plugin(&"films".parse().unwrap(), &Digest([7; 32]));
+    CacheKey::new(tenant, &part, text).unwrap()
 }
 
 fn kept(key: &CacheKey, stamp: u64, bytes: impl Into<Bytes>) -> Kept {
@@ -184,19 +185,20 @@ async fn another_tenant_or_part_has_other_entries_under_one_key(world: &World) {
     let keys = [
         key(&world.ada, "k"),
         key(&world.bob, "k"),
+        CacheKey::new(&world.ada, &Namespace::of_plugin(&films, &Digest([8; 32])), "k").unwrap(),
         CacheKey::new(&world.ada, &Namespace::shared(&films), "k").unwrap(),
         CacheKey::new(&world.ada, &Namespace::of_results(&films), "k").unwrap(),
     ];
-    for (key, bytes) in keys.iter().zip(["ada", "bob", "shared", "result"]) {
+    for (key, bytes) in keys.iter().zip(["ada", "bob", "other", "shared", "result"]) {
         assert_eq!(world.look(key).await, None);
         world.put(key, 1, bytes).await;
     }
-    for (key, bytes) in keys.iter().zip(["ada", "bob", "shared", "result"]) {
+    for (key, bytes) in keys.iter().zip(["ada", "bob", "other", "shared", "result"]) {
         assert_eq!(world.look(key).await.as_deref(), Some(bytes));
     }
     let usage = world.level.usage(&world.ada, NOW).await.unwrap();
-    assert_eq!(usage, LevelUsage { entries: 3, bytes: 27 + 3 + 6 + 6 });
-    assert_eq!(world.level.clear(&world.ada).await.unwrap(), 3);
+    assert_eq!(usage, LevelUsage { entries: 4, bytes: 36 + 3 + 5 + 6 + 6 });
+    assert_eq!(world.level.clear(&world.ada).await.unwrap(), 4);
     let left = [world.look(&keys[0]).await, world.look(&keys[1]).await];
     assert_eq!(left, [None, Some("bob".to_owned())]);
     assert_eq!(world.level.usage(&world.ada, NOW).await.unwrap(), LevelUsage::default());

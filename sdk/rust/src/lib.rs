@@ -34,7 +34,7 @@
 //! `processors: { "films" => films }`.
 //!
 //! What a plugin asks of the host stands in the modules named after the capabilities: [`agents`], [`attempt`],
-//! [`batch`], [`config`], [`history`], [`log`], [`progress`], [`tasks`]. A component imports only what its code reaches, and the
+//! [`batch`], [`cache`], [`config`], [`history`], [`log`], [`progress`], [`tasks`]. A component imports only what its code reaches, and the
 //! manifest's `wants` names the same.
 //!
 //! On any target but WebAssembly there is no host. Then lines go to standard error, progress is checked and
@@ -43,6 +43,7 @@
 pub mod agents;
 pub mod attempt;
 pub mod batch;
+pub mod cache;
 pub mod config;
 pub mod history;
 pub mod log;

@@ -130,7 +130,7 @@ mod tests {
     use super::*;
     use crate::cache::{Namespace, VALUE_BYTES_MAX, Wish, made, removed};
     use crate::catalog::Tenant;
-    use crate::id::{Digest, TenantId};
+    use crate::id::TenantId;
 
     const NOW: i64 = 1_800_000_000_000;
 
@@ -140,7 +140,7 @@ mod tests {
 
     fn key(tenant: &str, text: &str) -> CacheKey {
         let tenant = Tenant { id: TenantId(1), name: tenant.parse().unwrap() };
-        CacheKey::new(&tenant, &Namespace::of_plugin(&"films".parse().unwrap()), text).unwrap()
+        CacheKey::new(&tenant, &Namespace::shared(&"films".parse().unwrap()), text).unwrap()
     }
 
     fn sample() -> Entry {
@@ -148,7 +148,7 @@ mod tests {
             lifetime_ms: Some(1_000),
             stale_ms: 5_000,
             eager: Some(0.5),
-            tags: vec![Tag::given("a").unwrap(), Tag::of_component(&Digest([7; 32]))],
+            tags: vec![Tag::given("a").unwrap(), Tag::stored(&format!("@{}", "07".repeat(32))).unwrap()],
         };
         made(Content::Value(Bytes::from_static(b"value")), Stamp(0x0102_0304_0506_0708), &wish, 1, NOW, 0.0)
     }

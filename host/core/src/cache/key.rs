@@ -14,6 +14,8 @@ use crate::name::PluginName;
 const FORM: &str = "k1";
 /// Longest name of an installation, in bytes.
 const INSTALLATION_BYTES_MAX: usize = 64;
+/// Letters of a component's digest in the name of its part: enough for the components of one plugin.
+const COMPONENT_LETTERS: usize = 16;
 /// Longest part of a key that is shown when it is refused.
 const SHOWN: usize = 40;
 
@@ -82,9 +84,11 @@ impl FromStr for Installation {
 pub struct Namespace(Arc<str>);
 
 impl Namespace {
-    /// What a plugin keeps for itself.
-    pub fn of_plugin(plugin: &PluginName) -> Namespace {
-        Namespace(format!("p.{plugin}").into())
+    /// What one component of a plugin keeps for itself: another one, whichever host swaps it in, never meets it.
+    pub fn of_plugin(plugin: &PluginName, component: &Digest) -> Namespace {
+        let mut component = component.hex();
+        component.truncate(COMPONENT_LETTERS);
+        Namespace(format!("p.{plugin}@{component}").into())
     }
 
     /// What plugins of the tenant keep together.
@@ -131,13 +135,23 @@ impl fmt::Debug for Namespace {
     }
 }
 
-/// A part of the cache by the name that answers and operators give it: `p.films` is the plugin `films`' own, `s.films` a
-/// shared one, `r.films` results of its tasks.
+/// A part of the cache by the name that answers and operators give it: `p.films@0123456789abcdef` is the own one of a
+/// component of the plugin `films`, `s.films` a shared one, `r.films` results of its tasks.
 impl FromStr for Namespace {
     type Err = InvalidKey;
 
     fn from_str(text: &str) -> Result<Namespace, InvalidKey> {
-        let name = text.strip_prefix(['p', 's', 'r', 'h']).and_then(|rest| rest.strip_prefix('.'));
+        let is_component = |text: &str| {
+            text.len() == COMPONENT_LETTERS
+                && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        let name = match text.split_once('.') {
+            Some(("p", rest)) => {
+                rest.split_once('@').filter(|(_, component)| is_component(component)).map(|(name, _)| name)
+            }
+            Some(("s" | "r" | "h", name)) => Some(name),
+            _ => None,
+        };
         match name.map(PluginName::from_str) {
             Some(Ok(_)) => Ok(Namespace(text.into())),
             _ => Err(InvalidKey::Control {
@@ -159,9 +173,9 @@ impl Tag {
         Ok(Tag(format!("={text}").into()))
     }
 
-    /// The tag of everything that one component has made.
-    pub fn of_component(digest: &Digest) -> Tag {
-        Tag(format!("@{}", digest.hex()).into())
+    /// The tag of everything that one component of a plugin has made.
+    pub fn of_component(plugin: &PluginName, component: &Digest) -> Tag {
+        Tag(format!("@{plugin}.{}", component.hex()).into())
     }
 
     /// The tag that everything has without being told: removing it clears.
@@ -177,6 +191,16 @@ impl Tag {
     /// How it is stored.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The tag as somebody gave it, unless it is one of the host's own.
+    pub fn text(&self) -> Option<&str> {
+        self.0.strip_prefix('=')
+    }
+
+    /// The component that this is the tag of, as `PLUGIN.DIGEST`.
+    pub fn component(&self) -> Option<&str> {
+        self.0.strip_prefix('@')
     }
 }
 
@@ -283,14 +307,16 @@ mod tests {
     fn a_key_carries_installation_tenant_and_part() {
         let installation: Installation = "a1b2".parse().unwrap();
         let (ada, films) = (tenant(1, "ada"), "films".parse().unwrap());
-        let key = CacheKey::new(&ada, &Namespace::of_plugin(&films), "a:b").unwrap();
-        assert_eq!(key.external(&installation), "k1:a1b2:ada:p.films:a:b");
+        let part = |byte| Namespace::of_plugin(&films, &Digest([byte; 32]));
+        let key = CacheKey::new(&ada, &part(7), "a:b").unwrap();
+        assert_eq!(key.external(&installation), "k1:a1b2:ada:p.films@0707070707070707:a:b");
         assert!(key.external(&installation).starts_with(&CacheKey::external_of_tenant(&installation, &ada)));
         let others = [
-            CacheKey::new(&tenant(2, "bob"), &Namespace::of_plugin(&films), "a:b").unwrap(),
+            CacheKey::new(&tenant(2, "bob"), &part(7), "a:b").unwrap(),
+            CacheKey::new(&ada, &part(8), "a:b").unwrap(),
             CacheKey::new(&ada, &Namespace::shared(&films), "a:b").unwrap(),
             CacheKey::new(&ada, &Namespace::of_results(&films), "a:b").unwrap(),
-            CacheKey::new(&ada, &Namespace::of_plugin(&films), "a").unwrap(),
+            CacheKey::new(&ada, &part(7), "a").unwrap(),
             key.marker(&Tag::given("a:b").unwrap()),
         ];
         for other in &others {
@@ -301,7 +327,11 @@ mod tests {
 
     #[test]
     fn a_tag_that_somebody_gives_is_none_of_the_hosts() {
-        let component = Tag::of_component(&Digest([7; 32]));
+        let longest = "f".repeat(63).parse().unwrap();
+        let component = Tag::of_component(&longest, &Digest([7; 32]));
+        assert_eq!(Tag::stored(component.as_str()), Some(component.clone()));
+        assert_eq!((component.text(), Tag::given("=a").unwrap().text()), (None, Some("=a")));
+        assert!(component.component().is_some_and(|text| text.starts_with("fff") && text.ends_with("0707")));
         for text in [component.as_str(), "*"] {
             assert!(![component.clone(), Tag::everything()].contains(&Tag::given(text).unwrap()));
         }
@@ -321,9 +351,19 @@ mod tests {
         for bad in ["", "A", "a b", "a:b"] {
             assert!(bad.parse::<Installation>().is_err(), "{bad}");
         }
-        for (text, good) in
-            [("p.films", true), ("s.a", true), ("t.p.films", false), ("films", false), ("p.", false)]
-        {
+        let own = Namespace::of_plugin(&"films".parse().unwrap(), &Digest([7; 32]));
+        for (text, good) in [
+            (own.as_str(), true),
+            ("s.a", true),
+            ("r.films", true),
+            ("p.films", false),
+            ("p.films@07", false),
+            ("p.films@070707070707070G", false),
+            ("s.films@0707070707070707", false),
+            ("t.p.films@0707070707070707", false),
+            ("films", false),
+            ("s.", false),
+        ] {
             assert_eq!(text.parse::<Namespace>().is_ok(), good, "{text}");
         }
     }

@@ -17,8 +17,9 @@ pub use cache::{Backplane, CacheLevel, Change, ChangeKind, Heard, Kept, LevelUsa
 pub use catalog::{CatalogStore, Components};
 pub use clock::Clock;
 pub use runner::{
-    AskError, Attempt, AttemptFacts, BatchOutcome, BatchReport, BatchRun, Compiled, HostPort, InstallError,
-    ItemsError, ReserveError, Reserved, Runner, Stage,
+    AskError, Attempt, AttemptFacts, BatchOutcome, BatchReport, BatchRun, CacheFill, CacheFilling,
+    CacheRefused, Compiled, HostPort, InstallError, ItemsError, Keeping, ReserveError, Reserved, Runner,
+    Stage,
 };
 pub use signal::{Signal, Signals};
 pub use task::{

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::agent::{Agent, AgentFilter, AgentStatistics};
 use crate::batch::{Item, ItemOutcome, ItemWish, NewItem};
+use crate::cache::InvalidKey;
 use crate::code::Code;
 use crate::effect::{ChildWish, Effects};
 use crate::history::{DateRange, Statistics, UserTask};
@@ -262,6 +263,62 @@ pub enum AskError {
     Unavailable,
 }
 
+/// How a guest wants a value to be kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Keeping {
+    /// How long it may be read; `None` leaves it to the host.
+    pub lifetime_ms: Option<u64>,
+    /// What it has in common with others.
+    pub tags: Vec<String>,
+}
+
+/// Why the cache did not do what a guest asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CacheRefused {
+    /// A key is none.
+    #[error("{0}")]
+    Key(InvalidKey),
+    /// A tag is none.
+    #[error("{0}")]
+    Tag(InvalidKey),
+    /// More tags than an entry may have.
+    #[error("an entry has at most {0} tags")]
+    TooManyTags(u64),
+    /// More keys than a call may name.
+    #[error("a call names at most {0} keys")]
+    TooManyKeys(u64),
+    /// The value is larger than it may be.
+    #[error("the value exceeds the limit of {0} bytes")]
+    TooLarge(u64),
+    /// The values together are larger than an answer may be.
+    #[error("the answer exceeds the limit of {0} bytes")]
+    AnswerTooLarge(u64),
+    /// The lifetime is 0 or longer than it may be.
+    #[error("a lifetime is 1 to {0} milliseconds")]
+    Lifetime(u64),
+    /// The right to compute has gone to another.
+    #[error("the right to compute this value has gone to another")]
+    Lost,
+    /// Trying again may help.
+    #[error("the host cannot answer now")]
+    Unavailable,
+}
+
+/// The right to compute a value. Dropped, it goes to the next who waits.
+#[async_trait]
+pub trait CacheFill: Send + Sync + 'static {
+    /// Keeps the value and hands it to all who wait.
+    async fn complete(self: Box<Self>, value: Bytes, keeping: Keeping) -> Result<(), CacheRefused>;
+}
+
+/// A value, or the right to compute it.
+pub enum CacheFilling {
+    /// The value.
+    Hit(Bytes),
+    /// The right.
+    Fill(Box<dyn CacheFill>),
+}
+
 /// What one running attempt may ask of the runtime. Made for the attempt, so that it answers of the attempt's tenant
 /// only; dropping it gives back whatever was reserved and not settled. Where no store is behind it, questions about the
 /// tenant's data are `Unavailable`.
@@ -313,5 +370,30 @@ pub trait HostPort: Send + Sync + 'static {
     /// Tasks created in the range by plugin, kind and state, in that order.
     async fn statistics(&self, _range: DateRange) -> Result<Vec<Statistics>, AskError> {
         Err(AskError::Unavailable)
+    }
+
+    /// What the cache has under these keys, in their order.
+    async fn cache_get(&self, _keys: &[String]) -> Result<Vec<Option<Bytes>>, CacheRefused> {
+        Err(CacheRefused::Unavailable)
+    }
+
+    /// Keeps a value.
+    async fn cache_set(&self, _key: &str, _value: Bytes, _keeping: Keeping) -> Result<(), CacheRefused> {
+        Err(CacheRefused::Unavailable)
+    }
+
+    /// Removes a key.
+    async fn cache_remove(&self, _key: &str) -> Result<(), CacheRefused> {
+        Err(CacheRefused::Unavailable)
+    }
+
+    /// Removes everything that has a tag.
+    async fn cache_remove_tag(&self, _tag: &str) -> Result<(), CacheRefused> {
+        Err(CacheRefused::Unavailable)
+    }
+
+    /// The value of a key or the right to compute it; waits while another has the right.
+    async fn cache_fill(&self, _key: &str) -> Result<CacheFilling, CacheRefused> {
+        Err(CacheRefused::Unavailable)
     }
 }

@@ -4,6 +4,7 @@
 mod agents;
 mod attempt;
 mod batch;
+pub(crate) mod cache;
 mod config;
 mod history;
 mod log;
@@ -30,6 +31,7 @@ pub(crate) const INTERFACES: &[(&str, &str)] = &[
     ("keiko:history/history", "0.1.0"),
     (adapt::EXIT, adapt::EXIT_VERSION),
     ("keiko:batch/batch", "0.1.0"),
+    ("keiko:cache/cache", "0.1.0"),
     ("wasi:io/error", wasi::VERSION),
     ("wasi:io/poll", wasi::VERSION),
     ("wasi:io/streams", wasi::VERSION),

@@ -156,6 +156,43 @@ pub const HISTORY: Import = Import {
     instance: "$history",
 };
 
+/// A guest that drops fills takes [`Guest::dropping_fills`] instead.
+pub const CACHE: Import = Import {
+    interface: r#"(import "keiko:cache/cache@0.1.0" (instance $cache
+        (type $error' (variant (case "invalid-key" string) (case "invalid-tag" string) (case "too-many-tags" u64)
+            (case "too-many-keys" u64) (case "value-too-large" u64) (case "answer-too-large" u64)
+            (case "invalid-lifetime" u64) (case "fill-held") (case "fill-lost") (case "denied") (case "unavailable")
+            (case "other" string)))
+        (export "error" (type $error (eq $error')))
+        (type $keeping' (record (field "lifetime-ms" (option u64)) (field "tags" (list string))))
+        (export "keeping" (type $keeping (eq $keeping')))
+        (export "fill" (type $fill (sub resource)))
+        (type $filling' (variant (case "hit" (list u8)) (case "fill" (own $fill))))
+        (export "filling" (type $filling (eq $filling')))
+        (export "[method]fill.complete" (func (param "self" (borrow $fill)) (param "value" (list u8))
+            (param "keeping" $keeping) (result (result (error $error)))))
+        (export "get" (func (param "key" string) (result (result (option (list u8)) (error $error)))))
+        (export "get-many" (func (param "keys" (list string))
+            (result (result (list (option (list u8))) (error $error)))))
+        (export "set" (func (param "key" string) (param "value" (list u8)) (param "keeping" $keeping)
+            (result (result (error $error)))))
+        (export "remove" (func (param "key" string) (result (result (error $error)))))
+        (export "remove-tag" (func (param "tag" string) (result (result (error $error)))))
+        (export "get-or-fill" (func (param "key" string) (result (result $filling (error $error)))))))"#,
+    functions: &[
+        ("get", "get", "(param i32 i32 i32)"),
+        ("get-many", "get-many", "(param i32 i32 i32)"),
+        // key; value; lifetime: (some, number); tags; answer.
+        ("set", "set", "(param i32 i32 i32 i32 i32 i64 i32 i32 i32)"),
+        ("remove", "remove", "(param i32 i32 i32)"),
+        ("remove-tag", "remove-tag", "(param i32 i32 i32)"),
+        ("get-or-fill", "get-or-fill", "(param i32 i32 i32)"),
+        // fill; value; lifetime; tags; answer.
+        ("complete", "[method]fill.complete", "(param i32 i32 i32 i32 i64 i32 i32 i32)"),
+    ],
+    instance: "$cache",
+};
+
 pub const WALL_CLOCK: Import = Import {
     interface: r#"(import "wasi:clocks/wall-clock@0.2.0" (instance $wall
         (type $datetime' (record (field "seconds" u64) (field "nanoseconds" u32)))
@@ -371,6 +408,17 @@ impl Guest {
     pub fn import(mut self, text: &str) -> Guest {
         self.core_imports.push_str(text);
         self
+    }
+
+    /// Imports the cache and `$drop-fill`.
+    pub fn dropping_fills(self) -> Guest {
+        self.with(CACHE)
+            .component(
+                r#"(alias export $cache "fill" (type $fill)) (core func $drop-fill (canon resource.drop $fill))
+                (core instance $drops (export "fill" (func $drop-fill)))"#,
+            )
+            .argument(r#"(with "drops" (instance $drops))"#)
+            .import(r#"(import "drops" "fill" (func $drop-fill (param i32)))"#)
     }
 
     /// The memory starts with, and may be bounded by, these pages.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use async_trait::async_trait;
@@ -15,8 +16,8 @@ use keiko_core::outcome::{AttemptReport, Failure, Outcome};
 use keiko_core::page::Page;
 use keiko_core::policy::{BUDGET_DEFAULT, Budget, BudgetRequest, Grants, Limit};
 use keiko_core::port::{
-    AskError, Attempt, AttemptFacts, Compiled, Components, HostPort, InstallError, ReserveError, Reserved,
-    Runner, StoreError,
+    AskError, Attempt, AttemptFacts, CacheFill, CacheFilling, CacheRefused, Compiled, Components, HostPort,
+    InstallError, Keeping, ReserveError, Reserved, Runner, StoreError,
 };
 use keiko_core::stop::Stop;
 use keiko_core::task::{Lineage, Payload};
@@ -103,9 +104,49 @@ pub struct Port {
     pub unanswered: Option<AskError>,
     /// What was asked about the tenant's data, as it came.
     pub asked: Mutex<Vec<String>>,
+    /// What the cache has under every key.
+    pub cached: Option<Bytes>,
+    /// What every question to the cache is answered with, when it is not answered.
+    pub uncached: Option<CacheRefused>,
+    /// What became of the fills that were given.
+    pub fills: Arc<Fills>,
+}
+
+/// What became of fills.
+#[derive(Default)]
+pub struct Fills {
+    pub completed: Mutex<Vec<(Bytes, Keeping)>>,
+    pub given_up: AtomicUsize,
+}
+
+struct Fill {
+    fills: Arc<Fills>,
+    is_completed: bool,
+}
+
+#[async_trait]
+impl CacheFill for Fill {
+    async fn complete(mut self: Box<Self>, value: Bytes, keeping: Keeping) -> Result<(), CacheRefused> {
+        self.is_completed = true;
+        self.fills.completed.lock().unwrap().push((value, keeping));
+        Ok(())
+    }
+}
+
+impl Drop for Fill {
+    fn drop(&mut self) {
+        if !self.is_completed {
+            self.fills.given_up.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Port {
+    fn cached<T>(&self, asked: String, answer: T) -> Result<T, CacheRefused> {
+        self.asked.lock().unwrap().push(asked);
+        self.uncached.clone().map_or(Ok(answer), Err)
+    }
+
     fn answer<T>(&self, asked: String, answer: T) -> Result<T, AskError> {
         self.asked.lock().unwrap().push(asked);
         self.unanswered.clone().map_or(Ok(answer), Err)
@@ -165,6 +206,34 @@ impl HostPort for Port {
 
     async fn statistics(&self, range: DateRange) -> Result<Vec<Statistics>, AskError> {
         self.answer(format!("{} {}", range.from_ms, range.to_ms), self.statistics.clone())
+    }
+
+    async fn cache_get(&self, keys: &[String]) -> Result<Vec<Option<Bytes>>, CacheRefused> {
+        self.cached(format!("get {keys:?}"), vec![self.cached.clone(); keys.len()])
+    }
+
+    async fn cache_set(&self, key: &str, value: Bytes, keeping: Keeping) -> Result<(), CacheRefused> {
+        self.cached(format!("set {key} {value:?} {:?} {:?}", keeping.lifetime_ms, keeping.tags), ())
+    }
+
+    async fn cache_remove(&self, key: &str) -> Result<(), CacheRefused> {
+        self.cached(format!("remove {key}"), ())
+    }
+
+    async fn cache_remove_tag(&self, tag: &str) -> Result<(), CacheRefused> {
+        self.cached(format!("remove-tag {tag}"), ())
+    }
+
+    async fn cache_fill(&self, key: &str) -> Result<CacheFilling, CacheRefused> {
+        if self.never_answers {
+            std::future::pending::<()>().await;
+        }
+        let fill = || Fill { fills: Arc::clone(&self.fills), is_completed: false };
+        let filling = match &self.cached {
+            Some(value) => CacheFilling::Hit(value.clone()),
+            None => CacheFilling::Fill(Box::new(fill())),
+        };
+        self.cached(format!("fill {key}"), filling)
     }
 }
 

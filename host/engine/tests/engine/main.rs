@@ -8,6 +8,7 @@ mod guest;
 mod host;
 
 mod artifacts;
+mod cache;
 mod calls;
 mod data;
 mod ends;

@@ -4,8 +4,8 @@ use keiko_core::outcome::{AttemptReport, Taint};
 use keiko_core::task::Payload;
 
 use crate::guest::{
-    AGENTS, ATTEMPT, CONFIG, Guest, HISTORY, INSECURE, INSECURE_SEED, LOG, MONOTONIC_CLOCK, PROGRESS, RANDOM,
-    STDERR, TASKS, WALL_CLOCK, guest,
+    AGENTS, ATTEMPT, CACHE, CONFIG, Guest, HISTORY, INSECURE, INSECURE_SEED, LOG, MONOTONIC_CLOCK, PROGRESS,
+    RANDOM, STDERR, TASKS, WALL_CLOCK, guest,
 };
 use crate::host::{NOW_MS, Run, completed};
 
@@ -24,6 +24,8 @@ fn each_question_to_the_outside_taints() {
         (CONFIG, "(call $config-get (i32.const 0) (i32.const 1) (i32.const 2048))", Taint::CONFIG),
         (TASKS, submit.as_str(), Taint::TASKS),
         (AGENTS, "(call $load (i32.const 0) (i32.const 0) (i32.const 2048))", Taint::AGENTS),
+        (CACHE, "(call $get (i32.const 16) (i32.const 4) (i32.const 2048))", Taint::CACHE),
+        (CACHE, "(call $get-or-fill (i32.const 16) (i32.const 4) (i32.const 2048))", Taint::CACHE),
         (HISTORY, "(call $summarize (i64.const 0) (i64.const 1) (i32.const 2048))", Taint::HISTORY),
     ] {
         let report = Run::of(guest(&format!("{call} (call $done)")).with(import)).report();

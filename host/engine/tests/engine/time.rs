@@ -8,7 +8,7 @@ use keiko_core::outcome::Outcome;
 use keiko_core::policy::{BUDGET_CEILING, Grants, Limit};
 use keiko_core::stop::StopReason;
 
-use crate::guest::{ATTEMPT, Guest, MONOTONIC_CLOCK, TASKS, guest};
+use crate::guest::{ATTEMPT, CACHE, Guest, MONOTONIC_CLOCK, TASKS, guest};
 use crate::host::{Port, Run, block_on, completed, failed, install};
 
 /// What an attempt may take beyond its deadline here: a tick, and a busy machine.
@@ -66,6 +66,13 @@ fn a_wait_for_a_clock_ends_at_its_deadline() {
 fn a_host_call_that_never_answers_ends_at_its_deadline() {
     let never = || Port { never_answers: true, ..Port::default() };
     ends_at_its_deadline(Run::of(submits()).port(never()).wall_ms(50));
+}
+
+#[test]
+fn a_wait_for_a_value_that_another_computes_ends_at_its_deadline() {
+    let waits = guest("(call $get-or-fill (i32.const 16) (i32.const 4) (i32.const 2048)) (call $done)");
+    let never = Port { never_answers: true, ..Port::default() };
+    ends_at_its_deadline(Run::of(waits.with(CACHE)).port(never).wall_ms(50));
 }
 
 fn heartbeat(mut run: Run, ms: u64) -> Run {

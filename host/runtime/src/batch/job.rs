@@ -4,7 +4,7 @@
 //! meantime.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -133,7 +133,8 @@ async fn work(shared: &Arc<Shared>, job: &BatchJob, slot: &mut Option<OwnedSemap
         entry: Arc::clone(&entry),
         tenant: batch.group.tenant,
         policy: Arc::clone(tenant),
-        plugin: loaded.plugin.name.clone(),
+        loaded: Arc::clone(&loaded),
+        cache: OnceLock::new(),
         lineage: Lineage::root(id),
         children: Mutex::new(0),
         promised: Promised::new(shared, batch.group.tenant),

@@ -15,6 +15,7 @@ mod figures;
 mod fill;
 mod hear;
 mod memory;
+pub(crate) mod plugin;
 mod read;
 mod recovery;
 mod tier;

@@ -4,5 +4,9 @@
 
 mod computing;
 mod levels;
+mod plugins;
 mod simulation;
+#[allow(dead_code, reason = "shared with the tests of tasks, which use more of it")]
+#[path = "../support/mod.rs"]
+mod support;
 mod world;

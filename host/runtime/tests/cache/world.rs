@@ -91,7 +91,7 @@ impl World {
 }
 
 pub fn namespace() -> Namespace {
-    Namespace::of_plugin(&"films".parse().unwrap())
+    Namespace::shared(&"films".parse().unwrap())
 }
 
 pub fn key(tenant: &Tenant, text: &str) -> CacheKey {

@@ -6,6 +6,7 @@
 mod agent;
 mod batch;
 mod body;
+mod cache;
 mod caller;
 mod dto;
 mod gate;
@@ -36,7 +37,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use keiko_core::port::{Clock, Components};
 use keiko_core::{Code, TenantId, TenantName};
 use keiko_engine::Engine;
@@ -117,6 +118,9 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/batches/{processor}/dead/{item}", get(batch::one_dead).delete(batch::drop_dead))
         .route("/v1/batches/{processor}/dead/{item}/retry", post(batch::retry_dead))
         .route("/v1/usage", get(usage::get))
+        .route("/v1/cache", get(cache::usage).delete(cache::clear))
+        .route("/v1/cache/entry", get(cache::explain).delete(cache::remove))
+        .route("/v1/cache/tag", delete(cache::remove_tag))
         .route("/v1/plugins", post(plugin::install).get(plugin::list))
         .route("/v1/plugins/{name}", get(plugin::get).delete(plugin::remove))
         .route("/v1/plugins/{name}/component", get(plugin::component))

@@ -3,6 +3,7 @@
 mod agent;
 mod batch;
 mod bench;
+mod cache;
 mod client;
 mod config;
 mod db;
@@ -78,6 +79,9 @@ enum Command {
     Batch(batch::Command),
     /// Show how many tasks of each kind and state there were, and how long they ran
     Stats(stats::Arguments),
+    /// Look into the tenant's cache, and take things out of it
+    #[command(subcommand)]
+    Cache(cache::Command),
     /// Show every setting a host would run with, and where it comes from
     Config(config::Arguments),
     /// Look after the database of a host
@@ -107,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::User(command) => end(user::user(command)),
         Command::Batch(command) => end(batch::batch(command)),
         Command::Stats(arguments) => end(stats::stats(&arguments)),
+        Command::Cache(command) => end(cache::cache(command)),
         Command::Config(arguments) => end(config::config(&arguments)),
         Command::Db(command) => end(db::db(command)),
         Command::Token(command) => end(token::token(command)),

@@ -13,8 +13,8 @@ const KINDS_MAX: usize = 100;
 const PROCESSORS_MAX: usize = 100;
 const NAME_BYTES_MAX: usize = 63;
 const DESCRIPTION_BYTES_MAX: usize = 1_000;
-const CAPABILITIES: [&str; 8] =
-    ["agents", "attempt", "batch", "config", "history", "log", "progress", "tasks"];
+const CAPABILITIES: [&str; 9] =
+    ["agents", "attempt", "batch", "cache", "config", "history", "log", "progress", "tasks"];
 const KIND_LIMITS: [&str; 7] = [
     "fuel",
     "memory-mib",
@@ -94,9 +94,12 @@ impl Mistakes {
 
     /// Returns the description.
     fn plugin(&mut self, plugin: &Table) -> String {
-        self.unknown(plugin, "[plugin]", &["name", "version", "description", "wants"]);
+        self.unknown(plugin, "[plugin]", &["name", "version", "description", "wants", "shared-cache"]);
         self.name(plugin, "[plugin]", "name", is_in_plugin_name);
         self.name(plugin, "[plugin]", "version", is_in_version_name);
+        if plugin.contains_key("shared-cache") {
+            self.name(plugin, "[plugin]", "shared-cache", is_in_plugin_name);
+        }
         match plugin.get("wants") {
             None => {}
             Some(Value::Array(wants)) => self.wants(wants),

@@ -6,7 +6,7 @@
 use std::fmt::Display;
 
 use crate::log::Level;
-use crate::{agents, attempt, batch, config, history, progress, tasks};
+use crate::{agents, attempt, batch, cache, config, history, progress, tasks};
 
 /// The host's limit on a progress message.
 const PROGRESS_MESSAGE_BYTES_MAX: usize = 1024;
@@ -76,6 +76,42 @@ pub(crate) fn user_tasks(
 
 pub(crate) fn summarize(_from_ms: u64, _to_ms: u64) -> Result<Vec<history::Statistics>, history::Error> {
     Err(history::Error::Unavailable)
+}
+
+/// Nobody has the right to compute where there is no cache.
+#[derive(Debug)]
+pub(crate) enum Fill {}
+
+pub(crate) fn cache_get(_key: &str) -> Result<Option<Vec<u8>>, cache::Error> {
+    Err(cache::Error::Unavailable)
+}
+
+pub(crate) fn cache_get_many(_keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, cache::Error> {
+    Err(cache::Error::Unavailable)
+}
+
+pub(crate) fn cache_set(_key: &str, _value: &[u8], _keeping: &cache::Keeping) -> Result<(), cache::Error> {
+    Err(cache::Error::Unavailable)
+}
+
+pub(crate) fn cache_remove(_key: &str) -> Result<(), cache::Error> {
+    Err(cache::Error::Unavailable)
+}
+
+pub(crate) fn cache_remove_tag(_tag: &str) -> Result<(), cache::Error> {
+    Err(cache::Error::Unavailable)
+}
+
+pub(crate) fn cache_get_or_fill(_key: &str) -> Result<cache::Filling, cache::Error> {
+    Err(cache::Error::Unavailable)
+}
+
+pub(crate) fn cache_complete(
+    fill: &Fill,
+    _value: &[u8],
+    _keeping: &cache::Keeping,
+) -> Result<(), cache::Error> {
+    match *fill {}
 }
 
 fn line(level: Level, message: &str, fields: &[(&str, &dyn Display)]) -> String {

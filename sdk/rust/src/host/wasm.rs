@@ -1,6 +1,7 @@
 //! The host's side in a component: each function is one call through the bindings, with the types turned over.
 
 mod batch;
+mod cache;
 mod data;
 
 use std::fmt::Display;
@@ -11,6 +12,7 @@ use crate::bindings::keiko::{attempt, config, log, progress, tasks};
 use crate::{Failure, Payload, TaskPlugin};
 
 pub(crate) use batch::*;
+pub(crate) use cache::*;
 pub(crate) use data::*;
 
 pub(crate) fn log(level: crate::log::Level, message: &str, fields: &[(&str, &dyn Display)]) {
