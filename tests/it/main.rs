@@ -14,6 +14,7 @@ mod database;
 mod family;
 mod hostile;
 mod logs;
+mod memoize;
 mod plugins;
 mod postgres;
 mod programs;

@@ -17,6 +17,7 @@ pub mod id;
 pub mod limit;
 pub mod log;
 pub mod manifest;
+pub mod memo;
 pub mod name;
 pub mod outcome;
 pub mod page;

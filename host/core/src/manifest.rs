@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Wish;
+use crate::cache::LIFETIME_MS_MAX;
 use crate::effect::check_content_type;
 use crate::limit::{MIB, PROCESSORS_MAX, TIME_OUT_MS_MAX};
 use crate::name::{KindName, PluginName, ProcessorName, VersionName};
@@ -113,9 +114,52 @@ pub struct KindSection {
     /// When a task is tried again.
     #[serde(default, skip_serializing_if = "RetryRequest::is_empty")]
     pub retry: RetryRequest,
+    /// That results of its pure attempts are kept for later tasks with the same input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memoize: Option<MemoizeSection>,
     /// How the program is run, when the component is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<CommandSection>,
+}
+
+/// The `memoize` table of a kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct MemoizeSection {
+    /// Seconds for which a result is good.
+    #[serde(default = "memoize_ttl_s")]
+    pub ttl_s: u64,
+    /// What the keys of the results begin with, and the tag that they have; the kind's name when none is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_prefix: Option<String>,
+    /// Whether a result that is `null` is kept, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cache_none: bool,
+}
+
+/// Longest `key-prefix`, in bytes.
+pub const KEY_PREFIX_BYTES_MAX: usize = 63;
+
+fn memoize_ttl_s() -> u64 {
+    3_600
+}
+
+impl MemoizeSection {
+    fn check(&self) -> Result<(), String> {
+        let ttl_s_max = LIFETIME_MS_MAX / 1_000;
+        if !(1..=ttl_s_max).contains(&self.ttl_s) {
+            return Err(format!("`ttl-s` is 1 to {ttl_s_max}, not {}", self.ttl_s));
+        }
+        let fits = |prefix: &String| {
+            (1..=KEY_PREFIX_BYTES_MAX).contains(&prefix.len()) && !prefix.chars().any(char::is_control)
+        };
+        if !self.key_prefix.as_ref().is_none_or(fits) {
+            return Err(format!(
+                "`key-prefix` is 1 to {KEY_PREFIX_BYTES_MAX} bytes without control characters"
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// The `[kind.command]` table, of a component that is a WASI program.
@@ -347,6 +391,9 @@ impl Manifest {
             if let Err(fact) = kind.retry.check() {
                 return invalid(format!("the kind `{}`: {fact}", kind.name));
             }
+            if let Some(Err(problem)) = kind.memoize.as_ref().map(MemoizeSection::check) {
+                return invalid(format!("`memoize` of the kind `{}`: {problem}", kind.name));
+            }
             if let Some(Err(problem)) = kind.command.as_ref().map(CommandSection::check) {
                 return invalid(format!("the command of the kind `{}`: {problem}", kind.name));
             }
@@ -412,6 +459,7 @@ queued-timeout-s = 5
 total-timeout-s = 6
 heartbeat-timeout-s = 7
 retry = { first-ms = 8, factor = 3, codes = ["trap"] }
+memoize = { key-prefix = "facts" }
 
 [[processor]]
 name = "by-decade"
@@ -433,6 +481,8 @@ memory-mib = 3
         assert_eq!(times, (Some(5_000), Some(6_000), Some(7_000)));
         assert_eq!((budget.retry.first_ms, budget.retry.factor), (Some(8), Some(3)));
         assert!(budget.retry.codes.unwrap().contains(Code::Trap));
+        let memoize = manifest.kinds[0].memoize.as_ref().unwrap();
+        assert_eq!((memoize.ttl_s, memoize.cache_none), (3_600, false));
         let processor = manifest.processor(&"by-decade".parse().unwrap()).unwrap();
         assert_eq!((processor.wish().items, processor.wish().ordered), (Some(50), true));
         assert_eq!(manifest.memory_bytes_max(), Some(3 * MIB));
@@ -481,6 +531,11 @@ memory-mib = 3
         check("\"trap\"", "\"tarp\"", "`tarp` is not a code");
         check("movie-facts", "../etc", "plugin name");
         check("shared-cache = \"films\"", "shared-cache = \"a b\"", "plugin name");
+        check("key-prefix = \"facts\"", "ttl-s = 0", "`ttl-s` is 1 to 2592000, not 0");
+        check("key-prefix = \"facts\"", "ttl-s = 2592001", "`memoize` of the kind `normalise`");
+        check("\"facts\"", "\"\"", "`key-prefix` is 1 to 63 bytes");
+        check("\"facts\"", &format!("\"{}\"", "f".repeat(KEY_PREFIX_BYTES_MAX + 1)), "`key-prefix`");
+        check("key-prefix = \"facts\"", "ttl = 5", "unknown field `ttl`");
         check("Facts of films.", "a\\nb", "control characters");
         check("attempts = 4", "[[kind]]\nname = \"normalise\"", "stands twice");
         check("items = 50", "items = 0", "the processor `by-decade`: `items` is 0");

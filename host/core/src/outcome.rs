@@ -166,6 +166,19 @@ pub struct AttemptReport {
     pub log: LogBuffer,
 }
 
+impl AttemptReport {
+    /// An outcome without a run.
+    pub fn unrun(outcome: Outcome) -> AttemptReport {
+        AttemptReport {
+            outcome,
+            meter: Meter::default(),
+            taint: Taint::NONE,
+            effects: Effects::default(),
+            log: LogBuffer::default(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

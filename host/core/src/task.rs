@@ -240,6 +240,8 @@ pub struct AttemptRecord {
     pub effects: u32,
     /// The plugin version it ran; `None` when there was none to run.
     pub version: Option<VersionId>,
+    /// The task whose kept result it has, when nothing was run.
+    pub memoized_from: Option<TaskId>,
 }
 
 /// What a task becomes.

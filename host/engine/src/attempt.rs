@@ -108,13 +108,7 @@ pub(crate) fn unworked(failure: Failure) -> BatchReport {
 
 /// The report of an attempt that did not begin, or whose end is lost.
 pub(crate) fn refused(failure: Failure) -> AttemptReport {
-    AttemptReport {
-        outcome: Outcome::Failed(failure),
-        meter: Meter::default(),
-        taint: Taint::NONE,
-        effects: Effects::default(),
-        log: LogBuffer::default(),
-    }
+    AttemptReport::unrun(Outcome::Failed(failure))
 }
 
 /// A store with every limit set.

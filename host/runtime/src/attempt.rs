@@ -9,8 +9,7 @@ use keiko_core::catalog::Plugin;
 use keiko_core::code::Code;
 use keiko_core::effect::Effects;
 use keiko_core::limit::{RUN_WALL_MS_MAX, SetBy};
-use keiko_core::log::LogBuffer;
-use keiko_core::outcome::{AttemptReport, Failure, Meter, Outcome, Taint};
+use keiko_core::outcome::{AttemptReport, Failure, Outcome};
 use keiko_core::policy::{Budget, BudgetRequest, Limit};
 use keiko_core::port::{Attempt, AttemptFacts, HostPort};
 use keiko_core::retry::{History, RetryPolicy, decide};
@@ -24,10 +23,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::batch::promise::Promised;
 use crate::catalog::Handler;
 use crate::long::{self, Report};
+use crate::memo::Memo;
 use crate::port::AttemptPort;
 use crate::running::Entry;
 use crate::settler::Ended;
-use crate::shared::{Leased, Shared, TenantEntry};
+use crate::shared::{Counters, Leased, Shared, TenantEntry};
 
 /// Runs the attempt of a job. `None` when its end is no longer this host's to tell. `slot` is its room on the worker,
 /// which a long attempt gives back.
@@ -42,21 +42,16 @@ pub(crate) async fn run(
         tracing::warn!(error = %error, "the plugins could not be read again");
     }
     let run = prepare(shared, &wanted(&job), entry);
-    let (report, port, handler, attempts_max) = match run {
+    let (report, memoized_from, ran, attempts_max) = match run {
         Ok(run) => {
-            let noted = shared.journal.as_ref().map(|journal| journal.start(job.task.id, job.task.token));
-            let report = run.drive(shared, slot).await;
-            if let (Some(journal), Some(Ok(noted))) = (&shared.journal, noted)
-                && let Err(error) = journal.end(noted)
-            {
-                tracing::warn!(error = %error, "the journal of running attempts cannot be written");
-            }
+            let (report, memoized_from) = report_of(shared, &job, &run, slot).await;
             let attempts_max = run.attempt.facts.attempts_max;
-            (report, Some(run.port), Some(run.handler), attempts_max)
+            (report, memoized_from, Some((run.port, run.handler)), attempts_max)
         }
         // Without a handler there is nothing to try again with: the attempts of the task do not matter.
         Err(failure) => (Some(unstarted(failure)), None, None, 1),
     };
+    let (port, handler) = ran.unzip();
     shared.running.remove(job.task.id, job.task.token);
     // Without a report the host has stopped before its guest did, and the lease ends by itself.
     let report = report?;
@@ -88,12 +83,39 @@ pub(crate) async fn run(
             taint: report.taint,
             effects: asked,
             version,
+            memoized_from,
         },
         effects,
         log: report.log.encode(),
         charge,
     };
     Some(Ended { holder: job.holder, group: job.task.group, settlement, port })
+}
+
+/// What came of an attempt, or what is kept of an equal one, with the task of that.
+async fn report_of(
+    shared: &Shared,
+    job: &Leased,
+    run: &Run,
+    slot: &mut Option<OwnedSemaphorePermit>,
+) -> (Option<AttemptReport>, Option<TaskId>) {
+    if let Some(memo) = &run.memo
+        && let Some(kept) = memo.find(&shared.cache).await
+    {
+        Counters::add(&shared.counters.memoized, 1);
+        return (Some(AttemptReport::unrun(Outcome::Completed(kept.result))), Some(kept.from));
+    }
+    let noted = shared.journal.as_ref().map(|journal| journal.start(job.task.id, job.task.token));
+    let report = run.drive(shared, slot).await;
+    if let (Some(journal), Some(Ok(noted))) = (&shared.journal, noted)
+        && let Err(error) = journal.end(noted)
+    {
+        tracing::warn!(error = %error, "the journal of running attempts cannot be written");
+    }
+    if let (Some(memo), Some(report)) = (&run.memo, &report) {
+        memo.keep(&shared.cache, job.task.id, report);
+    }
+    (report, None)
 }
 
 /// What the attempt is charged to: the tree it is below, or the one it opens.
@@ -169,6 +191,8 @@ pub(crate) struct Run {
     port: Arc<AttemptPort>,
     entry: Arc<Entry>,
     handler: Handler,
+    /// Where its result is kept, when its kind wants that.
+    memo: Option<Memo>,
 }
 
 impl Run {
@@ -209,6 +233,8 @@ pub(crate) fn prepare(shared: &Arc<Shared>, wanted: &Wanted<'_>, entry: Arc<Entr
         return Err(over.failure(limit_ms));
     }
     let mut budget = budget(&tenant.policy, &handler.budget(), wanted.budget);
+    // What is left for its tree ends a task or does not; what results depend on are its own limits.
+    let limits = budget;
     if let Some(tree) = wanted.tree {
         tree.cut(&mut budget)?;
     }
@@ -220,7 +246,7 @@ pub(crate) fn prepare(shared: &Arc<Shared>, wanted: &Wanted<'_>, entry: Arc<Entr
     }
     let plugin = &handler.loaded.plugin;
     let grants = if wanted.is_task { &tenant.grants } else { &tenant.run_grants };
-    let attempt = Attempt {
+    let mut attempt = Attempt {
         facts: facts(wanted, tenant, &budget),
         digest: plugin.current.digest,
         kind: handler.kind.clone(),
@@ -230,6 +256,9 @@ pub(crate) fn prepare(shared: &Arc<Shared>, wanted: &Wanted<'_>, entry: Arc<Entr
         settings: tenant.settings.get(&plugin.name).cloned().unwrap_or_default(),
         command: plugin.current.manifest.command(&handler.kind),
     };
+    // A run that is no task is run because somebody wants it to.
+    let owner = tenant.row(wanted.tenant);
+    let memo = wanted.is_task.then(|| Memo::of(&owner, plugin, &limits, &mut attempt)).flatten();
     let port = Arc::new(AttemptPort {
         shared: Arc::clone(shared),
         entry: Arc::clone(&entry),
@@ -241,7 +270,7 @@ pub(crate) fn prepare(shared: &Arc<Shared>, wanted: &Wanted<'_>, entry: Arc<Entr
         children: Mutex::new(0),
         promised: Promised::new(shared, wanted.tenant),
     });
-    Ok(Run { attempt, port, entry, handler })
+    Ok(Run { attempt, port, entry, handler, memo })
 }
 
 fn facts(wanted: &Wanted<'_>, tenant: &TenantEntry, budget: &Budget) -> AttemptFacts {
@@ -272,13 +301,7 @@ fn guarded(shared: &Shared, run: &Run) -> long::Run {
 }
 
 pub(crate) fn unstarted(failure: Failure) -> AttemptReport {
-    AttemptReport {
-        outcome: Outcome::Failed(failure),
-        meter: Meter::default(),
-        taint: Taint::NONE,
-        effects: Effects::default(),
-        log: LogBuffer::default(),
-    }
+    AttemptReport::unrun(Outcome::Failed(failure))
 }
 
 /// Evenly drawn from 0 to 1, for jitter.

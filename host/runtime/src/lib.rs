@@ -20,6 +20,7 @@ mod ids;
 mod journal;
 mod listener;
 mod long;
+mod memo;
 mod meters;
 mod options;
 mod point;

@@ -315,6 +315,7 @@ fn hand_back(shared: &Shared, jobs: Vec<Job>) -> u64 {
                 taint: Default::default(),
                 effects: 0,
                 version: None,
+                memoized_from: None,
             },
             effects: Default::default(),
             log: Default::default(),

@@ -178,6 +178,7 @@ pub(crate) struct Counters {
     pub(crate) handed_back: AtomicU64,
     pub(crate) rescued: AtomicU64,
     pub(crate) leases_lost: AtomicU64,
+    pub(crate) memoized: AtomicU64,
     pub(crate) runs: AtomicU64,
     pub(crate) runs_refused: AtomicU64,
 }
@@ -203,6 +204,8 @@ pub struct Figures {
     pub rescued: u64,
     /// Times this host lost its own lease.
     pub leases_lost: u64,
+    /// Tasks that were completed with a kept result.
+    pub memoized: u64,
     /// Runs that ended, which are no tasks.
     pub runs: u64,
     /// Runs that there was no room for.
@@ -230,6 +233,7 @@ impl Shared {
             handed_back: read(&self.counters.handed_back),
             rescued: read(&self.counters.rescued),
             leases_lost: read(&self.counters.leases_lost),
+            memoized: read(&self.counters.memoized),
             runs: read(&self.counters.runs),
             runs_refused: read(&self.counters.runs_refused),
             waiting,

@@ -166,6 +166,7 @@ fn complete(task: &LeasedTask) -> Settlement {
             taint: Taint::NONE,
             effects: 0,
             version: None,
+            memoized_from: None,
         },
         effects: Default::default(),
         log: Default::default(),

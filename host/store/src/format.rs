@@ -3,7 +3,7 @@
 //! A field may be added when a reader of the old form can do without it; nothing is renamed or removed.
 
 use keiko_core::code::Code;
-use keiko_core::id::{Digest, VersionId};
+use keiko_core::id::{Digest, TaskId, VersionId};
 use keiko_core::limit::LimitFact;
 use keiko_core::outcome::{Failure, Frame, Meter, RetryWish, Taint};
 use keiko_core::policy::BudgetRequest;
@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 #[error("the stored {0} cannot be read")]
 pub(crate) struct Undecodable(pub(crate) &'static str);
 
-/// What a failure has beside its code and message.
-#[derive(Serialize, Deserialize)]
+/// What a failure has beside its code and message, or an end that is none beside its result.
+#[derive(Default, Serialize, Deserialize)]
 struct Detail {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     limit: Option<LimitFact>,
@@ -26,6 +26,8 @@ struct Detail {
     backtrace: Vec<Frame>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     retry_after: Option<RetryAfter>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    memoized_from: Option<i64>,
 }
 
 /// That the plugin wished for another attempt, and when.
@@ -44,8 +46,28 @@ pub(crate) fn encode_detail(failure: &Failure) -> Option<String> {
     if failure.limit.is_none() && failure.backtrace.is_empty() && retry_after.is_none() {
         return None;
     }
-    let detail = Detail { limit: failure.limit.clone(), backtrace: failure.backtrace.clone(), retry_after };
-    Some(serde_json::to_string(&detail).expect("texts and numbers always encode"))
+    let (limit, backtrace) = (failure.limit.clone(), failure.backtrace.clone());
+    Some(detail_text(&Detail { limit, backtrace, retry_after, memoized_from: None }))
+}
+
+fn detail_text(detail: &Detail) -> String {
+    serde_json::to_string(detail).expect("texts and numbers always encode")
+}
+
+/// The detail of an attempt: of its failure, or of whose result it has; `None` when there is nothing to say.
+pub(crate) fn encode_end(failure: Option<&Failure>, attempt: &AttemptRecord) -> Option<String> {
+    match (failure, attempt.memoized_from) {
+        (Some(failure), _) => encode_detail(failure),
+        (None, Some(from)) => Some(detail_text(&Detail { memoized_from: Some(from.0), ..Detail::default() })),
+        (None, None) => None,
+    }
+}
+
+/// Whose result an attempt without a failure has, by its stored detail.
+fn decode_memoized(detail: Option<&str>) -> Result<Option<TaskId>, Undecodable> {
+    let Some(text) = detail else { return Ok(None) };
+    let detail: Detail = serde_json::from_str(text).map_err(|_| Undecodable("detail of an end"))?;
+    Ok(detail.memoized_from.map(TaskId))
 }
 
 /// A failure of its three stored parts.
@@ -178,6 +200,10 @@ pub(crate) fn decode_attempts(text: &str) -> Result<Vec<AttemptView>, Undecodabl
 fn attempt_view(row: AttemptRow) -> Result<AttemptView, Undecodable> {
     let AttemptRow(number, started_ms, fuel_used, memory_bytes_peak, host_calls, elapsed_us, ..) = row;
     let AttemptRow(.., taint, effects, version, name, digest, code, message, detail) = row;
+    let memoized_from = match code {
+        Some(_) => None,
+        None => decode_memoized(detail.as_deref())?,
+    };
     let record = AttemptRecord {
         number,
         started_ms,
@@ -185,6 +211,7 @@ fn attempt_view(row: AttemptRow) -> Result<AttemptView, Undecodable> {
         taint: Taint(taint),
         effects,
         version: version.map(VersionId),
+        memoized_from,
     };
     let name = name.map(|name| name.parse().map_err(|_| Undecodable("version name"))).transpose()?;
     let failure =
@@ -272,5 +299,16 @@ mod tests {
             Some(Failure::new(Code::Trap, "m"))
         );
         assert_eq!(decode_attempts(&row(r#""oops""#)), Err(Undecodable("failure code")));
+    }
+
+    #[test]
+    fn the_first_form_of_a_memoized_end_still_decodes() {
+        let row = |detail: &str| format!(r#"[[1,2,0,0,0,0,0,0,null,null,null,null,null,{detail}]]"#);
+        let view = decode_attempts(&row(r#""{\"memoized_from\":77}""#)).unwrap().remove(0);
+        assert_eq!((view.record.memoized_from, &view.failure), (Some(TaskId(77)), &None));
+        assert_eq!(encode_end(None, &view.record).as_deref(), Some(r#"{"memoized_from":77}"#));
+        let plain = decode_attempts(&row("null")).unwrap().remove(0);
+        assert_eq!((plain.record.memoized_from, encode_end(None, &plain.record)), (None, None));
+        assert_eq!(decode_attempts(&row(r#""[""#)), Err(Undecodable("detail of an end")));
     }
 }

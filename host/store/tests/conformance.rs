@@ -96,6 +96,7 @@ macro_rules! every_promise {
             }
             settles {
                 a_completed_task_has_its_one_result
+                a_kept_result_names_the_task_that_it_comes_from
                 a_failed_task_has_its_one_failure
                 a_retried_task_waits_with_its_attempt_kept
                 a_handed_back_task_is_as_it_was

@@ -32,10 +32,12 @@ pub(crate) fn namespace_of(plugin: &Plugin) -> Namespace {
     }
 }
 
-/// Removes everything that the component of a plugin has kept, and nothing else.
+/// Removes everything that the component of a plugin has kept, and what was kept of its results, and nothing else.
 pub(crate) async fn forget(cache: &Cache, tenant: &Tenant, plugin: &Plugin) {
     let component = Tag::of_component(&plugin.name, &plugin.current.digest);
-    cache.remove_tag(tenant, &namespace_of(plugin), &component).await;
+    for part in [namespace_of(plugin), Namespace::of_results(&plugin.name)] {
+        cache.remove_tag(tenant, &part, &component).await;
+    }
 }
 
 impl PluginCache {

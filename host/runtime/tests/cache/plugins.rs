@@ -1,14 +1,17 @@
 //! A plugin's part of the cache over the lives of its components.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use keiko_core::TenantId;
 use keiko_core::catalog::{RemoveWhen, Target};
-use keiko_core::outcome::{AttemptReport, Outcome};
+use keiko_core::outcome::{AttemptReport, Outcome, Taint};
 use keiko_core::port::{Attempt, CacheFilling, CacheRefused, HostPort, Keeping};
-use keiko_core::task::Payload;
+use keiko_core::stop::Stop;
+use keiko_core::task::{Payload, TaskView};
 use keiko_runtime::{Handle, TaskRequest};
 use tokio::sync::Notify;
 
@@ -94,7 +97,9 @@ async fn an_attempt_whose_component_was_swapped_out_keeps_nothing_in_a_shared_pa
     let (begun, swapped) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (runtime, handle, tenant) = {
         let (begun, swapped) = (Arc::clone(&begun), Arc::clone(&swapped));
-        bench.start(move |attempt, port, _| late(attempt, port, Arc::clone(&begun), Arc::clone(&swapped)).boxed())
+        bench.start(move |attempt, port, _| {
+            late(attempt, port, Arc::clone(&begun), Arc::clone(&swapped)).boxed()
+        })
     }
     .await;
     handle.install(tenant, version("script", 2, SHARED), None).await.unwrap();
@@ -116,7 +121,9 @@ async fn late(
     swapped: Arc<Notify>,
 ) -> AttemptReport {
     if &attempt.input.bytes[..] != b"\"\"" {
-        let CacheFilling::Fill(fill) = port.cache_fill("k").await.unwrap() else { panic!("there is nothing") };
+        let CacheFilling::Fill(fill) = port.cache_fill("k").await.unwrap() else {
+            panic!("there is nothing")
+        };
         begun.notify_one();
         swapped.notified().await;
         let value = attempt.input.bytes.clone();
@@ -134,5 +141,67 @@ async fn two_tenants_with_one_plugin_and_key_have_two_values() {
     assert_eq!(run(&handle, bob, "\"\"").await, "null");
     run(&handle, bob, "\"his\"").await;
     assert_eq!(run(&handle, ada, "\"\"").await, "\"hers\"");
+    runtime.drain().await;
+}
+
+/// Answers how often it ran, whatever it is given.
+fn counts(
+    runs: &Arc<AtomicU32>,
+) -> impl Fn(Attempt, Arc<dyn HostPort>, Stop) -> BoxFuture<'static, AttemptReport> + use<> {
+    let runs = Arc::clone(runs);
+    move |attempt, _, _| {
+        let number = runs.fetch_add(1, Ordering::SeqCst);
+        let mut report = report(Outcome::Completed(Payload::json(number.to_string())));
+        if attempt.input.bytes == "\"tainted\"" {
+            report.taint = Taint::RANDOM;
+        }
+        std::future::ready(report).boxed()
+    }
+}
+
+async fn ended(handle: &Handle, tenant: TenantId, input: &str) -> TaskView {
+    let id = submit(handle, tenant, input).await;
+    handle.wait(tenant, id, SOON).await.unwrap().view
+}
+
+/// The first of such tasks that was not run; the result is kept while the task before it ends.
+async fn unrun(handle: &Handle, tenant: TenantId, input: &str) -> TaskView {
+    loop {
+        let view = ended(handle, tenant, input).await;
+        if view.attempts[0].record.memoized_from.is_some() {
+            return view;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kept_result_completes_a_task_that_is_not_run() {
+    let bench = Bench::new().await;
+    let runs = Arc::new(AtomicU32::new(0));
+    let (runtime, handle, tenant) = bench.start(counts(&runs)).await;
+    let with = |number: u32, memoize: &str| {
+        let text = String::from_utf8(version("script", number, "").to_vec()).unwrap();
+        Bytes::from(text.replace("name = \"a\"\n", &format!("name = \"a\"\n{memoize}\n")))
+    };
+    handle.install(tenant, with(2, "memoize = { ttl-s = 60 }"), None).await.unwrap();
+    let first = ended(&handle, tenant, "{\"a\":1}").await;
+    assert_eq!(first.attempts[0].record.memoized_from, None);
+    let again = unrun(&handle, tenant, " { \"a\" : 1 } ").await;
+    assert_eq!(again.summary.attempts, 1);
+    let [attempt] = &again.attempts[..] else { panic!("{again:?}") };
+    assert_eq!((attempt.record.meter, attempt.record.effects), (Default::default(), 0));
+    let kept = attempt.record.memoized_from;
+    assert!(kept >= Some(first.summary.id) && kept < Some(again.summary.id), "{kept:?}");
+    assert_eq!(handle.figures().memoized, 1);
+    // What is not pure is run every time.
+    let before = runs.load(Ordering::SeqCst);
+    for _ in 0..3 {
+        ended(&handle, tenant, "\"tainted\"").await;
+    }
+    assert_eq!(runs.load(Ordering::SeqCst), before + 3);
+    // Another component has other results.
+    handle.install(tenant, with(3, "memoize = {}"), None).await.unwrap();
+    let swapped = ended(&handle, tenant, "{\"a\":1}").await;
+    assert_eq!(swapped.attempts[0].record.memoized_from, None);
     runtime.drain().await;
 }

@@ -193,6 +193,9 @@ struct TaskJson<'a> {
     error: Option<FailureJson<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tree: Option<TreeJson>,
+    /// The task that computed the result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memoized_from: Option<String>,
     attempts: Vec<AttemptJson<'a>>,
 }
 
@@ -216,6 +219,11 @@ pub(super) fn task(detail: &TaskDetail) -> Vec<u8> {
             .map(|progress| ProgressJson { fraction: progress.fraction, message: &progress.message }),
         error: view.failure.as_ref().map(FailureJson::from),
         tree: view.tree.map(TreeJson::from),
+        memoized_from: view
+            .attempts
+            .last()
+            .and_then(|attempt| attempt.record.memoized_from)
+            .map(|task| task.to_string()),
         attempts: view.attempts.iter().map(AttemptJson::from).collect(),
     });
     if let Some(payload) = &view.result {

@@ -129,6 +129,9 @@ type Read = fn(&Figures) -> u64;
 const COUNTERS: &[(&str, &str, Read)] = &[
     ("keiko_runs_total", "Runs that ended on this host, which are no tasks", |figures| figures.runs),
     ("keiko_runs_refused_total", "Runs that this host had no room for", |figures| figures.runs_refused),
+    ("keiko_tasks_memoized_total", "Tasks completed with a kept result, without a run", |figures| {
+        figures.memoized
+    }),
     ("keiko_tasks_leased_total", "Tasks leased by this host", |figures| figures.leased),
     ("keiko_attempts_settled_total", "Attempts whose end was stored", |figures| figures.settled),
     ("keiko_attempts_stale_total", "Ends of attempts that a stale lease made void", |figures| figures.stale),

@@ -137,6 +137,7 @@ pub(super) struct Task {
     result_base64: Option<String>,
     error: Option<Error>,
     tree: Option<Tree>,
+    memoized_from: Option<String>,
     attempts: Vec<Attempt>,
 }
 
@@ -171,6 +172,8 @@ struct Attempt {
     memory_bytes_peak: u64,
     host_calls: u64,
     pure: bool,
+    #[serde(default)]
+    tainted_by: Vec<String>,
     error: Option<Error>,
 }
 
@@ -464,6 +467,9 @@ fn show(task: &Task) {
         line("error", &format!("{}: {}", error.code, error.message));
         error.backtrace.iter().for_each(|frame| print::out(&frame_line(frame)));
     }
+    if let Some(from) = &task.memoized_from {
+        line("memoized", &format!("from {from}"));
+    }
     match (&task.result, &task.content_type) {
         (Some(raw), _) => line("result", raw.get()),
         (None, Some(content_type)) => {
@@ -479,7 +485,7 @@ fn show(task: &Task) {
             print::thousands(attempt.fuel_used),
             print::size(attempt.memory_bytes_peak),
             attempt.host_calls.to_string(),
-            if attempt.pure { "yes" } else { "no" }.to_owned(),
+            purity(attempt),
             attempt.error.as_ref().map(|error| error.code.clone()).unwrap_or_default(),
         ]
     };
@@ -487,6 +493,15 @@ fn show(task: &Task) {
         print::out("");
         let head = ["attempt", "version", "time", "fuel", "memory", "host calls", "pure", "code"];
         print::table(&head, task.attempts.iter().map(row).collect());
+    }
+}
+
+/// Whether an attempt was pure, or what tainted it.
+fn purity(attempt: &Attempt) -> String {
+    match (attempt.pure, &attempt.tainted_by[..]) {
+        (true, _) => "yes".to_owned(),
+        (false, []) => "no".to_owned(),
+        (false, taints) => format!("no: {}", print::clean(&taints.join(", "))),
     }
 }
 

@@ -34,6 +34,8 @@ mutations! {
     EndTimeLost;
     /// What an attempt spent is not kept.
     MeterLost;
+    /// Whose result a task has is not kept.
+    MemoizedSourceLost;
     /// Which version an attempt ran is not kept.
     VersionLost;
     /// A failure keeps its code and message only.

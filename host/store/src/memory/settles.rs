@@ -288,6 +288,9 @@ fn attempt(
     if mutation == Some(Mutation::MeterLost) {
         record.meter = Meter::default();
     }
+    if mutation == Some(Mutation::MemoizedSourceLost) {
+        record.memoized_from = None;
+    }
     Kept { record, failure }
 }
 

@@ -21,7 +21,7 @@ use super::{batch, child, tree};
 use crate::admit::stored_type;
 use crate::count::Changes;
 use crate::family::{self, Parent};
-use crate::format::encode_detail;
+use crate::format::encode_end;
 use crate::gather::{WaitingChanges, of_tasks};
 use crate::stored::{Stored, count, statuses, stored_number};
 use crate::tree::charges;
@@ -368,5 +368,5 @@ fn bind_attempts<'q>(
         .bind(effects)
         .bind(text(|one| failure(one).map(|failure| failure.code.as_str().to_owned())))
         .bind(text(|one| failure(one).map(|failure| stored_text(&failure.message))))
-        .bind(text(|one| failure(one).and_then(encode_detail)))
+        .bind(text(|one| encode_end(failure(one), &one.attempt)))
 }

@@ -19,7 +19,7 @@ use super::error::store_error;
 use super::session::{Binds, RowStatement, Session, json};
 use super::{batch, child, tree};
 use crate::admit::stored_type;
-use crate::format::encode_detail;
+use crate::format::encode_end;
 use crate::gather::{WaitingChanges, of_tasks};
 use crate::stored::{Stored, count, statuses, stored_number};
 use crate::tree::charges;
@@ -186,7 +186,7 @@ async fn end(
                 Transition::Retry { .. } | Transition::HandBack => return,
             };
             binds.add(state as i64).add(now_ms);
-            bind_failure(failure, binds);
+            bind_failure(failure, &one.attempt, binds);
             binds.add(result.and_then(stored_type)).add(result.map(|result| &result.bytes[..]));
         })
         .await?;
@@ -216,7 +216,7 @@ async fn retry(
                 Transition::Retry { failure, .. } => Some(failure),
                 _ => None,
             };
-            bind_failure(failure, binds);
+            bind_failure(failure, &one.attempt, binds);
         })
         .await?;
     let written = Written::read(&rows)?;
@@ -265,10 +265,10 @@ fn bind_attempt(one: &Settlement, holder: Holder, binds: &mut Binds) {
     binds.add(stored_number(meter.elapsed_us)).add(taint.0).add(*effects);
 }
 
-fn bind_failure(failure: Option<&Failure>, binds: &mut Binds) {
+fn bind_failure(failure: Option<&Failure>, attempt: &AttemptRecord, binds: &mut Binds) {
     binds.add(failure.map(|failure| failure.code.as_str()));
     binds.add(failure.map(|failure| failure.message.as_str()));
-    binds.add(failure.and_then(encode_detail));
+    binds.add(encode_end(failure, attempt));
 }
 
 /// The statements whose plans are checked.

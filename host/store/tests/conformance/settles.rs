@@ -7,7 +7,8 @@ use keiko_core::limit::LimitFact;
 use keiko_core::outcome::{Failure, Frame, RetryWish};
 use keiko_core::policy::BudgetRequest;
 use keiko_core::task::{
-    LeasedTask, Lineage, Payload, Settled, Settlement, TaskFilter, TaskState, TaskView, Transition,
+    AttemptRecord, LeasedTask, Lineage, Payload, Settled, Settlement, TaskFilter, TaskState, TaskView,
+    Transition,
 };
 
 use crate::world::{
@@ -35,6 +36,19 @@ pub async fn a_completed_task_has_its_one_result(world: &World) {
     assert_eq!(kept.version.as_ref().map(|name| name.as_str()), Some("1"));
     assert_eq!(kept.digest, Some(world.ada.plugin.current.digest));
     assert_eq!(world.live(&world.ada).await, 0);
+}
+
+pub async fn a_kept_result_names_the_task_that_it_comes_from(world: &World) {
+    let holder = world.holder().await;
+    let (first, second) = (world.running(&world.ada, holder).await, world.running(&world.ada, holder).await);
+    world.settle(holder, complete(&first)).await;
+    let done = complete(&second);
+    let attempt = AttemptRecord { memoized_from: Some(first.id), ..done.attempt.clone() };
+    assert_eq!(world.settle(holder, Settlement { attempt, ..done }).await, Settled::Stored);
+    for (task, from) in [(first.id, None), (second.id, Some(first.id))] {
+        let view = world.view(&world.ada, task).await;
+        assert_eq!((view.attempts[0].record.memoized_from, &view.attempts[0].failure), (from, &None));
+    }
 }
 
 /// A failure with everything that a failure can have.

@@ -264,6 +264,7 @@ pub fn record(task: &LeasedTask, version: Option<VersionId>) -> AttemptRecord {
         taint: Taint::RANDOM,
         effects: 0,
         version,
+        memoized_from: None,
     }
 }
 

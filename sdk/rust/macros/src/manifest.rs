@@ -25,6 +25,7 @@ const KIND_LIMITS: [&str; 7] = [
     "heartbeat-timeout-s",
 ];
 const RETRY_FIELDS: [&str; 5] = ["first-ms", "max-ms", "factor", "jitter-percent", "codes"];
+const MEMOIZE_FIELDS: [&str; 3] = ["ttl-s", "key-prefix", "cache-none"];
 const PROCESSOR_NUMBERS: [&str; 10] = [
     "items",
     "kib",
@@ -175,12 +176,21 @@ impl Mistakes {
     }
 
     fn limits(&mut self, kind: &Table, place: &str) {
-        self.unknown(kind, place, &[&["name", "description", "retry"][..], &KIND_LIMITS].concat());
+        self.unknown(kind, place, &[&["name", "description", "retry", "memoize"][..], &KIND_LIMITS].concat());
         self.numbers(kind, place, &KIND_LIMITS);
         match kind.get("retry") {
             None => {}
             Some(Value::Table(retry)) => self.unknown(retry, &format!("`retry` of {place}"), &RETRY_FIELDS),
             Some(_) => self.add(format!("{place} has a `retry` that is no table")),
+        }
+        match kind.get("memoize") {
+            None => {}
+            Some(Value::Table(memoize)) => {
+                let place = format!("`memoize` of {place}");
+                self.unknown(memoize, &place, &MEMOIZE_FIELDS);
+                self.numbers(memoize, &place, &MEMOIZE_FIELDS[..1]);
+            }
+            Some(_) => self.add(format!("{place} has a `memoize` that is no table")),
         }
     }
 
@@ -268,7 +278,7 @@ mod tests {
     #[test]
     fn a_manifest_gives_its_description_and_kinds() {
         let all = "fuel = 1_000_000_000\nmemory-mib = 64\ntimeout-s = 30\nattempts = 5\n\
-            queued-timeout-s = 60\nretry = { first-ms = 10, codes = [\"trap\"] }\n";
+            queued-timeout-s = 60\nmemoize = {}\nretry = { first-ms = 10, codes = [\"trap\"] }\n";
         let second = "[[kind]]\nname = \"a.b_c-9\"\ndescription = \"More.\"\n";
         let manifest = Manifest::parse(&format!("{PLUGIN}wants = [\"log\"]\n{KIND}{all}{second}")).unwrap();
         assert_eq!(manifest.description, "Films.");
@@ -302,6 +312,10 @@ mod tests {
         check_lines("", "attempts = \"5\"", "a `attempts` that is no whole number above 0");
         check_lines("", "retry = 5", "a `retry` that is no table");
         check_lines("", "retry = { last-ms = 5 }", "an unknown field `last-ms`");
+        check_lines("", "memoize = true", "a `memoize` that is no table");
+        check_lines("", "memoize = { ttl = 5 }", "an unknown field `ttl`");
+        check_lines("", "memoize = { ttl-s = 0 }", "a `ttl-s` that is no whole number above 0");
+        check_lines("shared-cache = \"a b\"", "", "[plugin] has the shared-cache `a b`");
     }
 
     #[test]

@@ -126,6 +126,7 @@ fn detail(result: Option<Payload>) -> TaskDetail {
             taint: if number == 1 { Taint::RANDOM } else { Taint::NONE },
             effects: 0,
             version: Some(VersionId(1)),
+            memoized_from: None,
         },
         version: "0.1.0".parse().ok(),
         digest: Some(Digest([1; 32])),

@@ -1,0 +1,231 @@
+//! Kept results: equal to what a run gives, of pure runs only, and nobody else's.
+
+use std::time::Duration;
+
+use keiko_tests::check::attack::base64_url;
+use keiko_tests::check::hostile::two_tenants;
+use keiko_tests::{Client, Random, seed, tree, wait};
+use serde_json::{Value, json};
+
+use crate::Running;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// Installs a component as a plugin of this name, with a manifest beside it.
+fn install(client: &Client, name: &str, component: &[u8], kinds: &str) {
+    let manifest = format!("[plugin]\nname = \"{name}\"\nversion = \"1\"\n{kinds}");
+    let path = format!("/v1/plugins?manifest={}", base64_url(manifest.as_bytes()));
+    let answer = client.post(&path, &[("content-type", "application/wasm")], component).unwrap();
+    answer.expect(&[200, 201]).unwrap();
+}
+
+/// The tables of these kinds, with `more` in each.
+fn kinds(names: &[&str], more: &str) -> String {
+    names.iter().map(|name| format!("[[kind]]\nname = \"{name}\"\n{more}\n")).collect()
+}
+
+fn ends(client: &Client, plugin: &str, kind: &str, input: &Value) -> Value {
+    let task = client.run(plugin, kind, input.clone(), json!({"attempts": 1})).unwrap();
+    assert_eq!(task["state"], "completed", "{plugin} {kind}: {task}");
+    task
+}
+
+/// Runs it until its result is a kept one: a result is kept while its first task ends.
+fn is_memoized(client: &Client, plugin: &str, kind: &str, input: &Value) -> Value {
+    wait::until("a kept result", SOON, || {
+        let task = ends(client, plugin, kind, input);
+        Ok(task.get("memoized_from").is_some().then_some(task))
+    })
+    .unwrap()
+}
+
+fn never_memoized(client: &Client, plugin: &str, kind: &str, input: &Value) -> Vec<Value> {
+    let tasks: Vec<Value> = (0..3).map(|_| ends(client, plugin, kind, input)).collect();
+    assert!(tasks.iter().all(|task| task.get("memoized_from").is_none()), "{kind}: {tasks:#?}");
+    tasks
+}
+
+/// A plugin that is installed twice: as it is, and with its results kept.
+struct Twice {
+    component: Vec<u8>,
+    kind: &'static str,
+    more: &'static str,
+    inputs: fn(&mut Random) -> Value,
+}
+
+fn words(random: &mut Random) -> String {
+    let some = ["Alien", "the", "a\u{e9}rien", "x.", "\u{4e2d}\u{6587}", "42", "\"", "\\"];
+    (0..random.below(30))
+        .map(|_| some[random.below(some.len() as u64) as usize])
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn number(random: &mut Random) -> Value {
+    json!(random.below(200))
+}
+
+fn guests() -> Vec<Twice> {
+    let guest =
+        |name: &str, kind, inputs| Twice { component: tree::guest(name).unwrap(), kind, more: "", inputs };
+    let program = |name: &str, kind, more, inputs| Twice {
+        component: tree::wasi_program(name).unwrap(),
+        kind,
+        more,
+        inputs,
+    };
+    vec![
+        guest("movie-facts", "normalise", |random| {
+            let films: Vec<Value> =
+                serde_json::from_slice(&tree::fixture("data/movies.json").unwrap()).unwrap();
+            films[random.below(films.len() as u64) as usize].clone()
+        }),
+        guest("text-digest", "digest", |random| json!({ "text": words(random) })),
+        guest("word-count", "count", |random| json!({ "text": words(random) })),
+        // Hash maps of the standard library, and other insecure randomness.
+        guest("contract", "hashes", |random| json!({ "strings": number(random) })),
+        guest("contract", "random-insecure", |random| json!({ "bytes": number(random) })),
+        guest(
+            "contract",
+            "trivial",
+            |random| json!({ "b": words(random), "a": [number(random), 1.5, null] }),
+        ),
+        guest("family", "busy", |random| json!({ "turns": number(random) })),
+        program(
+            "count",
+            "count",
+            "[kind.command]\ncontent-type = \"application/json\"",
+            |random| json!({ "text": words(random) }),
+        ),
+        program("rotate", "there", "[kind.command]\narguments = [\"3\"]", |random| json!(words(random))),
+    ]
+}
+
+#[test]
+fn memoized_equals_recomputed_over_random_inputs() {
+    let (running, seed) = (Running::start(), seed());
+    let mut random = Random::new(seed);
+    for (at, Twice { component, kind, more, inputs }) in guests().into_iter().enumerate() {
+        let (plain, kept) = (format!("plain-{at}"), format!("kept-{at}"));
+        install(&running.client, &plain, &component, &kinds(&[kind], more));
+        install(&running.client, &kept, &component, &kinds(&[kind], &format!("memoize = {{}}\n{more}")));
+        for _ in 0..6 {
+            let input = inputs(&mut random);
+            let expected = ends(&running.client, &plain, kind, &input);
+            assert_eq!(expected["attempts"][0]["pure"], true, "seed {seed}: {expected}");
+            let first = ends(&running.client, &kept, kind, &input);
+            let again = is_memoized(&running.client, &kept, kind, &input);
+            for task in [&first, &again] {
+                let same = |name: &str| task[name] == expected[name];
+                let equal = same("result") && same("result_base64") && same("content_type");
+                assert!(equal, "seed {seed}: {kind} of {input}: {task} is not {expected}");
+            }
+            let attempt = &again["attempts"][0];
+            assert_eq!((&attempt["fuel_used"], &attempt["pure"]), (&json!(0), &json!(true)), "{again}");
+        }
+    }
+}
+
+/// Whatever an interpreter does at its start, its results are kept exactly when the host calls the run pure.
+#[test]
+fn interpreters_are_memoized_exactly_when_they_were_pure() {
+    let running = Running::start();
+    let python = "fuel = 20000000000\nmemory-mib = 256\ntimeout-s = 120\n[kind.command]\n\
+        arguments = [\"-c\", \"import json, sys; print(sorted({str(n): n for n in json.load(sys.stdin)}))\"]\n\
+        environment = { PYTHONHASHSEED = \"0\" }";
+    let quickjs = "[kind.command]\narguments = [\"--std\", \"-e\", \"std.out.puts(JSON.parse(std.in.readAsString()).sort().join())\"]";
+    for (name, more) in [("python", python), ("quickjs", quickjs)] {
+        let memoized = kinds(&["sort"], &format!("memoize = {{}}\n{more}"));
+        install(&running.client, name, &tree::wasi_program(name).unwrap(), &memoized);
+        let input = json!([3, 1, 2]);
+        let first = ends(&running.client, name, "sort", &input);
+        if first["attempts"][0]["pure"] == true {
+            let again = is_memoized(&running.client, name, "sort", &input);
+            assert_eq!(again["result_base64"], first["result_base64"], "{name}");
+        } else {
+            let tainted = first["attempts"][0]["tainted_by"].as_array().unwrap();
+            assert!(!tainted.is_empty(), "{first}");
+            never_memoized(&running.client, name, "sort", &input);
+        }
+    }
+}
+
+#[test]
+fn what_asked_the_outside_is_never_memoized_and_says_what_it_asked() {
+    let running = Running::start();
+    let cases = [
+        ("clock-wall", json!({}), "wall-clock"),
+        ("clock-monotonic", json!({}), "monotonic-clock"),
+        ("sleep", json!({"ms": 1}), "monotonic-clock"),
+        ("random-secure", json!({"bytes": 4}), "random"),
+        ("facts", json!({}), "attempt"),
+        ("remaining", json!({}), "attempt"),
+        ("config-get", json!({"key": "colour"}), "config"),
+        ("agents-list", json!({}), "agents"),
+        ("history-summarize", json!({"from_ms": 0, "to_ms": 1}), "history"),
+        ("submit", json!({"child": {"kind": "trivial", "input": 1}}), "tasks"),
+        ("cache", json!({"steps": [{"do": "get", "key": "k"}]}), "cache"),
+        ("memoized", json!({"input": 1}), "cache"),
+    ];
+    let names: Vec<&str> = cases.iter().map(|(kind, ..)| *kind).chain(["trivial"]).collect();
+    install(&running.client, "contract", &tree::guest("contract").unwrap(), &kinds(&names, "memoize = {}"));
+    for (kind, input, taint) in &cases {
+        for task in never_memoized(&running.client, "contract", kind, input) {
+            assert_eq!(task["attempts"][0]["tainted_by"], json!([taint]), "{kind}");
+        }
+    }
+    // The same kind, for an input with which it asks nothing.
+    is_memoized(&running.client, "contract", "cache", &json!({"steps": []}));
+}
+
+#[test]
+fn only_what_was_asked_equally_is_answered_with_a_kept_result() {
+    let running = Running::start();
+    let client = &running.client;
+    let contract = tree::guest("contract").unwrap();
+    install(client, "contract", &contract, &kinds(&["trivial", "fail"], "memoize = {}"));
+    let first = ends(client, "contract", "trivial", &json!({"a": 1, "b": [true]}));
+    // Written otherwise it is the same input, and the guest was given one form of it.
+    let spaced = br#"{"plugin": "contract", "kind": "trivial", "input": { "b" : [ true ], "\u0061": 1 }}"#;
+    let again = wait::until("a kept result", SOON, || {
+        let task = client.post("/v1/tasks?wait=30", &[("content-type", "application/json")], spaced)?;
+        let task = task.expect(&[201])?;
+        Ok(task.get("memoized_from").is_some().then_some(task))
+    })
+    .unwrap();
+    assert_eq!((&again["memoized_from"], &again["result"]), (&first["id"], &first["result"]));
+    // Another input, and another limit that is counted, are another result; another time limit is not.
+    let run = |more: Value| client.run("contract", "trivial", json!({"a": 1, "b": [true]}), more).unwrap();
+    assert!(run(json!({"fuel": 5_000_000})).get("memoized_from").is_none());
+    assert!(run(json!({"memory_mib": 9})).get("memoized_from").is_none());
+    assert_eq!(run(json!({"timeout_s": 7}))["memoized_from"], first["id"]);
+    assert!(ends(client, "contract", "trivial", &json!({"a": 1})).get("memoized_from").is_none());
+    // Nothing is a result that is kept only when that is asked for.
+    never_memoized(client, "contract", "trivial", &Value::Null);
+    // A failure is none.
+    for _ in 0..2 {
+        let failing = client.run("contract", "fail", json!({"as": "permanent"}), json!({"attempts": 1}));
+        let failed = failing.unwrap();
+        assert_eq!(failed["state"], "failed", "{failed}");
+        assert!(failed.get("memoized_from").is_none() && failed["attempts"][0]["fuel_used"] != 0, "{failed}");
+    }
+    // An operator forgets the results of a kind.
+    client.delete("/v1/cache/tag?namespace=r.contract&tag=trivial").unwrap().expect(&[200]).unwrap();
+    assert!(run(json!({})).get("memoized_from").is_none());
+    let metrics = client.get("/metrics").unwrap();
+    let text = String::from_utf8_lossy(&metrics.bytes).into_owned();
+    assert!(text.contains("keiko_tasks_memoized_total 2"), "{text}");
+}
+
+#[test]
+fn another_tenants_results_are_not_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_host, ada, bob) = two_tenants(folder.path()).unwrap();
+    let contract = tree::guest("contract").unwrap();
+    for client in [&ada, &bob] {
+        install(client, "contract", &contract, &kinds(&["hashes"], "memoize = {}"));
+    }
+    is_memoized(&ada, "contract", "hashes", &json!({"strings": 9}));
+    let theirs = ends(&bob, "contract", "hashes", &json!({"strings": 9}));
+    assert!(theirs.get("memoized_from").is_none(), "{theirs}");
+}
