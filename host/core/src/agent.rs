@@ -135,7 +135,40 @@ impl AgentStatistics {
     pub fn success_rate(&self) -> f64 {
         self.completed as f64 / self.total.max(1) as f64
     }
+
+    /// The form in which a cache has them: the number of the form, and each number in the order of the fields.
+    pub fn encode(&self) -> [u8; 49] {
+        let AgentStatistics { total, completed, failed, cancelled, timed, elapsed_us } = *self;
+        let mut bytes = [STATISTICS_FORM; 49];
+        for (place, number) in
+            bytes[1..].chunks_exact_mut(8).zip([total, completed, failed, cancelled, timed, elapsed_us])
+        {
+            place.copy_from_slice(&number.to_be_bytes());
+        }
+        bytes
+    }
+
+    /// Reads what [`AgentStatistics::encode`] wrote; `None` of anything else.
+    pub fn decode(bytes: &[u8]) -> Option<AgentStatistics> {
+        let (&form, rest) = bytes.split_first()?;
+        let (numbers, more) = rest.as_chunks::<8>();
+        let &[total, completed, failed, cancelled, timed, elapsed_us] = numbers else { return None };
+        let number = u64::from_be_bytes;
+        (form == STATISTICS_FORM && more.is_empty()).then(|| AgentStatistics {
+            total: number(total),
+            completed: number(completed),
+            failed: number(failed),
+            cancelled: number(cancelled),
+            timed: number(timed),
+            elapsed_us: number(elapsed_us),
+        })
+    }
 }
+
+/// Number of the form in which statistics are cached.
+const STATISTICS_FORM: u8 = 1;
+/// How old an agent's statistics may be, in milliseconds, unless somebody wants fresh ones.
+pub const STATISTICS_AGE_MS: u64 = 30 * 60 * 1000;
 
 /// A new status for one agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,6 +221,27 @@ mod tests {
         assert_eq!(AgentStatistics::default().success_rate(), 0.0);
         let some = AgentStatistics { total: 4, completed: 3, timed: 2, elapsed_us: 9, ..Default::default() };
         assert_eq!((some.average_us(), some.success_rate()), (4, 0.75));
+    }
+
+    #[test]
+    fn statistics_come_back_from_their_form_and_nothing_else_does() {
+        let some = AgentStatistics {
+            total: 1,
+            completed: 2,
+            failed: 3,
+            cancelled: 4,
+            timed: 5,
+            elapsed_us: u64::MAX,
+        };
+        let mut sample = vec![1];
+        sample.extend((1..6).flat_map(|number| [0, 0, 0, 0, 0, 0, 0, number]));
+        sample.extend([255; 8]);
+        assert_eq!(some.encode()[..], sample);
+        assert_eq!(AgentStatistics::decode(&sample), Some(some));
+        assert_eq!(AgentStatistics::decode(&sample[..48]), None);
+        sample[0] = 2;
+        assert_eq!(AgentStatistics::decode(&sample), None);
+        assert_eq!(AgentStatistics::decode(&[]), None);
     }
 
     #[test]

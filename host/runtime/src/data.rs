@@ -1,14 +1,18 @@
 //! The data layer as a running host offers it: agents, users, and questions about many tasks.
 
+use bytes::Bytes;
 use keiko_core::agent::{
-    Agent, AgentFilter, AgentPatch, AgentStatistics, AgentStatus, StatusChange, User, check_name,
+    Agent, AgentFilter, AgentPatch, AgentStatistics, AgentStatus, STATISTICS_AGE_MS, StatusChange, User,
+    check_name,
 };
+use keiko_core::cache::{CacheKey, Namespace, Wish};
 use keiko_core::code::Code;
 use keiko_core::history::{DateRange, Statistics, UserTask};
 use keiko_core::name::AgentKind;
 use keiko_core::usage::DaySpent;
 use keiko_core::{AgentId, TaskId, TenantId, UserId};
 
+use crate::cache::Found;
 use crate::handle::Handle;
 use crate::request::Error;
 
@@ -77,9 +81,28 @@ impl Handle {
         Ok(self.shared.agents.list_agents(tenant, filter, limit).await?)
     }
 
-    /// One agent with the statistics of its tasks.
-    pub async fn agent(&self, tenant: TenantId, id: AgentId) -> Result<(Agent, AgentStatistics), Error> {
-        self.shared.agents.agent(tenant, id).await?.ok_or_else(|| no_agent(&[id]))
+    /// One agent as it is now, with the statistics of its tasks, which may be half an hour old unless `fresh` ones are
+    /// asked for: ends of tasks do not touch what is cached.
+    pub async fn agent(
+        &self,
+        tenant: TenantId,
+        id: AgentId,
+        fresh: bool,
+    ) -> Result<(Agent, AgentStatistics), Error> {
+        let (cache, owner) = (&self.shared.cache, self.entry(tenant)?.row(tenant));
+        let key = CacheKey::new(&owner, &Namespace::of_host("agents"), &id.to_string())
+            .map_err(|error| invalid(error.to_string()))?;
+        if !fresh
+            && let Found::Value(bytes) = cache.get(&key).await
+            && let Some(statistics) = AgentStatistics::decode(&bytes)
+        {
+            let agent = self.agents(tenant, &[id]).await?.pop().flatten();
+            return Ok((agent.ok_or_else(|| no_agent(&[id]))?, statistics));
+        }
+        let found = self.shared.agents.agent(tenant, id).await?.ok_or_else(|| no_agent(&[id]))?;
+        let wish = Wish { lifetime_ms: Some(STATISTICS_AGE_MS), ..Wish::default() };
+        cache.set(&key, Bytes::copy_from_slice(&found.1.encode()), &wish).await;
+        Ok(found)
     }
 
     /// Gives agents new statuses, all or none.

@@ -118,7 +118,7 @@ async fn statuses_are_stored_with_the_result_and_not_without() {
     let (runtime, handle, tenant) = bench.start(play).await;
     let agent = agent(&handle, tenant, "Max").await.id;
     *ids.lock() = Some(agent);
-    let status = async || handle.agent(tenant, agent).await.expect("there").0.status;
+    let status = async || handle.agent(tenant, agent, false).await.expect("there").0.status;
     assert_eq!(run(&handle, tenant, task("\"fails\"")).await, TaskState::Failed);
     assert_eq!(status().await, AgentStatus::Idle);
     assert_eq!(run(&handle, tenant, task("1")).await, TaskState::Completed);

@@ -72,6 +72,14 @@ struct List {
     limit: Option<u32>,
 }
 
+/// One agent.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct One {
+    /// Whether its statistics are counted now.
+    fresh: Option<bool>,
+}
+
 /// An agent as answers have it.
 #[derive(Serialize)]
 pub(super) struct AgentJson<'a> {
@@ -182,8 +190,9 @@ pub(super) async fn get(
     id: Segment,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    query::read::<query::Nothing>(&uri)?;
-    let (agent, statistics) = api.handle.agent(caller.tenant, agent_id(&id)?).await?;
+    let asked: One = query::read(&uri)?;
+    let fresh = asked.fresh.unwrap_or_default();
+    let (agent, statistics) = api.handle.agent(caller.tenant, agent_id(&id)?, fresh).await?;
     Ok(json_answer(StatusCode::OK, to_vec(&AgentJson::new(&agent, Some(&statistics)))))
 }
 

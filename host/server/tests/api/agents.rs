@@ -120,6 +120,27 @@ fn a_task_is_counted_for_its_agent_and_found_for_its_user() {
 }
 
 #[test]
+fn an_agents_numbers_are_cached_until_fresh_ones_are_wanted() {
+    let world = World::open();
+    let client = world.client(None);
+    let ada = agent(&client, "Ada", "writer");
+    let run = || client.run(&json!({"kind": "echo", "input": 1, "agent": ada}).to_string());
+    let get = |query: &str| client.get(&format!("/v1/agents/{ada}{query}")).expect(200).json();
+    run();
+    assert_eq!(get("")["tasks"]["total"], 1);
+    run();
+    assert_eq!(get("")["tasks"]["total"], 1, "an end of a task touches nothing that is cached");
+    assert_eq!(get("?fresh=false")["tasks"]["total"], 1);
+    assert_eq!(get("?fresh=true")["tasks"]["total"], 2);
+    assert_eq!(get("")["tasks"]["total"], 2);
+    // The agent itself is never an old one.
+    patch(&client, &ada, r#"{"name":"Eva"}"#).expect(200);
+    assert_eq!((&get("")["name"], &get("")["tasks"]["total"]), (&json!("Eva"), &json!(2)));
+    client.get(&format!("/v1/agents/{ada}?fresh=1")).problem(400, "invalid_input");
+    client.get("/v1/agents/agent_0000000000001?fresh=true").problem(404, "not_found");
+}
+
+#[test]
 fn who_is_unknown_is_not_found_by_name() {
     let world = World::open();
     let client = world.client(None);
