@@ -1,6 +1,6 @@
 //! The short forms of the long checks, on every run of the tests.
 
-use keiko_tests::check::{Report, batch_kill, cancel, hostile, hosts, kill, swap};
+use keiko_tests::check::{Report, batch_kill, cache_faults, cancel, hostile, hosts, kill, swap};
 
 fn passes(report: Report) {
     assert_eq!(report.violations(), 0, "{:#}", report.json());
@@ -46,4 +46,12 @@ fn hosts_that_die_stop_and_lose_their_database_lose_and_double_nothing() {
     eprintln!("KEIKO_SEED={seed} repeats the choices of this run");
     let folder = tempfile::tempdir().unwrap();
     passes(hosts::run(&hosts::Plan::short(seed), folder.path()).unwrap());
+}
+
+#[test]
+fn redis_that_dies_stops_forgets_and_lies_fails_no_task_and_shows_nobody_anothers_value() {
+    let seed = keiko_tests::seed();
+    eprintln!("KEIKO_SEED={seed} repeats the choices of this run");
+    let folder = tempfile::tempdir().unwrap();
+    passes(cache_faults::run(&cache_faults::Plan::short(seed), folder.path()).unwrap());
 }

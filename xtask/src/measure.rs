@@ -15,12 +15,18 @@ use crate::batch;
 use crate::database::{Found, Wish};
 use crate::guests::{self, Toolchain};
 use crate::machine::Install;
+use crate::redis;
 use crate::step::{Steps, cargo};
 
-const BENCHES: &[&str] = &["attempt", BATCH];
+const BENCHES: &[&str] = &["attempt", BATCH, CACHE];
 /// The one of batches, which needs a host and both databases.
 const BATCH: &str = "batch";
-const CHECKS: &[&str] = &["cancel", "kill", "batch-kill", "hosts", "hostile", "swap", MUTATIONS];
+/// The one of the cache, which needs a Redis.
+const CACHE: &str = "cache";
+const CHECKS: &[&str] =
+    &["cancel", "kill", "batch-kill", "hosts", "hostile", "swap", CACHE_FAULTS, MUTATIONS];
+/// The one of the cache, which starts a Redis of its own.
+const CACHE_FAULTS: &str = "cache-faults";
 /// The one of the conformance suite itself.
 const MUTATIONS: &str = "conformance-mutations";
 /// Those that start a PostgreSQL of their own, because they restart it.
@@ -32,10 +38,16 @@ pub fn bench(mut arguments: Arguments) -> Result<ExitCode> {
     if name == BATCH {
         return bench_batch(arguments);
     }
+    let install = Install::unless(arguments.clone().flag("--no-install"));
+    let server = (name == CACHE).then(|| redis::ensure(install).and_then(|()| redis::start())).transpose()?;
     let (_, toolchain) = prepare(arguments, &["contract"])?;
     let component = toolchain.guests_dir().join("contract.wasm");
+    let package = if name == CACHE { "keiko" } else { "keiko-engine" };
     let mut bench = cargo();
-    bench.args(["bench", "--quiet", "--package", "keiko-engine", "--bench", &name]);
+    bench.args(["bench", "--quiet", "--package", package, "--bench", &name]);
+    if let Some(server) = &server {
+        server.hand_to(&mut bench);
+    }
     pass_through(bench.env("KEIKO_BENCH_COMPONENT", component))
 }
 
@@ -64,6 +76,9 @@ pub fn check(mut arguments: Arguments) -> Result<ExitCode> {
         bail!("the check `{name}` is of hosts on PostgreSQL anyway");
     }
     let install = Install::unless(arguments.clone().flag("--no-install"));
+    if name == CACHE_FAULTS {
+        redis::ensure(install)?;
+    }
     let wish = Wish::asked(&mut arguments)?;
     let found = (own_server || on_postgres).then(|| wish.ensure(install)).transpose()?;
     let (mut steps, toolchain) = prepare(arguments, &["batches", "contract", "family"])?;

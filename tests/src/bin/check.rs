@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use keiko_tests::check::{Report, batch_kill, cancel, hostile, hosts, kill, swap};
+use keiko_tests::check::{Report, batch_kill, cache_faults, cancel, hostile, hosts, kill, swap};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -44,9 +44,15 @@ fn run(arguments: &[String]) -> Result<Report> {
             let plan = if long { batch_kill::Plan::long(seed) } else { batch_kill::Plan::short(seed) };
             batch_kill::run(&plan, folder.path())
         }
+        "cache-faults" => {
+            let plan = if long { cache_faults::Plan::long(seed) } else { cache_faults::Plan::short(seed) };
+            cache_faults::run(&plan, folder.path())
+        }
         "hostile" => hostile::run(&hostile::Plan::new(long), folder.path()),
         "swap" => swap::run(&if long { swap::Plan::long() } else { swap::Plan::short() }, folder.path()),
-        _ => bail!("there is no check `{name}`; there are: batch-kill, cancel, hostile, hosts, kill, swap"),
+        _ => bail!(
+            "there is no check `{name}`; there are: batch-kill, cache-faults, cancel, hostile, hosts, kill, swap"
+        ),
     };
     if !matches!(&report, Ok(report) if report.violations() == 0) {
         // What the host said and stored is worth more than a tidy temporary folder.

@@ -90,9 +90,14 @@ fn set(now: &Now, attack: Option<&'static str>) {
 
 /// A host with the tenants `attacker` and `victim`.
 pub fn two_tenants(folder: &Path) -> Result<(Host, Client, Client)> {
+    two_tenants_with(folder, "")
+}
+
+/// The same with more in its configuration.
+pub fn two_tenants_with(folder: &Path, more: &str) -> Result<(Host, Client, Client)> {
     let tokens = [token()?, token()?];
     let config = format!(
-        "[tenants.attacker]\ntokens = [{}]\n\n[tenants.victim]\ntokens = [{}]\n",
+        "{more}[tenants.attacker]\ntokens = [{}]\n\n[tenants.victim]\ntokens = [{}]\n",
         tokens[0].entry, tokens[1].entry
     );
     let host = Host::start(Options::in_folder(folder)?.with_config(&config)?)?;

@@ -5,6 +5,7 @@
 
 pub mod attack;
 pub mod batch_kill;
+pub mod cache_faults;
 pub mod cancel;
 mod crashed;
 mod history;

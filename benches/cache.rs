@@ -1,0 +1,217 @@
+//! What a hit of the cache costs: in the host's memory, from inside a guest, and in Redis beside a bare pipelined `GET`.
+//!
+//! Values have 100 bytes. Prints one JSON object per line; each figure is the median of many rounds, and the sides that are
+//! compared take turns within one run, so that a busy machine disturbs both alike.
+//!
+//! - `l1_hit_ns`: one `get` of a value that this host's memory has.
+//! - `guest_hit_ns`: one `keiko:cache` get of a Rust guest, of what is beyond the same run without gets. The guest is
+//!   `KEIKO_BENCH_COMPONENT`, the fixture `contract`.
+//! - `l2_hit_us`: one `get` of a value that Redis has and memory does not, of [`AT_ONCE`] at once; `redis_get_us`: one of as
+//!   many `GET`s of the same envelopes, written to a socket in one go and read back, which checks, decodes and keeps nothing.
+//!   The server is `KEIKO_TEST_REDIS`.
+
+#![allow(clippy::print_stdout, reason = "figures are what a benchmark is for")]
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures::future::join_all;
+use keiko::{COMPILE_CHILD, Handle, Host};
+use keiko_core::cache::{CacheKey, Installation, Namespace, Wish};
+use keiko_core::catalog::Tenant;
+use keiko_core::outcome::Outcome;
+use keiko_core::policy::BudgetRequest;
+use keiko_core::port::Clock;
+use keiko_core::task::Payload;
+use keiko_core::{TenantId, TenantName};
+use keiko_runtime::RunRequest;
+use keiko_runtime::cache::{Cache, CacheOptions, CacheParts, Found};
+use keiko_store::redis::RedisLevel;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Rounds of each side; the first is not counted.
+const ROUNDS: usize = 101;
+/// Keys in memory, and gets of a round.
+const KEYS: usize = 1_000;
+/// Gets of a guest's round.
+const GUEST_GETS: u64 = 20_000;
+/// Questions to Redis at once.
+const AT_ONCE: usize = 64;
+const VALUE_BYTES: usize = 100;
+
+fn main() -> ExitCode {
+    if std::env::args().nth(1).is_some_and(|argument| argument == COMPILE_CHILD) {
+        return keiko::compile_child();
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        memory().await;
+        guest().await;
+        redis().await;
+    });
+    ExitCode::SUCCESS
+}
+
+fn report(figure: &str, side: &str, value: f64, unit: &str) {
+    println!(r#"{{"bench":"cache","side":"{side}","figure":"{figure}","value":{value:.3},"unit":"{unit}"}}"#);
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.remove(0);
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+struct Now;
+
+impl Clock for Now {
+    #[allow(clippy::disallowed_methods, reason = "this is a clock")]
+    fn now_ms(&self) -> i64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as i64
+    }
+}
+
+fn cache(redis: Option<RedisLevel>) -> Cache {
+    let parts = CacheParts {
+        installation: installation(),
+        redis: redis.map(|level| Arc::new(level) as _),
+        database: None,
+        backplanes: Vec::new(),
+        shared: false,
+        clock: Arc::new(Now),
+    };
+    Cache::new(parts, CacheOptions::default())
+}
+
+fn installation() -> Installation {
+    "bench".parse().expect("a name")
+}
+
+fn key(number: usize) -> CacheKey {
+    let tenant = Tenant { id: TenantId(1), name: "bench".parse().expect("a name") };
+    let part = Namespace::shared(&"bench".parse().expect("a name"));
+    CacheKey::new(&tenant, &part, &format!("key-{number}")).expect("a key")
+}
+
+fn value() -> Bytes {
+    vec![b'v'; VALUE_BYTES].into()
+}
+
+fn lasting() -> Wish {
+    Wish { lifetime_ms: Some(3_600_000), ..Wish::default() }
+}
+
+async fn memory() {
+    let cache = cache(None);
+    let keys: Vec<CacheKey> = (0..KEYS).map(key).collect();
+    for key in &keys {
+        cache.set(key, value(), &lasting()).await;
+    }
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        let began = Instant::now();
+        for key in &keys {
+            assert!(matches!(cache.get(key).await, Found::Value(_)));
+        }
+        rounds.push(began.elapsed().as_nanos() as f64 / KEYS as f64);
+    }
+    report("l1_hit_ns", "keiko", median(rounds), "ns");
+}
+
+async fn guest() {
+    let Some(path) = std::env::var_os("KEIKO_BENCH_COMPONENT") else {
+        return println!(r#"{{"bench":"cache","figure":"guest_hit_ns","error":"no KEIKO_BENCH_COMPONENT"}}"#);
+    };
+    let component = std::fs::read(path).expect("the component can be read");
+    let folder = tempfile::tempdir().expect("a folder");
+    let built = Host::builder().data_dir(folder.path()).without_http().build().await;
+    let host = built.expect("a host");
+    let handle = host.handle();
+    let tenant = handle.tenant(&"default".parse::<TenantName>().expect("a name")).expect("the tenant");
+    handle.install(tenant, component.into(), None).await.expect("the guest installs");
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        without.push(hits(&handle, tenant, 0).await);
+        with.push(hits(&handle, tenant, GUEST_GETS).await);
+    }
+    let more_us = median(with) - median(without);
+    report("guest_hit_ns", "keiko", more_us * 1_000.0 / GUEST_GETS as f64, "ns");
+    host.drain().await;
+}
+
+/// Microseconds of a run that gets a value so many times.
+async fn hits(handle: &Handle, tenant: TenantId, gets: u64) -> f64 {
+    let input = format!(r#"{{"key":"bench","bytes":{VALUE_BYTES},"gets":{gets}}}"#);
+    let request = RunRequest {
+        plugin: Some("contract".to_owned()),
+        kind: Some("cache-hits".to_owned()),
+        input: Payload::json(input),
+        budget: BudgetRequest::default(),
+        trace: None,
+    };
+    let run = handle.run(tenant, request).await.expect("it runs");
+    assert!(matches!(run.report.outcome, Outcome::Completed(_)), "{:?}", run.report.outcome);
+    run.report.meter.elapsed_us as f64
+}
+
+async fn redis() {
+    let Ok(url) = std::env::var("KEIKO_TEST_REDIS") else {
+        return println!(r#"{{"bench":"cache","figure":"l2_hit_us","error":"no KEIKO_TEST_REDIS"}}"#);
+    };
+    let level = || RedisLevel::open(&url, installation()).expect("a URL of Redis");
+    let (writer, reader) = (cache(Some(level())), cache(Some(level())));
+    let address = url.trim_start_matches("redis://").trim_end_matches('/').to_owned();
+    let mut bare = TcpStream::connect(&address).await.expect("Redis listens");
+    bare.set_nodelay(true).expect("a socket");
+    let (mut of_keiko, mut of_redis) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let keys: Vec<CacheKey> = (0..AT_ONCE).map(|at| key(round * AT_ONCE + at)).collect();
+        for key in &keys {
+            writer.set(key, value(), &lasting()).await;
+        }
+        let began = Instant::now();
+        let found = join_all(keys.iter().map(|key| reader.get(key))).await;
+        of_keiko.push(began.elapsed().as_nanos() as f64 / 1_000.0 / AT_ONCE as f64);
+        assert!(found.iter().all(|found| matches!(found, Found::Value(_))), "{found:?}");
+        let began = Instant::now();
+        get_all(&mut bare, &keys).await;
+        of_redis.push(began.elapsed().as_nanos() as f64 / 1_000.0 / AT_ONCE as f64);
+    }
+    let (keiko, redis) = (median(of_keiko), median(of_redis));
+    report("l2_hit_us", "keiko", keiko, "us");
+    report("redis_get_us", "redis", redis, "us");
+    report("l2_hit_ratio", "ratio", keiko / redis, "ratio");
+}
+
+/// Asks for these envelopes in one go, and reads until all have come.
+async fn get_all(bare: &mut TcpStream, keys: &[CacheKey]) {
+    let mut asked = Vec::new();
+    for key in keys {
+        let name = key.external(&installation());
+        asked.extend(format!("*2\r\n$3\r\nGET\r\n${}\r\n{name}\r\n", name.len()).into_bytes());
+    }
+    bare.write_all(&asked).await.expect("Redis listens");
+    let (mut answer, mut left) = (vec![0; 64 << 10], keys.len());
+    let mut had: Vec<u8> = Vec::new();
+    while left > 0 {
+        let count = bare.read(&mut answer).await.expect("Redis answers");
+        assert!(count > 0, "Redis has left");
+        had.extend(&answer[..count]);
+        let mut at = 0;
+        while let Some(end) = end_of_bulk(&had[at..]) {
+            (at, left) = (at + end, left - 1);
+        }
+        had.drain(..at);
+    }
+}
+
+/// Where a bulk text ends, if it is whole.
+fn end_of_bulk(bytes: &[u8]) -> Option<usize> {
+    let head = bytes.windows(2).position(|pair| pair == b"\r\n")?;
+    let length: usize = std::str::from_utf8(bytes.get(1..head)?).ok()?.parse().expect("the key is there");
+    let end = head + 2 + length + 2;
+    (bytes.len() >= end).then_some(end)
+}
