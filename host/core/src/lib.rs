@@ -21,6 +21,7 @@ pub mod memo;
 pub mod name;
 pub mod outcome;
 pub mod page;
+pub mod pause;
 pub mod policy;
 pub mod port;
 pub mod priority;

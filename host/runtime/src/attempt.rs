@@ -36,6 +36,11 @@ pub(crate) async fn run(
     job: Leased,
     slot: &mut Option<OwnedSemaphorePermit>,
 ) -> Option<Ended> {
+    if shared.pauses.hold(job.task.tenant, job.task.kind) {
+        // It was leased before the pause.
+        Counters::add(&shared.counters.handed_back, 1);
+        return Some(Ended::handed_back(&job));
+    }
     let started_ms = shared.clock.now_ms();
     let entry = shared.running.insert(job.task.tenant, job.task.id, job.task.token);
     if let Err(error) = shared.catalog.meet(job.task.kind).await {

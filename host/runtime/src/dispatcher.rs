@@ -10,6 +10,7 @@ use keiko_core::port::{Lease, LeaseRequest, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::pauses;
 use crate::shared::{Counters, Job, Leased, Shared};
 
 /// Rounds of a tenant's running tasks that are leased ahead, so that workers never wait for the store and a
@@ -30,7 +31,7 @@ pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
                 after = lease.after.or(after);
                 let got = lease.tasks.len();
                 let next_run_at_ms = lease.next_run_at_ms;
-                take(&shared, lease);
+                take(&shared, lease).await;
                 if got > 0 {
                     // There may be more: look again as soon as half of this is gone.
                     let low = shared.queue.low(got / 2);
@@ -57,7 +58,8 @@ pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
 
 async fn lease(shared: &Shared, after: Option<TenantId>) -> Result<Lease, StoreError> {
     let (held, waiting) = shared.queue.look(|lanes| (lanes.held(), lanes.waiting()));
-    let room = shared.options.local_queue_max.saturating_sub(waiting);
+    let room =
+        if shared.pauses.of_host() { 0 } else { shared.options.local_queue_max.saturating_sub(waiting) };
     let cap = |tenant: &TenantId| {
         let policy_max = shared.tenant(*tenant).map_or(1, |entry| entry.policy.running_max);
         let running_max = policy_max.min(shared.options.running_max);
@@ -87,9 +89,13 @@ async fn lease(shared: &Shared, after: Option<TenantId>) -> Result<Lease, StoreE
     Ok(lease)
 }
 
-fn take(shared: &Shared, lease: Lease) {
+async fn take(shared: &Shared, lease: Lease) {
     if lease.tasks.is_empty() {
         return;
+    }
+    if lease.tasks.iter().any(|task| shared.pauses.covers(task.tenant, task.kind)) {
+        // The store leases nothing that is paused: it was resumed, or is paused just now, and the news was lost.
+        pauses::refresh(shared).await;
     }
     Counters::add(&shared.counters.leased, lease.tasks.len() as u64);
     let holder = shared.holder();

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch;
+use crate::pauses;
 use crate::shared::{Counters, Job, Shared};
 
 /// Beats until stopped.
@@ -86,7 +87,10 @@ impl Heart {
         }
         match self.shared.catalog.refresh().await {
             Ok(()) => {
-                self.catalog = Some(number);
+                // What fails is read again at the next beat.
+                if pauses::refresh(&self.shared).await {
+                    self.catalog = Some(number);
+                }
                 batch::refresh(&self.shared).await;
             }
             Err(error) => tracing::warn!(error = %error, "the plugins could not be read again"),

@@ -23,6 +23,7 @@ mod long;
 mod memo;
 mod meters;
 mod options;
+mod pauses;
 mod point;
 mod port;
 mod pulse;
@@ -44,6 +45,7 @@ pub use bulk::Bulk;
 pub use data::NewAgent;
 pub use handle::Handle;
 pub use options::{Options, Retention};
+pub use pauses::{PauseTarget, PauseView, PausedKind};
 pub use point::{KillAt, Point};
 pub use request::{
     Accepted, AttemptLog, Error, Progress, RunReport, RunRequest, TaskDetail, TaskRequest, TenantOptions,

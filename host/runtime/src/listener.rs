@@ -9,6 +9,7 @@ use keiko_core::stop::StopReason;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch;
+use crate::pauses;
 use crate::shared::Shared;
 
 /// Listens until stopped.
@@ -32,6 +33,9 @@ async fn take(shared: &Shared, signal: Signal) {
     {
         // The next beat tells that the catalog has changed, and tries again.
         tracing::warn!(error = %error, "the plugins could not be read again");
+    }
+    if signal.catalog {
+        pauses::refresh(shared).await;
     }
     if signal.catalog || signal.items {
         batch::refresh(shared).await;

@@ -13,7 +13,6 @@ use keiko_core::port::{
     Signals, TaskStore, Usage,
 };
 use keiko_core::stop::StopReason;
-use keiko_core::task::{AttemptRecord, Settlement, Transition};
 use keiko_core::{TaskId, TenantId, TenantName, Token};
 use tokio::sync::{Notify, mpsc};
 
@@ -27,6 +26,7 @@ use crate::ids::Ids;
 use crate::journal::Journal;
 use crate::meters::Meters;
 use crate::options::Options;
+use crate::pauses::{self, Pauses};
 use crate::point::Points;
 use crate::pulse::Pulse;
 use crate::queue::LocalQueue;
@@ -132,6 +132,7 @@ impl Runtime {
         let kill_at = options.kill_at;
         let shared = Arc::new(Shared {
             ids: Ids::new(Arc::clone(&tasks), Arc::clone(&clock)),
+            pauses: Pauses::new(Arc::clone(&catalog)),
             catalog: Catalog::new(catalog, components, Arc::clone(&runner), Arc::clone(&clock)),
             queue: LocalQueue::new(options.running_max),
             long: Arc::new(long::Pool::new()),
@@ -167,6 +168,7 @@ impl Runtime {
         });
         shared.gauge.correct(&shared.records.live().await?);
         shared.catalog.refresh().await?;
+        pauses::refresh(&shared).await;
         shared.batches.gauge.correct(&batch::waiting(&shared).await?);
         batch::read(&shared).await?;
         rescuer::note(&shared, &rescued);
@@ -288,7 +290,7 @@ fn journal_failed(folder: &Path, error: &std::io::Error) -> Error {
 }
 
 /// Gives back tasks that were leased and not started; batches stay, to be worked before the host stops.
-fn hand_back(shared: &Shared, jobs: Vec<Job>) -> u64 {
+pub(crate) fn hand_back(shared: &Shared, jobs: Vec<Job>) -> u64 {
     let mut count = 0;
     for job in jobs {
         let job = match job {
@@ -303,27 +305,8 @@ fn hand_back(shared: &Shared, jobs: Vec<Job>) -> u64 {
             // Its caller is told that the host stops.
             Job::Run(_) => continue,
         };
-        let settlement = Settlement {
-            id: job.task.id,
-            tenant: job.task.tenant,
-            token: job.task.token,
-            transition: Transition::HandBack,
-            attempt: AttemptRecord {
-                number: job.task.attempts,
-                started_ms: 0,
-                meter: Default::default(),
-                taint: Default::default(),
-                effects: 0,
-                version: None,
-                memoized_from: None,
-            },
-            effects: Default::default(),
-            log: Default::default(),
-            charge: None,
-        };
-        let ended = Ended { holder: job.holder, group: None, settlement, port: None };
         // A full channel means a stalled store: the rest goes back with the holder, or with its lease.
-        if shared.ended.try_send(ended).is_ok() {
+        if shared.ended.try_send(Ended::handed_back(&job)).is_ok() {
             count += 1;
         }
     }

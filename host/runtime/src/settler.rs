@@ -8,7 +8,7 @@ use keiko_core::code::Code;
 use keiko_core::effect::Effects;
 use keiko_core::outcome::Failure;
 use keiko_core::port::{StoreError, StoreErrorKind};
-use keiko_core::task::{Settled, Settlement, Transition};
+use keiko_core::task::{AttemptRecord, Settled, Settlement, Transition};
 use keiko_core::{GroupId, Holder, TenantId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::batch::job::tell_added;
 use crate::groups;
 use crate::port::AttemptPort;
-use crate::shared::{Counters, Shared};
+use crate::shared::{Counters, Leased, Shared};
 
 /// Ends of one transaction at most.
 const GROUP_MAX: usize = 500;
@@ -33,6 +33,31 @@ pub(crate) struct Ended {
     pub(crate) group: Option<GroupId>,
     /// Kept until the store has answered: it holds the room promised to children.
     pub(crate) port: Option<Arc<AttemptPort>>,
+}
+
+impl Ended {
+    /// A task that goes back to the queue as if it had never been leased.
+    pub(crate) fn handed_back(job: &Leased) -> Ended {
+        let settlement = Settlement {
+            id: job.task.id,
+            tenant: job.task.tenant,
+            token: job.task.token,
+            transition: Transition::HandBack,
+            attempt: AttemptRecord {
+                number: job.task.attempts,
+                started_ms: 0,
+                meter: Default::default(),
+                taint: Default::default(),
+                effects: 0,
+                version: None,
+                memoized_from: None,
+            },
+            effects: Default::default(),
+            log: Default::default(),
+            charge: None,
+        };
+        Ended { holder: job.holder, group: None, settlement, port: None }
+    }
 }
 
 /// Settles until the last sender is gone, or until stopped while the store fails.

@@ -24,6 +24,7 @@ use crate::journal::Journal;
 use crate::long;
 use crate::meters::Meters;
 use crate::options::Options;
+use crate::pauses::Pauses;
 use crate::point::Points;
 use crate::pulse::Pulse;
 use crate::queue::{Lanes, LocalQueue};
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) tenants: HashMap<TenantId, Arc<TenantEntry>>,
     pub(crate) catalog: Catalog,
+    pub(crate) pauses: Pauses,
     pub(crate) ids: Ids,
     pub(crate) gauge: Gauge,
     pub(crate) queue: LocalQueue<Job>,
@@ -92,10 +94,11 @@ impl Shared {
         !self.accepting.load(Ordering::Acquire)
     }
 
-    /// There is something to lease: for this host, and for others when this one has all it can run.
+    /// There is something to lease: for this host, and for others when this one has all it can run or is paused.
     pub(crate) fn ready(&self) {
         self.wake.notify_one();
-        if self.queue.look(|lanes| lanes.waiting() > 0) && self.pulse.has_others() {
+        let full = self.pauses.of_host() || self.queue.look(|lanes| lanes.waiting() > 0);
+        if full && self.pulse.has_others() {
             self.signals.tell(Signal { ready: true, ..Signal::default() });
         }
     }
@@ -212,6 +215,10 @@ pub struct Figures {
     pub runs_refused: u64,
     /// Tasks leased and not started.
     pub waiting: usize,
+    /// Tenants and kinds that are paused, on every host.
+    pub paused: usize,
+    /// Whether this host is.
+    pub host_paused: bool,
     /// Runs that wait for their turn.
     pub runs_waiting: usize,
     /// Attempts that run, runs among them.
@@ -237,6 +244,8 @@ impl Shared {
             runs: read(&self.counters.runs),
             runs_refused: read(&self.counters.runs_refused),
             waiting,
+            paused: self.pauses.count(),
+            host_paused: self.pauses.of_host(),
             runs_waiting,
             running,
             batches: self.batches.figures(),

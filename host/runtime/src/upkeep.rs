@@ -8,6 +8,7 @@ use keiko_core::port::StoreError;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch;
+use crate::pauses;
 use crate::shared::Shared;
 
 /// Time between two corrections of the gauge.
@@ -62,6 +63,10 @@ pub(crate) async fn sweep(shared: Arc<Shared>, stop: CancellationToken) {
 }
 
 async fn once(shared: &Shared, round: u32, worked: bool) -> Result<(), StoreError> {
+    if shared.pauses.are_ending() {
+        // Whoever resumed them was cut off.
+        pauses::refresh(shared).await;
+    }
     if worked {
         shared.gauge.correct(&shared.records.live().await?);
         shared.batches.gauge.correct(&batch::waiting(shared).await?);

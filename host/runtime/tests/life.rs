@@ -6,6 +6,7 @@ mod data;
 mod direct;
 mod groups;
 mod long;
+mod pauses;
 mod support;
 mod swap;
 mod trees;

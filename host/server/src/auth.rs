@@ -15,6 +15,15 @@ pub enum Auth {
     Tokens(HashMap<String, (TenantId, TokenEntry)>),
 }
 
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Speaker {
+    /// For whom.
+    pub tenant: TenantId,
+    /// Whether they may also do what concerns the whole host.
+    pub operator: bool,
+}
+
 /// The request carries no token, or none that is worth anything. Which of the two is all a client learns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -26,9 +35,9 @@ pub enum Refused {
 
 impl Auth {
     /// Who speaks, by the value of `Authorization`.
-    pub fn tenant(&self, header: Option<&[u8]>, now_ms: i64) -> Result<TenantId, Refused> {
+    pub fn speaker(&self, header: Option<&[u8]>, now_ms: i64) -> Result<Speaker, Refused> {
         let entries = match self {
-            Auth::Open(tenant) => return Ok(*tenant),
+            Auth::Open(tenant) => return Ok(Speaker { tenant: *tenant, operator: true }),
             Auth::Tokens(entries) => entries,
         };
         let text = std::str::from_utf8(header.ok_or(Refused::Missing)?).map_err(|_| Refused::Wrong)?;
@@ -42,7 +51,11 @@ impl Auth {
         // `blake3::Hash` compares in constant time.
         let right = entry.hash == hash;
         let fresh = entry.expires_ms.is_none_or(|expires| now_ms < expires);
-        if right && fresh { Ok(*tenant) } else { Err(Refused::Wrong) }
+        if right && fresh {
+            Ok(Speaker { tenant: *tenant, operator: entry.operator })
+        } else {
+            Err(Refused::Wrong)
+        }
     }
 }
 
@@ -51,7 +64,13 @@ mod tests {
     use super::*;
 
     fn entry(token: &Token, expires_ms: Option<i64>) -> TokenEntry {
-        TokenEntry { id: token.id().to_owned(), hash: token.hash(), name: None, expires_ms }
+        TokenEntry {
+            id: token.id().to_owned(),
+            hash: token.hash(),
+            name: None,
+            expires_ms,
+            operator: expires_ms.is_some(),
+        }
     }
 
     #[test]
@@ -63,13 +82,14 @@ mod tests {
             entries.map(|(tenant, token, end)| (token.id().to_owned(), (tenant, entry(token, end))));
         let auth = Auth::Tokens(entries.into());
         let check = |header: Option<String>, now_ms, expected| {
-            let got = auth.tenant(header.as_deref().map(str::as_bytes), now_ms);
+            let got = auth.speaker(header.as_deref().map(str::as_bytes), now_ms);
             assert_eq!(got, expected, "{header:?}");
         };
         let bearer = |token: &Token| Some(format!("Bearer {}", token.reveal()));
-        check(bearer(&mine), 0, Ok(TenantId(1)));
-        check(Some(format!("bearer  {}", mine.reveal())), 0, Ok(TenantId(1)));
-        check(bearer(&other), 99, Ok(TenantId(2)));
+        let one = Speaker { tenant: TenantId(1), operator: false };
+        check(bearer(&mine), 0, Ok(one));
+        check(Some(format!("bearer  {}", mine.reveal())), 0, Ok(one));
+        check(bearer(&other), 99, Ok(Speaker { tenant: TenantId(2), operator: true }));
         check(bearer(&other), 100, Err(Refused::Wrong));
         check(bearer(&forged), 0, Err(Refused::Wrong));
         check(bearer(&stranger), 0, Err(Refused::Wrong));
@@ -80,7 +100,8 @@ mod tests {
 
     #[test]
     fn an_open_host_asks_for_nothing() {
-        assert_eq!(Auth::Open(TenantId(7)).tenant(None, 0), Ok(TenantId(7)));
-        assert_eq!(Auth::Open(TenantId(7)).tenant(Some(b"Bearer x"), 0), Ok(TenantId(7)));
+        let anybody = Ok(Speaker { tenant: TenantId(7), operator: true });
+        assert_eq!(Auth::Open(TenantId(7)).speaker(None, 0), anybody);
+        assert_eq!(Auth::Open(TenantId(7)).speaker(Some(b"Bearer x"), 0), anybody);
     }
 }

@@ -101,14 +101,17 @@ pub struct TokenEntry {
     pub name: Option<String>,
     /// It is worth nothing from then on, in milliseconds since 1970.
     pub expires_ms: Option<i64>,
+    /// Whether it may also do what concerns the whole host.
+    pub operator: bool,
 }
 
 impl TokenEntry {
     /// What `keiko config` shows of it: enough to find it, and not its hash.
     pub fn shown(&self) -> String {
+        let operator = if self.operator { ", operator" } else { "" };
         match &self.name {
-            Some(name) => format!("{PREFIX}{}_… ({name})", self.id),
-            None => format!("{PREFIX}{}_…", self.id),
+            Some(name) => format!("{PREFIX}{}_… ({name}{operator})", self.id),
+            None => format!("{PREFIX}{}_…{operator}", self.id),
         }
     }
 }

@@ -24,6 +24,8 @@ pub(crate) mod leases;
 pub(crate) mod model;
 #[path = "conformance/mutations.rs"]
 pub(crate) mod mutations;
+#[path = "conformance/pauses.rs"]
+pub(crate) mod pauses;
 #[path = "conformance/records.rs"]
 pub(crate) mod records;
 #[path = "conformance/retention.rs"]
@@ -143,6 +145,13 @@ macro_rules! every_promise {
                 a_tree_ends_with_its_time
                 the_time_of_a_tree_is_its_roots_too
                 a_tree_is_forgotten_with_its_root
+            }
+            pauses {
+                a_paused_kind_waits_and_comes_back_in_its_order
+                a_paused_tenant_gets_nothing_and_others_do
+                what_waits_behind_a_pause_keeps_its_time_and_can_end
+                parked_tasks_come_back_in_parts
+                a_pause_is_told_and_belongs_to_its_tenant
             }
             retention {
                 ended_tasks_are_forgotten_by_how_and_when_they_ended

@@ -9,6 +9,7 @@ use crate::catalog::{
 };
 use crate::id::{Digest, TenantId};
 use crate::name::{PluginName, TenantName};
+use crate::pause::{Pause, Paused};
 
 /// Tenants, plugins and versions.
 #[async_trait]
@@ -56,6 +57,21 @@ pub trait CatalogStore: Send + Sync + 'static {
 
     /// Every plugin of every tenant, with its current version.
     async fn plugins(&self) -> Result<Vec<Plugin>, StoreError>;
+
+    /// Keeps these tasks from being leased, from the next lease on; what is leased stays leased. Returns whether anything
+    /// changed: not when they are paused already, or the kind is not the tenant's.
+    async fn pause(&self, what: Paused, now_ms: i64) -> Result<bool, StoreError>;
+
+    /// Lets these tasks be leased again, a kind's as soon as [`CatalogStore::unpark`] has found them. Returns whether
+    /// anything changed.
+    async fn resume(&self, what: Paused) -> Result<bool, StoreError>;
+
+    /// Gives up to `count_max` parked tasks of a kind that was resumed their due times again, and returns how many; when
+    /// they were fewer, the pause is forgotten. Nothing when the kind is paused.
+    async fn unpark(&self, what: Paused, count_max: u32) -> Result<u64, StoreError>;
+
+    /// Every pause, in the order of tenants and kinds.
+    async fn pauses(&self) -> Result<Vec<Pause>, StoreError>;
 }
 
 /// Components by digest.

@@ -128,7 +128,8 @@ impl Service {
     }
 
     fn may_form(&self) -> bool {
-        self.doing.len() < FORMING_MAX && !self.shared.batches.is_halted()
+        let stopped = self.shared.batches.is_halted() || self.shared.pauses.of_host();
+        self.doing.len() < FORMING_MAX && !stopped
     }
 
     fn is_due(&self) -> bool {

@@ -12,6 +12,8 @@ use super::problem::Problem;
 pub(super) struct Caller {
     /// For whom.
     pub(super) tenant: TenantId,
+    /// Whether they may also do what concerns the whole host.
+    pub(super) operator: bool,
     /// The answer is due then.
     pub(super) until: Instant,
     /// Whether the request was let in as an upload.

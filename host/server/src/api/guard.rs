@@ -23,7 +23,7 @@ use super::limit::{
 };
 use super::problem::{self, Problem};
 use super::{Api, body, router};
-use crate::auth::{Auth, Refused};
+use crate::auth::{Auth, Refused, Speaker};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -115,8 +115,11 @@ impl Guard {
     fn admit(&self, request: &Request, tenant: &mut Option<TenantId>) -> Result<(Caller, Entered), Problem> {
         check_sizes(request)?;
         let class = class(request);
+        // The routes about health do not look for whom they answer.
+        let mut speaker = Speaker { tenant: TenantId(0), operator: false };
         if class != Class::Health {
-            *tenant = Some(self.authenticate(request)?);
+            speaker = self.authenticate(request)?;
+            *tenant = Some(speaker.tenant);
         }
         let limits = &self.api.limits;
         let (gate, name, time) = match class {
@@ -130,21 +133,21 @@ impl Guard {
             Problem::at_limit(Code::RateLimited, fact).with_status(StatusCode::SERVICE_UNAVAILABLE)
         })?;
         let caller = Caller {
-            // The routes about health do not look.
-            tenant: tenant.unwrap_or(TenantId(0)),
+            tenant: speaker.tenant,
+            operator: speaker.operator,
             until: Instant::now() + time,
             is_upload: class == Class::Upload,
         };
         Ok((caller, entered))
     }
 
-    fn authenticate(&self, request: &Request) -> Result<TenantId, Problem> {
+    fn authenticate(&self, request: &Request) -> Result<Speaker, Problem> {
         let headers = request.headers();
         if matches!(self.api.auth, Auth::Open(_)) {
             check_origin(request.uri().authority(), headers)?;
         }
         let header = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
-        self.api.auth.tenant(header, self.api.clock.now_ms()).map_err(|refused| {
+        self.api.auth.speaker(header, self.api.clock.now_ms()).map_err(|refused| {
             let text = match refused {
                 Refused::Missing => "the request carries no token; expected `Authorization: Bearer TOKEN`",
                 Refused::Wrong => "the token is not valid",

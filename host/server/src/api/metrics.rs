@@ -160,6 +160,8 @@ const COUNTERS: &[(&str, &str, Read)] = &[
 /// What the runtime holds now.
 const GAUGES: &[(&str, &str, Read)] = &[
     ("keiko_tasks_waiting", "Tasks leased and not started", |figures| figures.waiting as u64),
+    ("keiko_pauses", "Tenants and kinds that are paused", |figures| figures.paused as u64),
+    ("keiko_host_paused", "1 while this host is paused", |figures| u64::from(figures.host_paused)),
     ("keiko_runs_waiting", "Runs that wait for their turn", |figures| figures.runs_waiting as u64),
     ("keiko_attempts_running", "Attempts and runs that run on this host", |figures| figures.running as u64),
     ("keiko_batches_in_flight", "Batches formed or worked on this host", |figures| figures.batches.in_flight),
@@ -223,7 +225,7 @@ mod tests {
     #[test]
     fn the_page_shows_what_was_counted_last() {
         let metrics = Metrics::new();
-        let figures = Figures { leased: 3, running: 2, ..Figures::default() };
+        let figures = Figures { leased: 3, running: 2, paused: 1, host_paused: true, ..Figures::default() };
         let pool = PoolFigures { size: 5, idle: 4, in_use: 1, acquires: 9, ..PoolFigures::default() };
         let engine = EngineCounts { loaded: 6, held: 7, artifacts_refused: 8, ..EngineCounts::default() };
         let cache = CacheFigures::default();
@@ -235,6 +237,8 @@ mod tests {
             "# TYPE keiko_tasks_leased_total counter",
             "keiko_tasks_leased_total 4",
             "keiko_attempts_running 2",
+            "keiko_pauses 1",
+            "keiko_host_paused 1",
             "keiko_components_loaded 6",
             "keiko_components_held 7",
             "keiko_artifacts_refused_total 8",

@@ -16,6 +16,7 @@ mod input;
 mod json;
 pub mod limit;
 mod metrics;
+mod pause;
 mod plugin;
 pub mod problem;
 mod query;
@@ -85,6 +86,8 @@ fn router(api: Arc<Api>) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics::metrics))
         .route("/v1/host", get(plugin::host))
+        .route("/v1/pause", post(pause::pause).get(pause::get))
+        .route("/v1/resume", post(pause::resume))
         .route("/v1/tasks", post(task::submit).get(task::list))
         .route("/v1/tasks/counts", get(task::counts))
         .route("/v1/tasks/cancel", post(task::cancel_many))

@@ -11,6 +11,7 @@ mod exit;
 mod group;
 mod input;
 mod inspect;
+mod pause;
 mod plugin;
 mod print;
 mod report;
@@ -77,6 +78,12 @@ enum Command {
     /// Add items to processors, and see what became of them
     #[command(subcommand)]
     Batch(batch::Command),
+    /// Keep tasks from beginning: a kind, all of the tenant, or on this host
+    #[command(subcommand)]
+    Pause(pause::Pause),
+    /// Let paused tasks begin again
+    #[command(subcommand)]
+    Resume(pause::Resume),
     /// Show how many tasks of each kind and state there were, and how long they ran
     Stats(stats::Arguments),
     /// Look into the tenant's cache, and take things out of it
@@ -110,6 +117,8 @@ pub fn main() -> ExitCode {
         Command::Agent(command) => end(agent::agent(command)),
         Command::User(command) => end(user::user(command)),
         Command::Batch(command) => end(batch::batch(command)),
+        Command::Pause(command) => end(pause::pause(command)),
+        Command::Resume(command) => end(pause::resume(command)),
         Command::Stats(arguments) => end(stats::stats(&arguments)),
         Command::Cache(command) => end(cache::cache(command)),
         Command::Config(arguments) => end(config::config(&arguments)),

@@ -393,6 +393,7 @@ fn check_token(written: &TokenWritten) -> Result<TokenEntry, Vec<TokenMistake>> 
             hash,
             name: written.name.as_ref().map(|set| set.value.clone()),
             expires_ms: expires.and_then(Result::ok).map(jiff::Timestamp::as_millisecond),
+            operator: written.operator.as_ref().is_some_and(|set| set.value),
         }),
         _ => Err(mistakes),
     }

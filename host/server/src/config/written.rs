@@ -160,6 +160,7 @@ pub(super) struct TokenWritten {
     pub(super) hash: Option<Set<String>>,
     pub(super) name: Option<Set<String>>,
     pub(super) expires: Option<Set<String>>,
+    pub(super) operator: Option<Set<bool>>,
 }
 
 /// What the command line said.
@@ -344,6 +345,7 @@ fn tenant(table: &Table<'_>) -> TenantWritten {
             hash: token.text("hash"),
             name: token.text("name"),
             expires: token.text("expires"),
+            operator: token.boolean("operator"),
         };
         token.finish();
         entry

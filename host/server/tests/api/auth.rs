@@ -30,6 +30,10 @@ fn no_route_answers_without_a_token() {
             .map(|(method, path)| (method, path.to_owned())),
     );
     all.extend(
+        [("GET", "/v1/pause"), ("POST", "/v1/pause"), ("POST", "/v1/resume")]
+            .map(|(method, path)| (method, path.to_owned())),
+    );
+    all.extend(
         [("POST", "/v1/plugins"), ("GET", "/v1/host"), ("GET", "/v1/nothing"), ("GET", "/")]
             .map(|(method, path)| (method, path.to_owned())),
     );

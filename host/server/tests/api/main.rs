@@ -13,6 +13,7 @@ mod drain;
 mod guest;
 mod http;
 mod limits;
+mod pauses;
 mod plugins;
 mod problems;
 mod runs;

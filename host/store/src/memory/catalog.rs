@@ -10,6 +10,7 @@ use keiko_core::catalog::{
 };
 use keiko_core::id::{Digest, KindId, PluginId, TenantId, VersionId};
 use keiko_core::name::{KindName, PluginName, TenantName};
+use keiko_core::pause::{Pause, Paused};
 use keiko_core::port::{CatalogStore, Components, StoreError, StoreErrorKind};
 
 use super::MemoryStore;
@@ -76,6 +77,22 @@ impl CatalogStore for MemoryStore {
             Ok(kept.filter_map(|(id, _)| state.plugin(*id)).collect())
         })
         .await
+    }
+
+    async fn pause(&self, what: Paused, now_ms: i64) -> Result<bool, StoreError> {
+        self.call(|state| Ok(state.pause(what, now_ms))).await
+    }
+
+    async fn resume(&self, what: Paused) -> Result<bool, StoreError> {
+        self.call(|state| Ok(state.resume(what))).await
+    }
+
+    async fn unpark(&self, what: Paused, count_max: u32) -> Result<u64, StoreError> {
+        self.call(|state| Ok(state.unpark(what, count_max))).await
+    }
+
+    async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {
+        self.call(|state| Ok(state.pauses())).await
     }
 }
 

@@ -90,9 +90,10 @@ impl State {
         if !self.breaks(Mutation::NoTurns) {
             take_turns(&mut taken, &shares, |due| *due);
         }
+        let parked = self.park(&mut taken);
         let wanted = taken.len();
         self.drop_what_does_not_fit(&mut taken);
-        let next_run_at_ms = match (taken.len() == wanted, taken.len() < request.room) {
+        let next_run_at_ms = match (taken.len() == wanted && !parked, taken.len() < request.room) {
             (false, _) => Some(request.now_ms),
             (true, true) => self.next_due(request.now_ms),
             (true, false) => None,
@@ -122,7 +123,7 @@ impl State {
             let cap = request.caps.get(&tenant).copied().unwrap_or(request.cap_default);
             let cap = if self.breaks(Mutation::CapsIgnored) { room } else { cap.min(room) };
             let due = self.due(tenant, request.now_ms, cap).len();
-            if due > 0 {
+            if due > 0 && !self.is_paused(tenant, None) {
                 claims.push(Claim { tenant, cap: due });
             }
             next = self.ready.range((TenantId(tenant.0 + 1), i64::MIN, TaskId(i64::MIN))..).next().copied();
@@ -171,7 +172,8 @@ impl State {
         if self.breaks(Mutation::NextDueForgotten) {
             return None;
         }
-        self.ready.iter().map(|(_, run_at_ms, _)| *run_at_ms).filter(|run_at_ms| *run_at_ms > now_ms).min()
+        let open = self.ready.iter().filter(|(tenant, ..)| !self.is_paused(*tenant, None));
+        open.map(|(_, run_at_ms, _)| *run_at_ms).filter(|run_at_ms| *run_at_ms > now_ms).min()
     }
 
     /// Leases one task.

@@ -15,6 +15,7 @@ mod history;
 mod leases;
 mod link;
 mod mutation;
+mod pauses;
 mod records;
 mod settles;
 mod state;

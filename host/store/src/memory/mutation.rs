@@ -328,6 +328,18 @@ mutations! {
     CatalogNumberStands;
     /// A component is kept as it was put last, though its digest is the first one's.
     ComponentLost;
+    /// What is paused is leased all the same.
+    PauseIgnored;
+    /// A tenant can pause another's kind.
+    PausesForOthers;
+    /// A pause does not move the number that a beat tells.
+    PauseTellsNobody;
+    /// Tasks of a kind that was paused never come back.
+    ParkedForEver;
+    /// Tasks of a kind that was paused do not know when they came due.
+    ParkForgetsDueTime;
+    /// All parked tasks come back at once.
+    UnparkIgnoresItsNumber;
     /// Agents are loaded in the order of their ids.
     AgentsInIdOrder;
     /// Agents that are missing are left out.

@@ -13,6 +13,7 @@ use keiko_core::id::{
 use keiko_core::manifest::Manifest;
 use keiko_core::name::{KindName, PluginName, TenantName, VersionName};
 use keiko_core::outcome::Failure;
+use keiko_core::pause::Paused;
 use keiko_core::policy::BudgetRequest;
 use keiko_core::port::{StoreError, StoreErrorKind};
 use keiko_core::priority::Priority;
@@ -41,6 +42,8 @@ pub(super) struct State {
     pub(super) kinds: BTreeMap<KindId, KindRow>,
     pub(super) versions: BTreeMap<VersionId, VersionRow>,
     pub(super) components: BTreeMap<Digest, Bytes>,
+    /// Since when, and whether it is ending.
+    pub(super) pauses: BTreeMap<Paused, (i64, bool)>,
     pub(super) tasks: BTreeMap<TaskId, Row>,
     /// Pending tasks in the order of a lease.
     pub(super) ready: BTreeSet<(TenantId, i64, TaskId)>,

@@ -20,6 +20,7 @@ use keiko_core::time_out::Ends;
 use sqlx::postgres::PgRow;
 
 use super::end::fail_undecodable;
+use super::pause::park;
 use super::row::{self, get};
 use super::session::Session;
 use super::tree::trees;
@@ -37,14 +38,15 @@ const ROUNDS_MAX: usize = 16;
 /// Tasks with a priority that one lease gives their place.
 const RAISE_MAX: i64 = 1_000;
 
-/// The columns of a leased task, times on the caller's clock, `$2`. Inputs up to 8 KiB come with it.
+/// The columns of a leased task, times on the caller's clock, `$2`. Inputs up to 8 KiB come with it. The last one says
+/// whether its kind is paused.
 macro_rules! leased {
     () => {
         "t.id, t.tenant, t.kind, t.token, t.attempts, t.deadlines, t.crashes, t.created_ms, t.run_at_ms, t.root,
             t.parent, t.depth, t.budget, t.trace, t.input_type, octet_length(t.input) AS input_bytes,
             CASE WHEN octet_length(t.input) <= 8192 THEN t.input END AS input, t.agent, t.app_user,
             t.start_by_ms - (keiko_now($2) - $2) AS start_by_ms, t.end_by_ms - (keiko_now($2) - $2) AS end_by_ms,
-            t.task_group"
+            t.task_group, t.kind IN (SELECT kind FROM pause WHERE NOT ending) AS paused"
     };
 }
 
@@ -73,7 +75,7 @@ pub(crate) const LEASE: &str = concat!(
             SELECT tenant, coalesce(($7::bigint[])[array_position($6::bigint[], tenant)], $8) AS cap FROM (
                 SELECT tenant FROM behind WHERE run_at_ms <= keiko_now($2)
                 UNION ALL SELECT tenant FROM before WHERE run_at_ms <= keiko_now($2)) AS walk) AS capped
-        WHERE cap > 0 LIMIT $5
+        WHERE cap > 0 AND tenant NOT IN (SELECT tenant FROM pause WHERE kind = 0) LIMIT $5
     ), placed AS MATERIALIZED (
         SELECT tenant, cap, row_number() OVER () AS place, count(*) OVER () AS tenants FROM ready
     ), due AS MATERIALIZED (
@@ -126,7 +128,8 @@ pub(crate) const NEXT_RUN_AT: &str = "
     )
     SELECT min(first.run_at_ms) - (keiko_now($1) - $1) FROM waiting CROSS JOIN LATERAL (
         SELECT run_at_ms FROM task WHERE tenant = waiting.tenant AND holder IS NULL AND run_at_ms > keiko_now($1)
-        ORDER BY run_at_ms LIMIT 1) AS first";
+        ORDER BY run_at_ms LIMIT 1) AS first
+    WHERE waiting.tenant NOT IN (SELECT tenant FROM pause WHERE kind = 0)";
 
 /// Prolongs the holder `$1` and looks when the first pending task comes due, on the caller's clock, and the caller's
 /// time: one look into `task_ready` for each tenant. Parameters: now, lease.
@@ -141,7 +144,8 @@ pub(crate) const LOOK: &str = "
     )
     SELECT (SELECT min(first.run_at_ms) - (keiko_now($2) - $2) FROM waiting CROSS JOIN LATERAL (
         SELECT run_at_ms FROM task WHERE tenant = waiting.tenant AND holder IS NULL
-        ORDER BY run_at_ms, id LIMIT 1) AS first)
+        ORDER BY run_at_ms, id LIMIT 1) AS first
+        WHERE waiting.tenant NOT IN (SELECT tenant FROM pause WHERE kind = 0))
     FROM alive";
 
 /// What a lease that takes nothing answers; `None` when there is something to take.
@@ -163,14 +167,16 @@ pub(crate) async fn lease(session: &mut Session, request: &LeaseRequest) -> Resu
     }
     let mut taken = Taken::default();
     taken.add(&rows)?;
-    let raised = get::<bool>(&rows[0], 25)?;
+    let raised = get::<bool>(&rows[0], 26)?;
     if raised {
         let query = sqlx::query(RAISE).bind(request.now_ms).bind(AGEING_MS).bind(RAISE_MAX);
         session.run(query).await?;
     }
     // Behind as many tenants as there is room there may be others, whose turn it is when somebody else had those.
-    let cut = get::<i64>(&rows[0], 24)? >= number(request.room) && taken.count < request.room;
-    let whole = more_rounds(session, request, &mut taken).await? && !cut && !raised;
+    let cut = get::<i64>(&rows[0], 25)? >= number(request.room) && taken.count < request.room;
+    let whole =
+        more_rounds(session, request, &mut taken).await? && !cut && !raised && taken.paused.is_empty();
+    park(session, &taken.paused).await?;
     let after = taken.tenants.last().map(|&(tenant, _)| tenant).or(request.after);
     let Taken { mut tasks, mut unreadable, tenants, .. } = taken;
     take_turns(&mut tasks, &tenants, |one| (one.task.tenant, one.task.place_ms, one.task.id));
@@ -241,6 +247,8 @@ struct Taken {
     tasks: Vec<Leased>,
     /// Tasks that cannot be read: one bad row must not stop the queue.
     unreadable: Vec<TaskId>,
+    /// Tasks of paused kinds.
+    paused: Vec<(TaskId, KindId)>,
     /// Rows so far, readable or not.
     count: usize,
     /// The tenants of the first round in their order, with what each got so far.
@@ -261,9 +269,13 @@ impl Taken {
         let mut places: BTreeMap<i64, (TenantId, i64, usize)> = BTreeMap::new();
         for row in rows {
             let Some(id) = get::<Option<i64>>(row, 0)? else { continue };
-            let (tenant, place, share) = (TenantId(get(row, 1)?), get(row, 22)?, get(row, 23)?);
+            let (tenant, place, share) = (TenantId(get(row, 1)?), get(row, 23)?, get(row, 24)?);
             places.entry(place).or_insert((tenant, share, 0)).2 += 1;
             self.count += 1;
+            if get(row, 22)? {
+                self.paused.push((TaskId(id), KindId(get(row, 2)?)));
+                continue;
+            }
             match decode(row) {
                 Ok(task) => self.tasks.push(task),
                 Err(_) => self.unreadable.push(TaskId(id)),

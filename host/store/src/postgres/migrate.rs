@@ -23,6 +23,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("batches", include_str!("../../../../migrations/postgres/0008_batches.sql")),
     ("cache", include_str!("../../../../migrations/postgres/0009_cache.sql")),
     ("tree", include_str!("../../../../migrations/postgres/0010_tree.sql")),
+    ("pauses", include_str!("../../../../migrations/postgres/0011_pauses.sql")),
 ];
 
 /// How a file starts that cannot run in a transaction.

@@ -14,6 +14,7 @@ use sqlx::sqlite::SqliteRow;
 
 use super::end::fail_undecodable;
 use super::error::store_error;
+use super::pause::park;
 use super::session::{Session, json};
 use super::tree::trees;
 use crate::admit::read_type;
@@ -27,7 +28,7 @@ const LEASE_BYTES_MAX: u64 = 64 << 20;
 /// Tasks with a priority that one lease gives their place.
 const RAISE_MAX: i64 = 1_000;
 
-/// Tenants with due tasks, from the one behind `?1` on and round to it, at most `?3`.
+/// Tenants with due tasks that are not paused, from the one behind `?1` on and round to it, at most `?3`.
 /// A walk from tenant to tenant: two looks into the index for each, however many tasks it has.
 /// SQLite runs both walks one after the other and no further than the limit; only fairness depends on it.
 pub(crate) const READY_TENANTS: &str = "
@@ -48,9 +49,10 @@ pub(crate) const READY_TENANTS: &str = "
     )
     SELECT tenant FROM (
         SELECT tenant, run_at_ms FROM behind WHERE run_at_ms <= ?2
-        UNION ALL SELECT tenant, run_at_ms FROM before WHERE run_at_ms <= ?2) LIMIT ?3";
+        UNION ALL SELECT tenant, run_at_ms FROM before WHERE run_at_ms <= ?2) AS walk
+    WHERE NOT EXISTS (SELECT 1 FROM pause WHERE pause.tenant = walk.tenant AND pause.kind = 0) LIMIT ?3";
 
-/// Leases up to `?3` due tasks of each tenant in `?1` for the holder `?4`.
+/// Leases up to `?3` due tasks of each tenant in `?1` for the holder `?4`, and says which are of a paused kind.
 pub(crate) const LEASE_TASKS: &str = "
     UPDATE task SET state = 1, token = token + 1, holder = ?4
     WHERE id IN (
@@ -60,7 +62,8 @@ pub(crate) const LEASE_TASKS: &str = "
             ORDER BY run_at_ms, id LIMIT ?3))
     RETURNING id, tenant, kind, token, attempts, deadlines, crashes, created_ms, run_at_ms, root, parent, depth,
         budget, trace, input_type, input_bytes, input, agent, app_user, start_by_ms, end_by_ms,
-        task_group";
+        task_group,
+        EXISTS (SELECT 1 FROM pause WHERE pause.tenant = task.tenant AND pause.kind = task.kind AND NOT ending)";
 
 /// Due tasks of each tenant in `?1`, in that order, counted up to `?3`.
 pub(crate) const COUNT_DUE: &str = "
@@ -78,7 +81,8 @@ pub(crate) const NEXT_RUN_AT: &str = "
                 WHERE state = 0 AND tenant > waiting.tenant ORDER BY tenant LIMIT 1)
     )
     SELECT min((SELECT run_at_ms FROM task INDEXED BY task_ready
-        WHERE tenant = waiting.tenant AND state = 0 AND run_at_ms > ?1 ORDER BY run_at_ms LIMIT 1)) FROM waiting";
+        WHERE tenant = waiting.tenant AND state = 0 AND run_at_ms > ?1 ORDER BY run_at_ms LIMIT 1)) FROM waiting
+    WHERE NOT EXISTS (SELECT 1 FROM pause WHERE pause.tenant = waiting.tenant AND pause.kind = 0)";
 
 macro_rules! raise {
     () => {
@@ -108,14 +112,17 @@ pub(crate) async fn lease(session: &mut Session, request: &LeaseRequest) -> Resu
     let first_shares = shares(&claims, request.room, request.after);
     let mut rows = Vec::new();
     take(session, request, claims, &mut rows).await?;
+    let parked = paused(&rows)?;
+    park(session, &parked).await?;
+    rows.retain(|row| !is_paused(row));
     let (mut taken, mut undecodable) = decode(&rows);
     take_turns(&mut taken, &first_shares, |taken| (taken.task.tenant, taken.task.place_ms, taken.task.id));
     let fitted = load_inputs(session, &mut taken, &mut undecodable).await?;
     fail_undecodable(session, &undecodable, request.now_ms).await?;
     let trees = trees(session, roots(taken.iter().map(|taken| &taken.task))).await?;
     taken.iter_mut().for_each(|taken| taken.task.tree = trees.get(&taken.task.lineage.root).copied());
-    let next_run_at_ms = match (fitted, taken.len() < request.room) {
-        // What did not fit is due, for the next lease.
+    let next_run_at_ms = match (fitted && parked.is_empty(), taken.len() < request.room) {
+        // What did not fit is due, for the next lease, and so may be what stands behind paused ones.
         (false, _) => Some(request.now_ms),
         (true, true) => next_run_at(session, request.now_ms).await?,
         (true, false) => None,
@@ -219,6 +226,16 @@ fn by_share(shares: &HashMap<TenantId, usize>) -> BTreeMap<i64, Vec<i64>> {
         tenants.entry(share as i64).or_default().push(tenant.0);
     }
     tenants
+}
+
+/// Those of the rows whose kind is paused.
+fn paused(rows: &[SqliteRow]) -> Result<Vec<TaskId>, StoreError> {
+    let paused = rows.iter().filter(|row| is_paused(row));
+    paused.map(|row| row.try_get(0).map(TaskId)).collect::<Result<_, _>>().map_err(store_error)
+}
+
+fn is_paused(row: &SqliteRow) -> bool {
+    row.try_get(22).unwrap_or(false)
 }
 
 struct Taken {

@@ -19,6 +19,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("batches", include_str!("../../../../migrations/sqlite/0008_batches.sql")),
     ("cache", include_str!("../../../../migrations/sqlite/0009_cache.sql")),
     ("tree", include_str!("../../../../migrations/sqlite/0010_tree.sql")),
+    ("pauses", include_str!("../../../../migrations/sqlite/0011_pauses.sql")),
 ];
 
 /// Why a database cannot be brought to this schema.

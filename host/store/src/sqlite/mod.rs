@@ -24,6 +24,7 @@ mod holder;
 mod lease;
 mod migrate;
 mod open;
+mod pause;
 #[cfg(test)]
 mod plan;
 mod prune;
@@ -47,6 +48,7 @@ use keiko_core::catalog::{
 use keiko_core::group::{Group, Outcome};
 use keiko_core::id::{Digest, GroupId, Holder, TaskId, TenantId, Token};
 use keiko_core::name::{PluginName, TenantName};
+use keiko_core::pause::{Pause, Paused};
 use keiko_core::port::{
     Beat, CatalogStore, Components, Dead, Expired, IdBlock, Lease, LeaseRequest, Pruned, Records, Rescued,
     Signal, Signals, StoreError, StoreErrorKind, TaskStore,
@@ -392,6 +394,29 @@ impl CatalogStore for SqliteStore {
 
     async fn plugins(&self) -> Result<Vec<Plugin>, StoreError> {
         catalog::plugins(&self.0.readers).await
+    }
+
+    async fn pause(&self, what: Paused, now_ms: i64) -> Result<bool, StoreError> {
+        self.write(Priority::Background, 0, (), move |session, ()| {
+            Box::pin(pause::pause(session, what, now_ms))
+        })
+        .await
+    }
+
+    async fn resume(&self, what: Paused) -> Result<bool, StoreError> {
+        self.write(Priority::Background, 0, (), move |session, ()| Box::pin(pause::resume(session, what)))
+            .await
+    }
+
+    async fn unpark(&self, what: Paused, count_max: u32) -> Result<u64, StoreError> {
+        self.write(Priority::Background, 0, (), move |session, ()| {
+            Box::pin(pause::unpark(session, what, count_max))
+        })
+        .await
+    }
+
+    async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {
+        pause::pauses(&self.0.readers).await
     }
 }
 

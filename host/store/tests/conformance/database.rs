@@ -23,6 +23,7 @@ const SCHEMA: &[&str] = &[
     include_str!("../../../../migrations/postgres/0008_batches.sql"),
     include_str!("../../../../migrations/postgres/0009_cache.sql"),
     include_str!("../../../../migrations/postgres/0010_tree.sql"),
+    include_str!("../../../../migrations/postgres/0011_pauses.sql"),
 ];
 
 /// Keeps tests apart that find no template.

@@ -86,6 +86,7 @@ fn each_mistake_is_named_with_its_place() {
     );
     check("[tenants.a]\ntokens = [{ hash = \"blake3:0\" }]", "tenants.a.tokens[0].hash");
     check(&tenant("").replace(" }]", ", expires = \"soon\" }]"), "`soon` is not a time");
+    check(&tenant("").replace(" }]", ", operator = \"yes\" }]"), "expected true or false, found string");
     check(
         &format!("{}{}", tenant(""), tenant("").replace("acme", "b")),
         "the token id `00000000aa` stands twice",
