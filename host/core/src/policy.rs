@@ -202,6 +202,25 @@ impl BudgetRequest {
         self
     }
 
+    /// These wishes where `change` names none; its own otherwise, its retries as a whole.
+    #[must_use]
+    pub fn changed_by(&self, change: &BudgetRequest) -> BudgetRequest {
+        let kept = change.retry == RetryRequest::default();
+        BudgetRequest {
+            fuel: change.fuel.or(self.fuel),
+            memory_bytes: change.memory_bytes.or(self.memory_bytes),
+            wall_ms: change.wall_ms.or(self.wall_ms),
+            attempts: change.attempts.or(self.attempts),
+            queued_ms: change.queued_ms.or(self.queued_ms),
+            total_ms: change.total_ms.or(self.total_ms),
+            heartbeat_ms: change.heartbeat_ms.or(self.heartbeat_ms),
+            tree_fuel: change.tree_fuel.or(self.tree_fuel),
+            tree_host_calls: change.tree_host_calls.or(self.tree_host_calls),
+            tree_ms: change.tree_ms.or(self.tree_ms),
+            retry: if kept { self.retry } else { change.retry },
+        }
+    }
+
     /// Whether nothing is asked for.
     pub fn is_empty(&self) -> bool {
         *self == BudgetRequest::default()
@@ -298,6 +317,19 @@ mod tests {
             assert_eq!(capability.as_str().parse(), Ok(capability));
         }
         assert!("cash".parse::<Capability>().is_err());
+    }
+
+    #[test]
+    fn a_change_of_a_budget_keeps_what_it_does_not_name() {
+        let retry = RetryRequest { first_ms: Some(7), ..RetryRequest::default() };
+        let before = BudgetRequest { fuel: Some(1), total_ms: Some(2), retry, ..BudgetRequest::default() };
+        assert_eq!(before.changed_by(&BudgetRequest::default()), before);
+        let change = BudgetRequest { total_ms: Some(3), attempts: Some(4), ..BudgetRequest::default() };
+        let after = before.changed_by(&change);
+        assert_eq!(after, BudgetRequest { total_ms: Some(3), attempts: Some(4), ..before });
+        let retry = RetryRequest { factor: Some(3), ..RetryRequest::default() };
+        let other = before.changed_by(&BudgetRequest { retry, ..BudgetRequest::default() });
+        assert_eq!(other.retry, retry, "when it is tried again is said as a whole");
     }
 
     #[test]

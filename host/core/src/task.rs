@@ -305,6 +305,22 @@ pub enum CancelAnswer {
     NotFound,
 }
 
+/// What a retry by hand changes of a task; nothing by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Amendment {
+    /// What it is given from now on.
+    pub input: Option<Payload>,
+    /// What it asks of the policy, where this names something: see [`BudgetRequest::changed_by`].
+    pub budget: BudgetRequest,
+}
+
+impl Amendment {
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.input.is_none() && self.budget.is_empty()
+    }
+}
+
 /// What a retry by hand did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryAnswer {

@@ -1,10 +1,12 @@
-//! Cancels and retries of every task that a filter names, a page at a time: each task for itself, so that what ends or
+//! Cancels, retries and drops of every task that a filter names, a page at a time: each task for itself, so that what ends or
 //! starts in between is answered as if it had been asked for alone.
 
 use futures::future::join_all;
 use keiko_core::code::Code;
 use keiko_core::stop::StopReason;
-use keiko_core::task::{CancelAnswer, RetryAnswer, TaskFilter, TaskState, TaskSummary};
+use keiko_core::task::{
+    Amendment, CancelAnswer, DropAnswer, RetryAnswer, TaskFilter, TaskState, TaskSummary,
+};
 use keiko_core::{TaskId, TenantId};
 
 use crate::handle::{Handle, queue_full};
@@ -78,7 +80,10 @@ impl Handle {
         let mut bulk = Bulk { matched: page.len() as u64, changed: 0, next };
         let (now_ms, mut before) = (self.shared.clock.now_ms(), filter.before);
         'page: for part in page.chunks(AT_ONCE) {
-            let retries = part.iter().map(|task| self.shared.tasks.retry(tenant, task.id, queue_max, now_ms));
+            let retry = |task: &TaskSummary| {
+                self.shared.tasks.retry(tenant, task.id, Amendment::default(), queue_max, now_ms)
+            };
+            let retries = part.iter().map(retry);
             for (task, answer) in part.iter().zip(join_all(retries).await) {
                 match answer? {
                     RetryAnswer::Retried => bulk.changed += 1,
@@ -97,6 +102,24 @@ impl Handle {
         self.shared.gauge.change(tenant, bulk.changed as i64);
         self.shared.time_outs.look();
         self.shared.ready();
+        Ok(bulk)
+    }
+
+    /// Forgets up to `limit` ended tasks that the filter names, newest first, with everything that is kept of them.
+    ///
+    /// Errors: `invalid_input` when it does not name the state of ended tasks; `storage_*`.
+    pub async fn drop_many(&self, tenant: TenantId, filter: &TaskFilter, limit: u32) -> Result<Bulk, Error> {
+        let Some(state) = filter.state.filter(|state| state.is_terminal()) else {
+            return Err(invalid("a drop of many tasks names `state`: completed, failed or cancelled"));
+        };
+        let (page, next) = self.page(tenant, filter, &[state], limit).await?;
+        let mut bulk = Bulk { matched: page.len() as u64, changed: 0, next };
+        for part in page.chunks(AT_ONCE) {
+            let drops = part.iter().map(|task| self.shared.tasks.drop_task(tenant, task.id));
+            for answer in join_all(drops).await {
+                bulk.changed += u64::from(answer? == DropAnswer::Dropped);
+            }
+        }
         Ok(bulk)
     }
 

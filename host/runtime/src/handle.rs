@@ -17,8 +17,8 @@ use keiko_core::manifest::Manifest;
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
 use keiko_core::stop::StopReason;
 use keiko_core::task::{
-    CancelAnswer, DropAnswer, Key, Lineage, NewTask, Payload, RetryAnswer, Submit, Submitted, TaskCounts,
-    TaskFilter, TaskState, TaskSummary,
+    Amendment, CancelAnswer, DropAnswer, Key, Lineage, NewTask, Payload, RetryAnswer, Submit, Submitted,
+    TaskCounts, TaskFilter, TaskState, TaskSummary,
 };
 use keiko_core::time_out::Ends;
 use keiko_core::{AgentId, GroupId, KindId, TaskId, TenantId, TenantName, UserId};
@@ -318,11 +318,22 @@ impl Handle {
         }
     }
 
-    /// Makes a failed or cancelled task pending again.
-    pub async fn retry(&self, tenant: TenantId, id: TaskId) -> Result<TaskDetail, Error> {
+    /// Makes a failed or cancelled task pending again, changed by the amendment.
+    pub async fn retry(
+        &self,
+        tenant: TenantId,
+        id: TaskId,
+        amendment: Amendment,
+    ) -> Result<TaskDetail, Error> {
         let entry = self.entry(tenant)?;
+        if !amendment.is_empty() {
+            let of = self.task(tenant, id).await?.view.summary;
+            let named = (Some(of.plugin.as_str()), Some(of.kind.as_str()));
+            let input = amendment.input.clone().unwrap_or_else(|| Payload::json("null"));
+            self.admit(tenant, entry, named, &input, &amendment.budget)?;
+        }
         let queue_max = entry.policy.queue_max.saturating_sub(self.shared.gauge.promised(tenant));
-        match self.shared.tasks.retry(tenant, id, queue_max, self.shared.clock.now_ms()).await? {
+        match self.shared.tasks.retry(tenant, id, amendment, queue_max, self.shared.clock.now_ms()).await? {
             RetryAnswer::Retried => {
                 self.shared.gauge.change(tenant, 1);
                 self.shared.time_outs.look();

@@ -131,6 +131,8 @@ macro_rules! every_promise {
                 a_task_that_does_not_end_in_time_fails_wherever_it_stands
                 time_outs_end_in_rounds_and_say_when_the_next_is_over
                 a_retry_by_hand_has_its_time_again
+                a_retry_by_hand_takes_another_input_and_budget
+                what_is_not_retried_is_not_changed
             }
             groups {
                 a_groups_outcomes_come_in_the_order_of_submission

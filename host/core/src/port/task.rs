@@ -10,8 +10,8 @@ use crate::group::{Group, Outcome};
 use crate::id::{GroupId, Holder, TaskId, TenantId, Token};
 use crate::retention::KeptFrom;
 use crate::task::{
-    CancelAnswer, DropAnswer, LeasedTask, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskCounts,
-    TaskFilter, TaskSummary, TaskView,
+    Amendment, CancelAnswer, DropAnswer, LeasedTask, RetryAnswer, Settled, Settlement, Submit, Submitted,
+    TaskCounts, TaskFilter, TaskSummary, TaskView,
 };
 
 /// What kind of trouble a store has; decides the code and whether trying again can help.
@@ -232,11 +232,13 @@ pub trait TaskStore: Send + Sync + 'static {
     /// Ends up to `count_max` tasks whose time is over by [`crate::time_out`]; a running one has a stale token then.
     async fn expire(&self, now_ms: i64, count_max: u32) -> Result<Expired, StoreError>;
 
-    /// Makes a failed or cancelled task pending again, unless the tenant has `queue_max` live tasks.
+    /// Makes a failed or cancelled task pending again, changed by the amendment, unless the tenant has `queue_max` live
+    /// tasks.
     async fn retry(
         &self,
         tenant: TenantId,
         id: TaskId,
+        amendment: Amendment,
         queue_max: u64,
         now_ms: i64,
     ) -> Result<RetryAnswer, StoreError>;

@@ -23,7 +23,7 @@ use keiko_core::priority::Priority;
 use keiko_core::retention::KeptFrom;
 use keiko_core::stop::Stop;
 use keiko_core::task::{
-    CancelAnswer, DropAnswer, Payload, RetryAnswer, Settled, Settlement, Submit, Submitted,
+    Amendment, CancelAnswer, DropAnswer, Payload, RetryAnswer, Settled, Settlement, Submit, Submitted,
 };
 use keiko_core::{Digest, GroupId, Holder, ProcessorName, TaskId, TenantId, TenantName, Token};
 use keiko_runtime::cache::CacheParts;
@@ -234,11 +234,12 @@ impl TaskStore for Faulty {
         &self,
         tenant: TenantId,
         id: TaskId,
+        amendment: Amendment,
         queue_max: u64,
         now_ms: i64,
     ) -> Result<RetryAnswer, StoreError> {
         self.up()?;
-        self.store.retry(tenant, id, queue_max, now_ms).await
+        self.store.retry(tenant, id, amendment, queue_max, now_ms).await
     }
 
     async fn prune_finished(

@@ -88,7 +88,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/host", get(plugin::host))
         .route("/v1/pause", post(pause::pause).get(pause::get))
         .route("/v1/resume", post(pause::resume))
-        .route("/v1/tasks", post(task::submit).get(task::list))
+        .route("/v1/tasks", post(task::submit).get(task::list).delete(task::drop_many))
         .route("/v1/tasks/counts", get(task::counts))
         .route("/v1/tasks/cancel", post(task::cancel_many))
         .route("/v1/tasks/retry", post(task::retry_many))

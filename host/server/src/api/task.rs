@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use keiko_core::limit::INPUT_BYTES_MAX;
+use keiko_core::task::Amendment;
 use keiko_core::{Code, TaskId};
 use keiko_runtime::TaskDetail;
 
@@ -192,10 +193,30 @@ pub(super) async fn retry(
     caller: Caller,
     id: Segment,
     uri: Uri,
-    body: Bytes,
+    headers: HeaderMap,
+    body: Body,
 ) -> Result<Response, Problem> {
-    nothing(&uri, &body)?;
-    Ok(task_answer(&api.handle.retry(caller.tenant, task_id(&id)?).await?))
+    query::read::<query::Nothing>(&uri)?;
+    let too_large = |asked| Problem::too_large("json_bytes", JSON_BYTES_MAX, asked);
+    let body = body::read(body, &headers, JSON_BYTES_MAX, caller.until, too_large).await?;
+    let mut amendment = Amendment::default();
+    if !body.is_empty() {
+        body::expect_media_type(&headers, &[JSON])?;
+        amendment = dto::amendment(&body)?;
+    }
+    drop(body);
+    let retried = api.handle.retry(caller.tenant, task_id(&id)?, amendment).await;
+    Ok(task_answer(&retried.map_err(too_large_input)?))
+}
+
+pub(super) async fn drop_many(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let (filter, limit) = query::read::<query::List>(&uri)?.filter()?;
+    let bulk = api.handle.drop_many(caller.tenant, &filter, limit).await?;
+    Ok(json_answer(StatusCode::OK, dto::bulk(&bulk)))
 }
 
 pub(super) fn nothing(uri: &Uri, body: &Bytes) -> Result<(), Problem> {

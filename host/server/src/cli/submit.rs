@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keiko_core::limit::BULK_TASKS_MAX;
 use keiko_core::retry::RetryRequest;
+use keiko_core::task::Payload;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -100,12 +101,60 @@ pub(super) struct Submit {
     host: client::HostArguments,
 }
 
+/// What a retry by hand changes of tasks that are named by their ids; what is left out stays.
+#[derive(Debug, clap::Args)]
+pub(super) struct Change {
+    /// Another input: JSON, the name of a file, or - for stdin
+    #[arg(long, value_name = "FILE|-|JSON", allow_hyphen_values = true, requires = "ids")]
+    input: Option<String>,
+    /// Media type of the input, which is then taken as bytes
+    #[arg(long, value_name = "TYPE", requires = "input")]
+    content_type: Option<String>,
+    /// Fuel for each attempt
+    #[arg(long, value_name = "N", requires = "ids")]
+    fuel: Option<u64>,
+    /// Memory for each attempt, in MiB
+    #[arg(long, value_name = "MIB", requires = "ids")]
+    memory: Option<u64>,
+    /// Time for each attempt, in seconds
+    #[arg(long, value_name = "SECONDS", requires = "ids")]
+    timeout: Option<u64>,
+    /// Attempts at most
+    #[arg(long, value_name = "N", requires = "ids")]
+    attempts: Option<u64>,
+}
+
+impl Change {
+    /// What the host is sent; `None` when nothing changes.
+    pub(super) fn body(&self) -> Result<Option<Vec<u8>>, Failure> {
+        let numbers = [self.fuel, self.memory, self.timeout, self.attempts];
+        if self.input.is_none() && numbers.iter().all(Option::is_none) {
+            return Ok(None);
+        }
+        let body = TaskBody {
+            fuel: self.fuel,
+            memory_mib: self.memory,
+            timeout_s: self.timeout,
+            attempts: self.attempts,
+            ..TaskBody::default()
+        };
+        let body = match &self.input {
+            None => serde_json::to_vec(&body),
+            Some(input) => {
+                let payload = input::read(Some(input), self.content_type.as_deref())?;
+                serde_json::to_vec(&body.with_input(&payload, self.content_type.is_some()))
+            }
+        };
+        body.map(Some).map_err(|error| Failure::Usage(error.to_string()))
+    }
+}
+
 fn retry_policy(text: &str) -> Result<RetryRequest, String> {
     serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 /// A task as the host takes it.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct TaskBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     plugin: Option<&'a str>,
@@ -159,6 +208,21 @@ pub(super) fn submit(arguments: &Submit) -> Result<ExitCode, Failure> {
     }
 }
 
+impl<'a> TaskBody<'a> {
+    /// The same with this input: as JSON when it is, unless it is said to be bytes.
+    fn with_input(self, payload: &'a Payload, is_bytes: bool) -> TaskBody<'a> {
+        let raw: Option<&RawValue> =
+            if is_bytes { None } else { serde_json::from_slice(&payload.bytes).ok() };
+        let is_bytes = raw.is_none();
+        TaskBody {
+            input: raw,
+            input_base64: is_bytes.then(|| STANDARD.encode(&payload.bytes)),
+            content_type: is_bytes.then_some(payload.content_type.as_str()),
+            ..self
+        }
+    }
+}
+
 impl Submit {
     fn body(&self) -> TaskBody<'_> {
         TaskBody {
@@ -200,17 +264,7 @@ impl Submit {
 
 fn one(arguments: &Submit, client: &Client) -> Result<ExitCode, Failure> {
     let payload = input::read(arguments.input.as_deref(), arguments.content_type.as_deref())?;
-    let raw: Option<&RawValue> = match &arguments.content_type {
-        None => serde_json::from_slice(&payload.bytes).ok(),
-        Some(_) => None,
-    };
-    let is_bytes = raw.is_none();
-    let body = TaskBody {
-        input: raw,
-        input_base64: is_bytes.then(|| STANDARD.encode(&payload.bytes)),
-        content_type: is_bytes.then_some(payload.content_type.as_str()),
-        ..arguments.body()
-    };
+    let body = arguments.body().with_input(&payload, arguments.content_type.is_some());
     let body = serde_json::to_vec(&body).map_err(|error| Failure::Usage(error.to_string()))?;
     let until = arguments.wait.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let first_wait = arguments.wait.map(|seconds| seconds.min(60));

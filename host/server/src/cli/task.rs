@@ -40,15 +40,9 @@ pub(super) enum Command {
     /// Cancel tasks that have not ended, by their ids or all that a filter names
     Cancel(Many),
     /// Run failed or cancelled tasks again, by their ids or all that a filter names
-    Retry(Many),
-    /// Forget ended tasks, with their results, attempts and logs
-    Drop {
-        /// Their ids
-        #[arg(required = true)]
-        ids: Vec<String>,
-        #[command(flatten)]
-        host: client::HostArguments,
-    },
+    Retry(Box<Retry>),
+    /// Forget ended tasks, with their results, attempts and logs, by their ids or all that a filter names
+    Drop(Many),
     /// Show what a task's attempts logged
     Logs {
         /// Its id
@@ -77,6 +71,18 @@ pub(super) struct Many {
     filter: Filter,
     #[command(flatten)]
     host: client::HostArguments,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keiko task retry task_0123456789abc --input fixed.json --memory 256
+  keiko task retry --state failed --kind normalise")]
+pub(super) struct Retry {
+    #[command(flatten)]
+    many: Many,
+    #[command(flatten)]
+    change: submit::Change,
 }
 
 /// Which tasks.
@@ -230,15 +236,12 @@ pub(super) fn task(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::List(arguments) => list(&arguments),
         Command::Wait { ids, timeout, host } => wait(&ids, timeout, &host),
-        Command::Cancel(arguments) => many(&arguments, "/cancel"),
-        Command::Retry(arguments) => many(&arguments, "/retry"),
-        Command::Drop { ids, host } => {
-            let client = host.client()?;
-            for id in &ids {
-                client.send(Call::delete(&path(id, "")))?;
-            }
-            Ok(ExitCode::SUCCESS)
+        Command::Cancel(arguments) if arguments.ids.is_empty() => {
+            by_filter(&arguments, &|path| Call::post(path), "/v1/tasks/cancel")
         }
+        Command::Cancel(arguments) => each(&arguments.ids, "/cancel", None, &arguments.host),
+        Command::Retry(arguments) => retry(&arguments),
+        Command::Drop(arguments) => drop_tasks(&arguments),
         Command::Logs { id, host } => logs(&id, &host),
     }
 }
@@ -267,10 +270,32 @@ fn list(arguments: &List) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn many(arguments: &Many, rest: &str) -> Result<ExitCode, Failure> {
-    if !arguments.ids.is_empty() {
-        return each(&arguments.ids, rest, &arguments.host);
+fn retry(arguments: &Retry) -> Result<ExitCode, Failure> {
+    let Retry { many, change } = arguments;
+    if many.ids.is_empty() {
+        return by_filter(many, &|path| Call::post(path), "/v1/tasks/retry");
     }
+    let body = change.body()?;
+    each(&many.ids, "/retry", body.as_deref(), &many.host)
+}
+
+fn drop_tasks(arguments: &Many) -> Result<ExitCode, Failure> {
+    if arguments.ids.is_empty() {
+        return by_filter(arguments, &|path| Call::delete(path), "/v1/tasks");
+    }
+    let client = arguments.host.client()?;
+    for id in &arguments.ids {
+        client.send(Call::delete(&path(id, "")))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks for page after page of what a filter names.
+fn by_filter(
+    arguments: &Many,
+    call: &dyn for<'a> Fn(&'a str) -> Call<'a>,
+    path: &str,
+) -> Result<ExitCode, Failure> {
     #[derive(Deserialize)]
     struct Bulk {
         changed: u64,
@@ -283,7 +308,7 @@ fn many(arguments: &Many, rest: &str) -> Result<ExitCode, Failure> {
         arguments.filter.add_to(&mut query);
         query.add("before", before.as_deref());
         query.add("limit", Some("1000"));
-        let answer = client.send(Call::post(&query.of(&format!("/v1/tasks{rest}"))))?;
+        let answer = client.send(call(&query.of(path)))?;
         let page: Bulk = answer.read()?;
         changed += page.changed;
         if arguments.host.json {
@@ -302,10 +327,20 @@ fn many(arguments: &Many, rest: &str) -> Result<ExitCode, Failure> {
 }
 
 /// Asks for each task in turn; the first refusal ends it.
-fn each(ids: &[String], rest: &str, host: &client::HostArguments) -> Result<ExitCode, Failure> {
+fn each(
+    ids: &[String],
+    rest: &str,
+    body: Option<&[u8]>,
+    host: &client::HostArguments,
+) -> Result<ExitCode, Failure> {
     let client = host.client()?;
     for id in ids {
-        let answer = client.send(Call::post(&path(id, rest)))?;
+        let path = path(id, rest);
+        let call = Call::post(&path);
+        let answer = client.send(match body {
+            Some(body) => call.body("application/json", body),
+            None => call,
+        })?;
         line(&answer, host)?;
     }
     Ok(ExitCode::SUCCESS)

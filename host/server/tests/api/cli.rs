@@ -147,6 +147,14 @@ fn many_tasks_are_told_what_to_do_by_a_filter() {
     served.run(&["task", "cancel", &id], 0);
     served.run(&["task", "drop", &id], 0);
     served.run(&["task", "get", &id], 3);
+    let failed = served.run(&["task", "submit", "--kind", "fail", "--input", "1", "--wait", "60"], 1);
+    let failed = err(&failed).split(' ').next().unwrap().to_owned();
+    served.run(&["task", "retry", &failed, "--input", "\"two\"", "--attempts", "1"], 0);
+    assert!(out(&served.run(&["task", "wait", &failed], 1)).contains("plugin_failed"));
+    assert!(out(&served.run(&["task", "get", &failed], 0)).contains("plugin_failed: \"two\""));
+    served.run(&["task", "retry", "--state", "failed", "--input", "2"], 2);
+    served.run(&["task", "drop"], 2);
+    assert_eq!(out(&served.run(&["task", "drop", "--state", "failed"], 0)), "1 tasks\n");
 }
 
 #[test]

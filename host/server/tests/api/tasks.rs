@@ -312,3 +312,64 @@ fn a_wait_ends_with_its_time() {
     assert_eq!(client.get(&format!("{path}?wait=0")).expect(200).json()["state"], "pending");
     assert_eq!(client.get(&format!("{path}?wait=1")).expect(200).json()["state"], "pending");
 }
+
+#[test]
+fn a_failed_task_is_tried_again_with_what_was_wrong_changed() {
+    let world = World::open();
+    let client = world.client(None);
+    let task = client.run(r#"{"kind":"loop","fuel":100000}"#);
+    let retry = format!("/v1/tasks/{}/retry", task["id"].as_str().unwrap());
+    let again = |body: &str| {
+        assert_eq!(client.post_json(&retry, body).expect(200).json()["state"], "pending", "{body}");
+        client.get(&format!("/v1/tasks/{}?wait=60", task["id"].as_str().unwrap())).expect(200).json()
+    };
+    let again = again(r#"{"fuel":200000}"#);
+    assert_eq!(
+        (&again["error"]["code"], &again["error"]["limit"]["limit"]),
+        (&json!("fuel_exhausted"), &json!(200_000))
+    );
+    assert_eq!(again["attempts"].as_array().unwrap().len(), 2);
+    // What is refused changes nothing, and the task stays as it ended.
+    client.post_json(&retry, r#"{"fuel":100000000001}"#).problem(429, "quota_exceeded");
+    client.post_json(&retry, r#"{"kind":"echo"}"#).problem(400, "invalid_input");
+    client.post_json(&retry, r#"{"input":1,"input_base64":"AA=="}"#).problem(400, "invalid_input");
+    client.send("POST", &retry, &[("content-type", "text/plain")], b"{}").problem(415, "invalid_input");
+    let large = format!(r#"{{"input":"{}"}}"#, "x".repeat(2 << 20));
+    client.post_json(&retry, &large).problem(413, "invalid_input");
+    let huge = format!(r#"{{"input":"{}"}}"#, "x".repeat(3 << 20));
+    client.post_json(&retry, &huge).problem(413, "invalid_input");
+    assert_eq!(client.get(retry.trim_end_matches("/retry")).expect(200).json(), again);
+
+    let failed = client.run(r#"{"kind":"fail","input":"one"}"#);
+    let path = format!("/v1/tasks/{}", failed["id"].as_str().unwrap());
+    client.post_json(&format!("{path}/retry"), r#"{"input":"two","attempts":1}"#).expect(200);
+    let again = client.get(&format!("{path}?wait=60")).expect(200).json();
+    assert_eq!(
+        (&failed["error"]["message"], &again["error"]["message"]),
+        (&json!("\"one\""), &json!("\"two\""))
+    );
+    client.post_json(&format!("{path}/retry"), "{}").expect(200);
+    let same = client.get(&format!("{path}?wait=60")).expect(200).json();
+    assert_eq!(same["error"]["message"], "\"two\"", "what was changed stays");
+}
+
+#[test]
+fn ended_tasks_are_dropped_by_a_filter() {
+    let world = World::open();
+    let client = world.client(None);
+    for _ in 0..3 {
+        client.run(r#"{"kind":"fail","input":"x"}"#);
+    }
+    client.run(r#"{"kind":"echo"}"#);
+    client.delete("/v1/tasks").problem(400, "invalid_input");
+    client.delete("/v1/tasks?state=pending").problem(400, "invalid_input");
+    client.delete("/v1/tasks?kind=fail").problem(400, "invalid_input");
+    let page = client.delete("/v1/tasks?state=failed&kind=fail&limit=2").expect(200).json();
+    assert_eq!((&page["matched"], &page["changed"]), (&json!(2), &json!(2)));
+    let before = page["next"].as_str().unwrap();
+    let rest = client.delete(&format!("/v1/tasks?state=failed&before={before}")).expect(200).json();
+    assert_eq!(rest, json!({"matched": 1, "changed": 1}));
+    let left = client.get("/v1/tasks").expect(200).json();
+    assert_eq!(left["tasks"].as_array().unwrap().len(), 1, "{left}");
+    assert_eq!(client.get("/v1/tasks/counts").expect(200).json()["failed"], 0);
+}

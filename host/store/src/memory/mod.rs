@@ -32,7 +32,9 @@ use keiko_core::port::{
     Beat, Dead, Expired, IdBlock, Lease, LeaseRequest, Pruned, Rescued, StoreError, TaskStore,
 };
 use keiko_core::retention::KeptFrom;
-use keiko_core::task::{CancelAnswer, DropAnswer, RetryAnswer, Settled, Settlement, Submit, Submitted};
+use keiko_core::task::{
+    Amendment, CancelAnswer, DropAnswer, RetryAnswer, Settled, Settlement, Submit, Submitted,
+};
 
 pub use self::cache::{LevelFault, MemoryLevel, MemoryPlane};
 pub use self::link::Faults;
@@ -171,10 +173,11 @@ impl TaskStore for MemoryStore {
         &self,
         tenant: TenantId,
         id: TaskId,
+        amendment: Amendment,
         queue_max: u64,
         now_ms: i64,
     ) -> Result<RetryAnswer, StoreError> {
-        self.call(|state| Ok(state.retry(tenant, id, queue_max, now_ms))).await
+        self.call(|state| Ok(state.retry(tenant, id, &amendment, queue_max, now_ms))).await
     }
 
     async fn prune_finished(

@@ -328,6 +328,12 @@ mutations! {
     CatalogNumberStands;
     /// A component is kept as it was put last, though its digest is the first one's.
     ComponentLost;
+    /// A retry by hand runs with the input that the task had.
+    AmendedInputLost;
+    /// A retry by hand runs with the budget that the task had.
+    AmendedBudgetLost;
+    /// A retry by hand that changes a part of a budget forgets the rest.
+    AmendedBudgetForgetsTheRest;
     /// What is paused is leased all the same.
     PauseIgnored;
     /// A tenant can pause another's kind.

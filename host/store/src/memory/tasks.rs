@@ -10,7 +10,9 @@ use keiko_core::outcome::Failure;
 use keiko_core::port::{Expired, Pruned, StoreError};
 use keiko_core::priority::Priority;
 use keiko_core::retention::KeptFrom;
-use keiko_core::task::{CancelAnswer, DropAnswer, NewTask, RetryAnswer, Submit, Submitted, TaskState};
+use keiko_core::task::{
+    Amendment, CancelAnswer, DropAnswer, NewTask, RetryAnswer, Submit, Submitted, TaskState,
+};
 use keiko_core::time_out::Ends;
 
 use super::mutation::Mutation;
@@ -277,7 +279,14 @@ impl State {
         over.expired(more, next_ms.filter(|_| !self.breaks(Mutation::NextTimeOutForgotten)), now_ms)
     }
 
-    pub(super) fn retry(&mut self, tenant: TenantId, id: TaskId, queue_max: u64, now_ms: i64) -> RetryAnswer {
+    pub(super) fn retry(
+        &mut self,
+        tenant: TenantId,
+        id: TaskId,
+        amendment: &Amendment,
+        queue_max: u64,
+        now_ms: i64,
+    ) -> RetryAnswer {
         let Some(row) = self.task_of(tenant, id, Mutation::RetryForOthers) else {
             return RetryAnswer::NotFound;
         };
@@ -298,7 +307,10 @@ impl State {
             return RetryAnswer::QueueFull { live };
         }
         let mutation = self.mutation;
-        self.change(id, |row| revive(row, now_ms, mutation));
+        self.change(id, |row| {
+            amend(row, amendment, mutation);
+            revive(row, now_ms, mutation);
+        });
         let mut changes = Changes::default();
         if !self.breaks(Mutation::RetryUncounted) {
             changes.add(tenant, change);
@@ -316,6 +328,18 @@ impl State {
 fn failure(code: Code, end: &End) -> Failure {
     let message = end.message.clone().unwrap_or_default().into_owned();
     decode_failure(code.as_str(), message, end.detail.as_deref()).expect("it was encoded here")
+}
+
+/// Changes what an ended task is given and asks for.
+fn amend(row: &mut Row, amendment: &Amendment, mutation: Option<Mutation>) {
+    if let Some(input) = amendment.input.clone().filter(|_| mutation != Some(Mutation::AmendedInputLost)) {
+        row.input = input;
+    }
+    row.budget = match mutation {
+        Some(Mutation::AmendedBudgetLost) => row.budget,
+        Some(Mutation::AmendedBudgetForgetsTheRest) if !amendment.budget.is_empty() => amendment.budget,
+        _ => row.budget.changed_by(&amendment.budget),
+    };
 }
 
 /// Makes an ended task pending again. Its attempts count from none; their numbers go on behind the earlier ones.

@@ -7,17 +7,18 @@ use keiko_core::code::Code;
 use keiko_core::id::{AgentId, GroupId, TaskId, TenantId};
 use keiko_core::port::{Expired, StoreError, StoreErrorKind};
 use keiko_core::priority::AGEING_MS;
-use keiko_core::task::{CancelAnswer, RetryAnswer, TaskState};
+use keiko_core::task::{Amendment, CancelAnswer, RetryAnswer, TaskState};
 use keiko_core::time_out::Ends;
 use sqlx::postgres::PgRow;
 
 use super::count;
-use super::row::get;
+use super::row::{get, stored_text};
 use super::session::Session;
 use super::submit::lock_tenants;
+use crate::admit::stored_type;
 use crate::count::{AgentChange, Change, Changes, Spent, Usage};
 use crate::ending::End;
-use crate::format::{Undecodable, decode_budget};
+use crate::format::{Undecodable, decode_budget, encode_budget};
 use crate::time_out::{Candidate, Over};
 use crate::trouble::undecodable;
 
@@ -142,11 +143,12 @@ fn candidate(row: &PgRow) -> Result<Candidate, StoreError> {
     })
 }
 
-/// Makes a failed or cancelled task pending again.
+/// Makes a failed or cancelled task pending again, changed by the amendment.
 pub(crate) async fn retry(
     session: &mut Session,
     tenant: TenantId,
     id: TaskId,
+    amendment: &Amendment,
     queue_max: u64,
     now_ms: i64,
 ) -> Result<RetryAnswer, StoreError> {
@@ -164,6 +166,7 @@ pub(crate) async fn retry(
     if live >= queue_max {
         return Ok(RetryAnswer::QueueFull { live });
     }
+    amend(session, tenant, id, amendment).await?;
     let query = sqlx::query(REVIVE).bind(id.0).bind(tenant.0).bind(now_ms).bind(state as i16).bind(AGEING_MS);
     let Some(row) = session.row(query).await? else {
         return Err(StoreError::new(StoreErrorKind::Busy, "the task was changed at the same time"));
@@ -175,6 +178,30 @@ pub(crate) async fn retry(
     changes.add_group(tenant, get::<Option<i64>>(&row, 2)?.map(GroupId), state, -1, now_ms);
     count::store(session, &changes).await?;
     Ok(RetryAnswer::Retried)
+}
+
+/// Changes what an ended task is given and asks for; nothing when somebody changes it at the same time, which the caller
+/// finds out.
+async fn amend(
+    session: &mut Session,
+    tenant: TenantId,
+    id: TaskId,
+    amendment: &Amendment,
+) -> Result<(), StoreError> {
+    if !amendment.budget.is_empty() {
+        let query = sqlx::query("SELECT budget FROM finished WHERE id = $1 AND tenant = $2 FOR UPDATE");
+        let row = session.row(query.bind(id.0).bind(tenant.0)).await?;
+        let Some(row) = row else { return Ok(()) };
+        let budget = decode_budget(get(&row, 0)?).map_err(undecodable)?.changed_by(&amendment.budget);
+        let query = sqlx::query("UPDATE finished SET budget = $3 WHERE id = $1 AND tenant = $2");
+        session.run(query.bind(id.0).bind(tenant.0).bind(encode_budget(&budget))).await?;
+    }
+    if let Some(input) = &amendment.input {
+        let query = "UPDATE finished SET input_type = $3, input = $4 WHERE id = $1 AND tenant = $2";
+        let query = sqlx::query(query).bind(id.0).bind(tenant.0).bind(stored_type(input).map(stored_text));
+        session.run(query.bind(&input.bytes[..])).await?;
+    }
+    Ok(())
 }
 
 /// The state of a task.

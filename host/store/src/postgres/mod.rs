@@ -69,8 +69,8 @@ use keiko_core::port::{
 };
 use keiko_core::retention::KeptFrom;
 use keiko_core::task::{
-    CancelAnswer, DropAnswer, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskCounts, TaskFilter,
-    TaskSummary, TaskView,
+    Amendment, CancelAnswer, DropAnswer, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskCounts,
+    TaskFilter, TaskSummary, TaskView,
 };
 
 use self::news::News;
@@ -271,12 +271,14 @@ impl TaskStore for PostgresStore {
         &self,
         tenant: TenantId,
         id: TaskId,
+        amendment: Amendment,
         queue_max: u64,
         now_ms: i64,
     ) -> Result<RetryAnswer, StoreError> {
         let _writing = self.0.pool.writing([tenant]);
-        self.write(Priority::Task, 0, (), move |session, ()| {
-            Box::pin(end::retry(session, tenant, id, queue_max, now_ms))
+        let bytes = amendment.input.as_ref().map_or(0, |input| input.bytes.len());
+        self.write(Priority::Task, bytes, amendment, move |session, amendment| {
+            Box::pin(end::retry(session, tenant, id, amendment, queue_max, now_ms))
         })
         .await
     }

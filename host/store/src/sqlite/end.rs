@@ -7,7 +7,7 @@ use keiko_core::code::Code;
 use keiko_core::id::{AgentId, GroupId, TaskId, TenantId};
 use keiko_core::port::{Expired, StoreError};
 use keiko_core::priority::AGEING_MS;
-use keiko_core::task::{CancelAnswer, RetryAnswer, TaskState};
+use keiko_core::task::{Amendment, CancelAnswer, RetryAnswer, TaskState};
 use keiko_core::time_out::Ends;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -15,8 +15,10 @@ use sqlx::sqlite::SqliteRow;
 use super::count::{AgentChange, Change, Changes, Spent, Usage};
 use super::error::store_error;
 use super::session::{Session, json};
+use super::submit::INLINE_BYTES_MAX;
+use crate::admit::stored_type;
 use crate::ending::End;
-use crate::format::{Undecodable, decode_budget};
+use crate::format::{Undecodable, decode_budget, encode_budget};
 use crate::time_out::{Candidate, Over};
 use crate::trouble::undecodable;
 
@@ -66,6 +68,12 @@ const REVIVE: &str = "
         task_group
     FROM finished WHERE id = ?1 AND tenant = ?2;
     DELETE FROM finished WHERE id = ?1 AND tenant = ?2";
+
+/// Gives an ended task another input: in its row, `?5`, or beside it, `?6`.
+const AMEND_INPUT: &str = "
+    UPDATE finished SET input_type = ?3, input_bytes = ?4, input = ?5 WHERE id = ?1 AND tenant = ?2;
+    DELETE FROM task_input WHERE task = ?1 AND tenant = ?2;
+    INSERT INTO task_input (task, tenant, bytes) SELECT ?1, ?2, ?6 WHERE ?6 IS NOT NULL";
 
 /// Cancels a task that has not ended.
 pub(crate) async fn cancel(
@@ -131,11 +139,12 @@ fn candidate(row: &SqliteRow) -> Result<Candidate, StoreError> {
     })
 }
 
-/// Makes a failed or cancelled task pending again.
+/// Makes a failed or cancelled task pending again, changed by the amendment.
 pub(crate) async fn retry(
     session: &mut Session,
     tenant: TenantId,
     id: TaskId,
+    amendment: &Amendment,
     queue_max: u64,
     now_ms: i64,
 ) -> Result<RetryAnswer, StoreError> {
@@ -151,6 +160,7 @@ pub(crate) async fn retry(
     if live >= queue_max {
         return Ok(RetryAnswer::QueueFull { live });
     }
+    amend(session, tenant, id, amendment).await?;
     session.run(sqlx::query(REVIVE).bind(id.0).bind(tenant.0).bind(now_ms).bind(AGEING_MS)).await?;
     let mut changes = Changes::default();
     changes.add(tenant, change);
@@ -158,6 +168,32 @@ pub(crate) async fn retry(
     changes.add_group(tenant, found.group, state, -1, now_ms);
     changes.store(session).await?;
     Ok(RetryAnswer::Retried)
+}
+
+/// Changes what an ended task is given and asks for.
+async fn amend(
+    session: &mut Session,
+    tenant: TenantId,
+    id: TaskId,
+    amendment: &Amendment,
+) -> Result<(), StoreError> {
+    if !amendment.budget.is_empty() {
+        let query = sqlx::query("SELECT budget FROM finished WHERE id = ?1 AND tenant = ?2");
+        let rows = session.rows(query.bind(id.0).bind(tenant.0)).await?;
+        let stored: Option<&str> =
+            rows.first().map_or(Ok(None), |row| row.try_get(0)).map_err(store_error)?;
+        let budget = decode_budget(stored).map_err(undecodable)?.changed_by(&amendment.budget);
+        let query = sqlx::query("UPDATE finished SET budget = ?3 WHERE id = ?1 AND tenant = ?2");
+        session.run(query.bind(id.0).bind(tenant.0).bind(encode_budget(&budget))).await?;
+    }
+    if let Some(input) = &amendment.input {
+        let bytes = &input.bytes;
+        let inline = bytes.len() <= INLINE_BYTES_MAX;
+        let query = sqlx::query(AMEND_INPUT).bind(id.0).bind(tenant.0).bind(stored_type(input));
+        let query = query.bind((!inline).then_some(bytes.len() as i64)).bind(inline.then_some(&bytes[..]));
+        session.run(query.bind((!inline).then_some(&bytes[..]))).await?;
+    }
+    Ok(())
 }
 
 /// What a cancel or a retry looks at.

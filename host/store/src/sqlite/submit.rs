@@ -19,7 +19,7 @@ use crate::format::{encode_budget, stored_priority};
 
 /// Inputs larger than this are kept beside the task's row, in bytes: half a page, so that a state change
 /// rewrites one page.
-const INLINE_BYTES_MAX: usize = 2_048;
+pub(crate) const INLINE_BYTES_MAX: usize = 2_048;
 
 static INSERT_TASK: LazyLock<RowStatement> = LazyLock::new(|| {
     RowStatement::new(

@@ -4,7 +4,7 @@ use keiko_core::agent::{Agent, AgentFilter, AgentPatch, AgentStatistics, AgentSt
 use keiko_core::code::Code;
 use keiko_core::id::{AgentId, TaskId, UserId};
 use keiko_core::task::{
-    Key, LeasedTask, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskFilter, TaskState,
+    Amendment, Key, LeasedTask, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskFilter, TaskState,
 };
 
 use crate::world::{
@@ -277,7 +277,8 @@ pub async fn an_agents_tasks_are_counted_over_their_lives(world: &World) {
     assert_eq!(world.settle(holder, stale).await, Settled::Stale);
     assert_eq!(now().await, expected);
     for task in [&tasks[1], &tasks[3]] {
-        let answer = world.tasks.retry(world.ada.tenant, task.id, ROOMY, NOW).await.unwrap();
+        let answer =
+            world.tasks.retry(world.ada.tenant, task.id, Amendment::default(), ROOMY, NOW).await.unwrap();
         assert_eq!(answer, RetryAnswer::Retried);
     }
     let expected = AgentStatistics { total: 5, completed: 1, timed: 1, elapsed_us: 900, ..expected };

@@ -6,8 +6,11 @@ use bytes::Bytes;
 use futures::future::join;
 use keiko_core::code::Code;
 use keiko_core::id::{TaskId, TenantId};
+use keiko_core::policy::BudgetRequest;
 use keiko_core::port::Expired;
-use keiko_core::task::{CancelAnswer, NewTask, Payload, RetryAnswer, Settled, Settlement, TaskState};
+use keiko_core::task::{
+    Amendment, CancelAnswer, NewTask, Payload, RetryAnswer, Settled, Settlement, TaskState,
+};
 
 use crate::settles::numbers;
 use crate::world::{Customer, NOW, ROOMY, World, complete, fail, hand_back, retry};
@@ -17,7 +20,7 @@ async fn cancel(world: &World, customer: &Customer, id: TaskId) -> CancelAnswer 
 }
 
 async fn retry_by_hand(world: &World, customer: &Customer, id: TaskId, queue_max: u64) -> RetryAnswer {
-    world.tasks.retry(customer.tenant, id, queue_max, NOW + 9).await.unwrap()
+    world.tasks.retry(customer.tenant, id, Amendment::default(), queue_max, NOW + 9).await.unwrap()
 }
 
 pub async fn a_pending_task_is_cancelled(world: &World) {
@@ -258,10 +261,66 @@ pub async fn a_retry_by_hand_has_its_time_again(world: &World) {
     given(&mut task, Some(10), Some(20));
     let id = world.submit(&world.ada, vec![task]).await[0];
     assert_eq!(expire(world, NOW + 10).await.len(), 1);
-    let answer = world.tasks.retry(world.ada.tenant, id, ROOMY, NOW + 100).await.unwrap();
+    let answer =
+        world.tasks.retry(world.ada.tenant, id, Amendment::default(), ROOMY, NOW + 100).await.unwrap();
     assert_eq!(answer, RetryAnswer::Retried);
     assert!(expire(world, NOW + 109).await.is_empty());
     let holder = world.holder().await;
     let leased = world.lease_at(holder, 1, NOW + 100).await.tasks.remove(0);
     assert_eq!((leased.ends.start_by_ms, leased.ends.end_by_ms), (Some(NOW + 110), Some(NOW + 120)));
+}
+
+pub async fn a_retry_by_hand_takes_another_input_and_budget(world: &World) {
+    let mut task = world.new_tasks(&world.ada, 1).await.remove(0);
+    (task.budget.fuel, task.budget.total_ms) = (Some(5), Some(20));
+    let id = world.submit(&world.ada, vec![task.clone()]).await[0];
+    let holder = world.holder().await;
+    let fails = async || {
+        let leased = world.lease(holder, 1).await.remove(0);
+        world.settle(holder, fail(&leased, Code::Trap)).await;
+        leased
+    };
+    let amended = async |tenant: TenantId, input: Option<Payload>, budget: BudgetRequest| {
+        let amendment = Amendment { input, budget };
+        world.tasks.retry(tenant, id, amendment, ROOMY, NOW).await.unwrap()
+    };
+    assert_eq!(fails().await.input, task.input);
+    let large = Payload { content_type: "x/y".to_owned(), bytes: Bytes::from(vec![9; 50_000]) };
+    // What another tenant asks for changes nothing.
+    let foreign = amended(world.bob.tenant, Some(large.clone()), BudgetRequest::default()).await;
+    assert_eq!(foreign, RetryAnswer::NotFound);
+    let budget = BudgetRequest { total_ms: Some(40), attempts: Some(3), ..BudgetRequest::default() };
+    assert_eq!(amended(world.ada.tenant, None, budget).await, RetryAnswer::Retried);
+    let second = fails().await;
+    let whole = BudgetRequest { fuel: Some(5), ..budget };
+    assert_eq!((second.budget, &second.input), (whole, &task.input), "what is not named stays");
+    assert_eq!(second.ends.end_by_ms, Some(NOW + 40));
+    // An input that moves out of its row and back, and one that goes while the budget stays.
+    for input in [large.clone(), Payload::json("1"), large, Payload::json("\"two\"")] {
+        let none = BudgetRequest::default();
+        assert_eq!(amended(world.ada.tenant, Some(input.clone()), none).await, RetryAnswer::Retried);
+        let leased = fails().await;
+        assert_eq!((leased.input, leased.budget), (input, whole));
+    }
+    assert_eq!(retry_by_hand(world, &world.ada, id, ROOMY).await, RetryAnswer::Retried);
+    let last = world.lease_at(holder, 1, NOW + 9).await.tasks.remove(0);
+    assert_eq!((&last.input, last.budget), (&Payload::json("\"two\""), whole), "it stays changed");
+    world.settle(holder, complete(&last)).await;
+    assert_eq!(numbers(&world.view(&world.ada, id).await), [1, 2, 3, 4, 5, 6, 7]);
+}
+
+pub async fn what_is_not_retried_is_not_changed(world: &World) {
+    let holder = world.holder().await;
+    let task = world.running(&world.ada, holder).await;
+    world.submit_plain(&world.ada, 1).await;
+    let amendment = Amendment { input: Some(Payload::json("2")), ..Amendment::default() };
+    let refused = world.tasks.retry(world.ada.tenant, task.id, amendment.clone(), ROOMY, NOW).await.unwrap();
+    assert_eq!(refused, RetryAnswer::NotRetryable(TaskState::Running));
+    world.settle(holder, fail(&task, Code::Trap)).await;
+    let full = world.tasks.retry(world.ada.tenant, task.id, amendment, 1, NOW).await.unwrap();
+    assert_eq!(full, RetryAnswer::QueueFull { live: 1 });
+    assert_eq!(retry_by_hand(world, &world.ada, task.id, ROOMY).await, RetryAnswer::Retried);
+    let again = world.lease_at(holder, 2, NOW + 9).await.tasks;
+    let again = again.iter().find(|one| one.id == task.id).unwrap();
+    assert_eq!(again.input, task.input);
 }

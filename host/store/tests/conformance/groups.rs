@@ -4,7 +4,7 @@ use keiko_core::code::Code;
 use keiko_core::group::{Group, GroupState, NewGroup};
 use keiko_core::id::{GroupId, TaskId};
 use keiko_core::retention::KeptFrom;
-use keiko_core::task::{NewTask, Submit, Submitted, TaskState};
+use keiko_core::task::{Amendment, NewTask, Submit, Submitted, TaskState};
 
 use crate::world::{NOW, ROOMY, World, complete, fail, retry, submit};
 
@@ -117,7 +117,7 @@ pub async fn a_retry_by_hand_opens_a_group_again(world: &World) {
     let leased = world.lease(holder, 1).await;
     world.settle(holder, fail(&leased[0], Code::Trap)).await;
     assert_eq!(group(world, id).await.state(), GroupState::Failed);
-    world.tasks.retry(world.ada.tenant, ids[0], ROOMY, NOW).await.unwrap();
+    world.tasks.retry(world.ada.tenant, ids[0], Amendment::default(), ROOMY, NOW).await.unwrap();
     let now = group(world, id).await;
     assert_eq!((now.state(), now.failed, now.finished_ms), (GroupState::Open, 0, None));
     let leased = world.lease(holder, 1).await;

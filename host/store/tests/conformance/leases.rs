@@ -9,7 +9,7 @@ use keiko_core::id::{Holder, TenantId, Token};
 use keiko_core::limit::INPUT_BYTES_MAX;
 use keiko_core::port::LeaseRequest;
 use keiko_core::priority::{AGEING_MS, Priority};
-use keiko_core::task::{LeasedTask, Lineage, Payload, TaskFilter, TaskState};
+use keiko_core::task::{Amendment, LeasedTask, Lineage, Payload, TaskFilter, TaskState};
 
 use crate::world::{
     NOW, ROOMY, World, child, complete, customer, fail, hand_back, request, retry, with_children,
@@ -109,7 +109,7 @@ pub async fn a_priority_outlives_every_way_back_to_the_queue(world: &World) {
     let task = first("a retry").await;
     world.settle(holder, fail(&task, Code::Trap)).await;
     assert_eq!(world.view(&world.ada, id).await.summary.priority, urgent(4), "an end");
-    world.tasks.retry(world.ada.tenant, id, ROOMY, NOW).await.unwrap();
+    world.tasks.retry(world.ada.tenant, id, Amendment::default(), ROOMY, NOW).await.unwrap();
     let task = first("a retry by hand").await;
     let child_id = world.tasks.reserve_ids(1, NOW).await.unwrap().first;
     let done = with_children(complete(&task), vec![child(&world.ada, child_id, None, "1")]);

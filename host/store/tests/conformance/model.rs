@@ -7,8 +7,8 @@ use keiko_core::code::Code;
 use keiko_core::id::{AgentId, Holder, TaskId, TenantId, Token};
 use keiko_core::port::{Beat, Dead};
 use keiko_core::task::{
-    CancelAnswer, LeasedTask, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskCounts, TaskFilter,
-    TaskState,
+    Amendment, CancelAnswer, LeasedTask, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskCounts,
+    TaskFilter, TaskState,
 };
 
 use crate::agents::agents;
@@ -256,7 +256,7 @@ impl Game<'_> {
         let Some(id) = self.any_task() else { return };
         let (tenant, state) = (self.tasks[&id].tenant, self.tasks[&id].state);
         let live = self.live(tenant);
-        let answer = self.world.tasks.retry(tenant, id, QUEUE_MAX, NOW).await.unwrap();
+        let answer = self.world.tasks.retry(tenant, id, Amendment::default(), QUEUE_MAX, NOW).await.unwrap();
         if !matches!(state, TaskState::Failed | TaskState::Cancelled) {
             assert_eq!(answer, RetryAnswer::NotRetryable(state));
         } else if live >= QUEUE_MAX {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use keiko_core::code::Code;
 use keiko_core::id::TaskId;
-use keiko_core::task::{CancelAnswer, RetryAnswer, Settlement, TaskCounts, TaskFilter, TaskState};
+use keiko_core::task::{Amendment, CancelAnswer, RetryAnswer, Settlement, TaskCounts, TaskFilter, TaskState};
 
 use crate::world::{Customer, NOW, ROOMY, World, child, complete, fail, version, with_children};
 
@@ -42,7 +42,8 @@ pub async fn another_tenant_sees_and_changes_nothing(world: &World) {
             assert_eq!(world.records.task(bob, id).await.unwrap(), None);
             assert!(world.records.logs(bob, id).await.unwrap().is_empty());
             assert_eq!(world.tasks.cancel(bob, id, NOW).await.unwrap(), CancelAnswer::NotFound);
-            assert_eq!(world.tasks.retry(bob, id, ROOMY, NOW).await.unwrap(), RetryAnswer::NotFound);
+            let retried = world.tasks.retry(bob, id, Amendment::default(), ROOMY, NOW).await.unwrap();
+            assert_eq!(retried, RetryAnswer::NotFound);
             let of_parent = TaskFilter { parent: Some(id), ..TaskFilter::default() };
             assert!(world.list(&world.bob, &of_parent).await.is_empty());
             assert_eq!(world.state(&world.ada, id).await, state);

@@ -2,7 +2,7 @@
 
 use keiko_core::code::Code;
 use keiko_core::id::{Holder, TaskId};
-use keiko_core::task::{LeasedTask, NewTask, Settled, Settlement};
+use keiko_core::task::{Amendment, LeasedTask, NewTask, Settled, Settlement};
 use keiko_core::tree::{Charge, Spending, Tree};
 
 use crate::world::{NOW, World, child, complete, fail, hand_back, other_token, retry, with_children};
@@ -95,7 +95,7 @@ pub async fn the_time_of_a_tree_is_its_roots_too(world: &World) {
     assert_eq!(leased.ends.end_by_ms, Some(NOW + 30));
     assert_eq!(world.tasks.expire(NOW + 30, 9).await.unwrap().ended, [(world.ada.tenant, leased.id)]);
     // Tried again by hand it has its time again.
-    world.tasks.retry(world.ada.tenant, leased.id, 9, NOW + 100).await.unwrap();
+    world.tasks.retry(world.ada.tenant, leased.id, Amendment::default(), 9, NOW + 100).await.unwrap();
     let again = world.lease_at(holder, 1, NOW + 100).await.tasks.remove(0);
     assert_eq!(again.ends.end_by_ms, Some(NOW + 130));
 }

@@ -9,6 +9,7 @@ use keiko_core::limit::{BULK_TASKS_MAX, LimitFact, MIB};
 use keiko_core::policy::BudgetRequest;
 use keiko_core::priority::{PRIORITY_MAX, Priority};
 use keiko_core::retry::RetryRequest;
+use keiko_core::task::Amendment;
 use keiko_runtime::TaskRequest;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -45,6 +46,24 @@ struct TaskBody<'a> {
     priority: Option<u64>,
     agent: Option<String>,
     user: Option<String>,
+}
+
+/// What a retry by hand changes, as a client writes it; what is left out stays.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "what to change, which is an object")]
+struct AmendmentBody<'a> {
+    #[serde(borrow)]
+    input: Option<&'a RawValue>,
+    input_base64: Option<String>,
+    content_type: Option<String>,
+    fuel: Option<u64>,
+    memory_mib: Option<u64>,
+    timeout_s: Option<u64>,
+    attempts: Option<u64>,
+    queued_timeout_s: Option<u64>,
+    total_timeout_s: Option<u64>,
+    heartbeat_timeout_s: Option<u64>,
+    retry: Option<RetryRequest>,
 }
 
 /// Only tells one task from many.
@@ -177,7 +196,6 @@ fn within(path: &str, problem: Problem) -> Problem {
 impl TaskBody<'_> {
     fn request(self, body: &Bytes, trace: Option<&str>) -> Result<TaskRequest, Problem> {
         let input = payload(body, self.input, self.input_base64, self.content_type)?;
-        let ms = |seconds: u64| seconds.saturating_mul(1_000);
         Ok(TaskRequest {
             plugin: self.plugin,
             kind: self.kind,
@@ -203,6 +221,30 @@ impl TaskBody<'_> {
             trace: trace.map(str::to_owned),
         })
     }
+}
+
+/// Reads what a retry by hand changes.
+pub(in crate::api) fn amendment(body: &Bytes) -> Result<Amendment, Problem> {
+    let asked: AmendmentBody<'_> = json::parse(body)?;
+    let names_input = asked.input.is_some() || asked.input_base64.is_some() || asked.content_type.is_some();
+    let input = names_input.then(|| payload(body, asked.input, asked.input_base64, asked.content_type));
+    let budget = BudgetRequest {
+        fuel: asked.fuel,
+        memory_bytes: asked.memory_mib.map(|mib| mib.saturating_mul(MIB)),
+        wall_ms: asked.timeout_s.map(ms),
+        attempts: asked.attempts,
+        queued_ms: asked.queued_timeout_s.map(ms),
+        total_ms: asked.total_timeout_s.map(ms),
+        heartbeat_ms: asked.heartbeat_timeout_s.map(ms),
+        retry: asked.retry.unwrap_or_default(),
+        // What its tree may spend was settled when it completed, or is its root's.
+        ..BudgetRequest::default()
+    };
+    Ok(Amendment { input: input.transpose()?, budget })
+}
+
+fn ms(seconds: u64) -> u64 {
+    seconds.saturating_mul(1_000)
 }
 
 fn run_at_ms(text: Option<String>) -> Result<Option<i64>, Problem> {
