@@ -12,6 +12,7 @@ use crate::id::{AgentId, KindId, TaskId, UserId};
 use crate::limit::{
     CONTENT_TYPE_BYTES_MAX, DELAY_MS_MAX, EFFECT_BYTES_MAX, EFFECTS_MAX, INPUT_BYTES_MAX, KEY_BYTES_MAX,
 };
+use crate::once::Once;
 use crate::policy::BudgetRequest;
 use crate::port::Reserved;
 use crate::priority::Priority;
@@ -216,10 +217,10 @@ pub fn check_content_type(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether `text` can be an idempotency key: 1 to [`KEY_BYTES_MAX`] bytes without control characters.
+/// Whether `text` can be a key: 1 to [`KEY_BYTES_MAX`] bytes without control characters.
 pub fn check_key(text: &str) -> Result<(), String> {
     if text.is_empty() || text.len() > KEY_BYTES_MAX || text.chars().any(char::is_control) {
-        return Err(format!("an idempotency key is 1 to {KEY_BYTES_MAX} bytes without control characters"));
+        return Err(format!("a key is 1 to {KEY_BYTES_MAX} bytes without control characters"));
     }
     Ok(())
 }
@@ -309,6 +310,15 @@ impl BodyHash {
         self.0.update(b"g");
         self.0.update(&u64::from(group.live_max.unwrap_or_default()).to_le_bytes());
         self.0.update(&[u8::from(group.fail_fast)]);
+    }
+
+    /// Adds what is asked under a key of the task's kind.
+    pub fn add_once(&mut self, once: &Once) {
+        self.0.update(b"o");
+        for number in once.numbers().into_iter().chain([once.key.len() as u64]) {
+            self.0.update(&number.to_le_bytes());
+        }
+        self.0.update(once.key.as_bytes());
     }
 
     /// Adds one item.

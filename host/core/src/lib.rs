@@ -19,6 +19,7 @@ pub mod log;
 pub mod manifest;
 pub mod memo;
 pub mod name;
+pub mod once;
 pub mod outcome;
 pub mod page;
 pub mod pause;

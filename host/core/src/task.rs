@@ -6,6 +6,7 @@ use crate::effect::Effects;
 use crate::group::NewGroup;
 use crate::id::{AgentId, Digest, GroupId, KindId, TaskId, TenantId, Token, UserId, VersionId};
 use crate::name::{KindName, PluginName, VersionName};
+use crate::once::Once;
 use crate::outcome::{Failure, Meter, Taint};
 use crate::policy::BudgetRequest;
 use crate::priority::Priority;
@@ -156,6 +157,8 @@ pub struct Submit {
     pub queue_max: u64,
     /// The group that the tasks are; its number is the first one's.
     pub group: Option<NewGroup>,
+    /// What the one task of the submit asks of others of its kind and a key.
+    pub once: Option<Once>,
 }
 
 /// What a submit became.
@@ -172,6 +175,13 @@ pub enum Submitted {
     },
     /// The key stands for another body.
     Conflict,
+    /// A task of the same kind and key is live: this one.
+    Taken(TaskId),
+    /// The task would be due so many milliseconds from now, which is later than a task may wait.
+    TooLate {
+        /// Milliseconds from now.
+        ahead_ms: u64,
+    },
     /// The tenant has no such agent.
     NoAgent(AgentId),
     /// The tenant has no such user.

@@ -14,6 +14,7 @@ use keiko_core::group::NewGroup;
 use keiko_core::limit::{BULK_TASKS_MAX, DELAY_MS_MAX, INPUT_BYTES_MAX, LimitFact, SetBy};
 use keiko_core::log::Kept;
 use keiko_core::manifest::Manifest;
+use keiko_core::once::{Once, OnceError, OnceRule};
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
 use keiko_core::stop::StopReason;
 use keiko_core::task::{
@@ -81,7 +82,7 @@ impl Handle {
     pub(crate) async fn submit_all(
         &self,
         tenant: TenantId,
-        tasks: Vec<TaskRequest>,
+        mut tasks: Vec<TaskRequest>,
         key: Option<String>,
         group: Option<NewGroup>,
     ) -> Result<Accepted, Error> {
@@ -101,7 +102,8 @@ impl Handle {
             }
             checked => checked?,
         };
-        let key = key.map(|text| self.key(text, &tasks, &handlers, group)).transpose()?;
+        let once = once_of(&mut tasks, group.is_some())?;
+        let key = key.map(|text| self.key(text, &tasks, &handlers, group, once.as_ref())).transpose()?;
         let named: Vec<_> = tasks.iter().map(|task| (task.agent, task.user)).collect();
         let first = self.shared.ids.take(count).await?;
         let now_ms = self.shared.clock.now_ms();
@@ -114,16 +116,23 @@ impl Handle {
             task.held = group.is_some_and(|group| group.holds(place));
         }
         let over_ms = tasks.iter().filter_map(|task| Ends::of(&task.budget, task.run_at_ms).first_ms()).min();
+        let moves = once.is_some();
         let submit = Submit {
             tenant,
             tasks,
             key,
             group,
+            once,
             queue_max: entry.policy.queue_max.saturating_sub(self.shared.gauge.promised(tenant)),
         };
         let answer = self.shared.tasks.enqueue(vec![submit], now_ms).await?.pop();
         let accepted = self.submitted(tenant, entry, &named, answer)?;
         over_ms.into_iter().for_each(|over_ms| self.shared.time_outs.note(over_ms));
+        if moves {
+            // Its time may be another one than was asked for, and that of a task that was there may have moved.
+            self.shared.time_outs.look();
+            self.shared.ready();
+        }
         Ok(accepted)
     }
 
@@ -147,6 +156,13 @@ impl Handle {
             }
             Some(Submitted::Conflict) => {
                 Err(Error::new(Code::Conflict, "the idempotency key stands for another submit"))
+            }
+            Some(Submitted::Taken(id)) => {
+                Err(Error::new(Code::Conflict, format!("a task of this kind and key has not ended: {id}")))
+            }
+            Some(Submitted::TooLate { ahead_ms }) => {
+                let fact = LimitFact::of_host("delay_ms", DELAY_MS_MAX, Some(ahead_ms));
+                Err(Error::at_limit(Code::RateLimited, fact))
             }
             Some(Submitted::NoAgent(id)) => {
                 let index = named.iter().position(|(agent, _)| *agent == Some(id));
@@ -228,10 +244,12 @@ impl Handle {
         tasks: &[TaskRequest],
         kinds: &[(KindId, BudgetRequest)],
         group: Option<NewGroup>,
+        once: Option<&Once>,
     ) -> Result<Key, Error> {
         check_key(&text).map_err(|text| Error::new(Code::InvalidInput, text))?;
         let mut body = BodyHash::default();
         group.iter().for_each(|group| body.add_group(group));
+        once.into_iter().for_each(|once| body.add_once(once));
         for (task, (kind, _)) in tasks.iter().zip(kinds) {
             body.add(&Body {
                 delay_ms: task.delay_ms,
@@ -440,6 +458,29 @@ impl Handle {
     pub(crate) fn entry(&self, tenant: TenantId) -> Result<&TenantEntry, Error> {
         let entry = self.shared.tenant(tenant).map(Arc::as_ref);
         entry.ok_or_else(|| Error::new(Code::NotFound, "there is no such tenant"))
+    }
+}
+
+/// What the one task of a submit asks of others of its kind and a key.
+fn once_of(tasks: &mut [TaskRequest], is_group: bool) -> Result<Option<Once>, Error> {
+    let many = tasks.len() > 1 || is_group;
+    let Some(task) = tasks.iter_mut().find(|task| task.once.is_some()) else { return Ok(None) };
+    let once = task.once.take();
+    let invalid = |text: String| Err(Error::new(Code::InvalidInput, text));
+    if many {
+        return invalid("`unique`, `debounce` and `throttle` go with one task, not with many".to_owned());
+    }
+    if let Some(Once { rule: OnceRule::Debounce { .. }, .. }) = once
+        && (task.delay_ms > 0 || task.run_at_ms.is_some())
+    {
+        return invalid(
+            "`debounce` says when the task is due; `delay_ms` and `run_at` exclude it".to_owned(),
+        );
+    }
+    match once.as_ref().map_or(Ok(()), Once::check) {
+        Ok(()) => Ok(once),
+        Err(OnceError::Time(fact)) => Err(Error::at_limit(Code::InvalidInput, fact)),
+        Err(error @ OnceError::Key(_)) => invalid(error.to_string()),
     }
 }
 

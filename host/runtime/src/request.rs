@@ -7,6 +7,7 @@ use keiko_core::code::{Code, RetryClass};
 use keiko_core::limit::LimitFact;
 use keiko_core::log::Kept;
 use keiko_core::name::{PluginName, ProcessorName, TenantName, VersionName};
+use keiko_core::once::Once;
 use keiko_core::outcome::{AttemptReport, Failure};
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
 use keiko_core::port::{InstallError, Stage, StoreError};
@@ -44,6 +45,8 @@ pub struct TaskRequest {
     pub run_at_ms: Option<i64>,
     /// How urgent it is among its tenant's.
     pub priority: Priority,
+    /// What it asks of others of its kind and a key.
+    pub once: Option<Once>,
     /// The agent that works on it.
     pub agent: Option<AgentId>,
     /// Whom it is for.

@@ -125,7 +125,7 @@ async fn submit(
             tree_end_ms: None,
         };
         let tasks = (first..first + i64::from(batch)).map(task).collect();
-        let submit = Submit { tenant, tasks, key: None, queue_max: u64::MAX, group: None };
+        let submit = Submit { tenant, tasks, key: None, queue_max: u64::MAX, group: None, once: None };
         store.enqueue(vec![submit], NOW).await?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Which submits are stored: idempotency keys first, then agents and users, then the quota. Each store loads what the
+//! Which submits are stored: idempotency keys first, then agents and users, keys of kinds, and the quota. Each store loads what the
 //! rule looks at and writes what it decided.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -6,15 +6,19 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use keiko_core::group::HELD_MS;
 use keiko_core::id::{AgentId, TaskId, TenantId, UserId};
 use keiko_core::limit::KEY_AGE_MS;
+use keiko_core::once::Verdict;
 use keiko_core::task::{JSON, Key, NewTask, Payload, Submit, Submitted};
 use keiko_core::time_out::Ends;
 
-/// The answer to a submit. What it takes is taken from `keys` and `live` at once, for the submits behind it.
+use crate::once::Onces;
+
+/// The answer to a submit. What it takes is taken from `keys`, `onces` and `live` at once, for the submits behind it.
 pub(crate) fn decide(
     submit: &Submit,
     now_ms: i64,
     keys: &mut Keys,
     people: &People,
+    onces: &mut Onces,
     live: &mut u64,
 ) -> Submitted {
     let wanted = submit.tasks.len() as u64;
@@ -32,10 +36,28 @@ pub(crate) fn decide(
     if let Some(missing) = people.missing(submit) {
         return missing;
     }
+    let verdict = onces.verdict(submit, now_ms);
+    match verdict {
+        Some(Verdict::Taken(task)) => return Submitted::Taken(task),
+        Some(Verdict::TooLate { ahead_ms }) => return Submitted::TooLate { ahead_ms },
+        Some(Verdict::Found(task) | Verdict::Replaces { task, .. }) => {
+            if let Some(Verdict::Replaces { due_ms, .. }) = verdict {
+                onces.replace(submit, task, due_ms, now_ms);
+            }
+            if let Some(key) = &submit.key {
+                keys.remember(submit.tenant, key, task, 1, now_ms);
+            }
+            return Submitted::Accepted { first: task, count: 1, duplicate: true };
+        }
+        Some(Verdict::New { .. }) | None => {}
+    }
     if *live + wanted > submit.queue_max {
         return Submitted::QueueFull { live: *live };
     }
     *live += wanted;
+    if let Some(Verdict::New { due_ms }) = verdict {
+        onces.note(submit, due_ms, now_ms);
+    }
     let count = wanted as u32;
     if let Some(key) = &submit.key {
         keys.remember(submit.tenant, key, first, count, now_ms);

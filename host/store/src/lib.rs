@@ -20,6 +20,7 @@ mod gather;
 mod group;
 mod level;
 pub mod memory;
+mod once;
 mod pause;
 pub mod postgres;
 mod prune;

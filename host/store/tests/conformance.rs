@@ -24,6 +24,8 @@ pub(crate) mod leases;
 pub(crate) mod model;
 #[path = "conformance/mutations.rs"]
 pub(crate) mod mutations;
+#[path = "conformance/onces.rs"]
+pub(crate) mod onces;
 #[path = "conformance/pauses.rs"]
 pub(crate) mod pauses;
 #[path = "conformance/records.rs"]
@@ -147,6 +149,16 @@ macro_rules! every_promise {
                 a_tree_ends_with_its_time
                 the_time_of_a_tree_is_its_roots_too
                 a_tree_is_forgotten_with_its_root
+            }
+            onces {
+                a_unique_task_is_found_or_refuses_while_it_is_live
+                a_waiting_task_takes_the_newest_input_and_time
+                what_has_begun_is_not_given_another_input
+                throttled_tasks_keep_their_distance
+                one_key_submitted_at_once_makes_one_task
+                a_key_of_a_kind_is_its_tenants_and_kinds
+                a_refused_submit_takes_no_key_of_a_kind
+                keys_of_kinds_are_forgotten_when_their_task_has_ended
             }
             pauses {
                 a_paused_kind_waits_and_comes_back_in_its_order

@@ -435,6 +435,7 @@ pub fn task(input: &str) -> TaskRequest {
         delay_ms: 0,
         run_at_ms: None,
         priority: Priority::default(),
+        once: None,
         agent: None,
         user: None,
         trace: None,

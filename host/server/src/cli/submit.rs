@@ -94,6 +94,21 @@ pub(super) struct Submit {
     /// Start no earlier than at this time, as RFC 3339 (2026-01-31T00:00:00Z)
     #[arg(long, value_name = "TIME", conflicts_with = "delay")]
     run_at: Option<String>,
+    /// Be the only one of the kind under this key: while one is live, the submit finds it
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["debounce", "throttle", "file"])]
+    unique: Option<String>,
+    /// With --unique: be refused while one is live
+    #[arg(long, requires = "unique")]
+    refuse: bool,
+    /// Be the newest one of the kind under this key, which waits for --every milliseconds without another
+    #[arg(long, value_name = "KEY", requires = "every", conflicts_with_all = ["throttle", "file", "delay", "run_at"])]
+    debounce: Option<String>,
+    /// Start no sooner than --every milliseconds after the one before of the kind and this key
+    #[arg(long, value_name = "KEY", requires = "every", conflicts_with = "file")]
+    throttle: Option<String>,
+    /// How long for --debounce and --throttle
+    #[arg(long, value_name = "MS")]
+    every: Option<u64>,
     /// How urgent it is, from 0 to 9; each level counts as a minute of waiting [default: 0]
     #[arg(long, value_name = "0-9")]
     priority: Option<u64>,
@@ -153,6 +168,24 @@ fn retry_policy(text: &str) -> Result<RetryRequest, String> {
     serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
+#[derive(Serialize)]
+struct Unique<'a> {
+    key: &'a str,
+    refuse: bool,
+}
+
+#[derive(Serialize)]
+struct Debounce<'a> {
+    key: &'a str,
+    wait_ms: u64,
+}
+
+#[derive(Serialize)]
+struct Throttle<'a> {
+    key: &'a str,
+    interval_ms: u64,
+}
+
 /// A task as the host takes it.
 #[derive(Default, Serialize)]
 struct TaskBody<'a> {
@@ -194,6 +227,12 @@ struct TaskBody<'a> {
     run_at: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unique: Option<Unique<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    debounce: Option<Debounce<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    throttle: Option<Throttle<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     agent: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -245,6 +284,17 @@ impl Submit {
             delay_ms: self.delay,
             run_at: self.run_at.as_deref(),
             priority: self.priority,
+            unique: self.unique.as_deref().map(|key| Unique { key, refuse: self.refuse }),
+            debounce: self
+                .debounce
+                .as_deref()
+                .zip(self.every)
+                .map(|(key, wait_ms)| Debounce { key, wait_ms }),
+            throttle: self
+                .throttle
+                .as_deref()
+                .zip(self.every)
+                .map(|(key, interval_ms)| Throttle { key, interval_ms }),
             agent: self.agent.as_deref(),
             user: self.user.as_deref(),
         }

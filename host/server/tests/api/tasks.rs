@@ -373,3 +373,57 @@ fn ended_tasks_are_dropped_by_a_filter() {
     assert_eq!(left["tasks"].as_array().unwrap().len(), 1, "{left}");
     assert_eq!(client.get("/v1/tasks/counts").expect(200).json()["failed"], 0);
 }
+
+#[test]
+fn tasks_of_a_key_are_unique_debounced_or_throttled() {
+    let world = World::open();
+    let client = world.client(None);
+    let body = |rule: &str| format!(r#"{{"kind":"echo","input":1,"delay_ms":3600000,{rule}}}"#);
+    let unique = body(r#""unique":{"key":"k"}"#);
+    let id = client.submit(&unique);
+    let found = client.post_json("/v1/tasks", &unique).expect(200).json();
+    assert_eq!(found["id"], json!(id));
+    let refused = client.post_json("/v1/tasks", &body(r#""unique":{"key":"k","refuse":true}"#));
+    let message = refused.json()["message"].as_str().unwrap().to_owned();
+    refused.problem(409, "conflict");
+    assert!(message.contains(&id), "{message}");
+    client.post(&format!("/v1/tasks/{id}/cancel")).expect(200);
+    assert_ne!(client.submit(&unique), id);
+
+    let debounce = |input: &str, wait_ms: u64| {
+        let rule =
+            format!(r#"{{"kind":"echo","input":"{input}","debounce":{{"key":"d","wait_ms":{wait_ms}}}}}"#);
+        client.post_json("/v1/tasks", &rule)
+    };
+    let first = debounce("old", 3_600_000).expect(201).json();
+    let second = debounce("new", 1).expect(200).json();
+    assert_eq!(first["id"], second["id"]);
+    let path = format!("/v1/tasks/{}?wait=60", first["id"].as_str().unwrap());
+    assert_eq!(client.get(&path).expect(200).json()["result"], "new");
+
+    let throttle = r#"{"kind":"echo","throttle":{"key":"t","interval_ms":3600000}}"#;
+    assert_eq!(client.run(throttle)["state"], "completed");
+    let next = client.post_json("/v1/tasks", throttle).expect(201).json();
+    assert_eq!(next["state"], "pending", "{next}");
+    assert!(next["run_at"].as_str() > next["created_at"].as_str());
+
+    let both = r#""unique":{"key":"k"},"throttle":{"key":"k","interval_ms":1}"#;
+    for rule in [
+        both,
+        r#""debounce":{"key":"k","wait_ms":1}"#,
+        r#""unique":{"key":""}"#,
+        r#""throttle":{"key":"k","interval_ms":0}"#,
+        r#""unique":{"key":"k","always":true}"#,
+    ] {
+        client.post_json("/v1/tasks", &body(rule)).problem(400, "invalid_input");
+    }
+    let many = format!(r#"{{"tasks":[{unique},{unique}]}}"#);
+    client.post_json("/v1/tasks", &many).problem(400, "invalid_input");
+    // What must be equal for an idempotency key to mean the same.
+    let keyed = |body: &str| {
+        let headers = [("content-type", "application/json"), ("idempotency-key", "i")];
+        client.send("POST", "/v1/tasks", &headers, body.as_bytes())
+    };
+    keyed(&unique).expect(200);
+    keyed(&body(r#""unique":{"key":"other"}"#)).problem(409, "conflict");
+}

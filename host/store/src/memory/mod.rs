@@ -15,6 +15,7 @@ mod history;
 mod leases;
 mod link;
 mod mutation;
+mod onces;
 mod pauses;
 mod records;
 mod settles;
@@ -195,6 +196,7 @@ impl TaskStore for MemoryStore {
     }
 
     async fn prune(&self, now_ms: i64, count_max: u32) -> Result<u64, StoreError> {
-        self.call(|state| Ok(state.prune_keys(now_ms, count_max))).await
+        self.call(|state| Ok(state.prune_keys(now_ms, count_max) + state.prune_onces(now_ms, count_max)))
+            .await
     }
 }

@@ -328,6 +328,22 @@ mutations! {
     CatalogNumberStands;
     /// A component is kept as it was put last, though its digest is the first one's.
     ComponentLost;
+    /// Keys of kinds are not looked at.
+    OnceIgnored;
+    /// A key of a kind finds another tenant's task.
+    OnceOfAnyTenant;
+    /// A key of a kind finds a task of another kind.
+    OnceOfAnyKind;
+    /// A key of a kind stands for a task that has ended.
+    OnceForEver;
+    /// A task whose attempt has begun is given another input.
+    OnceReplacesBegun;
+    /// A task that waits keeps its first input.
+    ReplaceKeepsInput;
+    /// A task that waits keeps its first due time.
+    ReplaceKeepsTime;
+    /// A prune forgets keys of kinds whose task is live.
+    PruneForgetsLiveOnces;
     /// A retry by hand runs with the input that the task had.
     AmendedInputLost;
     /// A retry by hand runs with the budget that the task had.

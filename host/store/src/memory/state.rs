@@ -24,8 +24,10 @@ use keiko_core::usage::Spent;
 
 use super::batches::Batches;
 use super::mutation::Mutation;
+use super::onces::KeyRow;
 use crate::admit::{Keys, Known, ends, place_ms};
 use crate::count::Changes;
+use crate::once::Name;
 
 /// Everything that is stored. Its methods check before they write, so that an error leaves it as it was.
 #[derive(Default)]
@@ -54,6 +56,7 @@ pub(super) struct State {
     /// Every task of each tenant.
     pub(super) owned: BTreeSet<(TenantId, TaskId)>,
     pub(super) keys: BTreeMap<(TenantId, String), Known>,
+    pub(super) task_keys: BTreeMap<Name, KeyRow>,
     pub(super) agents: BTreeMap<AgentId, (TenantId, Agent)>,
     pub(super) agent_counts: BTreeMap<AgentId, AgentStatistics>,
     pub(super) users: BTreeMap<UserId, (TenantId, User)>,

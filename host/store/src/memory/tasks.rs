@@ -31,13 +31,14 @@ impl State {
             submits.iter().filter_map(|submit| Some((submit.tenant, submit.key.as_ref()?))).collect();
         let mut keys = self.known_keys(&named);
         let people = self.people(&submits);
+        let mut onces = self.known_onces(submits.iter().map(Cow::as_ref));
         let mut live: HashMap<TenantId, u64> = HashMap::new();
         let mut tasks: Vec<(TenantId, NewTask)> = Vec::new();
         let mut answers = Vec::with_capacity(submits.len());
         for submit in &submits {
             let live = live.entry(submit.tenant).or_insert_with(|| self.live(submit.tenant));
             let over = *live + submit.tasks.len() as u64 > submit.queue_max;
-            let answer = match decide(submit, now_ms, &mut keys, &people, live) {
+            let answer = match decide(submit, now_ms, &mut keys, &people, &mut onces, live) {
                 Submitted::Accepted { duplicate: true, .. }
                     if over && self.breaks(Mutation::QuotaBeforeKey) =>
                 {
@@ -63,6 +64,13 @@ impl State {
             tasks.extend(submit.tasks[..taken].iter().map(|task| (submit.tenant, task.clone())));
             answers.push(answer);
         }
+        let accepted: Vec<(&Submit, i64)> = submits.iter().map(|submit| (submit.as_ref(), now_ms)).collect();
+        let mut shaped = onces.shape(&accepted);
+        for (_, task) in &mut tasks {
+            if let Some(other) = shaped.remove(&task.id) {
+                *task = other;
+            }
+        }
         self.insert(&tasks)?;
         for (submit, answer) in submits.iter().zip(&answers) {
             if matches!(answer, Submitted::Accepted { duplicate: false, .. }) {
@@ -70,6 +78,7 @@ impl State {
             }
         }
         self.store_keys(&keys);
+        self.store_onces(&onces);
         let mut changes = Changes::default();
         for (tenant, task) in &tasks {
             changes.add(*tenant, Change { live: 1, ..Change::default() });

@@ -24,6 +24,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("cache", include_str!("../../../../migrations/postgres/0009_cache.sql")),
     ("tree", include_str!("../../../../migrations/postgres/0010_tree.sql")),
     ("pauses", include_str!("../../../../migrations/postgres/0011_pauses.sql")),
+    ("task_keys", include_str!("../../../../migrations/postgres/0012_task_keys.sql")),
 ];
 
 /// How a file starts that cannot run in a transaction.

@@ -27,6 +27,7 @@ mod holder;
 mod lease;
 mod migrate;
 mod news;
+mod once;
 mod open;
 mod options;
 mod pause;

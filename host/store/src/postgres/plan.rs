@@ -13,17 +13,18 @@ use serde_json::Value;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 
-use super::agents;
 use super::batch::{CANDIDATES, GROUPS, NEXT};
 use super::cache::{PRUNE_ENDED, PRUNE_OLDEST};
 use super::end::{NEXT_TIME_OUT, OVER};
 use super::history::{STATISTICS, USER_TASKS};
 use super::lease::{LEASE, NEXT_RUN_AT, RAISE};
+use super::pause::UNPARK;
 use super::prune::WALK;
 use super::records::{TASK, list_text};
 use super::submit::PRUNE_KEYS;
 use super::tree::{CHARGE, TREES};
 use super::world::database::Database;
+use super::{agents, once};
 
 /// Ended tasks of the short and of the long form.
 const ENDED: i64 = 1_000_000;
@@ -52,6 +53,9 @@ const LIVE: &str = "
         SELECT n, CASE WHEN n > 20000 THEN 1 ELSE 1 + n % 20 END, 'u', n FROM generate_series(1, 100000) AS n;
     INSERT INTO idempotency (tenant, key, first, count, body, expires_ms)
         SELECT 1 + n % 20, 'k' || n, n, 1, '', n FROM generate_series(1, 20000) AS n;
+    INSERT INTO task_key (tenant, kind, key, task, due_ms, expires_ms)
+        SELECT 1 + n % 20, 1 + n % 20, 'k' || n, n, n, n FROM generate_series(1, 20000) AS n;
+    INSERT INTO pause (tenant, kind, since_ms, ending) VALUES (48, 48, 0, true), (47, 0, 0, false);
     INSERT INTO attempt (task, number, tenant, started_ms, fuel_used, memory_bytes_peak, host_calls, elapsed_us, taint,
             effects)
         SELECT n * 1000, 1, 1 + n % 20, n, 0, 0, 0, 0, 0, 0 FROM generate_series(1, 20000) AS n;
@@ -187,6 +191,10 @@ fn systems_cases() -> Vec<Case> {
         case(CHARGE, "'{1000,2000}', '{1,1}', '{1,1}'", &["tree_pkey"]),
         case(WALK, "2, 0, 9223372036854775807, 100", &["finished_pkey"]),
         case(PRUNE_KEYS, "9000000000000, 100", &["idempotency_expires", "idempotency_pkey"]),
+        case(UNPARK, "48, 48, 1000, 2305843009213693952", &["task_ready"]),
+        case(once::LOAD, "'{2}', '{2}', '{k41}'", &["task_key_pkey", "task_pkey"]),
+        case(once::PRUNE, "9000000000000, 100", &["task_key_expires"]),
+        case(once::PUT_OFF, "9000000000000, 100, 5", &["task_key_expires"]),
         case(CANDIDATES, "7, 'k1', 100, 1800000000000, true", &["batch_item_group", "batch_group"]),
         case(NEXT, "7, 'k1', 0, '{}'", &["batch_item_group"]),
         case(GROUPS, "0, '', 100, 1800000000000", &["batch_item_group"]),
@@ -251,6 +259,7 @@ impl Found {
             "attempt",
             "agent_count",
             "idempotency",
+            "task_key",
             "batch_item",
             "batch",
             "agent",
@@ -258,7 +267,7 @@ impl Found {
             "tree",
         ];
         for case in cases {
-            let large = if case.by_ids { &large[..7] } else { &large };
+            let large = if case.by_ids { &large[..8] } else { &large };
             let explained = explain(connection, case).await;
             let wanted = if named { case.indexes } else { &[] };
             let fits = wanted.iter().all(|index| explained.indexes.contains(*index))
@@ -351,6 +360,8 @@ async fn a_long_history_slows_nothing_down() {
         "agent_count",
         "app_user",
         "idempotency",
+        "task_key",
+        "pause",
         "tenant",
         "kind",
         "plugin",

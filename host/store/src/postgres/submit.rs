@@ -12,9 +12,9 @@ use keiko_core::task::{Key, NewTask, Submit, Submitted};
 use sqlx::postgres::PgRow;
 
 use super::count;
-use super::group;
 use super::row::{self, get, stored_text};
 use super::session::{Session, chunks};
+use super::{group, once};
 use crate::admit::{Keys, Known, People, decide, ends, place_ms, read_body, stored_due_ms, stored_type};
 use crate::count::{AgentChange, Change, Changes};
 use crate::format::{encode_budget, stored_priority};
@@ -62,20 +62,24 @@ pub(crate) async fn enqueue(
         submits.iter().filter_map(|(submit, _)| Some((submit.tenant, submit.key.as_ref()?))).collect();
     let mut keys = load_keys(session, &named, shift_ms).await?;
     let known = people(session, submits).await?;
-    let mut tasks = Vec::new();
+    let mut onces = once::load(session, submits, shift_ms).await?;
     let mut accepted = Vec::new();
     let mut answers = Vec::with_capacity(submits.len());
     for &(submit, now_ms) in submits {
-        let answer = decide(submit, now_ms, &mut keys, &known, live.entry(submit.tenant).or_insert(0));
+        let live = live.entry(submit.tenant).or_insert(0);
+        let answer = decide(submit, now_ms, &mut keys, &known, &mut onces, live);
         if let Submitted::Accepted { duplicate: false, .. } = answer {
-            tasks.extend(submit.tasks.iter().map(|task| (submit.tenant, task)));
             accepted.push((submit, now_ms));
         }
         answers.push(answer);
     }
+    let shaped = onces.shape(&accepted);
+    let tasks = accepted.iter().flat_map(|(submit, _)| submit.tasks.iter().map(|task| (submit.tenant, task)));
+    let tasks: Vec<_> = tasks.map(|(tenant, task)| (tenant, shaped.get(&task.id).unwrap_or(task))).collect();
     insert(session, &tasks, shift_ms).await?;
     group::insert(session, &accepted).await?;
     store_keys(session, &keys, shift_ms, now_ms).await?;
+    once::store(session, &onces, shift_ms).await?;
     let mut changes = Changes::default();
     for &(tenant, task) in &tasks {
         changes.add(tenant, Change { live: 1, ..Change::default() });
@@ -96,7 +100,8 @@ pub(crate) async fn prune_keys(
     now_ms: i64,
     count_max: u32,
 ) -> Result<u64, StoreError> {
-    session.run(sqlx::query(PRUNE_KEYS).bind(now_ms).bind(i64::from(count_max))).await
+    let pruned = session.run(sqlx::query(PRUNE_KEYS).bind(now_ms).bind(i64::from(count_max))).await?;
+    Ok(pruned + once::prune(session, now_ms, count_max).await?)
 }
 
 /// Live tasks of these tenants, whose counts are the transaction's from now on, and how far the database's clock is

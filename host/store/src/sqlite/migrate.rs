@@ -20,6 +20,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("cache", include_str!("../../../../migrations/sqlite/0009_cache.sql")),
     ("tree", include_str!("../../../../migrations/sqlite/0010_tree.sql")),
     ("pauses", include_str!("../../../../migrations/sqlite/0011_pauses.sql")),
+    ("task_keys", include_str!("../../../../migrations/sqlite/0012_task_keys.sql")),
 ];
 
 /// Why a database cannot be brought to this schema.

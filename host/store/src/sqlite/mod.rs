@@ -23,6 +23,7 @@ mod history;
 mod holder;
 mod lease;
 mod migrate;
+mod once;
 mod open;
 mod pause;
 #[cfg(test)]

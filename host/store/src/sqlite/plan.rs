@@ -12,10 +12,11 @@ use super::group::{OUTCOMES, RELEASE};
 use super::history::{STATISTICS, USER_TASKS};
 use super::lease::{COUNT_DUE, LEASE_TASKS, NEXT_RUN_AT, RAISE, READY_TENANTS};
 use super::open::writer_options;
+use super::pause::UNPARK;
 use super::records::{COUNTS, TASK, list_text};
 use super::submit::PRUNE_KEYS;
 use super::tree::{CHARGE, TREES};
-use super::{agents, migrate, prune, settle};
+use super::{agents, migrate, once, prune, settle};
 
 /// Databases with so many tasks that the planner's guesses matter: without statistics, as the store leaves it, and
 /// with them, as after somebody's `ANALYZE`.
@@ -94,6 +95,8 @@ fn walks(step: &str) -> bool {
                 | "u"
                 | "known"
                 | "idempotency"
+                | "task_key"
+                | "k"
                 | "batch_item"
                 | "tree"
         )
@@ -126,6 +129,12 @@ async fn hot_statements_use_their_indexes() {
             check(&mut connection, text, &["INTEGER PRIMARY KEY (rowid>? AND rowid<?)"]).await;
         }
         check(&mut connection, RAISE, &["task_raise (due_ms<?)"]).await;
+        check(&mut connection, UNPARK, &["task_ready (tenant=? AND run_at_ms=?)"]).await;
+        for text in [once::PUT_OFF, once::PRUNE] {
+            check(&mut connection, text, &["task_key_expires (expires_ms<?)"]).await;
+        }
+        let load = ["k USING PRIMARY KEY (tenant=? AND kind=? AND key=?)", "t USING INTEGER PRIMARY KEY"];
+        check(&mut connection, once::LOAD, &load).await;
         check(&mut connection, TASK, &["INTEGER PRIMARY KEY (rowid=?)"]).await;
         check(&mut connection, COUNTS, &["COVERING INDEX task_ready (tenant=?)"]).await;
         for text in settle::texts().into_iter().chain([PARENTS, FINISH, TREES, CHARGE]) {
@@ -240,7 +249,17 @@ fn statements() -> Vec<String> {
             ..AgentFilter::default()
         })
     };
-    let fixed = [LEASE_TASKS, RAISE, OVER, NEXT_TIME_OUT, COUNTS, STATISTICS, agents::LIST_USERS, PRUNE_KEYS];
+    let fixed = [
+        LEASE_TASKS,
+        RAISE,
+        OVER,
+        NEXT_TIME_OUT,
+        COUNTS,
+        STATISTICS,
+        agents::LIST_USERS,
+        PRUNE_KEYS,
+        once::PRUNE,
+    ];
     let batches = [CANDIDATES, GROUPS, LETTERS, LOOK, NEXT, ROWS];
     let fixed = fixed.into_iter().chain(batches).map(str::to_owned);
     fixed.chain(filters.iter().map(list_text)).chain([agents(None), agents(Some("k"))]).collect()

@@ -11,8 +11,8 @@ use sqlx::Row;
 
 use super::count::{AgentChange, Change, Changes};
 use super::error::store_error;
-use super::group;
 use super::session::{RowStatement, Session, json};
+use super::{group, once};
 pub(crate) use crate::admit::Keys;
 use crate::admit::{Known, People, decide, ends, place_ms, read_body, stored_due_ms, stored_type};
 use crate::format::{encode_budget, stored_priority};
@@ -62,21 +62,25 @@ pub(crate) async fn enqueue(
         submits.iter().filter_map(|(submit, _)| Some((submit.tenant, submit.key.as_ref()?))).collect();
     let mut keys = Keys::load(session, &named).await?;
     let known = People::load(session, submits).await?;
+    let mut onces = once::load(session, submits).await?;
     let mut live = live(session, submits.iter().map(|(submit, _)| submit.tenant).collect()).await?;
-    let mut tasks = Vec::new();
     let mut accepted = Vec::new();
     let mut answers = Vec::with_capacity(submits.len());
     for &(submit, now_ms) in submits {
-        let answer = decide(submit, now_ms, &mut keys, &known, live.entry(submit.tenant).or_insert(0));
+        let live = live.entry(submit.tenant).or_insert(0);
+        let answer = decide(submit, now_ms, &mut keys, &known, &mut onces, live);
         if let Submitted::Accepted { duplicate: false, .. } = answer {
-            tasks.extend(submit.tasks.iter().map(|task| (submit.tenant, task)));
             accepted.push((submit, now_ms));
         }
         answers.push(answer);
     }
+    let shaped = onces.shape(&accepted);
+    let tasks = accepted.iter().flat_map(|(submit, _)| submit.tasks.iter().map(|task| (submit.tenant, task)));
+    let tasks: Vec<_> = tasks.map(|(tenant, task)| (tenant, shaped.get(&task.id).unwrap_or(task))).collect();
     insert(session, &tasks).await?;
     group::insert(session, &accepted).await?;
     keys.store(session).await?;
+    once::store(session, &onces).await?;
     let mut changes = Changes::default();
     for &(tenant, task) in &tasks {
         changes.add(tenant, Change { live: 1, ..Change::default() });
@@ -93,7 +97,7 @@ pub(crate) async fn prune_keys(
     count_max: u32,
 ) -> Result<u64, StoreError> {
     let rows = session.rows(sqlx::query(PRUNE_KEYS).bind(now_ms).bind(count_max)).await?;
-    Ok(rows.len() as u64)
+    Ok(rows.len() as u64 + once::prune(session, now_ms, count_max).await?)
 }
 
 impl People {

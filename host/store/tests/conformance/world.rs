@@ -220,7 +220,7 @@ pub fn new_task(id: TaskId, kind: KindId) -> NewTask {
 }
 
 pub fn submit(customer: &Customer, tasks: Vec<NewTask>) -> Submit {
-    Submit { tenant: customer.tenant, tasks, key: None, queue_max: ROOMY, group: None }
+    Submit { tenant: customer.tenant, tasks, key: None, queue_max: ROOMY, group: None, once: None }
 }
 
 pub fn key(text: &str, body: u8) -> Option<Key> {

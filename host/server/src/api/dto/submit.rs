@@ -6,6 +6,7 @@ use bytes::Bytes;
 use keiko_core::Code;
 use keiko_core::group::NewGroup;
 use keiko_core::limit::{BULK_TASKS_MAX, LimitFact, MIB};
+use keiko_core::once::{Once, OnceRule};
 use keiko_core::policy::BudgetRequest;
 use keiko_core::priority::{PRIORITY_MAX, Priority};
 use keiko_core::retry::RetryRequest;
@@ -44,8 +45,38 @@ struct TaskBody<'a> {
     delay_ms: Option<u64>,
     run_at: Option<String>,
     priority: Option<u64>,
+    unique: Option<UniqueBody>,
+    debounce: Option<DebounceBody>,
+    throttle: Option<ThrottleBody>,
     agent: Option<String>,
     user: Option<String>,
+}
+
+/// There is no other while one is live.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UniqueBody {
+    key: String,
+    /// Whether a submit is refused while one is live; otherwise it finds that one.
+    #[serde(default)]
+    refuse: bool,
+}
+
+/// The newest input counts.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DebounceBody {
+    key: String,
+    wait_ms: u64,
+    max_ms: Option<u64>,
+}
+
+/// Each keeps its distance.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ThrottleBody {
+    key: String,
+    interval_ms: u64,
 }
 
 /// What a retry by hand changes, as a client writes it; what is left out stays.
@@ -216,6 +247,7 @@ impl TaskBody<'_> {
             delay_ms: self.delay_ms.unwrap_or(0),
             run_at_ms: run_at_ms(self.run_at)?,
             priority: priority(self.priority)?,
+            once: once(self.unique, self.debounce, self.throttle)?,
             agent: parse("agent", self.agent)?,
             user: parse("user", self.user)?,
             trace: trace.map(str::to_owned),
@@ -241,6 +273,24 @@ pub(in crate::api) fn amendment(body: &Bytes) -> Result<Amendment, Problem> {
         ..BudgetRequest::default()
     };
     Ok(Amendment { input: input.transpose()?, budget })
+}
+
+fn once(
+    unique: Option<UniqueBody>,
+    debounce: Option<DebounceBody>,
+    throttle: Option<ThrottleBody>,
+) -> Result<Option<Once>, Problem> {
+    let unique = unique.map(|body| (body.key, OnceRule::Unique { refuse: body.refuse }));
+    let debounce =
+        debounce.map(|DebounceBody { key, wait_ms, max_ms }| (key, OnceRule::Debounce { wait_ms, max_ms }));
+    let throttle =
+        throttle.map(|ThrottleBody { key, interval_ms }| (key, OnceRule::Throttle { interval_ms }));
+    let mut asked = unique.into_iter().chain(debounce).chain(throttle);
+    let once = asked.next().map(|(key, rule)| Once { key, rule });
+    if asked.next().is_some() {
+        return Err(Problem::invalid("`unique`, `debounce` and `throttle` exclude each other"));
+    }
+    Ok(once)
 }
 
 fn ms(seconds: u64) -> u64 {

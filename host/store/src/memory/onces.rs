@@ -1,0 +1,112 @@
+//! Keys of kinds: which tasks they stand for.
+
+use std::collections::HashMap;
+
+use keiko_core::id::TaskId;
+use keiko_core::limit::KEY_AGE_MS;
+use keiko_core::once::{Last, Stands};
+use keiko_core::pause::PARKED_MS;
+use keiko_core::task::{Submit, TaskState};
+use keiko_core::time_out::Ends;
+
+use super::mutation::Mutation;
+use super::state::State;
+use crate::once::{Name, Onces, Replaced, names};
+
+/// What a key stands for.
+#[derive(Clone, Copy)]
+pub(super) struct KeyRow {
+    task: TaskId,
+    due_ms: i64,
+    expires_ms: i64,
+}
+
+impl State {
+    /// What the keys of these submits stand for.
+    pub(super) fn known_onces<'a>(&self, submits: impl Iterator<Item = &'a Submit>) -> Onces {
+        let (wanted, _) = names(submits);
+        let known: HashMap<Name, Last<TaskId>> =
+            wanted.into_iter().filter_map(|name| self.last_of(&name).map(|last| (name, last))).collect();
+        Onces::of(known)
+    }
+
+    fn last_of(&self, name: &Name) -> Option<Last<TaskId>> {
+        let own = self.task_keys.get(name);
+        let any = |(tenants, kinds): (bool, bool)| {
+            let same = |(other, _): &(&Name, &KeyRow)| {
+                other.2 == name.2 && (tenants || other.0 == name.0) && (kinds || other.1 == name.1)
+            };
+            self.task_keys.iter().find(same).map(|(_, row)| row)
+        };
+        let found = match self.mutation {
+            Some(Mutation::OnceIgnored) => None,
+            Some(Mutation::OnceOfAnyTenant) => own.or_else(|| any((true, true))),
+            Some(Mutation::OnceOfAnyKind) => own.or_else(|| any((false, true))),
+            _ => own,
+        };
+        let row = found.copied()?;
+        let stands = match self.tasks.get(&row.task) {
+            Some(task) if task.state.is_terminal() && !self.breaks(Mutation::OnceForEver) => Stands::Ended,
+            None => Stands::Ended,
+            Some(task) if task.state == TaskState::Pending && task.attempts == 0 && task.crashes == 0 => {
+                Stands::Waits { created_ms: task.created_ms }
+            }
+            Some(task) if self.breaks(Mutation::OnceReplacesBegun) => {
+                Stands::Waits { created_ms: task.created_ms }
+            }
+            Some(_) => Stands::Begun,
+        };
+        Some(Last { task: row.task, due_ms: row.due_ms, stands })
+    }
+
+    /// Writes what a call decided.
+    pub(super) fn store_onces(&mut self, onces: &Onces) {
+        let keeps_input = self.breaks(Mutation::ReplaceKeepsInput);
+        let keeps_time = self.breaks(Mutation::ReplaceKeepsTime);
+        for (id, Replaced { tenant, input, due_ms }) in onces.replaced() {
+            if self.tasks.get(&id).is_none_or(|row| row.tenant != *tenant) {
+                continue;
+            }
+            self.change(id, |row| {
+                if !keeps_input {
+                    row.input = input.clone();
+                }
+                if !keeps_time {
+                    row.run_at_ms = *due_ms;
+                    // A parked one stays parked.
+                    row.place_ms = if row.place_ms == PARKED_MS { PARKED_MS } else { *due_ms };
+                    row.ends = Ends::of(&row.budget, *due_ms);
+                }
+            });
+        }
+        for (name, task, due_ms, expires_ms) in onces.fresh() {
+            self.task_keys.insert(name.clone(), KeyRow { task, due_ms, expires_ms });
+        }
+    }
+
+    /// Forgets keys that have expired, those that expired first first, unless their task is live.
+    pub(super) fn prune_onces(&mut self, now_ms: i64, count_max: u32) -> u64 {
+        let mut expired: Vec<(i64, Name)> = self
+            .task_keys
+            .iter()
+            .filter(|(_, row)| row.expires_ms <= now_ms)
+            .map(|(name, row)| (row.expires_ms, name.clone()))
+            .collect();
+        expired.sort();
+        let mut pruned = 0;
+        for (_, name) in expired.into_iter().take(count_max as usize) {
+            let live = |row: &KeyRow| self.tasks.get(&row.task).is_some_and(|task| !task.state.is_terminal());
+            let keeps =
+                self.task_keys.get(&name).is_some_and(live) && !self.breaks(Mutation::PruneForgetsLiveOnces);
+            if keeps {
+                self.task_keys
+                    .entry(name)
+                    .and_modify(|row| row.expires_ms = now_ms.saturating_add(KEY_AGE_MS));
+            } else {
+                self.task_keys.remove(&name);
+                pruned += 1;
+            }
+        }
+        pruned
+    }
+}
