@@ -12,6 +12,8 @@ pub struct Breaker {
     failures: u32,
     rest_ms: i64,
     until_ms: i64,
+    /// Whether somebody finds out just now whether it is back.
+    is_tried: bool,
 }
 
 impl Breaker {
@@ -24,6 +26,7 @@ impl Breaker {
             return false;
         }
         self.until_ms = now_ms.saturating_add(self.rest_ms);
+        self.is_tried = true;
         true
     }
 
@@ -34,13 +37,14 @@ impl Breaker {
         rested
     }
 
-    /// It failed. Says whether it rests from now on and did not before.
+    /// It failed. Says whether it rests from now on and did not before. What was under way when the rest began tells nothing
+    /// new.
     pub fn failed(&mut self, now_ms: i64) -> bool {
         self.failures = self.failures.saturating_add(1);
-        if self.failures < FAILURES_MAX {
+        let began = self.rest_ms == 0;
+        if self.failures < FAILURES_MAX || (!began && !std::mem::take(&mut self.is_tried)) {
             return false;
         }
-        let began = self.rest_ms == 0;
         self.rest_ms = if began { REST_MS.0 } else { (self.rest_ms * 2).min(REST_MS.1) };
         self.until_ms = now_ms.saturating_add(self.rest_ms);
         began
@@ -66,6 +70,20 @@ mod tests {
             assert_eq!(breaker.allows(now_ms), allowed, "{now_ms}");
         }
         assert!(breaker.rests() && breaker.answered() && !breaker.rests() && breaker.allows(1_999));
+    }
+
+    #[test]
+    fn what_was_under_way_when_a_rest_began_does_not_prolong_it() {
+        let mut breaker = Breaker::default();
+        let fail_all = |breaker: &mut Breaker, now_ms: i64| {
+            (0..50).for_each(|_| {
+                breaker.failed(now_ms);
+            });
+        };
+        fail_all(&mut breaker, 0);
+        assert!(!breaker.allows(999) && breaker.allows(1_000));
+        fail_all(&mut breaker, 1_001);
+        assert!(!breaker.allows(3_000) && breaker.allows(3_001));
     }
 
     #[test]
