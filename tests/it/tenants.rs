@@ -40,6 +40,9 @@ fn every_object_of_another_tenant_is_not_found() {
         post_json("/v1/plugins/family/activate", json!({"version": "0.1.0"})),
         other.delete("/v1/plugins/family").unwrap(),
         post_json("/v1/tasks", json!({"plugin": "family", "kind": "child", "input": {}})),
+        post_json(&format!("/v1/tasks/{id}/retry"), json!({"input": {"n": 2, "which": 0}})),
+        post_json("/v1/pause", json!({"plugin": "family", "kind": "child"})),
+        post_json("/v1/resume", json!({"plugin": "family", "kind": "child"})),
     ] {
         assert_eq!((answer.status, answer.code().as_str()), (404, "not_found"), "{answer}");
     }
@@ -61,6 +64,11 @@ fn every_object_of_another_tenant_is_not_found() {
     for (path, of) in [("/v1/agents", "agents"), ("/v1/users", "users"), ("/v1/statistics", "statistics")] {
         assert_eq!(get(path).expect(&[200]).unwrap()[of], json!([]), "{path}");
     }
+    // A pause, and a drop of many, are of the tenant that asks.
+    post_json("/v1/pause", json!({"plugin": "family", "kind": "child"})).expect(&[200]).unwrap();
+    assert_eq!(one.get("/v1/pause").unwrap().expect(&[200]).unwrap()["kinds"], json!([]));
+    let dropped = other.delete("/v1/tasks?state=completed").unwrap().expect(&[200]).unwrap();
+    assert_eq!(dropped["matched"], 0);
     other.delete("/v1/plugins/family").unwrap();
     assert_eq!(other.list("", 10).unwrap(), [] as [Value; 0]);
     assert_eq!(other.list(&format!("&parent={id}"), 10).unwrap(), [] as [Value; 0]);
