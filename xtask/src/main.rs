@@ -37,6 +37,9 @@ usage: cargo xtask COMMAND
   bench NAME                      one benchmark, as JSON lines
   check NAME [--long] [--postgres]
                                   one check of the whole system, as one JSON line; --postgres: of a host on PostgreSQL
+  check sim [--long] [--seeds N] [--from SEED]
+                                  lives of hosts and store in virtual time, 10,000 or 1,000,000, and one without each safeguard;
+                                  --seed SEED [--without SAFEGUARD]: one life, and everything that happens in it
   check hosts --unfenced          the same against hosts whose store does not fence: it must fail
   programs                        make and fetch the WASI programs that tests run
   postgres                        a PostgreSQL server for tests that are run by hand, until Ctrl-C

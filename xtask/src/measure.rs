@@ -24,11 +24,17 @@ const BATCH: &str = "batch";
 /// The one of the cache, which needs a Redis.
 const CACHE: &str = "cache";
 const CHECKS: &[&str] =
-    &["cancel", "kill", "batch-kill", "hosts", "hostile", "swap", CACHE_FAULTS, MUTATIONS];
+    &["cancel", "kill", "batch-kill", "hosts", "hostile", "swap", CACHE_FAULTS, MUTATIONS, SIMULATION];
 /// The one of the cache, which starts a Redis of its own.
 const CACHE_FAULTS: &str = "cache-faults";
 /// The one of the conformance suite itself.
 const MUTATIONS: &str = "conformance-mutations";
+/// The one in virtual time.
+const SIMULATION: &str = "sim";
+/// Lives of its long form.
+const LIVES_LONG: &str = "1000000";
+/// What it hands on.
+const SIMULATION_OPTIONS: &[&str] = &["--seeds", "--from", "--seed", "--without"];
 /// Those that start a PostgreSQL of their own, because they restart it.
 const CHECKS_WITH_SERVER: &[&str] = &["hosts"];
 
@@ -70,6 +76,9 @@ pub fn check(mut arguments: Arguments) -> Result<ExitCode> {
     if name == MUTATIONS {
         return mutations(arguments, long);
     }
+    if name == SIMULATION {
+        return simulate(arguments, long);
+    }
     let (own_server, on_postgres) =
         (CHECKS_WITH_SERVER.contains(&name.as_str()), arguments.flag("--postgres"));
     if own_server && on_postgres {
@@ -103,6 +112,20 @@ fn mutations(mut arguments: Arguments, long: bool) -> Result<ExitCode> {
     let mut run = cargo();
     run.args(["run", "--quiet", "--package", "keiko-store", "--example", "conformance_mutations", "--"]);
     pass_through(run.args(long.then_some("--long")))
+}
+
+/// Lives many lives of hosts and store in virtual time. Needs neither a host nor guests, and installs nothing.
+fn simulate(mut arguments: Arguments, long: bool) -> Result<ExitCode> {
+    arguments.flag("--no-install");
+    let mut run = cargo();
+    run.args(["run", "--quiet", "--release", "--package", "keiko-runtime", "--features", "simulation"]);
+    run.args(["--example", "simulate", "--"]);
+    for name in SIMULATION_OPTIONS {
+        let value = arguments.option(name)?;
+        run.args(value.iter().flat_map(|value| [*name, value.as_str()]));
+    }
+    arguments.finish()?;
+    pass_through(run.args(long.then_some(["--seeds", LIVES_LONG]).into_iter().flatten()))
 }
 
 /// Runs a check whose hosts keep their tasks in a database of a server, which is gone with the check.

@@ -101,6 +101,7 @@ fn run_steps(
         let mut clippy = cargo();
         clippy.args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]);
         steps.run("lints", &mut clippy)?;
+        simulator(steps, counts)?;
     }
     // Programs too: tests start the real one. The same selection as the tests', so the same features.
     let mut build = cargo();
@@ -123,6 +124,18 @@ fn run_steps(
     let outcome = outcomes.fold(Ok(()), Result::and);
     let stopped = steps.step("stop PostgreSQL", || server.stop());
     outcome.and(stopped)
+}
+
+/// The short form of `check sim`. The simulator stops tokio's clock, which nothing else is built for: it is built apart.
+fn simulator(steps: &mut Steps, counts: &mut Counts) -> Result<()> {
+    let mut clippy = cargo();
+    clippy.args(["clippy", "--package", "keiko-runtime", "--features", "simulation", "--test", "simulation"]);
+    clippy.args(["--example", "simulate", "--", "--deny", "warnings"]);
+    steps.run("lints of the simulator", &mut clippy)?;
+    let mut lives = cargo();
+    lives.args(["test", "--release", "--package", "keiko-runtime", "--features", "simulation"]);
+    lives.args(["--test", "simulation"]);
+    steps.step("simulator", || step::run_watched(&mut lives, |line| counts.read(line)))
 }
 
 /// Tests that run together.

@@ -43,6 +43,10 @@ pub(crate) async fn run(
     }
     let started_ms = shared.clock.now_ms();
     let entry = shared.running.insert(job.task.tenant, job.task.id, job.task.token);
+    if job.tenure.is_lost() {
+        shared.running.remove(job.task.id, job.task.token);
+        return None;
+    }
     if let Err(error) = shared.catalog.meet(job.task.kind).await {
         tracing::warn!(error = %error, "the plugins could not be read again");
     }
@@ -94,7 +98,7 @@ pub(crate) async fn run(
         log: report.log.encode(),
         charge,
     };
-    Some(Ended { holder: job.holder, group: job.task.group, settlement, port })
+    Some(Ended { tenure: job.tenure, group: job.task.group, settlement, port })
 }
 
 /// What came of an attempt, or what is kept of an equal one, with the task of that.

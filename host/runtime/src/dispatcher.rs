@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keiko_core::TenantId;
 use keiko_core::crash::runs_alone;
 use keiko_core::port::{Lease, LeaseRequest, StoreError};
+use keiko_core::{Holder, TenantId};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::pauses;
 use crate::shared::{Counters, Job, Leased, Shared};
+use crate::tenure::Tenure;
 
 /// Rounds of a tenant's running tasks that are leased ahead, so that workers never wait for the store and a
 /// tenant that may run little does not fill the local queue.
@@ -25,13 +26,14 @@ pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
     let mut backoff = BACKOFF.0;
     while !stop.is_cancelled() {
         let wake = shared.wake.notified();
-        let sleep = match lease(&shared, after).await {
+        let tenure = shared.tenure();
+        let sleep = match lease(&shared, tenure.holder, after).await {
             Ok(lease) => {
                 backoff = BACKOFF.0;
                 after = lease.after.or(after);
                 let got = lease.tasks.len();
                 let next_run_at_ms = lease.next_run_at_ms;
-                take(&shared, lease).await;
+                take(&shared, tenure, lease).await;
                 if got > 0 {
                     // There may be more: look again as soon as half of this is gone.
                     let low = shared.queue.low(got / 2);
@@ -43,6 +45,9 @@ pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
             }
             Err(error) => {
                 tracing::warn!(error = %error, "no tasks could be leased");
+                shared.doubt(&error);
+                // Kept, it would look like work.
+                drop(tenure);
                 backoff = (backoff * 2).min(BACKOFF.1);
                 backoff
             }
@@ -56,7 +61,7 @@ pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
     }
 }
 
-async fn lease(shared: &Shared, after: Option<TenantId>) -> Result<Lease, StoreError> {
+async fn lease(shared: &Shared, holder: Holder, after: Option<TenantId>) -> Result<Lease, StoreError> {
     let (held, waiting) = shared.queue.look(|lanes| (lanes.held(), lanes.waiting()));
     let room =
         if shared.pauses.of_host() { 0 } else { shared.options.local_queue_max.saturating_sub(waiting) };
@@ -70,7 +75,7 @@ async fn lease(shared: &Shared, after: Option<TenantId>) -> Result<Lease, StoreE
         return Ok(Lease::default());
     }
     let request = LeaseRequest {
-        holder: shared.holder(),
+        holder,
         room,
         caps,
         // A tenant that left the configuration: its tasks fail one by one with a clear error.
@@ -89,7 +94,7 @@ async fn lease(shared: &Shared, after: Option<TenantId>) -> Result<Lease, StoreE
     Ok(lease)
 }
 
-async fn take(shared: &Shared, lease: Lease) {
+async fn take(shared: &Shared, tenure: Arc<Tenure>, lease: Lease) {
     if lease.tasks.is_empty() {
         return;
     }
@@ -98,13 +103,12 @@ async fn take(shared: &Shared, lease: Lease) {
         pauses::refresh(shared).await;
     }
     Counters::add(&shared.counters.leased, lease.tasks.len() as u64);
-    let holder = shared.holder();
     let jobs = lease.tasks.into_iter().map(|task| {
         let tenant = task.tenant;
         let running_max = shared.tenant(tenant).map_or(1, |entry| entry.policy.running_max);
         let tree = task.tree.map(|told| shared.trees.know(task.lineage.root, told));
         let (alone, place_ms) = (runs_alone(task.crashes), task.place_ms);
-        (tenant, running_max, alone, place_ms, Job::Task(Leased { holder, task, tree }))
+        (tenant, running_max, alone, place_ms, Job::Task(Leased { tenure: Arc::clone(&tenure), task, tree }))
     });
     shared.queue.push(jobs);
     // From now on the heart beats often.

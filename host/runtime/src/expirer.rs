@@ -58,6 +58,7 @@ pub(crate) async fn expire(shared: Arc<Shared>, stop: CancellationToken) {
             }
         };
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = sooner => continue,
             () = due => {}
@@ -73,7 +74,7 @@ pub(crate) async fn expire(shared: Arc<Shared>, stop: CancellationToken) {
             Err(error) => {
                 tracing::warn!(error = %error, "tasks whose time is over could not be ended");
                 shared.time_outs.look();
-                tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(AGAIN) => {} }
+                tokio::select! { biased; () = stop.cancelled() => return, () = tokio::time::sleep(AGAIN) => {} }
             }
         }
     }

@@ -11,7 +11,7 @@ use keiko_core::stop::StopReason;
 use keiko_core::{GroupId, TenantId};
 use tokio::time::Instant;
 
-use crate::handle::{Handle, LOOK_AGAIN};
+use crate::handle::Handle;
 use crate::request::{Accepted, Error, TaskRequest};
 use crate::shared::Shared;
 
@@ -54,7 +54,7 @@ impl Handle {
             let changed = waiter.changed();
             group = self.group(tenant, id).await?;
             if group.next == Some(next) {
-                let _ = tokio::time::timeout(left.min(LOOK_AGAIN), changed).await;
+                let _ = tokio::time::timeout(left.min(self.shared.options.look_again), changed).await;
                 group = self.group(tenant, id).await?;
             }
         }

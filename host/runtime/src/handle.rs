@@ -30,9 +30,6 @@ use crate::options::Options;
 use crate::request::{Accepted, AttemptLog, Error, TaskDetail, TaskRequest};
 use crate::shared::{Figures, Shared, TenantEntry};
 
-/// A caller that waits looks again after this long though nobody told it: another host may have settled.
-pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
 /// Talks to a runtime; cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
@@ -285,7 +282,7 @@ impl Handle {
                 return Ok(detail);
             }
             // Running out of time is a reason to look again, as being told is.
-            let _ = tokio::time::timeout(left.min(LOOK_AGAIN), changed).await;
+            let _ = tokio::time::timeout(left.min(self.shared.options.look_again), changed).await;
         }
     }
 

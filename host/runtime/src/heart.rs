@@ -1,10 +1,9 @@
 //! Keeps this host's lease alive, from a thread of its own that no guest and no request can hold up.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use keiko_core::port::{Beat, Dead};
+use keiko_core::port::{Beat, Dead, StoreError};
 use keiko_core::stop::StopReason;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -40,7 +39,11 @@ impl Heart {
     fn interval(&self) -> Duration {
         let options = &self.shared.options;
         let idle = options.idle_beat.min(options.lease * 2 / 3);
-        if self.alive && !self.holds() { idle.max(options.beat) } else { options.beat }
+        if self.alive && !self.holds() && !self.shared.tenures.has_former() {
+            idle.max(options.beat)
+        } else {
+            options.beat
+        }
     }
 
     /// Whether this host has tasks that another one must not run.
@@ -56,21 +59,11 @@ impl Heart {
             lose(&shared);
             self.alive = false;
         }
-        let beat = shared.tasks.beat(shared.holder(), shared.clock.now_ms(), lease_ms);
-        // A beat that does not come back in time is one that failed: the store may be stalled, not gone.
+        // What does not come back in time has failed: the store may be stalled, not gone.
         let left = options.self_cancel.saturating_sub(shared.pulse.proven().elapsed());
-        match tokio::time::timeout(left.max(Duration::from_millis(100)), beat).await {
-            Ok(Ok(Beat::Alive { others_end_ms, catalog })) if self.alive => {
-                shared.pulse.prove(began);
-                shared.pulse.note_others(others_end_ms);
-                self.follow_catalog(catalog).await;
-            }
-            Ok(Ok(_)) => {
-                if self.alive {
-                    lose(&shared);
-                }
-                self.alive = reopen(&shared, lease_ms, began).await;
-            }
+        match tokio::time::timeout(left.max(Duration::from_millis(100)), self.exchange(began, lease_ms)).await
+        {
+            Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(error = %error, "a heartbeat failed"),
             Err(_) => tracing::warn!("a heartbeat was not answered in time"),
         }
@@ -78,6 +71,69 @@ impl Heart {
             lose(&shared);
             self.alive = false;
         }
+    }
+
+    /// One beat, and what follows from its answer.
+    async fn exchange(&mut self, began: Instant, lease_ms: i64) -> Result<(), StoreError> {
+        let shared = Arc::clone(&self.shared);
+        match shared.tasks.beat(shared.tenure().holder, shared.clock.now_ms(), lease_ms).await? {
+            Beat::Alive { others_end_ms, catalog } if self.alive => {
+                shared.pulse.prove(began);
+                shared.pulse.note_others(others_end_ms);
+                self.follow_catalog(catalog).await;
+                if !self.change_names(lease_ms).await {
+                    lose(&shared);
+                    self.alive = false;
+                }
+            }
+            _ => {
+                if self.alive {
+                    lose(&shared);
+                    self.alive = false;
+                }
+                self.alive = reopen(&shared, lease_ms, began).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes another name when the current one is in doubt, and gives those up that nothing is worked under any more.
+    /// Says whether the leases of the others are still this host's.
+    async fn change_names(&self, lease_ms: i64) -> bool {
+        let (shared, began) = (&self.shared, Instant::now());
+        if shared.tenures.is_doubted() {
+            match shared.tasks.open_holder(shared.clock.now_ms(), lease_ms).await {
+                Ok(holder) => {
+                    shared.tenures.succeed(holder, began);
+                    tracing::info!(
+                        "this host leases under another name, as an answer of the database was lost"
+                    );
+                }
+                Err(error) => tracing::warn!(error = %error, "no other name could be had"),
+            }
+        }
+        let (worked, idle) = shared.tenures.former();
+        for holder in idle {
+            match shared.tasks.close_holder(holder, shared.clock.now_ms()).await {
+                Ok(left) => {
+                    Counters::add(&shared.counters.handed_back, left);
+                    shared.tenures.forget(holder);
+                    shared.ready();
+                    // It may have left batches, too.
+                    shared.batches.lose([]);
+                }
+                Err(error) => tracing::warn!(error = %error, "a former name could not be given up"),
+            }
+        }
+        for former in worked {
+            match shared.tasks.beat(former.holder(), shared.clock.now_ms(), lease_ms).await {
+                Ok(Beat::Alive { .. }) => shared.tenures.prove(former.holder(), began),
+                Ok(Beat::Lost) => return false,
+                Err(_) if former.proven.elapsed() < shared.options.self_cancel => {}
+                Err(_) => return false,
+            }
+        }
+        true
     }
 
     /// Reads the plugins again when another host has changed them and its news did not arrive.
@@ -101,6 +157,7 @@ impl Heart {
 /// The lease is gone, or may be by the time anybody looks: stop what runs before another host may start it.
 fn lose(shared: &Shared) {
     Counters::add(&shared.counters.leases_lost, 1);
+    shared.tenures.lose();
     let jobs = shared.queue.clear();
     let dropped = jobs.len();
     let batches = jobs.into_iter().filter_map(|job| match job {
@@ -115,9 +172,15 @@ fn lose(shared: &Shared) {
 /// Starts over as a new incarnation.
 async fn reopen(shared: &Shared, lease_ms: i64, began: Instant) -> bool {
     let now_ms = shared.clock.now_ms();
+    // What a call leased that was on its way when the lease was lost goes back at once.
+    for holder in shared.tenures.all() {
+        if let Err(error) = shared.tasks.close_holder(holder, now_ms).await {
+            tracing::warn!(error = %error, "a lost lease could not be given up; it will end");
+        }
+    }
     match shared.tasks.open_holder(now_ms, lease_ms).await {
         Ok(holder) => {
-            shared.holder.store(holder.0, Ordering::Release);
+            shared.tenures.start_over(holder);
             shared.pulse.prove(began);
             if let Err(error) = shared.tasks.rescue(Dead::Expired, Vec::new(), now_ms).await {
                 tracing::warn!(error = %error, "tasks of the lost lease could not be rescued yet");

@@ -35,6 +35,7 @@ mod runtime;
 mod service;
 mod settler;
 mod shared;
+mod tenure;
 mod trees;
 mod upkeep;
 mod waiters;

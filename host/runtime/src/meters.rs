@@ -48,8 +48,8 @@ impl Meters {
 /// Stores what was added until stopped, and what is left then.
 pub(crate) async fn keep(shared: Arc<Shared>, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        tokio::select! { () = stop.cancelled() => {}, () = shared.meters.some.notified() => {} }
-        tokio::select! { () = stop.cancelled() => {}, () = tokio::time::sleep(EVERY) => {} }
+        tokio::select! { biased; () = stop.cancelled() => {}, () = shared.meters.some.notified() => {} }
+        tokio::select! { biased; () = stop.cancelled() => {}, () = tokio::time::sleep(EVERY) => {} }
         // A write that the store does not answer may have been done: it is not tried again.
         if tokio::time::timeout(LAST, store(&shared)).await.is_err() {
             tracing::warn!("the store did not say in time whether usage was stored");

@@ -34,6 +34,8 @@ pub struct Options {
     pub drain: Duration,
     /// Longest sleep of the dispatcher when nothing wakes it.
     pub poll: Duration,
+    /// A caller that waits looks again after this long though nobody told it: another host may have settled.
+    pub look_again: Duration,
     /// How long ended tasks are kept.
     pub retention: Retention,
     /// Bytes of items that this host has in memory.
@@ -47,6 +49,9 @@ pub struct Options {
     /// Starts no threads: everything is a task of the caller's runtime and ends when the [`crate::Runtime`] is dropped. For
     /// simulations; a guest then holds up everybody else.
     pub in_place: bool,
+    /// Goes on under its name after a call that leases whose answer was lost. For simulations: what that call leased stays
+    /// where it is.
+    pub keeps_doubtful_leases: bool,
     /// Gives numbers from 0 to 1, for the jitter of retries.
     pub random: fn() -> f64,
     /// Folder for the journal of running attempts; without one, a crash of the host is charged to nobody.
@@ -93,6 +98,8 @@ impl Default for Options {
             self_cancel: Duration::from_millis(limit::SELF_CANCEL_MS),
             drain: Duration::from_secs(30),
             poll: Duration::from_secs(60),
+            look_again: Duration::from_secs(1),
+            keeps_doubtful_leases: false,
             retention: Retention::default(),
             batch_memory_bytes: limit::BATCH_MEMORY_BYTES,
             kill_at: None,

@@ -10,7 +10,7 @@ use keiko_core::code::Code;
 use keiko_core::crash::runs_alone;
 use keiko_core::port::{
     Agents, BatchRecords, BatchStore, CatalogStore, Clock, Components, Dead, History, Records, Runner,
-    Signals, TaskStore, Usage,
+    Signal, Signals, StoreError, TaskStore, Usage,
 };
 use keiko_core::stop::StopReason;
 use keiko_core::{TaskId, TenantId, TenantName, Token};
@@ -35,6 +35,7 @@ use crate::running::Running;
 use crate::service::Services;
 use crate::settler::{self, Ended};
 use crate::shared::{Counters, Job, Shared, TenantEntry};
+use crate::tenure::Tenures;
 use crate::trees::Trees;
 use crate::waiters::Waiters;
 use crate::{direct, dispatcher, heart, listener, long, meters, rescuer, upkeep, worker};
@@ -160,7 +161,7 @@ impl Runtime {
             time_outs: TimeOuts::default(),
             sweep: Notify::new(),
             pulse: Pulse::new(),
-            holder: AtomicI64::new(holder.0),
+            tenures: Tenures::new(holder),
             accepting: AtomicBool::new(true),
             counters: Counters::default(),
             batches,
@@ -240,16 +241,28 @@ impl Runtime {
         workers.stop(STOP_GRACE).await;
         long.stop(STOP_GRACE).await;
         keeping.stop(STOP_LIMIT).await;
-        let closing = shared.tasks.close_holder(shared.holder(), shared.clock.now_ms());
-        match tokio::time::timeout(STOP_LIMIT, closing).await {
+        match tokio::time::timeout(STOP_LIMIT, close_holders(&shared)).await {
             Ok(Ok(left)) => handed_back += left,
             Ok(Err(error)) => tracing::warn!(error = %error, "leases could not be given back; they will end"),
             Err(_) => tracing::warn!("leases could not be given back in time; they will end"),
+        }
+        if shared.pulse.has_others() {
+            // They take over the batches that this host leaves.
+            shared.signals.tell(Signal { items: true, ..Signal::default() });
         }
         Counters::add(&shared.counters.handed_back, handed_back);
         tracing::info!(finished, handed_back, "the host has drained");
         DrainReport { finished, handed_back }
     }
+}
+
+/// Gives back whatever this host still holds, under all its names; says how many tasks.
+async fn close_holders(shared: &Shared) -> Result<u64, StoreError> {
+    let mut left = 0;
+    for holder in shared.tenures.all() {
+        left += shared.tasks.close_holder(holder, shared.clock.now_ms()).await?;
+    }
+    Ok(left)
 }
 
 type Entries = HashMap<TenantId, Arc<TenantEntry>>;

@@ -17,6 +17,7 @@ use crate::batch::job::tell_added;
 use crate::groups;
 use crate::port::AttemptPort;
 use crate::shared::{Counters, Leased, Shared};
+use crate::tenure::Tenure;
 
 /// Ends of one transaction at most.
 const GROUP_MAX: usize = 500;
@@ -25,8 +26,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from
 
 /// An attempt that ended.
 pub(crate) struct Ended {
-    /// The incarnation that leased it.
-    pub(crate) holder: Holder,
+    /// The name it was leased under.
+    pub(crate) tenure: Arc<Tenure>,
     /// What the store is told.
     pub(crate) settlement: Settlement,
     /// The task's group.
@@ -56,7 +57,7 @@ impl Ended {
             log: Default::default(),
             charge: None,
         };
-        Ended { holder: job.holder, group: None, settlement, port: None }
+        Ended { tenure: Arc::clone(&job.tenure), group: None, settlement, port: None }
     }
 }
 
@@ -72,7 +73,7 @@ pub(crate) async fn settle(shared: Arc<Shared>, mut ended: mpsc::Receiver<Ended>
         }
         let mut by_holder: BTreeMap<Holder, Vec<Ended>> = BTreeMap::new();
         for one in group.drain(..) {
-            by_holder.entry(one.holder).or_default().push(one);
+            by_holder.entry(one.tenure.holder).or_default().push(one);
         }
         for (holder, ended) in by_holder {
             write(&shared, holder, ended, &stop).await;
@@ -110,6 +111,7 @@ async fn write(shared: &Shared, holder: Holder, group: Vec<Ended>, stop: &Cancel
                 parts.push(part);
                 backoff = (backoff * 2).min(BACKOFF.1);
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(backoff) => {}
                     // The leases end, and the tasks are rescued: a stop does not wait for a database.
                     () = stop.cancelled() => return,

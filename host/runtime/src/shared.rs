@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use keiko_core::batch::Wish;
 use keiko_core::catalog::Tenant;
 use keiko_core::policy::{Grants, TenantPolicy};
-use keiko_core::port::{Agents, Clock, History, Records, Runner, Signal, Signals, TaskStore, Usage};
+use keiko_core::port::{
+    Agents, Clock, History, Records, Runner, Signal, Signals, StoreError, StoreErrorKind, TaskStore, Usage,
+};
 use keiko_core::task::LeasedTask;
-use keiko_core::{Holder, PluginName, ProcessorName, TaskId, TenantId, TenantName};
+use keiko_core::{PluginName, ProcessorName, TaskId, TenantId, TenantName};
 use tokio::sync::{Notify, mpsc};
 
 use crate::batch::job::BatchJob;
@@ -30,6 +32,7 @@ use crate::pulse::Pulse;
 use crate::queue::{Lanes, LocalQueue};
 use crate::running::Running;
 use crate::settler::Ended;
+use crate::tenure::{Tenure, Tenures};
 use crate::trees::{Known, Trees};
 use crate::waiters::Waiters;
 
@@ -70,8 +73,8 @@ pub(crate) struct Shared {
     pub(crate) wake: Notify,
     /// A plugin that waits for its last task may have none.
     pub(crate) sweep: Notify,
-    /// This host's incarnation; written by the heart when a lease was lost, read by the dispatcher.
-    pub(crate) holder: AtomicI64,
+    /// Under which names this host holds leases.
+    pub(crate) tenures: Tenures,
     /// When tasks are over.
     pub(crate) time_outs: TimeOuts,
     /// What keeps the holder alive.
@@ -84,9 +87,16 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// This host's incarnation now.
-    pub(crate) fn holder(&self) -> Holder {
-        Holder(self.holder.load(Ordering::Acquire))
+    /// What is leased from now on is leased under this.
+    pub(crate) fn tenure(&self) -> Arc<Tenure> {
+        self.tenures.current()
+    }
+
+    /// A call that leases failed: perhaps its answer was lost and it leased all the same.
+    pub(crate) fn doubt(&self, error: &StoreError) {
+        if error.kind() == StoreErrorKind::Down && !self.options.keeps_doubtful_leases {
+            self.tenures.doubt();
+        }
     }
 
     /// Whether a drain has begun.
@@ -166,7 +176,8 @@ pub(crate) enum Job {
 /// A leased task.
 #[derive(Debug)]
 pub(crate) struct Leased {
-    pub(crate) holder: Holder,
+    /// The name it was leased under.
+    pub(crate) tenure: Arc<Tenure>,
     pub(crate) task: LeasedTask,
     /// Its tree, when it is below a root.
     pub(crate) tree: Option<Arc<Known>>,

@@ -25,6 +25,7 @@ pub(crate) async fn keep_up(shared: Arc<Shared>, stop: CancellationToken) {
     let mut leased = 0;
     for round in 1u32.. {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(CORRECT_EVERY) => {}
         }
@@ -40,6 +41,7 @@ pub(crate) async fn keep_up(shared: Arc<Shared>, stop: CancellationToken) {
 pub(crate) async fn sweep(shared: Arc<Shared>, stop: CancellationToken) {
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = shared.sweep.notified() => {}
             // An end on another host tells nobody here.
@@ -56,6 +58,7 @@ pub(crate) async fn sweep(shared: Arc<Shared>, stop: CancellationToken) {
         }
         // Tasks end in great numbers; the tenant's live ones are counted each time.
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }

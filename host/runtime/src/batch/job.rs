@@ -22,7 +22,7 @@ use keiko_core::port::{
     Attempt, AttemptFacts, BatchOutcome, BatchReport, BatchRun, HostPort, Signal, StoreErrorKind,
 };
 use keiko_core::task::{Lineage, Payload, Settled};
-use keiko_core::{Holder, ItemId, TaskId, VersionId};
+use keiko_core::{ItemId, TaskId, Token, VersionId};
 use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -37,15 +37,20 @@ use crate::point::Point;
 use crate::port::AttemptPort;
 use crate::running;
 use crate::shared::{Counters, Shared};
+use crate::tenure::Tenure;
 
 /// How long a batch waits whose plugin is not there, in milliseconds.
 const ABSENT_MS: i64 = 5_000;
 /// First and longest wait after the store failed.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 
+/// The token of a batch that nobody else has had.
+const FIRST_TOKEN: Token = Token(1);
+
 /// A batch on its way to a worker.
 pub(crate) struct BatchJob {
-    pub(crate) holder: Holder,
+    /// The name it was leased under.
+    pub(crate) tenure: Arc<Tenure>,
     pub(crate) batch: LeasedBatch,
     pub(crate) entry: Arc<Entry>,
     pub(crate) health: Health,
@@ -128,6 +133,10 @@ async fn work(shared: &Arc<Shared>, job: &BatchJob, slot: &mut Option<OwnedSemap
     let Some(tenant) = shared.tenant(batch.group.tenant) else { return Outcome::nothing(now_ms) };
     let id = TaskId(batch.id.0);
     let entry = shared.running.insert(batch.group.tenant, id, batch.token);
+    if job.tenure.is_lost() {
+        shared.running.remove(id, batch.token);
+        return Outcome::nothing(now_ms);
+    }
     let port = Arc::new(AttemptPort {
         shared: Arc::clone(shared),
         entry: Arc::clone(&entry),
@@ -316,6 +325,12 @@ async fn stop(shared: &Shared, entry: &Entry, version: Option<VersionId>, failur
 
 /// Writes the end of a batch; when the first of its items that wait is due.
 async fn write(shared: &Shared, job: &BatchJob, outcome: &Outcome) -> Option<i64> {
+    // What an earlier holder may have worked stays one batch, so that whoever takes it over hands it over under the same
+    // id; and what is another's already is not ours to change.
+    let goes_on = shared.is_stopping() && outcome.ends.is_empty() && job.batch.token > FIRST_TOKEN;
+    if goes_on || job.tenure.is_lost() {
+        return None;
+    }
     let mut settlement = BatchSettlement {
         id: job.batch.id,
         tenant: job.batch.group.tenant,
@@ -328,7 +343,7 @@ async fn write(shared: &Shared, job: &BatchJob, outcome: &Outcome) -> Option<i64
     let mut backoff = BACKOFF.0;
     loop {
         let now_ms = shared.clock.now_ms();
-        match shared.batches.store.settle_batches(job.holder, vec![settlement.clone()], now_ms).await {
+        match shared.batches.store.settle_batches(job.tenure.holder, vec![settlement.clone()], now_ms).await {
             Ok(answers) if answers.first() == Some(&Settled::Stored) => {
                 shared.points.pass(Point::BatchSettled);
                 return noted(shared, job, &settlement, outcome.again_ms).await;

@@ -11,7 +11,7 @@ use keiko_core::batch::machine::{Form, Left, Machine};
 use keiko_core::batch::{LeasedBatch, size};
 use keiko_core::crash::runs_alone;
 use keiko_core::port::{FormRequest, Formed, StoreError};
-use keiko_core::{BatchId, Holder, ProcessorId, Token};
+use keiko_core::{BatchId, ProcessorId, Token};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,7 @@ use super::memory::Held;
 use super::{Ended, Entry, Event, MadeBy};
 use crate::point::Point;
 use crate::shared::{Counters, Job, Shared};
+use crate::tenure::Tenure;
 
 /// Batches that are formed at once.
 const FORMING_MAX: usize = 8;
@@ -46,7 +47,7 @@ enum Done {
 struct Answer {
     form: Form,
     formed: Result<Formed, StoreError>,
-    holder: Holder,
+    tenure: Arc<Tenure>,
     held: Held,
 }
 
@@ -154,17 +155,18 @@ impl Service {
         // Named after its first item, whose number is no other batch's.
         let id = BatchId(first.id.0);
         let batch = LeasedBatch { id, group: form.group, token: Token(0), crashes: 0, items };
-        self.hand_over(batch, self.shared.holder(), entry, held);
+        self.hand_over(batch, self.shared.tenure(), entry, held);
     }
 
     fn done(&mut self, done: Done) {
         let now_ms = self.now_ms();
         let Done::Formed(answer) = done else { return };
-        let Answer { form, formed, holder, held } = *answer;
+        let Answer { form, formed, tenure, held } = *answer;
         let formed = match formed {
             Ok(formed) => formed,
             Err(error) => {
                 tracing::warn!(error = %error, "a batch could not be formed");
+                self.shared.doubt(&error);
                 self.machine.not_formed(&form.group, now_ms.saturating_add(FAILED_MS), now_ms);
                 return;
             }
@@ -180,16 +182,16 @@ impl Service {
         let Some(batch) = formed.batch else { return };
         self.shared.points.pass(Point::BatchFormed);
         match self.shared.batches.processors.of(form.group.processor) {
-            Some(entry) => self.hand_over(batch, holder, entry, vec![held]),
+            Some(entry) => self.hand_over(batch, tenure, entry, vec![held]),
             None => tracing::warn!(batch = %batch.id, "a batch has lost its processor"),
         }
     }
 
-    fn hand_over(&mut self, batch: LeasedBatch, holder: Holder, entry: Arc<Entry>, held: Vec<Held>) {
+    fn hand_over(&mut self, batch: LeasedBatch, tenure: Arc<Tenure>, entry: Arc<Entry>, held: Vec<Held>) {
         Counters::add(&self.shared.batches.counters.formed, 1);
         let health = self.machine.health(entry.row.id);
         let (tenant, crashes, by_host) = (entry.row.tenant, batch.crashes, entry.made_by == MadeBy::Host);
-        let job = BatchJob { holder, batch, entry, health, held };
+        let job = BatchJob { tenure, batch, entry, health, held };
         if self.shared.batches.is_halted() {
             // It was formed while the host gave up.
             let shared = Arc::clone(&self.shared);
@@ -278,14 +280,15 @@ impl Service {
     }
 
     async fn try_look(&mut self) -> Result<(), StoreError> {
-        let (shared, holder) = (Arc::clone(&self.shared), self.shared.holder());
+        let (shared, tenure) = (Arc::clone(&self.shared), self.shared.tenure());
         if !self.closing {
-            let orphans = shared.batches.store.take_over(holder, TAKE_OVER, self.now_ms()).await?;
+            let orphans = shared.batches.store.take_over(tenure.holder, TAKE_OVER, self.now_ms()).await;
+            let orphans = orphans.inspect_err(|error| shared.doubt(error))?;
             if orphans.len() == TAKE_OVER {
                 self.next_look = Instant::now() + Duration::from_secs(1);
             }
             for batch in orphans {
-                self.take_over(batch, holder).await;
+                self.take_over(batch, Arc::clone(&tenure)).await;
             }
         }
         let mut after = None;
@@ -305,7 +308,7 @@ impl Service {
         }
     }
 
-    async fn take_over(&mut self, batch: LeasedBatch, holder: Holder) {
+    async fn take_over(&mut self, batch: LeasedBatch, tenure: Arc<Tenure>) {
         let Some(entry) = self.shared.batches.processors.of(batch.group.processor) else {
             tracing::warn!(batch = %batch.id, "a batch of a dead host has no processor here");
             return;
@@ -314,18 +317,19 @@ impl Service {
         let held = self.shared.batches.memory.take(batch.group.tenant, batch.bytes()).await;
         let now_ms = self.now_ms();
         self.machine.taken_over(batch.group.clone(), now_ms);
-        self.hand_over(batch, holder, entry, vec![held]);
+        self.hand_over(batch, tenure, entry, vec![held]);
     }
 }
 
 /// Asks the store for a batch.
 async fn ask(shared: Arc<Shared>, form: Form, held: Held) -> Done {
-    let holder = shared.holder();
+    let tenure = shared.tenure();
     let answer = async {
         let id = BatchId(shared.ids.take(1).await?.0);
-        let request = FormRequest { holder, id, form: form.clone(), now_ms: shared.clock.now_ms() };
+        let request =
+            FormRequest { holder: tenure.holder, id, form: form.clone(), now_ms: shared.clock.now_ms() };
         shared.batches.store.form(request).await
     };
     let formed = answer.await;
-    Done::Formed(Box::new(Answer { form, formed, holder, held }))
+    Done::Formed(Box::new(Answer { form, formed, tenure, held }))
 }

@@ -49,6 +49,7 @@ impl Cache {
     async fn hear(self, backplane: Arc<dyn Backplane>, tenants: Vec<Tenant>, stop: CancellationToken) {
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 heard = backplane.next() => self.take(heard, &tenants),
             }
@@ -96,6 +97,7 @@ impl Cache {
     async fn repeat(self, stop: CancellationToken) {
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(RECOVER_EVERY) => {}
             }
@@ -106,6 +108,7 @@ impl Cache {
     async fn prolong(self, stop: CancellationToken) {
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(LEASE / 3) => {}
             }
@@ -117,6 +120,7 @@ impl Cache {
         let mut seen = 0;
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(SWEEP_EVERY) => {}
             }

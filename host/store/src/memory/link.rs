@@ -89,9 +89,7 @@ impl Link {
     }
 
     pub(super) fn close(&self) {
-        let mut doing = self.doing.lock();
-        (doing.closed, doing.faults.stalled) = (true, false);
-        drop(doing);
+        self.doing.lock().closed = true;
         self.changed.notify_waiters();
     }
 
@@ -124,12 +122,16 @@ impl Link {
         if lost { Err(down("the answer of the store was lost")) } else { answer }
     }
 
-    /// Waits while the host is stalled.
+    /// Waits while the host is stalled, which one that is gone is not.
     async fn pass(&self) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
-            if !self.doing.lock().faults.stalled {
+            let is_stalled = {
+                let doing = self.doing.lock();
+                doing.faults.stalled && !doing.closed
+            };
+            if !is_stalled {
                 return;
             }
             changed.await;

@@ -1,0 +1,111 @@
+//! Hosts, their one store and their clocks, in virtual time on one thread: a seed makes a life with kills, drains, stalls,
+//! outages, lost answers, lost notifications, clocks that jump and tasks that take their host down, while clients submit,
+//! repeat, cancel, wait and add. At its quiet end, where some hosts may be gone for good and notifications lost for ever,
+//! every invariant is looked at. Equal seeds make equal lives.
+//!
+//! The hosts are real ones ([`keiko_runtime::Runtime`] with everything it starts) over the store in memory, which keeps
+//! the promises of the others by the same suite. Guests are scripts. What datasets and the cache promise is looked at
+//! elsewhere.
+//!
+//! What it cannot fail to notice is itself checked: a host or a store without one [`Safeguard`] is found.
+
+mod client;
+mod guest;
+mod hosts;
+mod judge;
+mod random;
+mod safeguard;
+mod story;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keiko_runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use self::client::Clients;
+use self::guest::Runs;
+use self::hosts::{Hosts, World};
+use self::random::Random;
+pub use self::safeguard::Safeguard;
+use self::story::{Reader, Story};
+
+/// How long things go wrong.
+const HARSH: Duration = Duration::from_secs(90);
+/// Hosts that nothing happens to bring everything to its end within this.
+const QUIET: Duration = Duration::from_secs(3_600);
+
+/// What a life came to.
+#[derive(Debug)]
+pub struct Life {
+    /// Its seed.
+    pub seed: u64,
+    /// What was broken, each with its invariant.
+    pub violations: Vec<String>,
+    /// Stands for everything that happened: equal for equal lives.
+    pub trace: u64,
+    /// Tasks that were accepted.
+    pub tasks: usize,
+    /// Attempts that began.
+    pub runs: usize,
+    /// Hosts that were killed or drained.
+    pub ends: u64,
+}
+
+/// Lives the life of a seed, without one safeguard if that is asked for; `reader` is told its story.
+pub fn live(seed: u64, off: Option<Safeguard>, reader: Option<Reader>) -> Life {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.expect("a runtime without drivers");
+    let life = runtime.block_on(whole(seed, off, reader));
+    // What is left of hosts that were killed goes with the runtime.
+    runtime.shutdown_background();
+    life
+}
+
+async fn whole(seed: u64, off: Option<Safeguard>, reader: Option<Reader>) -> Life {
+    random::seed_jitter(seed);
+    let mut random = Random::new(seed);
+    let (story, runs) = (Arc::new(Story::new(reader)), Arc::new(Runs::default()));
+    let (crash, mut crashes) = mpsc::unbounded_channel();
+    let world = World { story: Arc::clone(&story), runs: Arc::clone(&runs), off, crash };
+    let hosts = Arc::new(Hosts::start(&mut random, world).await);
+    let clients = Arc::new(Clients::new(Arc::clone(&hosts)));
+    let crashing = tokio::spawn({
+        let (hosts, mut random) = (Arc::clone(&hosts), random.split());
+        async move {
+            while let Some(place) = crashes.recv().await {
+                // A process that crashes is back before anybody misses it.
+                hosts.kill(place, random.among(500, 5_000)).await;
+            }
+        }
+    });
+    let end = Instant::now() + HARSH;
+    let working: Vec<_> = (0..random.among(1, 3))
+        .map(|_| {
+            let (clients, random) = (Arc::clone(&clients), random.split());
+            tokio::spawn(async move { clients.work(random, end).await })
+        })
+        .collect();
+    tokio::join!(hosts.harm(random.split(), end), hosts.harm(random.split(), end));
+    for one in working {
+        one.await.expect("a client does not panic");
+    }
+    hosts
+        .heal(&mut random, async |handle: &Handle, random: &mut Random| {
+            clients.last_words(handle, random).await
+        })
+        .await;
+    let quiet = hosts.quiet(QUIET).await;
+    story.tell(format_args!("it is quiet: {quiet}"));
+    let mut violations = judge::look(&hosts, &clients, &runs, quiet).await;
+    crashing.abort();
+    violations.extend(hosts.close().await);
+    let (tasks, runs) = (clients.book.lock().accepted.len(), runs.count());
+    Life { seed, violations, trace: story.trace(), tasks, runs, ends: hosts.ends() }
+}
+
+/// The first life of these seeds that breaks a promise; `None` when there is none.
+pub fn first_violation(seeds: impl Iterator<Item = u64>, off: Option<Safeguard>) -> Option<Life> {
+    seeds.map(|seed| live(seed, off, None)).find(|life| !life.violations.is_empty())
+}
