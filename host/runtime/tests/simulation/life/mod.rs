@@ -63,6 +63,7 @@ pub fn live(seed: u64, off: Option<Safeguard>, reader: Option<Reader>) -> Life {
     life
 }
 
+#[allow(clippy::disallowed_methods, reason = "clients and what crashes hosts live beside each other")]
 async fn whole(seed: u64, off: Option<Safeguard>, reader: Option<Reader>) -> Life {
     random::seed_jitter(seed);
     let mut random = Random::new(seed);
