@@ -409,6 +409,26 @@ fn quoted(line: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
+fn every_module_is_on_the_map() {
+    let document = read("docs/architecture.md");
+    let map = document.split("## Code map").nth(1).and_then(|rest| rest.split("## Decisions").next());
+    let map = map.expect("docs/architecture.md has a code map");
+    let named: BTreeSet<&str> =
+        map.split(|letter: char| !letter.is_alphanumeric() && !"_-".contains(letter)).collect();
+    let mut missing = Vec::new();
+    for source in rust().iter().filter(|source| source.path.starts_with("host/")) {
+        let mut parts = source.path.trim_end_matches(".rs").rsplit('/');
+        let (file, folder) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let name = if ["mod", "tests"].contains(&file) { folder } else { file };
+        let is_module = source.path.split('/').nth(2) == Some("src") && !["lib", "main"].contains(&name);
+        if is_module && !named.contains(name) {
+            missing.push(source.path.clone());
+        }
+    }
+    none("files of docs/architecture.md's code map", missing);
+}
+
+#[test]
 fn every_invariant_names_a_test_that_exists() {
     let rust = rust();
     // A body of the conformance suite is made a test of each store by a macro, so its own attribute is elsewhere.

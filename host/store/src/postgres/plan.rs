@@ -94,7 +94,7 @@ fn ended(first: i64, last: i64) -> String {
             CASE WHEN n % 50 = 0 THEN 'trap' END, CASE WHEN n % 50 = 0 THEN 'it failed' END,
             CASE WHEN n % 50 <> 0 THEN '{{\"words\": 12, \"letters\": 57}}'::bytea END,
             CASE WHEN n % 3 = 0 THEN n % 20000 END, CASE WHEN n % 2 = 0 THEN n % 20000 END
-        FROM generate_series({first}, {last}) AS n"
+        FROM generate_series({first}::bigint, {last}::bigint) AS n"
     )
 }
 
