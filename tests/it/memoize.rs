@@ -55,10 +55,9 @@ struct Twice {
 
 fn words(random: &mut Random) -> String {
     let some = ["Alien", "the", "a\u{e9}rien", "x.", "\u{4e2d}\u{6587}", "42", "\"", "\\"];
-    (0..random.below(30))
-        .map(|_| some[random.below(some.len() as u64) as usize])
-        .collect::<Vec<_>>()
-        .join(" ")
+    // The first is a word: without one some of the plugins fail.
+    let others = (0..random.below(30)).map(|_| some[random.below(some.len() as u64) as usize]);
+    std::iter::once(some[0]).chain(others).collect::<Vec<_>>().join(" ")
 }
 
 fn number(random: &mut Random) -> Value {

@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -160,10 +160,12 @@ impl Host {
         self.wait_ready()
     }
 
-    /// Starts again, to die at this point.
+    /// Starts again, to die at this point, which it may reach before it is ready.
     pub fn start_again_until(&mut self, kill_at: Option<String>) -> Result<()> {
         self.options.kill_at = kill_at;
-        self.start_again()
+        let ready = self.start_again();
+        let killed = |status: ExitStatus| status.signal() == Some(Signal::KILL.as_raw());
+        if self.options.kill_at.is_some() && self.ended()?.is_some_and(killed) { Ok(()) } else { ready }
     }
 
     /// Starts again and does not wait: for kills while it starts.

@@ -293,7 +293,9 @@ mod tests {
         fn the_form_means_the_same_and_does_not_depend_on_how_it_was_written(value in any_json()) {
             let (short, long) = (value.to_string(), serde_json::to_string_pretty(&value).unwrap());
             prop_assert_eq!(formed(&short), formed(&long));
-            prop_assert_eq!(serde_json::from_str::<Value>(&formed(&long)).unwrap(), value);
+            // What is written is read, and not what it was written from: reading rounds.
+            let read = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+            prop_assert_eq!(read(&formed(&long)), read(&short));
             prop_assert_eq!(formed(&formed(&long)), formed(&long));
         }
     }
