@@ -40,17 +40,19 @@ pub struct Plan {
     pub swaps: u64,
     /// How long the load runs without swaps, and at least with them.
     pub time: Duration,
+    /// Whether the p99 is judged: that of a few hundred tasks is its third worst, which is whatever else the machine does.
+    pub is_timed: bool,
 }
 
 impl Plan {
     /// For every run of the tests.
     pub fn short() -> Plan {
-        Plan { rate: 100, swaps: 50, time: Duration::from_secs(3) }
+        Plan { rate: 100, swaps: 50, time: Duration::from_secs(3), is_timed: false }
     }
 
     /// 1,000 swaps under 500 tasks a second.
     pub fn long() -> Plan {
-        Plan { rate: 500, swaps: 1_000, time: Duration::from_secs(30) }
+        Plan { rate: 500, swaps: 1_000, time: Duration::from_secs(30), is_timed: true }
     }
 }
 
@@ -76,7 +78,8 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     let (before, after) = (quiet.p99(), swapped.p99());
     let both = swapped.versions.iter().all(|count| count.load(Ordering::Relaxed) > 0);
     report.require(both, "attempt on no version", || "one of the two versions ran nothing".to_owned());
-    report.require(after <= (before * 2).max(P99_FLOOR), "p99 over 2x", || {
+    let fits = after <= (before * 2).max(P99_FLOOR);
+    report.require(fits || !plan.is_timed, "p99 over 2x", || {
         format!("{before:?} without swaps, {after:?} with them")
     });
     let grown = swapping.last_bytes.saturating_sub(swapping.first_bytes);
