@@ -63,7 +63,7 @@ const REVIVE: &str = "
         input_type, input_bytes, input, agent, app_user, priority, due_ms, start_by_ms, end_by_ms, task_group)
     SELECT id, tenant, kind, token, earlier + attempts, created_ms, ?3 - coalesce(priority, 0) * ?4, root, parent, depth,
         budget, trace, input_type, input_bytes, input, agent, app_user, priority, iif(priority IS NULL, NULL, ?3),
-        ?3 + (budget ->> 'queued_ms'), 
+        ?3 + (budget ->> 'queued_ms'),
         ?3 + coalesce(min(budget ->> 'total_ms', budget ->> 'tree_ms'), budget ->> 'total_ms', budget ->> 'tree_ms'),
         task_group
     FROM finished WHERE id = ?1 AND tenant = ?2;
