@@ -87,7 +87,9 @@ pub(crate) fn decode_failure(
     Ok(failure)
 }
 
+/// A budget's wishes as they are stored.
 #[derive(Serialize, Deserialize)]
+#[serde(remote = "BudgetRequest")]
 struct Budget {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fuel: Option<u64>,
@@ -120,44 +122,18 @@ pub(crate) fn encode_budget(budget: &BudgetRequest) -> Option<String> {
     if budget.is_empty() {
         return None;
     }
-    let BudgetRequest { fuel, memory_bytes, wall_ms, attempts, queued_ms, total_ms, heartbeat_ms, .. } =
-        *budget;
-    let BudgetRequest { retry, tree_fuel, tree_host_calls, tree_ms, .. } = *budget;
-    let stored = Budget {
-        fuel,
-        memory_bytes,
-        wall_ms,
-        attempts,
-        queued_ms,
-        total_ms,
-        heartbeat_ms,
-        retry,
-        tree_fuel,
-        tree_host_calls,
-        tree_ms,
-    };
-    Some(serde_json::to_string(&stored).expect("numbers and names always encode"))
+    let mut text = serde_json::Serializer::new(Vec::new());
+    Budget::serialize(budget, &mut text).expect("numbers and names always encode");
+    Some(String::from_utf8(text.into_inner()).expect("JSON is UTF-8"))
 }
 
 /// Reads what [`encode_budget`] wrote.
 pub(crate) fn decode_budget(text: Option<&str>) -> Result<BudgetRequest, Undecodable> {
     let Some(text) = text else { return Ok(BudgetRequest::default()) };
-    let stored: Budget = serde_json::from_str(text).map_err(|_| Undecodable("budget"))?;
-    let Budget { fuel, memory_bytes, wall_ms, attempts, queued_ms, total_ms, heartbeat_ms, .. } = stored;
-    let Budget { retry, tree_fuel, tree_host_calls, tree_ms, .. } = stored;
-    Ok(BudgetRequest {
-        fuel,
-        memory_bytes,
-        wall_ms,
-        attempts,
-        queued_ms,
-        total_ms,
-        heartbeat_ms,
-        retry,
-        tree_fuel,
-        tree_host_calls,
-        tree_ms,
-    })
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let budget = Budget::deserialize(&mut reader).map_err(|_| Undecodable("budget"))?;
+    reader.end().map_err(|_| Undecodable("budget"))?;
+    Ok(budget)
 }
 
 /// The priority that a column holds; ordinary ones store none.
