@@ -323,7 +323,7 @@ fn a_failed_task_is_tried_again_with_what_was_wrong_changed() {
     let task = client.run(r#"{"kind":"loop","fuel":100000}"#);
     let retry = format!("/v1/tasks/{}/retry", task["id"].as_str().unwrap());
     let again = |body: &str| {
-        assert_eq!(client.post_json(&retry, body).expect(200).json()["state"], "pending", "{body}");
+        client.post_json(&retry, body).expect(200);
         client.get(&format!("/v1/tasks/{}?wait=60", task["id"].as_str().unwrap())).expect(200).json()
     };
     let again = again(r#"{"fuel":200000}"#);
