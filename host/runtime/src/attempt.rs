@@ -211,18 +211,12 @@ impl Run {
         shared: &Shared,
         slot: &mut Option<OwnedSemaphorePermit>,
     ) -> Option<AttemptReport> {
-        let mut guest = guarded(shared, self);
-        let report = match long::begin(&mut guest, shared.options.short).await {
-            Some(report) => Some(report),
-            None => {
-                *slot = None;
-                shared.long.run(self.port.tenant, guest).await
-            }
-        };
-        report.and_then(|report| match report {
+        let pace = self.handler.loaded.pace(&self.handler.kind);
+        let (tenant, short, guest) = (self.port.tenant, shared.options.short, guarded(shared, self));
+        match shared.long.drive(tenant, pace, short, guest, slot).await? {
             Report::Attempt(report) => Some(report),
             Report::Batch(_) => None,
-        })
+        }
     }
 
     /// The plugin version that runs.

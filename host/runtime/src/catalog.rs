@@ -18,6 +18,7 @@ use keiko_core::port::{CatalogStore, Clock, Components, InstallError, Runner, St
 use keiko_core::{Digest, KindId, KindName, PluginName, TenantId};
 use tokio::time::Instant;
 
+use crate::long::Pace;
 use crate::request::Error;
 
 /// Time between two reads for submits and tasks of what this host does not know.
@@ -49,9 +50,27 @@ pub(crate) struct Loaded {
     problem: Option<InstallError>,
     /// Whether another component has taken over from this one, as far as this host knows.
     retired: AtomicBool,
+    /// Of its kinds and processors.
+    paces: BTreeMap<KindName, Pace>,
+    /// Of what the manifest does not name.
+    other_pace: Pace,
 }
 
 impl Loaded {
+    fn new(plugin: Plugin, problem: Option<InstallError>) -> Loaded {
+        let manifest = &plugin.current.manifest;
+        let processors =
+            manifest.processors.iter().filter_map(|processor| processor.name.as_str().parse().ok());
+        let names = manifest.kinds.iter().map(|kind| kind.name.clone()).chain(processors);
+        let paces = names.map(|name| (name, Pace::default())).collect();
+        Loaded { plugin, problem, retired: AtomicBool::new(false), paces, other_pace: Pace::default() }
+    }
+
+    /// How long the attempts of a kind, or the runs of a processor, are.
+    pub(crate) fn pace(&self, name: &KindName) -> &Pace {
+        self.paces.get(name).unwrap_or(&self.other_pace)
+    }
+
     /// Whether another component has taken over from this one: attempts that pinned it still run.
     pub(crate) fn is_retired(&self) -> bool {
         self.retired.load(Ordering::Acquire)
@@ -145,7 +164,7 @@ impl Catalog {
         if let Some(error) = &problem {
             tracing::error!(plugin = %plugin.name, error = %error, "a plugin does not load");
         }
-        Loaded { plugin, problem, retired: AtomicBool::new(false) }
+        Loaded::new(plugin, problem)
     }
 
     /// Checks, compiles and stores a component, and makes it its plugin's current version.

@@ -1,5 +1,6 @@
 //! Attempts that have used up their short time: they go on by turns, on threads of their own and below all others,
-//! so that a fresh attempt never waits for more than a slice of theirs.
+//! so that a fresh attempt never waits for more than a slice of theirs. Where the last attempt was a long one the next
+//! begins there ([`Pace`]): its first slice, which is the longest of a guest that fills fresh memory, holds up nobody.
 //!
 //! [`Turns`] is the rule, without a clock or a thread; [`Pool`] lets threads wait on it. Every poll of a long attempt
 //! is a turn. Tenants take them one after the other, so how long an attempt waits for its next one depends on how many
@@ -11,6 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -20,7 +22,7 @@ use keiko_core::outcome::AttemptReport;
 use keiko_core::port::BatchReport;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// What a run leaves behind: an attempt of a task, or a run of a batch.
@@ -34,8 +36,22 @@ pub(crate) enum Report {
 /// An attempt while it runs, on whatever thread.
 pub(crate) type Run = BoxFuture<'static, Report>;
 
+/// Whether the last attempt of one kind was a long one, which is the best guess at the next.
+#[derive(Debug, Default)]
+pub(crate) struct Pace(AtomicBool);
+
+impl Pace {
+    fn is_long(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, is_long: bool) {
+        self.0.store(is_long, Ordering::Relaxed);
+    }
+}
+
 /// Polls an attempt here until it ends, or until its polls took `short` in all: then it is a long one.
-pub(crate) async fn begin(run: &mut Run, short: Duration) -> Option<Report> {
+async fn begin(run: &mut Run, short: Duration) -> Option<Report> {
     let mut spent = Duration::ZERO;
     poll_fn(|context| {
         let start = Instant::now();
@@ -119,11 +135,37 @@ impl Pool {
         Pool { turns: Mutex::new(Some(Turns::new())), ready: Notify::new() }
     }
 
-    /// Takes an attempt over from a worker, and waits for its end; `None` when the pool is closed before. What the
-    /// attempt starts from now on (timers, above all) still belongs to the worker's runtime, which must outlive it.
-    pub(crate) async fn run(self: &Arc<Pool>, tenant: TenantId, run: Run) -> Option<Report> {
+    /// Runs an attempt to its end: on the caller's worker while it is short, then here. A long one leaves its `slot` on
+    /// the worker to the next. `None` when the pool is closed before the end.
+    pub(crate) async fn drive(
+        self: &Arc<Pool>,
+        tenant: TenantId,
+        pace: &Pace,
+        short: Duration,
+        mut run: Run,
+        slot: &mut Option<OwnedSemaphorePermit>,
+    ) -> Option<Report> {
+        let begins_here = !pace.is_long();
+        if begins_here {
+            if let Some(report) = begin(&mut run, short).await {
+                return Some(report);
+            }
+            pace.set(true);
+        }
+        *slot = None;
+        let (report, spent) = self.run(tenant, run).await?;
+        if !begins_here {
+            pace.set(spent >= short);
+        }
+        Some(report)
+    }
+
+    /// Takes an attempt over from a worker, and waits for its end and for how long its polls took here; `None` when the
+    /// pool is closed before. What the attempt starts from now on (timers, above all) still belongs to the worker's
+    /// runtime, which must outlive it.
+    async fn run(self: &Arc<Pool>, tenant: TenantId, run: Run) -> Option<(Report, Duration)> {
         let (answer, end) = oneshot::channel();
-        let state = Mutex::new(State::Waiting(Work { run, answer }));
+        let state = Mutex::new(State::Waiting(Work { run, spent: Duration::ZERO, answer }));
         let long = Long { tenant, pool: Arc::clone(self), worker: Handle::current(), state };
         // A first turn, whatever it waits for: it makes the attempt wake this pool instead of the worker's task.
         Arc::new(long).wake();
@@ -180,8 +222,10 @@ struct Long {
 /// What there is to poll.
 struct Work {
     run: Run,
+    /// How long its polls took.
+    spent: Duration,
     /// Closed when nobody waits for the report any more.
-    answer: oneshot::Sender<Report>,
+    answer: oneshot::Sender<(Report, Duration)>,
 }
 
 enum State {
@@ -229,10 +273,13 @@ impl Long {
             return;
         }
         let waker = Waker::from(Arc::clone(&self));
-        if let Poll::Ready(report) = work.run.as_mut().poll(&mut Context::from_waker(&waker)) {
+        let start = Instant::now();
+        let polled = work.run.as_mut().poll(&mut Context::from_waker(&waker));
+        work.spent += start.elapsed();
+        if let Poll::Ready(report) = polled {
             *self.state.lock() = State::Over;
             // Nobody waits when the host stops without it.
-            let _ = work.answer.send(report);
+            let _ = work.answer.send((report, work.spent));
             return;
         }
         {
@@ -251,7 +298,7 @@ impl Long {
 #[cfg(test)]
 mod tests {
     use std::future::Future;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use futures::FutureExt;
     use keiko_core::effect::Effects;
@@ -350,7 +397,7 @@ mod tests {
         pool: &Arc<Pool>,
         tenant: TenantId,
         run: Run,
-    ) -> std::pin::Pin<Box<impl Future<Output = Option<Report>>>> {
+    ) -> std::pin::Pin<Box<impl Future<Output = Option<(Report, Duration)>>>> {
         let pool = Arc::clone(pool);
         let mut end = Box::pin(async move { pool.run(tenant, run).await });
         assert!(end.as_mut().now_or_never().is_none(), "nothing ends without a turn");
@@ -366,6 +413,35 @@ mod tests {
         assert!(begin(&mut ends_at_once(), Duration::ZERO).await.is_some());
         let mut waits = std::future::pending().boxed();
         assert!(begin(&mut waits, HOUR).now_or_never().is_none(), "who waits spends nothing");
+    }
+
+    #[tokio::test]
+    async fn where_the_last_attempt_was_long_the_next_begins_in_the_pool() {
+        let (pool, pace) = (Arc::new(Pool::new()), Pace::default());
+        let slots = Arc::new(tokio::sync::Semaphore::new(1));
+        let drive = |short: Duration| {
+            let (pool, pace) = (Arc::clone(&pool), &pace);
+            let mut slot = Arc::clone(&slots).try_acquire_owned().ok();
+            async move {
+                let run = async { (tick().await, report()).1 }.boxed();
+                (pool.drive(A, pace, short, run, &mut slot).await.is_some(), slot.is_some())
+            }
+        };
+        let wants_turns = |end: &mut (dyn Future<Output = (bool, bool)> + Unpin)| {
+            assert!(end.now_or_never().is_none(), "it is in the pool");
+            while !nobody_wants_a_turn(&pool) {
+                turn(&pool);
+            }
+        };
+        assert_eq!(drive(HOUR).await, (true, true), "a short one ends on its worker");
+        for (short, why) in
+            [(Duration::ZERO, "a long one goes on in the pool"), (HOUR, "and the next begins there")]
+        {
+            let mut end = Box::pin(drive(short));
+            wants_turns(&mut end);
+            assert_eq!(end.await, (true, false), "{why}");
+        }
+        assert_eq!(drive(HOUR).await, (true, true), "which was short: so is the one after it");
     }
 
     #[tokio::test]

@@ -216,22 +216,18 @@ impl Runs<'_> {
 
     /// One run; `None` when the host has stopped before its guest did.
     async fn part(&self, part: &Part, slot: &mut Option<OwnedSemaphorePermit>) -> Option<BatchReport> {
-        let mut guest = self.guarded(part);
-        let report = match long::begin(&mut guest, self.shared.options.short).await {
-            Some(report) => Some(report),
-            None => {
-                *slot = None;
-                self.shared.long.run(self.job.batch.group.tenant, guest).await
-            }
-        };
-        match report? {
+        let attempt = self.attempt();
+        let pace = self.loaded.pace(&attempt.kind);
+        let (tenant, short) = (self.job.batch.group.tenant, self.shared.options.short);
+        let guest = self.guarded(part, attempt);
+        match self.shared.long.drive(tenant, pace, short, guest, slot).await? {
             Report::Batch(report) => Some(report),
             Report::Attempt(_) => None,
         }
     }
 
     /// The runner promises never to panic; a worker with other tenants' attempts does not rely on it.
-    fn guarded(&self, part: &Part) -> long::Run {
+    fn guarded(&self, part: &Part, attempt: Attempt) -> long::Run {
         let batch = &self.job.batch;
         let run = BatchRun {
             id: part.id(batch.id),
@@ -239,7 +235,6 @@ impl Runs<'_> {
             key: batch.group.key.clone(),
             items: batch.items[part.start..part.end].to_vec(),
         };
-        let attempt = self.attempt();
         let port: Arc<dyn HostPort> = Arc::clone(self.port) as Arc<dyn HostPort>;
         let (runner, stop) = (Arc::clone(&self.shared.runner), self.entry.stop.clone());
         let id = batch.id;
