@@ -111,6 +111,5 @@ async fn take(shared: &Shared, tenure: Arc<Tenure>, lease: Lease) {
         (tenant, running_max, alone, place_ms, Job::Task(Leased { tenure: Arc::clone(&tenure), task, tree }))
     });
     shared.queue.push(jobs);
-    // From now on the heart beats often.
-    shared.pulse.poke();
+    shared.pulse.quicken();
 }

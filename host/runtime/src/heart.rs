@@ -15,14 +15,20 @@ use crate::shared::{Counters, Job, Shared};
 /// Beats until stopped.
 pub(crate) async fn beat(shared: Arc<Shared>, stop: CancellationToken) {
     let mut heart = Heart { shared, alive: true, catalog: None };
+    let mut next = Instant::now() + heart.interval();
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             () = heart.shared.pulse.poked() => {}
-            () = tokio::time::sleep(heart.interval()) => {}
+            () = heart.shared.pulse.quickened() => {
+                next = next.min(Instant::now() + heart.shared.options.beat);
+                continue;
+            }
+            () = tokio::time::sleep_until(next) => {}
         }
         heart.beat_once().await;
+        next = Instant::now() + heart.interval();
     }
 }
 

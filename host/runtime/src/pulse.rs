@@ -16,8 +16,10 @@ pub(crate) struct Pulse {
     proven: Mutex<Instant>,
     /// A lease of tasks found the holder gone; read by the heart.
     lost: AtomicBool,
-    /// The heart should look: tasks came, the holder is gone, or somebody wants news of the other holders.
+    /// The heart should beat: the holder is gone, or somebody wants news of the other holders.
     poke: Notify,
+    /// Tasks came to a host that had none: the heart beats often from now on.
+    quicken: Notify,
     /// When the first lease of another holder ends; written by the heart, awaited by the rescuer.
     others_end_ms: watch::Sender<Option<i64>>,
 }
@@ -28,6 +30,7 @@ impl Pulse {
             proven: Mutex::new(Instant::now()),
             lost: AtomicBool::new(false),
             poke: Notify::new(),
+            quicken: Notify::new(),
             others_end_ms: watch::Sender::new(None),
         }
     }
@@ -46,6 +49,17 @@ impl Pulse {
     /// Makes the heart beat now.
     pub(crate) fn poke(&self) {
         self.poke.notify_one();
+    }
+
+    /// Tells the heart that this host holds something. What leased it has prolonged the lease: a beat at once would only
+    /// stand before the first ends in the writer's queue.
+    pub(crate) fn quicken(&self) {
+        self.quicken.notify_one();
+    }
+
+    /// Waits until the heart is to beat often.
+    pub(crate) async fn quickened(&self) {
+        self.quicken.notified().await;
     }
 
     /// Waits for a poke.

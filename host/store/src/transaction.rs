@@ -8,6 +8,8 @@
 //!   write where it does not.
 //! - Submits of a group become one: their rows go into the same statements. So do adds of items.
 //! - A transaction that another one was in the way of is run again as a whole, [`Transactions::RETRIES`] times.
+//! - Who works on what need not outlive a machine whose process is gone with it: a group of nothing but leases is
+//!   committed without waiting for the disk where no other host can be left ([`Transactions::begin`]).
 //! - Callers may go away at any time. A write that the loop has taken runs to its end; an answer that nobody
 //!   waits for any more can ask for something to be undone.
 //!
@@ -44,12 +46,16 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(2), Duration::from_
 pub(crate) trait Transactions: Send + Sized + 'static {
     /// How often a transaction is run again when the database was busy with others.
     const RETRIES: u32;
+    /// Whether its loop has a thread of its own, because every statement is a hop to a thread and back: between two threads
+    /// that wait for nothing else a hop is one wake-up each way.
+    const OWN_THREAD: bool;
 
     /// Makes ready for one statement that is a transaction by itself; connects again when the connection was lost.
     fn alone(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Begins a transaction; connects again when the connection was lost.
-    fn begin(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Begins a transaction; connects again when the connection was lost. Unless it `lasts` it may be lost with the
+    /// machine, if this process is then lost too.
+    fn begin(&mut self, lasts: bool) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Ends the transaction. An error says that nothing of it was stored, or that nobody can know.
     fn commit(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send;
@@ -124,20 +130,46 @@ impl<S: Transactions> Writer<S> {
             background: background_waiting,
             counters: Arc::clone(&counters),
         };
-        spawn(async move {
+        let service = async move {
             let outcome = service.run(close).await;
             drop(held);
             ended_sender.send_replace(Some(outcome.map_err(|error| (error.kind(), error.to_string()))));
-        });
+        };
+        if S::OWN_THREAD {
+            spawn_thread("keiko-writer", service)
+        } else {
+            spawn(service)
+        }
         Writer { task, background, closing: Arc::new(closing), ended, counters }
     }
 
-    /// Runs `work` on `input` in a transaction with others; `undo` makes the write that takes back an answer which
-    /// nobody received.
-    pub(crate) async fn write_or_undo<I, T, W>(
+    /// Runs `work` on `input` in a transaction with others.
+    pub(crate) async fn write<I, T, W>(
         &self,
         priority: Priority,
         bytes: usize,
+        input: I,
+        work: W,
+    ) -> Result<T, StoreError>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+        W: for<'s> Fn(&'s mut S, &'s I) -> BoxFuture<'s, Result<T, StoreError>> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let pending = Pending { input, work, undo: |_| None, done: None, reply };
+        let queue = match priority {
+            Priority::Task => &self.task,
+            Priority::Background => &self.background,
+        };
+        queue.send(Entry::new(Kind::Lasts, bytes, pending)).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
+    }
+
+    /// Runs `work`, which says who works on what from now on, in a transaction with others; `undo` makes the write that
+    /// takes back an answer which nobody received.
+    pub(crate) async fn lease<I, T, W>(
+        &self,
         input: I,
         work: W,
         undo: fn(T) -> Option<Entry<S>>,
@@ -149,14 +181,7 @@ impl<S: Transactions> Writer<S> {
     {
         let (reply, answer) = oneshot::channel();
         let pending = Pending { input, work, undo, done: None, reply };
-        let queue = match priority {
-            Priority::Task => &self.task,
-            Priority::Background => &self.background,
-        };
-        queue
-            .send(Entry { bytes, plain: false, write: Write::Other(Box::new(pending)) })
-            .await
-            .map_err(|_| ended())?;
+        self.task.send(Entry::new(Kind::Leases, 0, pending)).await.map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
     }
 
@@ -170,8 +195,7 @@ impl<S: Transactions> Writer<S> {
     {
         let (reply, answer) = oneshot::channel();
         let pending = Pending { input, work, undo: |_| None, done: None, reply };
-        let entry = Entry { bytes: 0, plain: true, write: Write::Other(Box::new(pending)) };
-        self.task.send(entry).await.map_err(|_| ended())?;
+        self.task.send(Entry::new(Kind::Plain, 0, pending)).await.map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
     }
 
@@ -183,7 +207,7 @@ impl<S: Transactions> Writer<S> {
     ) -> Result<Vec<Submitted>, StoreError> {
         let bytes = submits.iter().flat_map(|submit| &submit.tasks).map(|task| task.input.bytes.len()).sum();
         let (call, answer) = Call::new(submits, now_ms);
-        let entry = Entry { bytes, plain: false, write: Write::Submit(call) };
+        let entry = Entry { kind: Kind::Lasts, bytes, write: Write::Submit(call) };
         self.task.send(entry).await.map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
     }
@@ -192,7 +216,7 @@ impl<S: Transactions> Writer<S> {
     pub(crate) async fn add(&self, adds: Vec<Add>, now_ms: i64) -> Result<Vec<Added>, StoreError> {
         let bytes = adds.iter().map(add_bytes).sum();
         let (call, answer) = Call::new(adds, now_ms);
-        let entry = Entry { bytes, plain: false, write: Write::Add(call) };
+        let entry = Entry { kind: Kind::Lasts, bytes, write: Write::Add(call) };
         self.task.send(entry).await.map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
     }
@@ -313,11 +337,12 @@ impl<S: Transactions> Service<S> {
 }
 
 async fn transaction<S: Transactions>(session: &mut S, group: &mut [Entry<S>]) -> Result<(), StoreError> {
-    if let [Entry { plain: true, write: Write::Other(write), .. }] = group {
+    if let [Entry { kind: Kind::Plain, write: Write::Other(write), .. }] = group {
         session.alone().await?;
         return write.run(session).await;
     }
-    session.begin().await?;
+    let lasts = group.iter().any(|entry| entry.kind == Kind::Lasts);
+    session.begin(lasts).await?;
     // First, so that a lease of the same group finds them.
     submit_all(session, group).await?;
     for entry in group.iter_mut() {
@@ -367,11 +392,21 @@ fn blames_one(error: &StoreError) -> bool {
 
 /// One write that waits.
 pub(crate) struct Entry<S> {
+    kind: Kind,
     /// Size of its payloads.
     bytes: usize,
-    /// Whether it is one statement that needs no transaction around it.
-    plain: bool,
     write: Write<S>,
+}
+
+/// What a write needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// It is on the disk when it is answered.
+    Lasts,
+    /// It need not outlive the machine together with the process.
+    Leases,
+    /// Nor does it need a transaction: it is one statement.
+    Plain,
 }
 
 enum Write<S> {
@@ -381,6 +416,10 @@ enum Write<S> {
 }
 
 impl<S: Transactions> Entry<S> {
+    fn new(kind: Kind, bytes: usize, write: impl Operation<S> + 'static) -> Entry<S> {
+        Entry { kind, bytes, write: Write::Other(Box::new(write)) }
+    }
+
     /// A write whose answer nobody waits for.
     pub(crate) fn unheard<I, W>(input: I, work: W) -> Entry<S>
     where
@@ -388,8 +427,7 @@ impl<S: Transactions> Entry<S> {
         W: for<'s> Fn(&'s mut S, &'s I) -> BoxFuture<'s, Result<(), StoreError>> + Send + 'static,
     {
         let undo = |()| None;
-        let pending = Pending { input, work, undo, done: None, reply: oneshot::channel().0 };
-        Entry { bytes: 0, plain: false, write: Write::Other(Box::new(pending)) }
+        Entry::new(Kind::Leases, 0, Pending { input, work, undo, done: None, reply: oneshot::channel().0 })
     }
 
     /// Tells the caller; returns what takes an answer back that nobody received.
@@ -477,6 +515,16 @@ pub(crate) fn spawn(service: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(service);
 }
 
+/// Runs a service on a thread of its own.
+fn spawn_thread(name: &str, service: impl Future<Output = ()> + Send + 'static) {
+    let body = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.expect("a runtime that only waits needs nothing of the system").block_on(service);
+    };
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn(body).expect("a store needs its thread to start");
+}
+
 #[cfg(test)]
 mod tests {
     use futures::future::join_all;
@@ -515,23 +563,37 @@ mod tests {
         I: Send + Sync + 'static,
         W: for<'s> Fn(&'s mut Session, &'s I) -> BoxFuture<'s, Result<i64, StoreError>> + Send + 'static,
     {
-        writer.write_or_undo(priority, 0, input, work, |_| None).await
+        writer.write(priority, 0, input, work).await
     }
 
     async fn ids(writer: &Writer<Session>) -> Vec<i64> {
-        let read = writer.write_or_undo(
-            Priority::Task,
-            0,
-            (),
-            |session, ()| Box::pin(read_ids(session)),
-            |_: Vec<i64>| None,
-        );
+        let read = writer.write(Priority::Task, 0, (), |session, ()| Box::pin(read_ids(session)));
         read.await.unwrap()
     }
 
     async fn read_ids(session: &mut Session) -> Result<Vec<i64>, StoreError> {
         let rows = session.rows(sqlx::query("SELECT id FROM row ORDER BY id")).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// How a transaction is synced: 1 with a later one, 2 at its commit.
+    async fn synced(session: &mut Session) -> Result<i64, StoreError> {
+        Ok(session.rows(sqlx::query("PRAGMA synchronous")).await?[0].get(0))
+    }
+
+    #[tokio::test]
+    async fn only_leases_alone_do_not_wait_for_the_disk() {
+        let writer = writer().await;
+        let lease = || writer.lease((), |session, ()| Box::pin(synced(session)), |_| None);
+        let write = || writer.write(Priority::Task, 0, (), |session, ()| Box::pin(synced(session)));
+        for _ in 0..3 {
+            assert_eq!((lease().await.unwrap(), lease().await.unwrap()), (1, 1));
+            assert_eq!((write().await.unwrap(), write().await.unwrap()), (2, 2));
+        }
+        let before = writer.counts().transactions;
+        let (first, second, third) = tokio::join!(lease(), lease(), write());
+        assert_eq!((second.unwrap(), third.unwrap()), (2, 2), "{first:?} went alone or with them");
+        assert!(writer.counts().transactions - before <= 2);
     }
 
     #[tokio::test]

@@ -211,8 +211,7 @@ impl Service {
             self.now_ms(),
             Job::Batch(Box::new(job)),
         )]);
-        // From now on the heart beats often.
-        self.shared.pulse.poke();
+        self.shared.pulse.quicken();
     }
 
     async fn take(&mut self, event: Event) {

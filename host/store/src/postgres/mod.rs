@@ -164,7 +164,7 @@ impl PostgresStore {
         T: Send + 'static,
         W: for<'s> Fn(&'s mut Session, &'s I) -> BoxFuture<'s, Result<T, StoreError>> + Send + 'static,
     {
-        self.0.settle.write_or_undo(priority, bytes, input, work, |_| None).await
+        self.0.settle.write(priority, bytes, input, work).await
     }
 
     /// Writes through the connection that keeps this host alive.
@@ -174,7 +174,7 @@ impl PostgresStore {
         T: Send + 'static,
         W: for<'s> Fn(&'s mut Session, &'s I) -> BoxFuture<'s, Result<T, StoreError>> + Send + 'static,
     {
-        self.0.keep.write_or_undo(Priority::Task, 0, input, work, |_| None).await
+        self.0.keep.write(Priority::Task, 0, input, work).await
     }
 }
 
@@ -224,9 +224,7 @@ impl TaskStore for PostgresStore {
                 return Ok(nothing);
             }
         }
-        let lease = self.0.lease.write_or_undo(
-            Priority::Task,
-            0,
+        let lease = self.0.lease.lease(
             request,
             |session, request| Box::pin(lease::lease(session, request)),
             undo_lease,

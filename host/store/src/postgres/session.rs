@@ -164,6 +164,7 @@ impl Session {
 impl Transactions for Session {
     /// Deadlocks and conflicts between hosts.
     const RETRIES: u32 = 8;
+    const OWN_THREAD: bool = false;
 
     async fn alone(&mut self) -> Result<(), StoreError> {
         (self.number, self.failed) = (None, false);
@@ -174,7 +175,9 @@ impl Transactions for Session {
         Ok(())
     }
 
-    async fn begin(&mut self) -> Result<(), StoreError> {
+    /// Everything lasts: a database that forgets a lease after a crash would give its task to another host while this
+    /// one works on it.
+    async fn begin(&mut self, _lasts: bool) -> Result<(), StoreError> {
         (self.number, self.failed) = (None, false);
         let fresh = self.connection.is_none();
         let number = match self.try_begin().await {

@@ -1,7 +1,8 @@
 //! The embedded store: three SQLite files and a lock in one folder, used by one process.
 //!
 //! - One connection writes, through the group commit of [`crate::transaction`]; several only read, and a
-//!   read never waits for a write. A commit is on the disk before it is answered (WAL, `synchronous = FULL`).
+//!   read never waits for a write. A commit is on the disk before it is answered (WAL, `synchronous = FULL`), except for
+//!   leases alone.
 //! - Every method of [`TaskStore`] and every writing one of [`CatalogStore`] is one transaction, which it may
 //!   share with others.
 //! - Times come in as parameters: the store reads no clock, except to note when a migration ran.
@@ -141,7 +142,7 @@ impl SqliteStore {
         T: Send + 'static,
         W: for<'s> Fn(&'s mut Session, &'s I) -> BoxFuture<'s, Result<T, StoreError>> + Send + 'static,
     {
-        self.0.writer.write_or_undo(priority, bytes, input, work, |_| None).await
+        self.0.writer.write(priority, bytes, input, work).await
     }
 
     /// How much was written so far, and in how many transactions.
@@ -183,10 +184,7 @@ impl TaskStore for SqliteStore {
     }
 
     async fn lease(&self, request: LeaseRequest) -> Result<Lease, StoreError> {
-        let writer = &self.0.writer;
-        let lease = writer.write_or_undo(
-            Priority::Task,
-            0,
+        let lease = self.0.writer.lease(
             request,
             |session, request| Box::pin(lease::lease(session, request)),
             undo_lease,

@@ -28,11 +28,14 @@ pub(crate) struct Session {
     connection: SqliteConnection,
     /// Written here, read by whoever holds the counters of the store.
     statements: Arc<AtomicU64>,
+    /// Whether a commit waits for the disk.
+    lasts: bool,
 }
 
 impl Session {
+    /// A session on a connection whose commits wait for the disk.
     pub(crate) fn new(connection: SqliteConnection, statements: Arc<AtomicU64>) -> Session {
-        Session { connection, statements }
+        Session { connection, statements, lasts: true }
     }
 
     /// Runs a query of one or more statements; rows of all of them, in order.
@@ -77,13 +80,26 @@ impl Session {
 impl Transactions for Session {
     /// Only a person with a shell is ever in the way, and a statement waits for them by itself.
     const RETRIES: u32 = 0;
+    const OWN_THREAD: bool = true;
 
     async fn alone(&mut self) -> Result<(), StoreError> {
         Ok(())
     }
 
-    async fn begin(&mut self) -> Result<(), StoreError> {
-        self.run(sqlx::query("BEGIN IMMEDIATE")).await
+    /// What does not last is not synced: the next commit that lasts brings it along, as the log is written in order. The
+    /// machine takes its only host along, so nobody is left who could work on what the log forgot.
+    async fn begin(&mut self, lasts: bool) -> Result<(), StoreError> {
+        if self.lasts == lasts {
+            return self.run(sqlx::query("BEGIN IMMEDIATE")).await;
+        }
+        self.lasts = lasts;
+        let text = if lasts {
+            "PRAGMA synchronous = FULL; BEGIN IMMEDIATE"
+        } else {
+            "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE"
+        };
+        // SQLite runs this pragma when it prepares it, so that a statement that is kept would do nothing.
+        self.run(sqlx::query(text).persistent(false)).await
     }
 
     async fn commit(&mut self) -> Result<(), StoreError> {

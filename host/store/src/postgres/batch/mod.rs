@@ -44,13 +44,8 @@ impl BatchStore for PostgresStore {
     }
 
     async fn form(&self, request: FormRequest) -> Result<Formed, StoreError> {
-        let form = self.0.lease.write_or_undo(
-            Priority::Task,
-            0,
-            request,
-            |session, request| Box::pin(form::form(session, request)),
-            |_| None,
-        );
+        let form =
+            self.0.lease.lease(request, |session, request| Box::pin(form::form(session, request)), |_| None);
         form.await
     }
 
