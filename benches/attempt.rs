@@ -150,6 +150,7 @@ fn attempt(digest: Digest) -> Attempt {
         grants: Arc::new(Grants::default()),
         settings: Arc::default(),
         command: None,
+        keep: None,
     }
 }
 

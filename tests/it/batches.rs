@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use keiko_tests::check::attack::base64_url;
 use keiko_tests::{Client, Random, tree, wait};
 use serde_json::{Value, json};
 
@@ -85,6 +86,24 @@ fn batches() {
         .map(|one| one["name"].clone())
         .collect();
     assert_eq!(names, [json!("hungry"), json!("kept"), json!("picky"), json!("plain"), json!("relay")]);
+}
+
+#[test]
+fn batches_run_on_kept_instances_when_the_manifest_asks() {
+    let running = Running::with_config(KEPT);
+    let client = &running.client;
+    let manifest = String::from_utf8(tree::fixture("guests/batches/plugin.toml").unwrap()).unwrap();
+    let manifest = manifest.replacen("[[kind]]", "[plugin.reuse]\ninstances = 1\n\n[[kind]]", 1);
+    let path = format!("/v1/plugins?manifest={}", base64_url(manifest.as_bytes()));
+    let component = tree::guest("batches").unwrap();
+    client.post(&path, &[("content-type", "application/wasm")], &component).unwrap().expect(&[201]).unwrap();
+    for round in 0..3 {
+        add(client, "plain", vec![json!(round)]);
+        until_empty(client, "plain");
+    }
+    assert_eq!(metric(client, "keiko_instances_reused_total"), 2);
+    assert_eq!(metric(client, "keiko_instances_fresh_total"), 1);
+    assert_eq!(metric(client, "keiko_instances_kept"), 1);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::id::{Digest, KindId, PluginId, TenantId, VersionId};
 use crate::manifest::Manifest;
 use crate::name::{KindName, PluginName, TenantName, VersionName};
+use crate::port::Keep;
 
 /// An immutable version of a plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,13 @@ pub struct PluginVersion {
     pub manifest: Arc<Manifest>,
     /// When it was installed.
     pub installed_ms: i64,
+}
+
+impl PluginVersion {
+    /// How its instances are kept for the next attempt, when it asks for that.
+    pub fn keep(&self) -> Option<Keep> {
+        self.manifest.plugin.reuse.map(|reuse| Keep { version: self.id, reuse })
+    }
 }
 
 /// A plugin with its current version.

@@ -89,6 +89,19 @@ pub const LOG_FIELD_VALUE_BYTES_MAX: usize = KIB as usize;
 /// Longest progress message, in bytes.
 pub const PROGRESS_MESSAGE_BYTES_MAX: usize = KIB as usize;
 
+/// Instances of one plugin, version and tenant that a host keeps for reuse.
+pub const KEPT_INSTANCES_MAX: u32 = 50;
+/// Attempts that one of them runs.
+pub const KEPT_CALLS_MAX: u32 = 1_000_000;
+/// Seconds for which one of them may be idle.
+pub const KEPT_IDLE_S_MAX: u64 = 3_600;
+/// Instances of all plugins and tenants that a host keeps.
+pub const KEPT_PER_HOST_MAX: usize = 200;
+/// Bytes of linear memory of all of them together.
+pub const KEPT_BYTES_MAX: u64 = 512 * MIB;
+/// Host resources, such as streams, that one of them holds.
+pub const KEPT_RESOURCES_MAX: usize = 64;
+
 /// Effects of one attempt.
 pub const EFFECTS_MAX: usize = 1_000;
 /// Bytes of one attempt's effects together.

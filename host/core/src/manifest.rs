@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::batch::Wish;
 use crate::cache::LIFETIME_MS_MAX;
 use crate::effect::check_content_type;
-use crate::limit::{MIB, PROCESSORS_MAX, TIME_OUT_MS_MAX};
+use crate::limit::{
+    KEPT_CALLS_MAX, KEPT_IDLE_S_MAX, KEPT_INSTANCES_MAX, MIB, PROCESSORS_MAX, TIME_OUT_MS_MAX,
+};
 use crate::name::{KindName, PluginName, ProcessorName, VersionName};
 use crate::policy::{BudgetRequest, Capability};
 use crate::retry::RetryRequest;
@@ -70,6 +72,39 @@ pub struct PluginSection {
     /// of its own.
     #[serde(default, rename = "shared-cache", skip_serializing_if = "Option::is_none")]
     pub shared_cache: Option<PluginName>,
+    /// That instances are kept for the next attempt of the same tenant; every attempt has a fresh one without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reuse: Option<Reuse>,
+}
+
+/// The `[plugin.reuse]` table: how instances are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Reuse {
+    /// How many.
+    pub instances: u32,
+    /// Attempts that one of them runs.
+    pub calls: u32,
+    /// Seconds for which one of them may be idle.
+    pub idle_s: u64,
+}
+
+impl Default for Reuse {
+    fn default() -> Reuse {
+        Reuse { instances: KEPT_INSTANCES_MAX, calls: 1_000, idle_s: 60 }
+    }
+}
+
+impl Reuse {
+    fn check(&self) -> Result<(), String> {
+        let number = |name: &str, value: u64, max: u64| {
+            let inside = (1..=max).contains(&value);
+            inside.then_some(()).ok_or_else(|| format!("`reuse.{name}` is 1 to {max}, not {value}"))
+        };
+        number("instances", self.instances.into(), KEPT_INSTANCES_MAX.into())?;
+        number("calls", self.calls.into(), KEPT_CALLS_MAX.into())?;
+        number("idle-s", self.idle_s, KEPT_IDLE_S_MAX)
+    }
 }
 
 /// One `[[kind]]` table.
@@ -399,6 +434,9 @@ impl Manifest {
             }
         }
         self.check_processors()?;
+        if let Some(Err(problem)) = self.plugin.reuse.as_ref().map(Reuse::check) {
+            return invalid(problem);
+        }
         for name in &self.plugin.wants {
             name.parse::<Capability>()
                 .or_else(|error| invalid(error.to_string()).map(|()| Capability::Log))?;
@@ -488,6 +526,26 @@ memory-mib = 3
         assert_eq!(manifest.memory_bytes_max(), Some(3 * MIB));
         let stored = serde_json::to_string(&manifest).unwrap();
         assert_eq!(serde_json::from_str::<Manifest>(&stored).unwrap(), manifest);
+    }
+
+    #[test]
+    fn reuse_keeps_to_its_limits() {
+        let reuse = |table: &str| {
+            let text = GOOD.replace("[[kind]]", &format!("[plugin.reuse]\n{table}\n[[kind]]"));
+            Manifest::parse(text.as_bytes()).map(|manifest| manifest.plugin.reuse)
+        };
+        assert_eq!(Manifest::parse(GOOD.as_bytes()).unwrap().plugin.reuse, None);
+        assert_eq!(reuse("").unwrap(), Some(Reuse { instances: 50, calls: 1_000, idle_s: 60 }));
+        let most = Reuse { instances: KEPT_INSTANCES_MAX, calls: KEPT_CALLS_MAX, idle_s: KEPT_IDLE_S_MAX };
+        assert_eq!(reuse("instances = 50\ncalls = 1000000\nidle-s = 3600").unwrap(), Some(most));
+        for bad in
+            ["instances = 0", "instances = 51", "calls = 0", "calls = 1000001", "idle-s = 0", "idle-s = 3601"]
+        {
+            let name = bad.split(' ').next().unwrap();
+            let error = reuse(bad).unwrap_err().to_string();
+            assert!(error.contains(&format!("`reuse.{name}`")), "{error}");
+        }
+        assert!(reuse("instance = 1").is_err());
     }
 
     #[test]

@@ -119,6 +119,8 @@ impl Taint {
     pub const CACHE: Taint = Taint(1 << 8);
     /// Items were added to processors, or refused.
     pub const BATCH: Taint = Taint(1 << 9);
+    /// The instance had run another attempt before.
+    pub const REUSED: Taint = Taint(1 << 10);
 
     const NAMES: &'static [(Taint, &'static str)] = &[
         (Taint::WALL_CLOCK, "wall-clock"),
@@ -131,6 +133,7 @@ impl Taint {
         (Taint::HISTORY, "history"),
         (Taint::CACHE, "cache"),
         (Taint::BATCH, "batch"),
+        (Taint::REUSED, "reused"),
     ];
 
     /// This and that.

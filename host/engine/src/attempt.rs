@@ -1,6 +1,6 @@
-//! One attempt: a fresh store, one call under every limit of the budget, and a report of what came of it.
+//! One attempt: a store, one call under every limit of the budget, and a report of what came of it.
 //!
-//! A store is used once. Fuel bounds what the guest computes, epochs bound how long it computes in one go, and the
+//! A store is used once, unless the plugin's manifest asks for its instances to be kept (`kept`). Fuel bounds what the guest computes, epochs bound how long it computes in one go, and the
 //! driving future bounds how long it waits inside a host call, where no epoch reaches it. A run never fails and never
 //! panics: whatever happens is an outcome.
 
@@ -19,7 +19,7 @@ use keiko_core::limit::{HANDLES_MAX, HOSTCALL_BYTES_MAX};
 use keiko_core::log::LogBuffer;
 use keiko_core::outcome::{AttemptReport, Failure, Meter, Outcome, Taint};
 use keiko_core::policy::Budget;
-use keiko_core::port::{Attempt, BatchOutcome, BatchReport, BatchRun, HostPort};
+use keiko_core::port::{Attempt, BatchOutcome, BatchReport, BatchRun, HostPort, Keep};
 use keiko_core::stop::Stop;
 use keiko_core::task::Payload;
 use parking_lot::Mutex;
@@ -27,6 +27,7 @@ use wasmtime::{Store, StoreContextMut, UpdateDeadline};
 
 use crate::exceeded::Exceeded;
 use crate::export::{self, Ended, Ending};
+use crate::kept::{Place, Pool};
 use crate::registry::{Generation, Tasks};
 use crate::state::State;
 
@@ -34,70 +35,136 @@ use crate::state::State;
 /// does not say by how much the last stretch went below zero: nothing left of one unit too many says that it did.
 const FUEL_BEYOND: u64 = 1;
 
-/// Runs an attempt to its end. Must be called inside a tokio runtime that has time enabled.
-pub(crate) async fn run(
-    generation: &Generation,
-    attempt: Attempt,
-    port: Arc<dyn HostPort>,
-    stop: Stop,
-) -> AttemptReport {
-    let Some(tasks) = &generation.tasks else {
-        return refused(Failure::new(Code::Internal, "the component runs no tasks"));
-    };
-    let (budget, kind, input) = (attempt.budget, attempt.kind.clone(), attempt.input.clone());
-    let mut state = State::new(attempt, port, stop.clone());
-    if matches!(tasks, Tasks::Program(_)) {
-        state.be_program();
-    }
-    let (started, deadline) = (state.started(), state.deadline);
-    let heartbeat = budget.heartbeat_ms.map(|limit| Duration::from_millis(limit.value));
-    let mut store = match open(generation, state) {
-        Ok(store) => store,
-        Err(error) => return refused(Failure::new(Code::Internal, format!("{error:#}"))),
-    };
-    let call = export::task::run(&mut store, generation, tasks, &kind, input);
-    let ending = drive(call, &stop, deadline, heartbeat).await;
-    let run = Run { budget, started, read: export::task::result };
-    let Report { ended, meter, taint, effects, log } = run.close(generation, store, ending, &stop).await;
-    let outcome = match ended {
-        Ended::Answered(payload) => Outcome::Completed(payload),
-        Ended::Failed(failure) => Outcome::Failed(failure),
-        Ended::Stopped(reason) => Outcome::Stopped(reason),
-    };
-    AttemptReport { outcome, meter, taint, effects, log }
+/// Where attempts of a generation run: in stores of their own, or in those that are kept.
+pub(crate) struct Home<'a> {
+    pub(crate) generation: &'a Generation,
+    pub(crate) pool: &'a Pool,
 }
 
-/// Works a batch, or a part of one, to its end, as [`run`] does an attempt.
-pub(crate) async fn process(
-    generation: &Generation,
-    mut attempt: Attempt,
-    batch: BatchRun,
-    port: Arc<dyn HostPort>,
-    stop: Stop,
-) -> BatchReport {
-    let Some(export) = &generation.batch else {
-        return unworked(Failure::new(Code::Internal, "the component works no batches"));
-    };
-    // What makes equal runs equal.
-    attempt.input = Payload::json(batch.id.clone());
-    let budget = attempt.budget;
-    let state = State::new(attempt, port, stop.clone());
-    let (started, deadline) = (state.started(), state.deadline);
-    let heartbeat = budget.heartbeat_ms.map(|limit| Duration::from_millis(limit.value));
-    let mut store = match open(generation, state) {
-        Ok(store) => store,
-        Err(error) => return unworked(Failure::new(Code::Internal, format!("{error:#}"))),
-    };
-    let call = export::batch::process(&mut store, export, batch);
-    let ending = drive(call, &stop, deadline, heartbeat).await;
-    let run = Run { budget, started, read: |returned| Ok(export::batch::outcomes(returned)) };
-    let Report { ended, meter, effects, log, .. } = run.close(generation, store, ending, &stop).await;
-    let outcome = match ended {
-        Ended::Answered(outcomes) => BatchOutcome::Answered(outcomes),
-        Ended::Failed(failure) => BatchOutcome::Failed(failure),
-        Ended::Stopped(reason) => BatchOutcome::Stopped(reason),
-    };
-    BatchReport { outcome, meter, effects, log }
+impl Home<'_> {
+    /// Runs an attempt to its end. Must be called inside a tokio runtime that has time enabled.
+    pub(crate) async fn run(
+        &self,
+        mut attempt: Attempt,
+        port: Arc<dyn HostPort>,
+        stop: Stop,
+    ) -> AttemptReport {
+        let Some(tasks) = &self.generation.tasks else {
+            return refused(Failure::new(Code::Internal, "the component runs no tasks"));
+        };
+        let is_program = matches!(tasks, Tasks::Program(_));
+        // A program runs once: what follows its end is not said anywhere.
+        attempt.keep = attempt.keep.filter(|_| !is_program);
+        let (run, kind, input) = (Run::of(&attempt), attempt.kind.clone(), attempt.input.clone());
+        let mut place = match self.place(attempt, port, &stop).await {
+            Ok(place) => place,
+            Err(error) => return refused(Failure::new(Code::Internal, format!("{error:#}"))),
+        };
+        if is_program {
+            place.store.data_mut().be_program();
+        }
+        let deadline = place.store.data().deadline;
+        let call = export::task::run(&mut place, self.generation, tasks, &kind, input);
+        let ending = drive(call, &stop, deadline, run.heartbeat()).await;
+        let report = self.close(run, place, ending, export::task::result, &stop).await;
+        let Report { ended, meter, taint, effects, log } = report;
+        let outcome = match ended {
+            Ended::Answered(payload) => Outcome::Completed(payload),
+            Ended::Failed(failure) => Outcome::Failed(failure),
+            Ended::Stopped(reason) => Outcome::Stopped(reason),
+        };
+        AttemptReport { outcome, meter, taint, effects, log }
+    }
+
+    /// Works a batch, or a part of one, to its end, as [`Home::run`] does an attempt.
+    pub(crate) async fn process(
+        &self,
+        mut attempt: Attempt,
+        batch: BatchRun,
+        port: Arc<dyn HostPort>,
+        stop: Stop,
+    ) -> BatchReport {
+        let Some(export) = &self.generation.batch else {
+            return unworked(Failure::new(Code::Internal, "the component works no batches"));
+        };
+        // What makes equal runs equal.
+        attempt.input = Payload::json(batch.id.clone());
+        let run = Run::of(&attempt);
+        let mut place = match self.place(attempt, port, &stop).await {
+            Ok(place) => place,
+            Err(error) => return unworked(Failure::new(Code::Internal, format!("{error:#}"))),
+        };
+        let deadline = place.store.data().deadline;
+        let call = export::batch::process(&mut place, self.generation, export, batch);
+        let ending = drive(call, &stop, deadline, run.heartbeat()).await;
+        let read = |returned| Ok(export::batch::outcomes(returned));
+        let Report { ended, meter, effects, log, .. } = self.close(run, place, ending, read, &stop).await;
+        let outcome = match ended {
+            Ended::Answered(outcomes) => BatchOutcome::Answered(outcomes),
+            Ended::Failed(failure) => BatchOutcome::Failed(failure),
+            Ended::Stopped(reason) => BatchOutcome::Stopped(reason),
+        };
+        BatchReport { outcome, meter, effects, log }
+    }
+
+    /// A kept instance that was reset, or a fresh store.
+    async fn place(&self, attempt: Attempt, port: Arc<dyn HostPort>, stop: &Stop) -> wasmtime::Result<Place> {
+        let Some(keep) = attempt.keep else {
+            return open(self.generation, State::new(attempt, port, stop.clone())).map(Place::fresh);
+        };
+        let memory = attempt.budget.memory_bytes.value;
+        if let Some(mut place) = self.pool.take(self.generation, &attempt.facts.tenant, &keep, memory) {
+            place.store.data_mut().renew(attempt.clone(), port.clone(), stop.clone());
+            refuel(&mut place.store)?;
+            let deadline = place.store.data().deadline;
+            let reset = drive(place.reset(self.generation), stop, deadline, None).await;
+            if matches!(reset, Ending::Returned(Ok(()))) {
+                self.pool.reused.fetch_add(1, Ordering::Relaxed);
+                return Ok(place);
+            }
+            self.pool.resets_failed.fetch_add(1, Ordering::Relaxed);
+        }
+        self.pool.fresh.fetch_add(1, Ordering::Relaxed);
+        open(self.generation, State::new(attempt, port, stop.clone())).map(Place::fresh)
+    }
+
+    /// The report of a run that has ended, whatever happens; its instance is kept or gone afterwards.
+    async fn close<T, R>(
+        &self,
+        run: Run,
+        mut place: Place,
+        ending: Ending<T>,
+        read: impl FnOnce(T) -> Result<R, Failure>,
+        stop: &Stop,
+    ) -> Report<R> {
+        let has_returned = matches!(ending, Ending::Returned(Ok(_)));
+        let closed = catch_unwind(AssertUnwindSafe(|| {
+            let trace = export::trace(&ending);
+            (run.report(&mut place.store, ending, read), trace)
+        }));
+        let (mut report, trace) = closed.unwrap_or_else(|panic| {
+            tracing::error!(error = %text(&*panic), "the engine panicked at the end of an attempt");
+            let text = "the host is at fault: it panicked at the end of the attempt";
+            (Report::of(Failure::new(Code::Internal, text)), Vec::new())
+        });
+        let is_whole = match &report.ended {
+            Ended::Answered(_) => true,
+            // By the plugin's own word, that is: whatever met a limit is not used again.
+            Ended::Failed(failure) => {
+                has_returned && failure.limit.is_none() && failure.code != Code::Internal
+            }
+            Ended::Stopped(_) => false,
+        };
+        match run.keep.filter(|_| is_whole) {
+            Some(keep) => self.pool.put(self.generation, keep, place, run.budget.memory_bytes.value),
+            None => drop(place),
+        }
+        if let Ended::Failed(failure) = &mut report.ended {
+            // The meter is read and the store is gone: this is nobody's time but ours.
+            failure.backtrace = self.generation.symbols.describe(trace, stop).await;
+        }
+        report
+    }
 }
 
 /// The report of a batch whose run did not begin.
@@ -113,15 +180,22 @@ pub(crate) fn refused(failure: Failure) -> AttemptReport {
 
 /// A store with every limit set.
 pub(crate) fn open(generation: &Generation, state: State) -> wasmtime::Result<Store<State>> {
-    let fuel = state.gate.budget().fuel.value;
     let mut store = Store::new(generation.pre.engine(), state);
     store.limiter(|state| &mut state.limiter);
-    store.set_fuel(fuel.saturating_add(FUEL_BEYOND))?;
-    store.set_epoch_deadline(1);
     store.epoch_deadline_callback(tick);
     store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
-    store.set_max_component_handles(HANDLES_MAX);
+    refuel(&mut store)?;
     Ok(store)
+}
+
+/// Gives a store what an attempt may use of it: beside what it holds, when it is used again.
+fn refuel(store: &mut Store<State>) -> wasmtime::Result<()> {
+    let fuel = store.data().gate.budget().fuel.value;
+    store.set_fuel(fuel.saturating_add(FUEL_BEYOND))?;
+    store.set_epoch_deadline(1);
+    let held = store.data_mut().resources();
+    store.set_max_component_handles(HANDLES_MAX + held);
+    Ok(())
 }
 
 /// At every epoch tick: may the guest go on? If so, its neighbours on this thread come first.
@@ -224,69 +298,62 @@ struct Report<R> {
     log: LogBuffer,
 }
 
-/// A run that has ended: how to make a report of it.
-struct Run<F> {
-    budget: Budget,
-    started: Instant,
-    /// Makes what the guest answered ours.
-    read: F,
+impl<R> Report<R> {
+    /// Of a run of which nothing is known but that it failed.
+    fn of(failure: Failure) -> Report<R> {
+        Report {
+            ended: Ended::Failed(failure),
+            meter: Meter::default(),
+            taint: Taint::default(),
+            effects: Effects::default(),
+            log: LogBuffer::default(),
+        }
+    }
 }
 
-impl<F> Run<F> {
-    /// The report, whatever happens.
-    async fn close<T, R>(
-        self,
-        generation: &Generation,
-        store: Store<State>,
-        ending: Ending<T>,
-        stop: &Stop,
-    ) -> Report<R>
-    where
-        F: FnOnce(T) -> Result<R, Failure>,
-    {
-        let closed = catch_unwind(AssertUnwindSafe(|| {
-            let trace = export::trace(&ending);
-            (self.report(store, ending), trace)
-        }));
-        let (mut report, trace) = closed.unwrap_or_else(|panic| {
-            tracing::error!(error = %text(&*panic), "the engine panicked at the end of an attempt");
-            let text = "the host is at fault: it panicked at the end of the attempt";
-            let AttemptReport { meter, taint, effects, log, .. } =
-                refused(Failure::new(Code::Internal, text));
-            let ended = Ended::Failed(Failure::new(Code::Internal, text));
-            (Report { ended, meter, taint, effects, log }, Vec::new())
-        });
-        if let Ended::Failed(failure) = &mut report.ended {
-            // The store is gone and the meter is read: this is nobody's time but ours.
-            failure.backtrace = generation.symbols.describe(trace, stop).await;
-        }
-        report
+/// What of a run is asked for at its end.
+#[derive(Clone, Copy)]
+struct Run {
+    budget: Budget,
+    keep: Option<Keep>,
+}
+
+impl Run {
+    fn of(attempt: &Attempt) -> Run {
+        Run { budget: attempt.budget, keep: attempt.keep }
     }
 
-    fn report<T, R>(self, store: Store<State>, ending: Ending<T>) -> Report<R>
-    where
-        F: FnOnce(T) -> Result<R, Failure>,
-    {
-        let Run { budget, started, read } = self;
+    fn heartbeat(&self) -> Option<Duration> {
+        self.budget.heartbeat_ms.map(|limit| Duration::from_millis(limit.value))
+    }
+
+    fn report<T, R>(
+        self,
+        store: &mut Store<State>,
+        ending: Ending<T>,
+        read: impl FnOnce(T) -> Result<R, Failure>,
+    ) -> Report<R> {
+        let budget = self.budget;
         let guest_fuel = guest_fuel(&budget, store.get_fuel().unwrap_or(0));
-        let mut state = store.into_data();
+        let state = store.data_mut();
         let mut console = state.console.lock();
         let (log, last_words) = console.finish(|| state.port.now_ms());
         state.gate.charge_bytes(console.printed_bytes());
         drop(console);
         let inside = state.gate.check(guest_fuel);
         let ended = export::outcome(ending, inside, &budget, last_words, read);
-        let answered = matches!(ended, Ended::Answered(_));
+        let effects = std::mem::take(&mut state.effects);
+        let elapsed = state.started().elapsed();
         Report {
             meter: Meter {
                 // The unit beyond is no use that anyone pays for.
                 fuel_used: state.gate.fuel_used(guest_fuel.min(budget.fuel.value)),
                 memory_bytes_peak: state.limiter.memory_bytes_peak(),
                 host_calls: state.gate.host_calls(),
-                elapsed_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+                elapsed_us: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
             },
             taint: state.gate.taint(),
-            effects: if answered { state.effects } else { Effects::default() },
+            effects: if matches!(ended, Ended::Answered(_)) { effects } else { Effects::default() },
             ended,
             log,
         }

@@ -10,8 +10,8 @@
 use std::num::NonZeroUsize;
 
 use keiko_core::limit::{
-    ASYNC_STACK_BYTES, BACKTRACE_FRAMES_MAX, CORE_INSTANCES_MAX, MEMORIES_MAX, MIB, TABLE_ELEMENTS_MAX,
-    TABLES_MAX, WASM_STACK_BYTES,
+    ASYNC_STACK_BYTES, BACKTRACE_FRAMES_MAX, CORE_INSTANCES_MAX, KEPT_PER_HOST_MAX, MEMORIES_MAX, MIB,
+    TABLE_ELEMENTS_MAX, TABLES_MAX, WASM_STACK_BYTES,
 };
 use keiko_core::policy::BUDGET_CEILING;
 use wasmtime::{
@@ -102,14 +102,15 @@ fn features(config: &mut Config) {
 }
 
 fn pool(running_max: usize) -> PoolingAllocationConfig {
-    let instances = u32::try_from(running_max).unwrap_or(u32::MAX / 64).saturating_add(SPARE_INSTANCES);
+    let running = u32::try_from(running_max).unwrap_or(u32::MAX / 64).saturating_add(SPARE_INSTANCES);
+    let instances = running.saturating_add(KEPT_PER_HOST_MAX as u32);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
         .total_core_instances(instances.saturating_mul(CORE_INSTANCES_MAX))
         .total_memories(instances.saturating_mul(MEMORIES_MAX))
         .total_tables(instances.saturating_mul(TABLES_MAX))
         .total_gc_heaps(instances)
-        // An attempt instantiates and calls on one fiber each, one after the other.
+        // An attempt instantiates and calls on one fiber each, one after the other; a kept store keeps its last.
         .total_stacks(instances)
         .max_core_instances_per_component(CORE_INSTANCES_MAX)
         .max_memories_per_component(MEMORIES_MAX)

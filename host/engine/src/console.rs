@@ -71,6 +71,11 @@ impl Console {
         }
     }
 
+    /// Starts over for another attempt; nothing of the one before is left to be told.
+    pub(crate) fn renew(&mut self) {
+        *self = Console::default();
+    }
+
     /// Keeps from now on what is printed to stdout, instead of logging it.
     pub(crate) fn capture(&mut self) {
         self.output = Some(Vec::new());
@@ -167,8 +172,27 @@ impl Console {
 #[derive(Clone)]
 pub(crate) struct Printer {
     pub(crate) console: Arc<Mutex<Console>>,
-    pub(crate) port: Arc<dyn HostPort>,
+    pub(crate) clock: Arc<Clock>,
     pub(crate) source: Source,
+}
+
+/// The runtime's clock of the attempt that runs now: streams and clocks of an instance outlive an attempt when the instance
+/// is kept.
+pub(crate) struct Clock(Mutex<Arc<dyn HostPort>>);
+
+impl Clock {
+    pub(crate) fn new(port: Arc<dyn HostPort>) -> Clock {
+        Clock(Mutex::new(port))
+    }
+
+    /// From now on this attempt's.
+    pub(crate) fn set(&self, port: Arc<dyn HostPort>) {
+        *self.0.lock() = port;
+    }
+
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.0.lock().now_ms()
+    }
 }
 
 impl IsTerminal for Printer {
@@ -196,7 +220,7 @@ impl Pollable for Printer {
 #[wasmtime_wasi::async_trait]
 impl OutputStream for Printer {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        let taken = self.console.lock().take(self.source, &bytes, || self.port.now_ms());
+        let taken = self.console.lock().take(self.source, &bytes, || self.clock.now_ms());
         taken.map_err(|exceeded| StreamError::Trap(exceeded.into()))
     }
 

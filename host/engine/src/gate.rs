@@ -76,6 +76,11 @@ impl Gate {
         self.charge = self.charge.saturating_add(HOSTCALL_FUEL_BASE);
     }
 
+    /// Marks the run by what it began with.
+    pub(crate) fn taint_by(&mut self, taint: Taint) {
+        self.taint = self.taint.with(taint);
+    }
+
     /// Charges bytes that a call carries.
     pub(crate) fn charge_bytes(&mut self, bytes: usize) {
         self.charge = self.charge.saturating_add((bytes as u64).saturating_mul(HOSTCALL_FUEL_PER_BYTE));

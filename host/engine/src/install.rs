@@ -18,8 +18,8 @@ use wasmtime::component::{Component, ComponentExportIndex, Linker};
 
 use crate::PAGE_BYTES;
 use crate::attempt;
-use crate::bindings::TaskHostPre;
-use crate::bindings::batch::BatchHostPre;
+use crate::bindings::TaskHostIndices;
+use crate::bindings::batch::BatchHostIndices;
 use crate::compile::internal;
 use crate::export;
 use crate::import::INTERFACES;
@@ -30,6 +30,8 @@ use crate::state::State;
 
 /// What a component exports to be a program, without its version.
 pub(crate) const PROGRAM: &str = "wasi:cli/run";
+/// What a plugin may export beside its interfaces, for its kept instances.
+const RESET: &str = "reset";
 /// Wall clock of the trial instantiation, in milliseconds.
 const TRIAL_WALL_MS: u64 = 10_000;
 
@@ -52,9 +54,24 @@ pub(crate) fn link(linker: &Linker<State>, component: &Component) -> Result<Link
     }
     let unlinked = |error| invalid(format!("the component does not link: {error:#}"));
     let pre = linker.instantiate_pre(component).map_err(unlinked)?;
-    let plugin = runs_tasks.then(|| TaskHostPre::new(pre.clone())).transpose().map_err(unlinked)?;
-    let batch = works_batches.then(|| BatchHostPre::new(pre.clone())).transpose().map_err(unlinked)?;
-    Ok(Linked { pre, tasks: plugin.map(Tasks::Plugin).or(program.map(Tasks::Program)), batch })
+    let plugin = runs_tasks.then(|| TaskHostIndices::new(&pre)).transpose().map_err(unlinked)?;
+    let batch = works_batches.then(|| BatchHostIndices::new(&pre)).transpose().map_err(unlinked)?;
+    let tasks = plugin.map(Tasks::Plugin).or(program.map(Tasks::Program));
+    Ok(Linked { pre, tasks, batch, reset: reset(component)? })
+}
+
+/// The function that a plugin wants called before an instance of it is used again.
+fn reset(component: &Component) -> Result<Option<ComponentExportIndex>, InstallError> {
+    let Some((item, index)) = component.get_export(None, RESET) else { return Ok(None) };
+    let ty = component.component_type();
+    let is_one = |item: &ComponentItem| match item {
+        ComponentItem::ComponentFunc(reset) => reset.typecheck::<(), ()>(&ty.instance_type()).is_ok(),
+        _ => false,
+    };
+    if !is_one(&item) {
+        return Err(invalid(format!("the export `{RESET}` is no function without parameters and results")));
+    }
+    Ok(Some(index))
 }
 
 /// Whether a component exports an interface, whose one function then has to have its type.
@@ -213,11 +230,12 @@ fn trial(digest: Digest, manifest: Option<&Manifest>) -> Result<Attempt, Install
         grants: Arc::new(Grants::new([])),
         settings: Arc::default(),
         command: None,
+        keep: None,
     })
 }
 
-/// The runtime of a trial: there is none.
-struct Nobody;
+/// The runtime of a trial, and of an instance between two attempts: there is none.
+pub(crate) struct Nobody;
 
 #[async_trait]
 impl HostPort for Nobody {

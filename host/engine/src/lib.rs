@@ -27,6 +27,7 @@ mod gate;
 mod import;
 mod inspect;
 mod install;
+mod kept;
 mod key;
 mod limiter;
 mod registry;
@@ -36,6 +37,7 @@ mod symbols;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -51,6 +53,7 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::component::{Component, Linker};
 
 use crate::artifact::{Artifacts, Trusted};
+use crate::attempt::Home;
 use crate::compile::{Compilers, internal};
 use crate::config::Purpose;
 use crate::flight::Flights;
@@ -88,6 +91,14 @@ pub struct EngineCounts {
     pub held: usize,
     /// Artifacts that were altered, foreign or stale, since the start.
     pub artifacts_refused: u64,
+    /// Instances that are kept for their next attempt.
+    pub kept: usize,
+    /// Attempts that ran on a kept instance, since the start.
+    pub reused: u64,
+    /// Attempts that wanted one and ran on a fresh one, since the start.
+    pub fresh: u64,
+    /// Kept instances whose `reset` failed, since the start.
+    pub resets_failed: u64,
     /// Readings of debug information for the lines of backtraces, since the start.
     pub symbol_readings: u64,
 }
@@ -116,8 +127,8 @@ impl Engine {
         let linker = import::linker(&engine).map_err(|error| internal(format!("no linker: {error:#}")))?;
         let artifacts = Artifacts::open(options.artifacts_dir, options.cluster_key, &engine)
             .map_err(|error| internal(format!("the folder of artifacts cannot be used: {error}")))?;
-        epoch::start(&engine).map_err(|error| internal(format!("no epoch thread: {error}")))?;
-        Ok(Engine(Arc::new(Inner {
+        let ticked = engine.clone();
+        let engine = Engine(Arc::new(Inner {
             engine,
             linker,
             library: Library::new(components.clone()),
@@ -126,12 +137,26 @@ impl Engine {
             compilers: Compilers::new(options.compiler),
             registry: Registry::default(),
             flights: Flights::default(),
-        })))
+        }));
+        let inner = Arc::downgrade(&engine.0);
+        let sweep = move || {
+            if let Some(inner) = inner.upgrade() {
+                inner.registry.pool.sweep();
+            }
+        };
+        epoch::start(&ticked, sweep).map_err(|error| internal(format!("no epoch thread: {error}")))?;
+        Ok(engine)
     }
 
     /// What it has and did.
     pub fn counts(&self) -> EngineCounts {
+        let pool = &self.0.registry.pool;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         EngineCounts {
+            kept: pool.len(),
+            reused: read(&pool.reused),
+            fresh: read(&pool.fresh),
+            resets_failed: read(&pool.resets_failed),
             loaded: self.0.registry.len(),
             held: self.0.registry.held(),
             artifacts_refused: self.0.artifacts.refused(),
@@ -245,7 +270,7 @@ impl Runner for Engine {
 
     async fn run(&self, attempt: Attempt, port: Arc<dyn HostPort>, stop: Stop) -> AttemptReport {
         match self.generation(attempt.digest).await {
-            Ok(generation) => attempt::run(&generation, attempt, port, stop).await,
+            Ok(generation) => self.home(&generation).run(attempt, port, stop).await,
             Err(failure) => attempt::refused(failure),
         }
     }
@@ -258,7 +283,7 @@ impl Runner for Engine {
         stop: Stop,
     ) -> BatchReport {
         match self.generation(attempt.digest).await {
-            Ok(generation) => attempt::process(&generation, attempt, batch, port, stop).await,
+            Ok(generation) => self.home(&generation).process(attempt, batch, port, stop).await,
             Err(failure) => attempt::unworked(failure),
         }
     }
@@ -269,6 +294,10 @@ impl Runner for Engine {
 }
 
 impl Engine {
+    fn home<'a>(&'a self, generation: &'a Generation) -> Home<'a> {
+        Home { generation, pool: &self.0.registry.pool }
+    }
+
     /// The generation that a run of this component is of. One that was swapped out between the choice of the run's version
     /// and now is loaded for it alone: the run keeps its choice.
     async fn generation(&self, digest: Digest) -> Result<Arc<Generation>, Failure> {

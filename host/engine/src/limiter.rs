@@ -48,6 +48,17 @@ impl Limiter {
         Limiter { memory_bytes_max, memory: Sum::default(), tables: Sum::default() }
     }
 
+    /// Starts over with another budget and with what is held now.
+    pub(crate) fn renew(&mut self, memory_bytes_max: u64) {
+        self.memory_bytes_max = memory_bytes_max;
+        self.memory.peak = self.memory.now;
+    }
+
+    /// Bytes that all memories hold.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.memory.now
+    }
+
     /// Most bytes that all memories held at once.
     pub(crate) fn memory_bytes_peak(&self) -> u64 {
         self.memory.peak

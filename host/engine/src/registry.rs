@@ -5,21 +5,22 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use keiko_core::id::Digest;
 use wasmtime::component::{ComponentExportIndex, InstancePre};
 
-use crate::bindings::TaskHostPre;
-use crate::bindings::batch::BatchHostPre;
+use crate::bindings::TaskHostIndices;
+use crate::bindings::batch::BatchHostIndices;
+use crate::kept::Pool;
 use crate::state::State;
 use crate::symbols::Symbols;
 
 /// How a component runs tasks.
 pub(crate) enum Tasks {
     /// As a plugin of our world.
-    Plugin(TaskHostPre<State>),
+    Plugin(TaskHostIndices),
     /// As a WASI program, by this function.
     Program(ComponentExportIndex),
 }
@@ -28,7 +29,8 @@ pub(crate) enum Tasks {
 pub(crate) struct Linked {
     pub(crate) pre: InstancePre<State>,
     pub(crate) tasks: Option<Tasks>,
-    pub(crate) batch: Option<BatchHostPre<State>>,
+    pub(crate) batch: Option<BatchHostIndices>,
+    pub(crate) reset: Option<ComponentExportIndex>,
 }
 
 /// A component that is linked and ready to be instantiated.
@@ -37,8 +39,12 @@ pub(crate) struct Generation {
     /// How its tasks are run, when it runs any.
     pub(crate) tasks: Option<Tasks>,
     /// How its batches are worked, when it works any.
-    pub(crate) batch: Option<BatchHostPre<State>>,
+    pub(crate) batch: Option<BatchHostIndices>,
+    /// What it wants called before an instance is used again.
+    pub(crate) reset: Option<ComponentExportIndex>,
     pub(crate) symbols: Arc<Symbols>,
+    /// Whether new attempts run it; the registry says so.
+    is_live: AtomicBool,
     _held: Held,
 }
 
@@ -55,6 +61,11 @@ impl Generation {
     pub(crate) fn digest(&self) -> Digest {
         self.symbols.digest()
     }
+
+    /// Whether new attempts run it.
+    pub(crate) fn is_live(&self) -> bool {
+        self.is_live.load(Ordering::Acquire)
+    }
 }
 
 /// The map of generations.
@@ -63,14 +74,17 @@ pub(crate) struct Registry {
     live: ArcSwap<HashMap<Digest, Arc<Generation>>>,
     /// How many generations are in memory; shared with each of them.
     held: Arc<AtomicUsize>,
+    /// Instances that wait for their next attempt.
+    pub(crate) pool: Pool,
 }
 
 impl Registry {
     /// A generation that is counted here, and not in the map yet.
     pub(crate) fn generation(&self, linked: Linked, symbols: Arc<Symbols>) -> Generation {
         self.held.fetch_add(1, Ordering::Relaxed);
-        let Linked { pre, tasks, batch } = linked;
-        Generation { pre, tasks, batch, symbols, _held: Held(Arc::clone(&self.held)) }
+        let Linked { pre, tasks, batch, reset } = linked;
+        let (is_live, held) = (AtomicBool::new(false), Held(Arc::clone(&self.held)));
+        Generation { pre, tasks, batch, reset, symbols, is_live, _held: held }
     }
 
     /// The generation of a digest.
@@ -81,6 +95,7 @@ impl Registry {
     /// Adds a generation; one of the same digest stays, because it is the same.
     pub(crate) fn insert(&self, generation: Generation) {
         let generation = Arc::new(generation);
+        generation.is_live.store(true, Ordering::Release);
         self.live.rcu(|live| {
             let mut live = HashMap::clone(live);
             live.entry(generation.digest()).or_insert_with(|| generation.clone());
@@ -88,14 +103,17 @@ impl Registry {
         });
     }
 
-    /// Lets go of every generation that is not in `keep`.
+    /// Lets go of every generation that is not in `keep`, and of its kept instances.
     pub(crate) fn retain(&self, keep: &[Digest]) {
         let keep: HashSet<&Digest> = keep.iter().collect();
-        self.live.rcu(|live| {
+        let before = self.live.rcu(|live| {
             let mut live = HashMap::clone(live);
             live.retain(|digest, _| keep.contains(digest));
             live
         });
+        let gone = before.values().filter(|generation| !keep.contains(&generation.digest()));
+        gone.for_each(|generation| generation.is_live.store(false, Ordering::Release));
+        self.pool.retire(|digest| keep.contains(digest));
     }
 
     /// How many generations are in memory, those that drain included.

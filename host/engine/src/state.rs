@@ -11,6 +11,7 @@ use keiko_core::limit::RESOURCES_MAX;
 use keiko_core::log::Source;
 use keiko_core::manifest::Command;
 use keiko_core::name::KindName;
+use keiko_core::outcome::Taint;
 use keiko_core::port::{Attempt, AttemptFacts, HostPort};
 use keiko_core::stop::Stop;
 use parking_lot::Mutex;
@@ -18,9 +19,10 @@ use wasmtime::component::ResourceTable;
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder};
 
-use crate::console::{Console, Printer};
+use crate::console::{Clock, Console, Printer};
 use crate::exceeded::Exceeded;
 use crate::gate::Gate;
+use crate::install::Nobody;
 use crate::limiter::Limiter;
 
 /// The data of an attempt's store.
@@ -44,6 +46,8 @@ pub(crate) struct State {
     command: Option<Box<Command>>,
     /// Made at the first call that needs it: most attempts make none.
     wasi: Option<Box<WasiCtx>>,
+    /// What the context's streams and clocks ask for the time, once there is one.
+    clock: Option<Arc<Clock>>,
     /// The stream of insecure random bytes, made at the first call that needs it.
     insecure: Option<Box<blake3::OutputReader>>,
 }
@@ -72,8 +76,46 @@ impl State {
             input: attempt.input.bytes,
             command: attempt.command,
             wasi: None,
+            clock: None,
             insecure: None,
         }
+    }
+
+    /// Lets go of an attempt that has ended: its port, and whatever it left behind.
+    pub(crate) fn rest(&mut self) {
+        let nobody: Arc<dyn HostPort> = Arc::new(Nobody);
+        if let Some(clock) = &self.clock {
+            clock.set(nobody.clone());
+        }
+        self.port = nobody;
+        self.effects = Effects::default();
+        self.settings = Arc::default();
+        self.input = Bytes::new();
+        self.insecure = None;
+    }
+
+    /// Host resources that the guest holds.
+    pub(crate) fn resources(&mut self) -> usize {
+        self.table.iter_mut().count()
+    }
+
+    /// Takes the next attempt in. What the guest holds stays: memories, and handles of streams.
+    pub(crate) fn renew(&mut self, attempt: Attempt, port: Arc<dyn HostPort>, stop: Stop) {
+        self.started = Instant::now();
+        self.deadline = self.started + Duration::from_millis(attempt.budget.wall_ms.value);
+        self.limiter.renew(attempt.budget.memory_bytes.value);
+        self.gate = Gate::new(attempt.grants, attempt.budget);
+        self.gate.taint_by(Taint::REUSED);
+        self.console.lock().renew();
+        // As much room as a fresh one has, beside what was left.
+        let held = self.resources();
+        self.table.set_max_capacity(RESOURCES_MAX + held);
+        if let Some(clock) = &self.clock {
+            clock.set(port.clone());
+        }
+        (self.port, self.stop) = (port, stop);
+        (self.facts, self.settings, self.kind) = (attempt.facts, attempt.settings, attempt.kind);
+        (self.digest, self.input) = (attempt.digest, attempt.input.bytes);
     }
 
     /// Makes the attempt that of a program: its input is on stdin, what it prints is its result.
@@ -108,9 +150,10 @@ impl State {
     /// The WASI context of the attempt, with the table that goes with it.
     pub(crate) fn wasi(&mut self) -> (&mut WasiCtx, &mut ResourceTable) {
         let wasi = self.wasi.get_or_insert_with(|| {
-            let print = |source| Printer { console: self.console.clone(), port: self.port.clone(), source };
+            let clock = self.clock.insert(Arc::new(Clock::new(self.port.clone())));
+            let print = |source| Printer { console: self.console.clone(), clock: clock.clone(), source };
             let mut builder =
-                context(print(Source::Stdout), print(Source::Stderr), self.port.clone(), self.started);
+                context(print(Source::Stdout), print(Source::Stderr), clock.clone(), self.started);
             if let Some(command) = self.command.as_ref().filter(|_| self.console.lock().captures()) {
                 let environment: Vec<(&String, &String)> = command.environment.iter().collect();
                 builder
@@ -139,12 +182,12 @@ impl State {
 }
 
 /// No arguments, no environment, no folder, no network, an empty standard input.
-fn context(stdout: Printer, stderr: Printer, port: Arc<dyn HostPort>, started: Instant) -> WasiCtxBuilder {
+fn context(stdout: Printer, stderr: Printer, clock: Arc<Clock>, started: Instant) -> WasiCtxBuilder {
     let mut builder = WasiCtxBuilder::new();
     builder
         .stdout(stdout)
         .stderr(stderr)
-        .wall_clock(WallClock(port))
+        .wall_clock(WallClock(clock))
         .monotonic_clock(MonotonicClock(started))
         .allow_tcp(false)
         .allow_udp(false)
@@ -153,7 +196,7 @@ fn context(stdout: Printer, stderr: Printer, port: Arc<dyn HostPort>, started: I
 }
 
 /// The runtime's clock, so that tests can move it.
-struct WallClock(Arc<dyn HostPort>);
+struct WallClock(Arc<Clock>);
 
 impl HostWallClock for WallClock {
     fn resolution(&self) -> Duration {

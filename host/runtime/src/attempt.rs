@@ -258,6 +258,7 @@ pub(crate) fn prepare(shared: &Arc<Shared>, wanted: &Wanted<'_>, entry: Arc<Entr
         grants: Arc::clone(grants),
         settings: tenant.settings.get(&plugin.name).cloned().unwrap_or_default(),
         command: plugin.current.manifest.command(&handler.kind),
+        keep: plugin.current.keep(),
     };
     // A run that is no task is run because somebody wants it to.
     let owner = tenant.row(wanted.tenant);

@@ -18,8 +18,8 @@ pub use catalog::{CatalogStore, Components};
 pub use clock::Clock;
 pub use runner::{
     AskError, Attempt, AttemptFacts, BatchOutcome, BatchReport, BatchRun, CacheFill, CacheFilling,
-    CacheRefused, Compiled, HostPort, InstallError, ItemsError, Keeping, ReserveError, Reserved, Runner,
-    Stage,
+    CacheRefused, Compiled, HostPort, InstallError, ItemsError, Keep, Keeping, ReserveError, Reserved,
+    Runner, Stage,
 };
 pub use signal::{Signal, Signals};
 pub use task::{

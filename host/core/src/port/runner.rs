@@ -12,10 +12,10 @@ use crate::cache::InvalidKey;
 use crate::code::Code;
 use crate::effect::{ChildWish, Effects};
 use crate::history::{DateRange, Statistics, UserTask};
-use crate::id::{AgentId, Digest, KindId, TaskId, UserId};
+use crate::id::{AgentId, Digest, KindId, TaskId, UserId, VersionId};
 use crate::limit::LimitFact;
 use crate::log::LogBuffer;
-use crate::manifest::{Command, Manifest};
+use crate::manifest::{Command, Manifest, Reuse};
 use crate::name::{KindName, ProcessorName, TenantName};
 use crate::outcome::{AttemptReport, Failure, Meter};
 use crate::page::Page;
@@ -59,6 +59,17 @@ pub struct Attempt {
     pub settings: Arc<BTreeMap<String, String>>,
     /// How it is run, when the component is a program and its manifest says so.
     pub command: Option<Box<Command>>,
+    /// That its instance is kept for the next attempt, when the manifest asks for it.
+    pub keep: Option<Keep>,
+}
+
+/// How an instance is kept for the next attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Whose attempts use it again: those of this version, which is one tenant's, and no others.
+    pub version: VersionId,
+    /// For how long.
+    pub reuse: Reuse,
 }
 
 /// One run of a batch, or of a part of one.

@@ -2,14 +2,14 @@
 
 use keiko_core::batch::{Item, ItemOutcome};
 use keiko_core::port::BatchRun;
-use wasmtime::Store;
 use wasmtime::component::types;
 
-use crate::bindings::batch::BatchHostPre;
+use crate::bindings::batch::BatchHostIndices;
 use crate::bindings::batch::exports::keiko::plugin::batch::{
     BatchInfo, Item as GuestItem, ItemOutcome as GuestOutcome, Later,
 };
-use crate::state::State;
+use crate::kept::Place;
+use crate::registry::Generation;
 
 /// The export's name.
 pub(crate) const NAME: &str = "keiko:plugin/batch@0.1.0";
@@ -19,16 +19,18 @@ pub(crate) type Returned = Vec<GuestOutcome>;
 
 /// Instantiates and calls, as for a task.
 pub(crate) async fn process(
-    store: &mut Store<State>,
-    batch: &BatchHostPre<State>,
+    place: &mut Place,
+    generation: &Generation,
+    batch: &BatchHostIndices,
     run: BatchRun,
 ) -> wasmtime::Result<Returned> {
-    let guest = batch.instantiate_async(&mut *store).await?;
+    let instance = place.instance(&generation.pre).await?;
+    let guest = batch.load(&mut place.store, &instance)?;
     let BatchRun { id, processor, key, items } = run;
     let info =
         BatchInfo { id, processor: processor.as_str().to_owned(), key: (!key.is_empty()).then_some(key) };
     let items: Vec<GuestItem> = items.into_iter().map(item).collect();
-    guest.keiko_plugin_batch().call_process(store, &info, &items).await
+    guest.keiko_plugin_batch().call_process(&mut place.store, &info, &items).await
 }
 
 fn item(item: Item) -> GuestItem {

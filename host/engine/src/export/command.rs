@@ -4,7 +4,7 @@
 //! better another time, and any other fails it. The message is the end of what it wrote to stderr.
 
 use wasmtime::Store;
-use wasmtime::component::{Component, ComponentExportIndex, InstancePre, types};
+use wasmtime::component::{Component, ComponentExportIndex, Instance, types};
 use wasmtime_wasi::I32Exit;
 
 use super::task::Returned;
@@ -20,13 +20,12 @@ const DATA_ERROR: i32 = 65;
 /// Another attempt may help.
 const TEMPORARY_FAILURE: i32 = 75;
 
-/// Instantiates and runs.
+/// Runs.
 pub(crate) async fn run(
     store: &mut Store<State>,
-    pre: &InstancePre<State>,
+    instance: &Instance,
     run: &ComponentExportIndex,
 ) -> wasmtime::Result<Returned> {
-    let instance = pre.instantiate_async(&mut *store).await?;
     let run = instance.get_typed_func::<(), Ran>(&mut *store, run)?;
     let status = match run.call_async(&mut *store, ()).await {
         Ok((ended,)) => i32::from(ended.is_err()),

@@ -6,13 +6,12 @@ use keiko_core::limit::{LimitFact, RESULT_BYTES_MAX};
 use keiko_core::name::KindName;
 use keiko_core::outcome::{Failure, RetryWish};
 use keiko_core::task::Payload;
-use wasmtime::Store;
 use wasmtime::component::types;
 
 use super::command;
 use crate::bindings::exports::keiko::plugin::task::{Failure as GuestFailure, Payload as GuestPayload};
+use crate::kept::Place;
 use crate::registry::{Generation, Tasks};
-use crate::state::State;
 
 /// The export's name.
 pub(crate) const NAME: &str = "keiko:plugin/task@0.1.0";
@@ -22,15 +21,17 @@ pub(crate) type Returned = Result<GuestPayload, GuestFailure>;
 
 /// Instantiates and calls, whatever kind of component it is. Start functions run under the same limits as the call itself.
 pub(crate) async fn run(
-    store: &mut Store<State>,
+    place: &mut Place,
     generation: &Generation,
     tasks: &Tasks,
     kind: &KindName,
     input: Payload,
 ) -> wasmtime::Result<Returned> {
+    let instance = place.instance(&generation.pre).await?;
+    let store = &mut place.store;
     let guest = match tasks {
-        Tasks::Plugin(pre) => pre.instantiate_async(&mut *store).await?,
-        Tasks::Program(run) => return command::run(store, &generation.pre, run).await,
+        Tasks::Plugin(indices) => indices.load(&mut *store, &instance)?,
+        Tasks::Program(run) => return command::run(store, &instance, run).await,
     };
     let input = GuestPayload { content_type: input.content_type, bytes: input.bytes.into() };
     guest.keiko_plugin_task().call_run(store, kind.as_str(), &input).await

@@ -325,6 +325,7 @@ impl Run {
             grants: Arc::new(self.grants.clone()),
             settings: Arc::new(self.settings.clone()),
             command: None,
+            keep: None,
         }
     }
 

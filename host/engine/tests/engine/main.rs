@@ -17,5 +17,6 @@ mod limits;
 mod mutants;
 mod programs;
 mod purity;
+mod reuse;
 mod symbols;
 mod time;

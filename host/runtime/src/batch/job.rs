@@ -278,6 +278,7 @@ impl Runs<'_> {
             grants: Arc::new(Grants::new(grants)),
             settings: tenant.settings.get(&plugin.name).cloned().unwrap_or_default(),
             command: None,
+            keep: plugin.current.keep(),
         }
     }
 }

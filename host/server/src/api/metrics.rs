@@ -170,15 +170,29 @@ const GAUGES: &[(&str, &str, Read)] = &[
 type ReadEngine = fn(&EngineCounts) -> u64;
 
 /// What the engine has counted since it started.
-const ENGINE_COUNTERS: &[(&str, &str, ReadEngine)] = &[(
-    "keiko_artifacts_refused_total",
-    "Compiled artifacts that were altered, foreign or stale, and were compiled again",
-    |counts| counts.artifacts_refused,
-)];
+const ENGINE_COUNTERS: &[(&str, &str, ReadEngine)] = &[
+    (
+        "keiko_artifacts_refused_total",
+        "Compiled artifacts that were altered, foreign or stale, and were compiled again",
+        |counts| counts.artifacts_refused,
+    ),
+    ("keiko_instances_reused_total", "Attempts that ran on a kept instance", |counts| counts.reused),
+    (
+        "keiko_instances_fresh_total",
+        "Attempts that wanted a kept instance and ran on a fresh one",
+        |counts| counts.fresh,
+    ),
+    (
+        "keiko_instance_resets_failed_total",
+        "Kept instances that were dropped because their reset failed",
+        |counts| counts.resets_failed,
+    ),
+];
 
 /// What the engine holds now.
 const ENGINE_GAUGES: &[(&str, &str, ReadEngine)] = &[
     ("keiko_components_loaded", "Components that new attempts run", |counts| counts.loaded as u64),
+    ("keiko_instances_kept", "Instances that are kept for their next attempt", |counts| counts.kept as u64),
     ("keiko_components_held", "Components in memory, those that drain included", |counts| counts.held as u64),
 ];
 

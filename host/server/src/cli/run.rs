@@ -262,6 +262,7 @@ async fn attempt(
         grants: Arc::new(Grants::default()),
         settings: Arc::new(settings),
         command,
+        keep: None,
     };
     let stop = Stop::default();
     let port = Arc::new(Port { next_child: AtomicI64::new(id.0 + 1) });
