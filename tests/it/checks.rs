@@ -1,6 +1,6 @@
 //! The short forms of the long checks, on every run of the tests.
 
-use keiko_tests::check::{Report, batch_kill, cache_faults, cancel, hostile, hosts, kill, swap};
+use keiko_tests::check::{Report, batch_kill, cache_faults, canary, cancel, hostile, hosts, kill, swap};
 
 fn passes(report: Report) {
     assert_eq!(report.violations(), 0, "{:#}", report.json());
@@ -18,6 +18,12 @@ fn kills_lose_and_double_nothing() {
 fn versions_swap_under_load_and_no_task_notices() {
     let folder = tempfile::tempdir().unwrap();
     passes(swap::run(&swap::Plan::short(), folder.path()).unwrap());
+}
+
+#[test]
+fn a_version_that_traps_at_30_percent_fails_no_task_and_is_taken_back() {
+    let folder = tempfile::tempdir().unwrap();
+    passes(canary::run(&canary::Plan::short(), folder.path()).unwrap());
 }
 
 #[test]

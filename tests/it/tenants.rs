@@ -1,5 +1,6 @@
 //! Two tenants in one host: neither sees, names or holds up what is the other's.
 
+use keiko_tests::check::attack::base64_url;
 use keiko_tests::check::hostile::two_tenants;
 use keiko_tests::{Client, tree};
 use serde_json::{Value, json};
@@ -74,6 +75,27 @@ fn every_object_of_another_tenant_is_not_found() {
     assert_eq!(other.list(&format!("&parent={id}"), 10).unwrap(), [] as [Value; 0]);
     assert_eq!(other.get("/v1/plugins").unwrap().json().unwrap(), json!({"plugins": []}));
     assert_eq!((one.live().unwrap(), other.live().unwrap()), (1, 0));
+}
+
+#[test]
+fn a_canary_of_another_tenant_is_not_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_host, one, other) = two_tenants(folder.path()).unwrap();
+    let guest = tree::guest("family").unwrap();
+    one.install(&guest).unwrap();
+    let manifest = "[plugin]\nname = \"family\"\nversion = \"2\"\n[[kind]]\nname = \"child\"\n";
+    let path = format!("/v1/plugins?canary_percent=10&manifest={}", base64_url(manifest.as_bytes()));
+    one.post(&path, &[("content-type", "application/wasm")], &guest).unwrap().expect(&[201]).unwrap();
+    let tried = json!({"version": "2", "canary_percent": 10});
+    for answer in [
+        other.get("/v1/plugins/family/canary").unwrap(),
+        other.delete("/v1/plugins/family/canary").unwrap(),
+        other.post_json("/v1/plugins/family/activate", &tried, None).unwrap(),
+    ] {
+        assert_eq!((answer.status, answer.code().as_str()), (404, "not_found"), "{answer}");
+    }
+    let tried = one.get("/v1/plugins/family/canary").unwrap().expect(&[200]).unwrap();
+    assert_eq!((&tried["state"], &tried["tasks"]), (&json!("trying"), &json!(0)));
 }
 
 #[test]

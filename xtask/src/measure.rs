@@ -23,8 +23,18 @@ const BENCHES: &[&str] = &["attempt", BATCH, CACHE];
 const BATCH: &str = "batch";
 /// The one of the cache, which needs a Redis.
 const CACHE: &str = "cache";
-const CHECKS: &[&str] =
-    &["cancel", "kill", "batch-kill", "hosts", "hostile", "swap", CACHE_FAULTS, MUTATIONS, SIMULATION];
+const CHECKS: &[&str] = &[
+    "canary",
+    "cancel",
+    "kill",
+    "batch-kill",
+    "hosts",
+    "hostile",
+    "swap",
+    CACHE_FAULTS,
+    MUTATIONS,
+    SIMULATION,
+];
 /// The one of the cache, which starts a Redis of its own.
 const CACHE_FAULTS: &str = "cache-faults";
 /// The one of the conformance suite itself.

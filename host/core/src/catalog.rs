@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::canary::Standing;
 use crate::id::{Digest, KindId, PluginId, TenantId, VersionId};
 use crate::manifest::Manifest;
 use crate::name::{KindName, PluginName, TenantName, VersionName};
@@ -49,6 +50,59 @@ pub struct Plugin {
     pub draining: bool,
     /// Every kind that the plugin ever had, with its row; the current manifest says which are live.
     pub kinds: BTreeMap<KindName, KindId>,
+    /// The version that a part of its tasks runs.
+    pub canary: Option<Canary>,
+}
+
+/// A version that a part of a plugin's tasks runs beside the current one, until the next swap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Canary {
+    /// The version.
+    pub version: PluginVersion,
+    /// How large that part is.
+    pub percent: u8,
+    /// Whether those tasks are counted: until there is a verdict.
+    pub is_trying: bool,
+}
+
+/// Which version becomes a canary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Candidate {
+    /// One that was installed before, by its name.
+    Named(PluginName, VersionName),
+    /// One that is installed for that, its component already kept; it is not made current.
+    New(NewVersion),
+}
+
+/// What the beginning of a canary did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// The plugin's canary is this version now, instead of any other.
+    Canary(Plugin),
+    /// It is the plugin's current version.
+    IsCurrent(Plugin),
+    /// The tenant has no such plugin.
+    NoPlugin,
+    /// The plugin has no such version.
+    NoVersion,
+    /// The version's name stands for other bytes or another manifest.
+    VersionTaken {
+        /// The component that has the name.
+        digest: Digest,
+    },
+}
+
+/// The last canary of a plugin, as it stands or ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tried {
+    /// Which version.
+    pub version: VersionName,
+    /// The part of the tasks.
+    pub percent: u8,
+    /// Whether a swap has ended it.
+    pub is_over: bool,
+    /// How it stands.
+    pub standing: Standing,
 }
 
 /// A version to be stored, with its component already kept.

@@ -7,6 +7,7 @@ pub mod admission;
 pub mod agent;
 pub mod batch;
 pub mod cache;
+pub mod canary;
 pub mod catalog;
 pub mod code;
 pub mod crash;

@@ -16,11 +16,12 @@ use keiko_core::retry::{History, RetryPolicy, decide};
 use keiko_core::task::{AttemptRecord, Lineage, Payload, Settlement, Transition};
 use keiko_core::time_out::Ends;
 use keiko_core::tree::{Charge, Spending, Tree};
-use keiko_core::{KindId, TaskId, TenantId};
+use keiko_core::{TaskId, TenantId};
 use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::batch::promise::Promised;
+use crate::canary;
 use crate::catalog::Handler;
 use crate::long::{self, Report};
 use crate::memo::Memo;
@@ -50,16 +51,7 @@ pub(crate) async fn run(
     if let Err(error) = shared.catalog.meet(job.task.kind).await {
         tracing::warn!(error = %error, "the plugins could not be read again");
     }
-    let run = prepare(shared, &wanted(&job), entry);
-    let (report, memoized_from, ran, attempts_max) = match run {
-        Ok(run) => {
-            let (report, memoized_from) = report_of(shared, &job, &run, slot).await;
-            let attempts_max = run.attempt.facts.attempts_max;
-            (report, memoized_from, Some((run.port, run.handler)), attempts_max)
-        }
-        // Without a handler there is nothing to try again with: the attempts of the task do not matter.
-        Err(failure) => (Some(unstarted(failure)), None, None, 1),
-    };
+    let Ran { report, memoized_from, ran, attempts_max } = canary::run(shared, &job, &entry, slot).await;
     let (port, handler) = ran.unzip();
     shared.running.remove(job.task.id, job.task.token);
     // Without a report the host has stopped before its guest did, and the lease ends by itself.
@@ -99,6 +91,51 @@ pub(crate) async fn run(
         charge,
     };
     Some(Ended { tenure: job.tenure, group: job.task.group, settlement, port })
+}
+
+/// A run of an attempt on one version, and what came of it.
+pub(crate) struct Ran {
+    /// `None` when the host has stopped before.
+    report: Option<AttemptReport>,
+    memoized_from: Option<TaskId>,
+    /// What it ran with; `None` when it could not begin.
+    ran: Option<(Arc<AttemptPort>, Handler)>,
+    attempts_max: u32,
+}
+
+impl Ran {
+    /// How it ended.
+    pub(crate) fn outcome(&self) -> Option<&Outcome> {
+        self.report.as_ref().map(|report| &report.outcome)
+    }
+
+    /// Whether a guest ran.
+    pub(crate) fn has_run(&self) -> bool {
+        self.ran.is_some() && self.memoized_from.is_none()
+    }
+}
+
+/// Runs an attempt with this handler, if there is one.
+pub(crate) async fn on(
+    shared: &Arc<Shared>,
+    job: &Leased,
+    wanted: &Wanted<'_>,
+    handler: Result<Handler, Failure>,
+    entry: &Arc<Entry>,
+    slot: &mut Option<OwnedSemaphorePermit>,
+) -> Ran {
+    let prepared = handler.and_then(|handler| prepare(shared, wanted, handler, Arc::clone(entry)));
+    match prepared {
+        Ok(run) => {
+            let (report, memoized_from) = report_of(shared, job, &run, slot).await;
+            let attempts_max = run.attempt.facts.attempts_max;
+            Ran { report, memoized_from, ran: Some((run.port, run.handler)), attempts_max }
+        }
+        // Without a handler there is nothing to try again with: the attempts of the task do not matter.
+        Err(failure) => {
+            Ran { report: Some(unstarted(failure)), memoized_from: None, ran: None, attempts_max: 1 }
+        }
+    }
 }
 
 /// What came of an attempt, or what is kept of an equal one, with the task of that.
@@ -158,7 +195,6 @@ fn in_time(job: &Leased, outcome: Outcome, now_ms: i64) -> Outcome {
 /// What is to be run, for whom, and as what it is known.
 pub(crate) struct Wanted<'a> {
     pub(crate) tenant: TenantId,
-    pub(crate) kind: KindId,
     pub(crate) id: TaskId,
     pub(crate) lineage: Lineage,
     /// Of the attempt, from 1.
@@ -176,11 +212,10 @@ pub(crate) struct Wanted<'a> {
     pub(crate) tree: Option<Tree>,
 }
 
-fn wanted(job: &Leased) -> Wanted<'_> {
+pub(crate) fn wanted(job: &Leased) -> Wanted<'_> {
     let task = &job.task;
     Wanted {
         tenant: task.tenant,
-        kind: task.kind,
         id: task.id,
         lineage: task.lineage,
         number: task.attempts + 1,
@@ -225,11 +260,15 @@ impl Run {
     }
 }
 
-pub(crate) fn prepare(shared: &Arc<Shared>, wanted: &Wanted<'_>, entry: Arc<Entry>) -> Result<Run, Failure> {
+pub(crate) fn prepare(
+    shared: &Arc<Shared>,
+    wanted: &Wanted<'_>,
+    handler: Handler,
+    entry: Arc<Entry>,
+) -> Result<Run, Failure> {
     let tenant = shared.tenant(wanted.tenant).ok_or_else(|| {
         Failure::new(Code::NotFound, "the tenant of this task is not in the host's configuration")
     })?;
-    let handler = shared.catalog.handler(wanted.kind)?;
     let now_ms = shared.clock.now_ms();
     if let Some(over) = wanted.ends.over(wanted.waits, now_ms) {
         let (over, limit_ms) = over.told(wanted.budget);

@@ -8,14 +8,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use keiko_core::catalog::{
-    Activated, Generation, Installed, NewVersion, Plugin, RemoveWhen, Removed, Target,
+    Activated, Canary, Generation, Installed, NewVersion, Plugin, RemoveWhen, Removed, Target,
 };
 use keiko_core::code::Code;
 use keiko_core::manifest::Manifest;
 use keiko_core::outcome::Failure;
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
 use keiko_core::port::{CatalogStore, Clock, Components, InstallError, Runner, Stage};
-use keiko_core::{Digest, KindId, KindName, PluginName, TenantId};
+use keiko_core::{Digest, KindId, KindName, PluginId, PluginName, TenantId, VersionId, VersionName};
 use tokio::time::Instant;
 
 use crate::long::Pace;
@@ -54,16 +54,19 @@ pub(crate) struct Loaded {
     paces: BTreeMap<KindName, Pace>,
     /// Of what the manifest does not name.
     other_pace: Pace,
+    /// The version that a part of its tasks runs, when it can run here.
+    canary: Option<Arc<Loaded>>,
 }
 
 impl Loaded {
-    fn new(plugin: Plugin, problem: Option<InstallError>) -> Loaded {
+    fn new(plugin: Plugin, problem: Option<InstallError>, canary: Option<Loaded>) -> Loaded {
         let manifest = &plugin.current.manifest;
         let processors =
             manifest.processors.iter().filter_map(|processor| processor.name.as_str().parse().ok());
         let names = manifest.kinds.iter().map(|kind| kind.name.clone()).chain(processors);
         let paces = names.map(|name| (name, Pace::default())).collect();
-        Loaded { plugin, problem, retired: AtomicBool::new(false), paces, other_pace: Pace::default() }
+        let (retired, other_pace, canary) = (AtomicBool::new(false), Pace::default(), canary.map(Arc::new));
+        Loaded { plugin, problem, retired, paces, other_pace, canary }
     }
 
     /// How long the attempts of a kind, or the runs of a processor, are.
@@ -71,9 +74,35 @@ impl Loaded {
         self.paces.get(name).unwrap_or(&self.other_pace)
     }
 
+    /// This and its canary.
+    fn all(self: &Arc<Loaded>) -> impl Iterator<Item = &Arc<Loaded>> {
+        std::iter::once(self).chain(&self.canary)
+    }
+
+    fn digest(&self) -> Digest {
+        self.plugin.current.digest
+    }
+
     /// Whether another component has taken over from this one: attempts that pinned it still run.
     pub(crate) fn is_retired(&self) -> bool {
         self.retired.load(Ordering::Acquire)
+    }
+}
+
+/// A canary as a task of its plugin meets it.
+pub(crate) struct Trying {
+    /// What runs it there.
+    pub(crate) handler: Handler,
+    /// The part of the tasks.
+    pub(crate) percent: u8,
+    /// Whether they are counted.
+    pub(crate) is_counted: bool,
+}
+
+impl Trying {
+    /// The canary's version.
+    pub(crate) fn version(&self) -> VersionId {
+        self.handler.loaded.plugin.current.id
     }
 }
 
@@ -152,7 +181,8 @@ impl Catalog {
             };
             next.add(loaded);
         }
-        let live: Vec<Digest> = next.plugins.values().map(|loaded| loaded.plugin.current.digest).collect();
+        let live: Vec<Digest> =
+            next.plugins.values().flat_map(Loaded::all).map(|loaded| loaded.digest()).collect();
         next.replaced(&before).for_each(|old| old.retired.store(true, Ordering::Release));
         self.now.store(Arc::new(next));
         self.runner.retain(&live);
@@ -164,18 +194,32 @@ impl Catalog {
         if let Some(error) = &problem {
             tracing::error!(plugin = %plugin.name, error = %error, "a plugin does not load");
         }
-        Loaded::new(plugin, problem)
+        let canary = match &plugin.canary {
+            Some(canary) => self.load_canary(&plugin, canary).await,
+            None => None,
+        };
+        Loaded::new(plugin, problem, canary)
     }
 
-    /// Checks, compiles and stores a component, and makes it its plugin's current version.
-    pub(crate) async fn install(
+    /// A plugin's canary; tasks run on the current version when it does not load.
+    async fn load_canary(&self, plugin: &Plugin, canary: &Canary) -> Option<Loaded> {
+        if let Err(error) = self.runner.load(canary.version.digest).await {
+            tracing::error!(plugin = %plugin.name, error = %error, "a canary does not load");
+            return None;
+        }
+        let plugin = Plugin { current: canary.version.clone(), canary: None, ..plugin.clone() };
+        Some(Loaded::new(plugin, None, None))
+    }
+
+    /// Checks, compiles and keeps a component: what its version will be.
+    pub(crate) async fn prepare(
         &self,
         tenant: TenantId,
         policy: &TenantPolicy,
         bytes: Bytes,
         manifest: Option<Manifest>,
         refuse: impl FnOnce(&Manifest) -> Option<String>,
-    ) -> Result<(Plugin, bool), Error> {
+    ) -> Result<NewVersion, Error> {
         let compiled = self.runner.compile(bytes.clone(), policy.component_bytes_max).await?;
         let manifest = manifest.or(compiled.manifest).ok_or_else(|| {
             let message =
@@ -191,22 +235,21 @@ impl Catalog {
             return Err(Error::new(Code::Conflict, reason));
         }
         self.components.put(compiled.digest, bytes).await?;
-        let version = NewVersion {
+        Ok(NewVersion {
             tenant,
             digest: compiled.digest,
             component_bytes: compiled.component_bytes,
             manifest: Arc::new(manifest),
-        };
+        })
+    }
+
+    /// Stores a version, and makes it its plugin's current one.
+    pub(crate) async fn install(&self, version: NewVersion) -> Result<(Plugin, bool), Error> {
         let name = version.manifest.plugin.version.clone();
         let answer = match self.store.install(version, self.clock.now_ms()).await? {
             Installed::Current(plugin) => (plugin, true),
             Installed::Unchanged(plugin) => (plugin, false),
-            Installed::VersionTaken { digest } => {
-                let message = format!(
-                    "version {name} stands for another component or manifest ({digest}); raise the version"
-                );
-                return Err(InstallError::new(Code::Conflict, message).at(Stage::Activate).into());
-            }
+            Installed::VersionTaken { digest } => return Err(taken(&name, digest)),
         };
         self.refresh().await?;
         tracing::info!(
@@ -245,6 +288,19 @@ impl Catalog {
             changed = answer.1, "a version was activated"
         );
         Ok(answer)
+    }
+
+    /// Loads a version that was installed before, if the plugin has it.
+    pub(crate) async fn load_version(
+        &self,
+        tenant: TenantId,
+        name: &PluginName,
+        version: &VersionName,
+    ) -> Result<(), Error> {
+        if let Some(found) = self.store.version(tenant, name, &Target::Version(version.clone())).await? {
+            self.runner.load(found.digest).await.map_err(|error| error.at(Stage::Activate))?;
+        }
+        Ok(())
     }
 
     /// Up to `limit` swaps of a plugin, newest first.
@@ -394,6 +450,23 @@ impl Catalog {
     }
 }
 
+impl Catalog {
+    /// The canary of a kind's plugin, if it has the kind.
+    pub(crate) fn trying(&self, kind: KindId) -> Option<Trying> {
+        let now = self.now.load();
+        let (loaded, kind) = now.kinds.get(&kind)?;
+        let (wish, canary) = (loaded.plugin.canary.as_ref()?, loaded.canary.as_ref()?);
+        canary.plugin.current.manifest.kind(kind)?;
+        let handler = Handler { loaded: Arc::clone(canary), kind: kind.clone() };
+        Some(Trying { handler, percent: wish.percent, is_counted: wish.is_trying })
+    }
+
+    /// Whose kind it is.
+    pub(crate) fn plugin_of(&self, kind: KindId) -> Option<PluginId> {
+        self.now.load().kinds.get(&kind).map(|(loaded, _)| loaded.plugin.id)
+    }
+}
+
 impl Snapshot {
     fn add(&mut self, loaded: Arc<Loaded>) {
         self.draining |= loaded.plugin.draining;
@@ -405,11 +478,19 @@ impl Snapshot {
 
     /// What of `before` runs another component now, or none.
     fn replaced<'a>(&'a self, before: &'a Snapshot) -> impl Iterator<Item = &'a Arc<Loaded>> {
-        before.plugins.iter().filter_map(move |(name, old)| {
-            let same = |now: &Arc<Loaded>| now.plugin.current.digest == old.plugin.current.digest;
-            (!self.plugins.get(name).is_some_and(same)).then_some(old)
+        let all = before.plugins.iter().flat_map(|(name, old)| old.all().map(move |old| (name, old)));
+        all.filter_map(move |(name, old)| {
+            let runs = |now: &Arc<Loaded>| now.all().any(|now| now.digest() == old.digest());
+            (!self.plugins.get(name).is_some_and(runs)).then_some(old)
         })
     }
+}
+
+/// The refusal of a version whose name is not free.
+pub(crate) fn taken(name: &VersionName, digest: Digest) -> Error {
+    let message =
+        format!("version {name} stands for another component or manifest ({digest}); raise the version");
+    InstallError::new(Code::Conflict, message).at(Stage::Activate).into()
 }
 
 /// Whether a component exports what its manifest names.
@@ -455,7 +536,7 @@ fn names(loaded: &Loaded) -> String {
     names.join(", ")
 }
 
-fn no_plugin(name: &str) -> Error {
+pub(crate) fn no_plugin(name: &str) -> Error {
     let shown: String = name.chars().filter(|letter| !letter.is_control()).take(80).collect();
     Error::new(Code::NotFound, format!("there is no plugin `{shown}`"))
 }

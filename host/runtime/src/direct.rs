@@ -145,7 +145,6 @@ pub(crate) async fn run(
     }
     let wanted = Wanted {
         tenant: direct.tenant,
-        kind: direct.kind,
         id: direct.id,
         lineage: Lineage::root(direct.id),
         number: 1,
@@ -158,7 +157,8 @@ pub(crate) async fn run(
         tree: None,
     };
     let started_ms = shared.clock.now_ms();
-    match prepare(shared, &wanted, Arc::clone(&direct.entry)) {
+    let handler = shared.catalog.handler(direct.kind);
+    match handler.and_then(|handler| prepare(shared, &wanted, handler, Arc::clone(&direct.entry))) {
         Ok(run) => {
             let current = &run.plugin().current;
             let version = Some((current.name.clone(), current.digest));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keiko_core::admission::admit;
-use keiko_core::catalog::{Generation, Plugin, RemoveWhen, Target};
+use keiko_core::catalog::{Generation, NewVersion, Plugin, RemoveWhen, Target};
 use keiko_core::code::Code;
 use keiko_core::effect::{Body, BodyHash, check_content_type, check_key};
 use keiko_core::group::NewGroup;
@@ -383,12 +383,23 @@ impl Handle {
         component: Bytes,
         manifest: Option<Manifest>,
     ) -> Result<(Plugin, bool), Error> {
-        let entry = self.entry(tenant)?;
-        let refuse = |manifest: &Manifest| batch::taken(&self.shared, tenant, manifest);
+        let version = self.prepare(tenant, component, manifest).await?;
         let before = self.shared.catalog.snapshot();
-        let answer = self.shared.catalog.install(tenant, &entry.policy, component, manifest, refuse).await?;
+        let answer = self.shared.catalog.install(version).await?;
         self.shared.swapped(&before).await;
         Ok(answer)
+    }
+
+    /// Checks and keeps a component that is to be a version.
+    pub(crate) async fn prepare(
+        &self,
+        tenant: TenantId,
+        component: Bytes,
+        manifest: Option<Manifest>,
+    ) -> Result<NewVersion, Error> {
+        let entry = self.entry(tenant)?;
+        let refuse = |manifest: &Manifest| batch::taken(&self.shared, tenant, manifest);
+        self.shared.catalog.prepare(tenant, &entry.policy, component, manifest, refuse).await
     }
 
     /// Makes a version that was installed before the current one; says whether anything changed. Attempts that run

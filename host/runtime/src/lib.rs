@@ -7,6 +7,7 @@ mod attempt;
 mod batch;
 mod bulk;
 pub mod cache;
+mod canary;
 mod catalog;
 mod data;
 mod direct;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use keiko_core::code::Code;
 use keiko_core::crash::runs_alone;
 use keiko_core::port::{
-    Agents, BatchRecords, BatchStore, CatalogStore, Clock, Components, Dead, History, Records, Runner,
-    Signal, Signals, StoreError, TaskStore, Usage,
+    Agents, BatchRecords, BatchStore, CanaryStore, CatalogStore, Clock, Components, Dead, History, Records,
+    Runner, Signal, Signals, StoreError, TaskStore, Usage,
 };
 use keiko_core::stop::StopReason;
 use keiko_core::{TaskId, TenantId, TenantName, Token};
@@ -18,6 +18,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::batch::{self, Batches};
 use crate::cache::{Cache, CacheParts, SignalPlane};
+use crate::canary::Canaries;
 use crate::catalog::Catalog;
 use crate::expirer::{self, TimeOuts};
 use crate::gauge::Gauge;
@@ -59,6 +60,8 @@ pub struct Parts {
     pub records: Arc<dyn Records>,
     /// Where plugins are kept.
     pub catalog: Arc<dyn CatalogStore>,
+    /// Where it is kept how canaries stand.
+    pub canaries: Arc<dyn CanaryStore>,
     /// Where components are kept.
     pub components: Arc<dyn Components>,
     /// Where agents and users are kept.
@@ -112,8 +115,7 @@ impl Runtime {
         tenants: Vec<TenantOptions>,
     ) -> Result<(Runtime, Handle), Error> {
         let (entries, names) = tenant_rows(&parts, tenants).await?;
-        let lease_ms = options.lease.as_millis() as i64;
-        let now_ms = parts.clock.now_ms();
+        let (lease_ms, now_ms) = (options.lease.as_millis() as i64, parts.clock.now_ms());
         let holder = parts.tasks.open_holder(now_ms, lease_ms).await?;
         let started = left_running(options.journal_dir.as_deref())?;
         let dead = if options.exclusive { Dead::AllBut(holder) } else { Dead::Expired };
@@ -123,7 +125,7 @@ impl Runtime {
         let Parts {
             tasks, records, catalog, components, agents, history, batches, batch_records, usage, ..
         } = parts.clone();
-        let Parts { mut cache, signals, runner, clock, .. } = parts;
+        let Parts { mut cache, canaries, signals, runner, clock, .. } = parts;
         cache.backplanes.push(Arc::new(SignalPlane(Arc::clone(&signals))));
         let memory = |(tenant, entry): (&TenantId, &Arc<TenantEntry>)| {
             (*tenant, entry.policy.batches.memory_bytes_max)
@@ -135,6 +137,7 @@ impl Runtime {
             ids: Ids::new(Arc::clone(&tasks), Arc::clone(&clock)),
             pauses: Pauses::new(Arc::clone(&catalog)),
             catalog: Catalog::new(catalog, components, Arc::clone(&runner), Arc::clone(&clock)),
+            canaries: Canaries::new(canaries),
             queue: LocalQueue::new(options.running_max),
             long: Arc::new(long::Pool::new()),
             tasks,

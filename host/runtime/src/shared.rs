@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::batch::job::BatchJob;
 use crate::batch::{self, BatchFigures, Batches};
 use crate::cache::{self, Cache};
+use crate::canary::Canaries;
 use crate::catalog::{Catalog, Snapshot};
 use crate::direct::Direct;
 use crate::expirer::TimeOuts;
@@ -45,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) tenants: HashMap<TenantId, Arc<TenantEntry>>,
     pub(crate) catalog: Catalog,
+    pub(crate) canaries: Canaries,
     pub(crate) pauses: Pauses,
     pub(crate) ids: Ids,
     pub(crate) gauge: Gauge,
@@ -195,6 +197,9 @@ pub(crate) struct Counters {
     pub(crate) memoized: AtomicU64,
     pub(crate) runs: AtomicU64,
     pub(crate) runs_refused: AtomicU64,
+    pub(crate) canary_attempts: AtomicU64,
+    pub(crate) canary_failures: AtomicU64,
+    pub(crate) canaries_worse: AtomicU64,
 }
 
 impl Counters {
@@ -224,6 +229,12 @@ pub struct Figures {
     pub runs: u64,
     /// Runs that there was no room for.
     pub runs_refused: u64,
+    /// Tasks that tried a canary.
+    pub canary_attempts: u64,
+    /// Tasks that failed on one, and ran on the current version then.
+    pub canary_failures: u64,
+    /// Canaries that this host found worse.
+    pub canaries_worse: u64,
     /// Tasks leased and not started.
     pub waiting: usize,
     /// Tenants and kinds that are paused, on every host.
@@ -254,6 +265,9 @@ impl Shared {
             memoized: read(&self.counters.memoized),
             runs: read(&self.counters.runs),
             runs_refused: read(&self.counters.runs_refused),
+            canary_attempts: read(&self.counters.canary_attempts),
+            canary_failures: read(&self.counters.canary_failures),
+            canaries_worse: read(&self.counters.canaries_worse),
             waiting,
             paused: self.pauses.count(),
             host_paused: self.pauses.of_host(),

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use keiko_core::cache::Installation;
 use keiko_core::port::{
-    Agents, BatchRecords, BatchStore, CacheLevel, CatalogStore, Components, History, Records, Signals,
-    StoreError, TaskStore, Usage,
+    Agents, BatchRecords, BatchStore, CacheLevel, CanaryStore, CatalogStore, Components, History, Records,
+    Signals, StoreError, TaskStore, Usage,
 };
 use keiko_store::admin::Numbers;
 use keiko_store::postgres::{self, PostgresOptions, PostgresStore};
@@ -31,6 +31,7 @@ pub(crate) struct Seams {
     pub(crate) tasks: Arc<dyn TaskStore>,
     pub(crate) records: Arc<dyn Records>,
     pub(crate) catalog: Arc<dyn CatalogStore>,
+    pub(crate) canaries: Arc<dyn CanaryStore>,
     pub(crate) components: Arc<dyn Components>,
     pub(crate) agents: Arc<dyn Agents>,
     pub(crate) history: Arc<dyn History>,
@@ -138,6 +139,7 @@ where
     S: TaskStore
         + Records
         + CatalogStore
+        + CanaryStore
         + Components
         + Agents
         + History
@@ -152,6 +154,7 @@ where
         tasks: Arc::new(store.clone()),
         records: Arc::new(store.clone()),
         catalog: Arc::new(store.clone()),
+        canaries: Arc::new(store.clone()),
         components: Arc::new(store.clone()),
         agents: Arc::new(store.clone()),
         history: Arc::new(store.clone()),

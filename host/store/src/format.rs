@@ -2,15 +2,19 @@
 //!
 //! A field may be added when a reader of the old form can do without it; nothing is renamed or removed.
 
+use keiko_core::canary::Trial;
 use keiko_core::code::Code;
 use keiko_core::id::{Digest, TaskId, VersionId};
-use keiko_core::limit::LimitFact;
+use keiko_core::limit::{CANARY_PERCENT_MAX, LimitFact};
+use keiko_core::manifest::Manifest;
 use keiko_core::outcome::{Failure, Frame, Meter, RetryWish, Taint};
 use keiko_core::policy::BudgetRequest;
 use keiko_core::priority::Priority;
 use keiko_core::retry::RetryRequest;
 use keiko_core::task::{AttemptRecord, AttemptView, TaskState};
 use serde::{Deserialize, Serialize};
+
+use crate::lenient;
 
 /// What is stored cannot be read: says what, never the content.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -130,10 +134,28 @@ pub(crate) fn encode_budget(budget: &BudgetRequest) -> Option<String> {
 /// Reads what [`encode_budget`] wrote.
 pub(crate) fn decode_budget(text: Option<&str>) -> Result<BudgetRequest, Undecodable> {
     let Some(text) = text else { return Ok(BudgetRequest::default()) };
-    let mut reader = serde_json::Deserializer::from_str(text);
-    let budget = Budget::deserialize(&mut reader).map_err(|_| Undecodable("budget"))?;
-    reader.end().map_err(|_| Undecodable("budget"))?;
-    Ok(budget)
+    lenient::read(text, Budget::deserialize).map_err(|_| Undecodable("budget"))
+}
+
+/// The manifest of a version, which a newer release may have written.
+pub(crate) fn decode_manifest(text: &str) -> Result<Manifest, Undecodable> {
+    lenient::from_json(text).map_err(|_| Undecodable("manifest"))
+}
+
+/// The test of a canary as it is stored.
+pub(crate) fn encode_trial(trial: &Trial) -> String {
+    serde_json::to_string(trial).expect("numbers always encode")
+}
+
+/// Reads what [`encode_trial`] wrote.
+pub(crate) fn decode_trial(text: &str) -> Result<Trial, Undecodable> {
+    serde_json::from_str(text).map_err(|_| Undecodable("test of a canary"))
+}
+
+/// A canary's part of the tasks.
+pub(crate) fn read_percent(stored: i64) -> Result<u8, Undecodable> {
+    let percent = u8::try_from(stored).ok().filter(|percent| (1..=CANARY_PERCENT_MAX).contains(percent));
+    percent.ok_or(Undecodable("part of a canary"))
 }
 
 /// The priority that a column holds; ordinary ones store none.
@@ -215,7 +237,7 @@ fn digest_of_hex(hex: &str) -> Option<Digest> {
 
 #[cfg(test)]
 mod tests {
-    use keiko_core::manifest::Manifest;
+    use keiko_core::canary::{Seen, Tallies, Tally};
 
     use super::*;
 
@@ -262,8 +284,37 @@ mod tests {
     fn the_first_manifest_format_still_decodes() {
         let sample = r#"{"plugin":{"name":"p","version":"1","description":"d","wants":["log"]},
             "kind":[{"name":"k","description":"","fuel":1,"memory-mib":2,"timeout-s":3,"attempts":4}]}"#;
-        let manifest: Manifest = serde_json::from_str(sample).unwrap();
+        let manifest = decode_manifest(sample).unwrap();
         assert_eq!(manifest.kinds[0].attempts, Some(4));
+    }
+
+    #[test]
+    fn what_a_newer_release_stored_is_read_without_what_this_one_does_not_know() {
+        let sample = r#"{"plugin":{"name":"p","version":"1","description":"d","wants":["log"],"later":[1]},
+            "kind":[{"name":"k","later":{"a":1},"retry":{"first_ms":1,"later":2}}],"chunk":[{"name":"c"}]}"#;
+        let manifest = decode_manifest(sample).unwrap();
+        assert_eq!(manifest.kinds[0].retry.first_ms, Some(1));
+        assert_eq!(decode_manifest(r#"{"plugin":{"name":"p"}}"#), Err(Undecodable("manifest")));
+        let budget = decode_budget(Some(r#"{"fuel":1,"later":2,"retry":{"later":3,"factor":4}}"#)).unwrap();
+        assert_eq!((budget.fuel, budget.retry.factor), (Some(1), Some(4)));
+    }
+
+    #[test]
+    fn the_first_form_of_a_trial_still_decodes() {
+        let sample = r#"{"counted":{"current":{"tasks":9,"declared":1,"broke":0},"canary":{"tasks":1,"declared":0,"broke":1}},
+            "waiting":{"current":{"tasks":0,"declared":0,"broke":0},"canary":{"tasks":0,"declared":0,"broke":0}},
+            "evidence":[1.5,-0.25]}"#;
+        let mut trial = decode_trial(sample).unwrap();
+        assert_eq!(decode_trial(&encode_trial(&trial)), Ok(trial));
+        let seen = Tallies { current: Tally::default(), canary: Tally::default().with(Seen::Well) };
+        trial.add(seen);
+        assert_eq!((trial.seen().current.tasks, trial.seen().canary.tasks), (9, 2));
+        assert_eq!(decode_trial("{}"), Err(Undecodable("test of a canary")));
+    }
+
+    #[test]
+    fn a_part_of_the_tasks_keeps_to_its_limits() {
+        assert_eq!([0, 1, 50, 51].map(|percent| read_percent(percent).ok()), [None, Some(1), Some(50), None]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod family;
 mod format;
 mod gather;
 mod group;
+mod lenient;
 mod level;
 pub mod memory;
 mod once;

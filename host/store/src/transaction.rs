@@ -136,9 +136,9 @@ impl<S: Transactions> Writer<S> {
             ended_sender.send_replace(Some(outcome.map_err(|error| (error.kind(), error.to_string()))));
         };
         if S::OWN_THREAD {
-            spawn_thread("keiko-writer", service)
+            spawn_thread("keiko-writer", service);
         } else {
-            spawn(service)
+            spawn(service);
         }
         Writer { task, background, closing: Arc::new(closing), ended, counters }
     }

@@ -8,6 +8,8 @@
 pub(crate) mod agents;
 #[path = "conformance/batches.rs"]
 pub(crate) mod batches;
+#[path = "conformance/canaries.rs"]
+pub(crate) mod canaries;
 #[path = "conformance/catalog.rs"]
 pub(crate) mod catalog;
 #[path = "conformance/ends.rs"]
@@ -209,6 +211,15 @@ macro_rules! every_promise {
                 the_history_has_every_swap_newest_first
                 a_plugin_goes_when_its_tasks_have_ended
                 components_come_back_by_digest
+            }
+            canaries {
+                a_canary_stands_beside_the_current_version
+                what_cannot_be_a_canary_changes_nothing
+                no_more_tasks_try_a_canary_than_the_bound_however_many_come_at_once
+                a_canary_that_is_worse_is_tried_no_more
+                a_canary_that_is_no_worse_keeps_its_part
+                a_swap_ends_a_canary
+                a_canary_is_its_tenants
             }
             agents {
                 agents_come_back_in_the_order_of_the_ids

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use keiko_tests::check::{Report, batch_kill, cache_faults, cancel, hostile, hosts, kill, swap};
+use keiko_tests::check::{Report, batch_kill, cache_faults, canary, cancel, hostile, hosts, kill, swap};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -39,6 +39,9 @@ fn run(arguments: &[String]) -> Result<Report> {
         "hosts" => {
             hosts::run(&if long { hosts::Plan::long(seed) } else { hosts::Plan::short(seed) }, folder.path())
         }
+        "canary" => {
+            canary::run(&if long { canary::Plan::long() } else { canary::Plan::short() }, folder.path())
+        }
         "cancel" => cancel::run(&cancel::Plan { races: if long { 100_000 } else { 10_000 } }, folder.path()),
         "batch-kill" => {
             let plan = if long { batch_kill::Plan::long(seed) } else { batch_kill::Plan::short(seed) };
@@ -51,7 +54,7 @@ fn run(arguments: &[String]) -> Result<Report> {
         "hostile" => hostile::run(&hostile::Plan::new(long), folder.path()),
         "swap" => swap::run(&if long { swap::Plan::long() } else { swap::Plan::short() }, folder.path()),
         _ => bail!(
-            "there is no check `{name}`; there are: batch-kill, cache-faults, cancel, hostile, hosts, kill, swap"
+            "there is no check `{name}`; there are: batch-kill, cache-faults, canary, cancel, hostile, hosts, kill, swap"
         ),
     };
     if !matches!(&report, Ok(report) if report.violations() == 0) {

@@ -4,6 +4,7 @@
 mod agent;
 mod batch;
 mod cache;
+mod canary;
 mod catalog;
 mod clock;
 mod runner;
@@ -14,6 +15,7 @@ mod usage;
 pub use agent::{Agents, History};
 pub use batch::{BatchRecords, BatchStore, DeadChanged, FormRequest, Formed, FoundGroup};
 pub use cache::{Backplane, CacheLevel, Change, ChangeKind, Heard, Kept, LevelUsage};
+pub use canary::CanaryStore;
 pub use catalog::{CatalogStore, Components};
 pub use clock::Clock;
 pub use runner::{

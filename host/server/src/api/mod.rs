@@ -130,6 +130,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/plugins/{name}/history", get(plugin::history))
         .route("/v1/plugins/{name}/activate", post(plugin::activate))
         .route("/v1/plugins/{name}/rollback", post(plugin::rollback))
+        .route("/v1/plugins/{name}/canary", get(plugin::canary).delete(plugin::withdraw))
         .fallback(async |uri: Uri| {
             Problem::new(Code::NotFound, format!("there is no route `{}`", uri.path()))
         })

@@ -28,7 +28,9 @@ pub(super) async fn install(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let manifest = manifest(query::read::<query::Install>(&uri)?)?;
+    let query: query::Install = query::read(&uri)?;
+    let canary = query.canary_percent;
+    let manifest = manifest(query)?;
     body::expect_media_type(&headers, &[WASM])?;
     let policy = policy(&api, caller)?;
     let bytes_max = policy.component_bytes_max;
@@ -38,6 +40,10 @@ pub(super) async fn install(
         Problem::at_limit(Code::QuotaExceeded, fact).with_status(StatusCode::PAYLOAD_TOO_LARGE)
     };
     let component = body::read(body, &headers, bytes_max, caller.until, too_large).await?;
+    if let Some(percent) = canary {
+        let plugin = api.handle.install_canary(caller.tenant, component, manifest, percent).await?;
+        return Ok(json_answer(StatusCode::CREATED, dto::plugin(&plugin, &policy)));
+    }
     let (plugin, changed) = api.handle.install(caller.tenant, component, manifest).await?;
     let status = if changed { StatusCode::CREATED } else { StatusCode::OK };
     Ok(json_answer(status, dto::plugin(&plugin, &policy)))
@@ -126,11 +132,38 @@ pub(super) async fn activate(
     #[serde(deny_unknown_fields)]
     struct Wanted {
         version: VersionName,
+        canary_percent: Option<u64>,
     }
     query::read::<query::Nothing>(&uri)?;
     let body = body::read_json(body, &headers, caller.until).await?;
     let wanted: Wanted = json::parse(&body)?;
-    swap(&api, caller, &name, Target::Version(wanted.version)).await
+    let Some(percent) = wanted.canary_percent else {
+        return swap(&api, caller, &name, Target::Version(wanted.version)).await;
+    };
+    let plugin = api.handle.try_version(caller.tenant, &name.0, wanted.version, percent).await?;
+    Ok(json_answer(StatusCode::OK, dto::plugin(&plugin, &policy(&api, caller)?)))
+}
+
+pub(super) async fn canary(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    name: Segment,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    query::read::<query::Nothing>(&uri)?;
+    let tried = api.handle.canary(caller.tenant, &name.0).await?;
+    Ok(json_answer(StatusCode::OK, dto::tried(&tried)))
+}
+
+pub(super) async fn withdraw(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    name: Segment,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    query::read::<query::Nothing>(&uri)?;
+    api.handle.withdraw_canary(caller.tenant, &name.0).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 pub(super) async fn rollback(

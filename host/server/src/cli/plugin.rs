@@ -20,6 +20,9 @@ pub(super) enum Command {
         /// Its manifest, when the component carries none itself
         #[arg(long, value_name = "FILE")]
         manifest: Option<PathBuf>,
+        /// Let this part of the plugin's tasks try it instead of making it current: 1% to 50%
+        #[arg(long, value_name = "PERCENT", value_parser = percent)]
+        canary: Option<u64>,
         #[command(flatten)]
         host: client::HostArguments,
     },
@@ -51,6 +54,19 @@ pub(super) enum Command {
         /// The version, as `keiko plugin history` shows it
         #[arg(value_name = "VERSION")]
         wanted: String,
+        /// Let only this part of the tasks try it; it is taken back when it is worse: 1% to 50%
+        #[arg(long, value_name = "PERCENT", value_parser = percent)]
+        canary: Option<u64>,
+        #[command(flatten)]
+        host: client::HostArguments,
+    },
+    /// Show how the canary of a plugin stands or ended
+    Canary {
+        /// Its name
+        name: String,
+        /// Take it back
+        #[arg(long)]
+        withdraw: bool,
         #[command(flatten)]
         host: client::HostArguments,
     },
@@ -88,6 +104,21 @@ pub(super) struct Plugin {
     pub(super) kinds: Vec<Kind>,
     wants: Vec<String>,
     denied: Vec<String>,
+    canary: Option<Canary>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Canary {
+    version: String,
+    digest: String,
+    percent: u64,
+    state: String,
+}
+
+impl Canary {
+    fn line(&self, plugin: &str) -> String {
+        format!("{plugin} {} {} canary of {} % ({})", self.version, self.digest, self.percent, self.state)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -106,21 +137,28 @@ struct Plugins {
 
 pub(super) fn plugin(command: Command) -> Result<ExitCode, Failure> {
     match command {
-        Command::Install { file, manifest, host } => install(&file, manifest.as_deref(), &host)?,
+        Command::Install { file, manifest, canary, host } => {
+            install(&file, manifest.as_deref(), canary, &host)?;
+        }
         Command::List { host } => list(&host)?,
         Command::Show { name, host } => {
             let answer = host.client()?.send(Call::get(&format!("/v1/plugins/{}", segment(&name))))?;
             if host.json { answer.print() } else { show(&answer.read()?) }
         }
         Command::History { name, page, host } => history(&name, &page, &host)?,
-        Command::Activate { name, wanted, host } => {
-            let body = serde_json::json!({ "version": wanted }).to_string();
+        Command::Activate { name, wanted, canary, host } => {
+            let mut body = serde_json::json!({ "version": wanted });
+            if let Some(percent) = canary {
+                body["canary_percent"] = percent.into();
+            }
+            let body = body.to_string();
             let path = format!("/v1/plugins/{}/activate", segment(&name));
             swap(Call::post(&path).body("application/json", body.as_bytes()), &host)?;
         }
         Command::Rollback { name, host } => {
             swap(Call::post(&format!("/v1/plugins/{}/rollback", segment(&name))), &host)?;
         }
+        Command::Canary { name, withdraw, host } => canary(&name, withdraw, &host)?,
         Command::Remove { name, when_drained, host } => remove(&name, when_drained, &host)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -129,6 +167,7 @@ pub(super) fn plugin(command: Command) -> Result<ExitCode, Failure> {
 fn install(
     file: &std::path::Path,
     manifest: Option<&std::path::Path>,
+    canary: Option<u64>,
     host: &client::HostArguments,
 ) -> Result<(), Failure> {
     let read = |path: &std::path::Path| {
@@ -136,10 +175,11 @@ fn install(
             .map_err(|error| Failure::Usage(format!("{} cannot be read: {error}", path.display())))
     };
     let component = read(file)?;
-    let path = match manifest {
-        Some(manifest) => format!("/v1/plugins?manifest={}", URL_SAFE_NO_PAD.encode(read(manifest)?)),
-        None => "/v1/plugins".to_owned(),
-    };
+    let manifest = manifest.map(read).transpose()?.map(|manifest| URL_SAFE_NO_PAD.encode(manifest));
+    let mut query = client::Query::default();
+    query.add("manifest", manifest.as_deref());
+    query.add("canary_percent", canary.map(|percent| percent.to_string()).as_deref());
+    let path = query.of("/v1/plugins");
     let call = Call::post(&path).body("application/wasm", &component).upload();
     let answer = host.client()?.send(call)?;
     if host.json {
@@ -147,7 +187,10 @@ fn install(
         return Ok(());
     }
     let plugin: Plugin = answer.read()?;
-    print::out(&print::clean(&format!("{} {} {}", plugin.name, plugin.version, plugin.digest)));
+    match &plugin.canary {
+        Some(canary) => print::out(&print::clean(&canary.line(&plugin.name))),
+        None => print::out(&print::clean(&format!("{} {} {}", plugin.name, plugin.version, plugin.digest))),
+    }
     if !plugin.denied.is_empty() {
         let text = format!("note: the tenant's policy does not grant it: {}", plugin.denied.join(", "));
         print::note(&print::clean(&text));
@@ -166,6 +209,9 @@ fn swap(call: Call<'_>, host: &client::HostArguments) -> Result<(), Failure> {
     let text =
         format!("{} {} {} generation {}", plugin.name, plugin.version, plugin.digest, plugin.generation);
     print::out(&print::clean(&text));
+    if let Some(canary) = &plugin.canary {
+        print::out(&print::clean(&canary.line(&plugin.name)));
+    }
     Ok(())
 }
 
@@ -180,6 +226,57 @@ fn remove(name: &str, when_drained: bool, host: &client::HostArguments) -> Resul
         let Left { live } = answer.read()?;
         print::note(&format!("{} goes when {} tasks have ended", print::clean(name), print::thousands(live)));
     }
+    Ok(())
+}
+
+/// A part of the tasks in percent, with or without the sign.
+fn percent(text: &str) -> Result<u64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim_end();
+    number.parse().map_err(|_| "a whole number of percent, such as 10%".to_owned())
+}
+
+fn canary(name: &str, withdraw: bool, host: &client::HostArguments) -> Result<(), Failure> {
+    #[derive(Deserialize)]
+    struct Tally {
+        attempts: u64,
+        plugin_failed: u64,
+        broke: u64,
+    }
+    #[derive(Deserialize)]
+    struct Tried {
+        version: String,
+        percent: u64,
+        state: String,
+        since: String,
+        canary: Tally,
+        current: Tally,
+        last_failure: Option<String>,
+    }
+    let path = format!("/v1/plugins/{}/canary", segment(name));
+    if withdraw {
+        return host.client()?.send(Call::delete(&path)).map(drop);
+    }
+    let answer = host.client()?.send(Call::get(&path))?;
+    if host.json {
+        answer.print();
+        return Ok(());
+    }
+    let tried: Tried = answer.read()?;
+    let line = |name: &str, value: &str| print::out(&format!("{name:<12} {}", print::clean(value)));
+    line("version", &tried.version);
+    line("percent", &tried.percent.to_string());
+    line("state", &tried.state);
+    line("since", &tried.since);
+    if let Some(failure) = &tried.last_failure {
+        line("last failure", failure);
+    }
+    print::out("");
+    let row = |name: &str, tally: &Tally| {
+        let numbers = [tally.attempts, tally.plugin_failed, tally.broke].map(print::thousands);
+        [name.to_owned()].into_iter().chain(numbers).collect()
+    };
+    let rows = vec![row("canary", &tried.canary), row("current", &tried.current)];
+    print::table(&["", "attempts", "plugin failed", "broke"], rows);
     Ok(())
 }
 
@@ -246,6 +343,9 @@ fn show(plugin: &Plugin) {
     line("generation", &plugin.generation.to_string());
     if plugin.draining {
         line("draining", "goes when its last task has ended");
+    }
+    if let Some(Canary { version, percent, state, .. }) = &plugin.canary {
+        line("canary", &format!("{version}, {percent} % of the tasks ({state})"));
     }
     line("description", &plugin.description);
     line("wants", &plugin.wants.join(", "));

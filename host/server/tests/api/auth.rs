@@ -14,6 +14,8 @@ fn routes(id: &str, plugin: &str) -> Vec<(&'static str, String)> {
         ("GET", format!("/v1/plugins/{plugin}/component")),
         ("GET", format!("/v1/plugins/{plugin}/history")),
         ("POST", format!("/v1/plugins/{plugin}/rollback")),
+        ("GET", format!("/v1/plugins/{plugin}/canary")),
+        ("DELETE", format!("/v1/plugins/{plugin}/canary")),
         ("DELETE", format!("/v1/plugins/{plugin}")),
     ];
     let wait = ("GET", format!("/v1/tasks/{id}?wait=1"));

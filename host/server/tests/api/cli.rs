@@ -186,6 +186,31 @@ fn a_person_goes_back_to_the_version_before() {
 }
 
 #[test]
+fn a_person_lets_a_part_of_the_tasks_try_a_version() {
+    let served = Served::start(&[]);
+    served.run(&["plugin", "install", "guest.wasm"], 0);
+    let other = served.folder.path().join("other.wasm");
+    std::fs::write(&other, guest::component("guest", "0.2.0")).unwrap();
+    served.run(&["plugin", "install", "other.wasm", "--canary", "ten"], 2);
+    served.run(&["plugin", "install", "other.wasm", "--canary", "51%"], 3);
+    let begun = out(&served.run(&["plugin", "install", "other.wasm", "--canary", "10%"], 0));
+    assert!(
+        begun.starts_with("guest 0.2.0 sha256:") && begun.ends_with(" canary of 10 % (trying)\n"),
+        "{begun}"
+    );
+    let shown = out(&served.run(&["plugin", "show", "guest"], 0));
+    assert!(shown.contains("canary       0.2.0, 10 % of the tasks (trying)"), "{shown}");
+    let stands = out(&served.run(&["plugin", "canary", "guest"], 0));
+    assert!(stands.contains("state        trying") && stands.contains("PLUGIN FAILED"), "{stands}");
+    served.run(&["plugin", "canary", "guest", "--withdraw"], 0);
+    served.run(&["plugin", "canary", "guest", "--withdraw"], 3);
+    let again = out(&served.run(&["plugin", "activate", "guest", "0.2.0", "--canary", "50"], 0));
+    assert!(again.starts_with("guest 0.1.0 ") && again.contains(" canary of 50 % (trying)"), "{again}");
+    assert!(out(&served.run(&["plugin", "activate", "guest", "0.2.0"], 0)).starts_with("guest 0.2.0 "));
+    assert!(out(&served.run(&["plugin", "canary", "guest"], 0)).contains("state        ended"));
+}
+
+#[test]
 fn a_component_is_inspected_without_a_host() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();

@@ -121,6 +121,50 @@ fn versions_are_swapped_and_the_history_tells() {
 }
 
 #[test]
+fn a_part_of_the_tasks_tries_a_version_and_it_can_be_taken_back() {
+    let world = World::with("");
+    let client = world.client(None);
+    client
+        .upload("/v1/plugins?canary_percent=10", &guest::component("guest", "1.0"))
+        .problem(404, "not_found");
+    client.upload("/v1/plugins", &guest::component("guest", "1.0")).expect(201);
+    client.get("/v1/plugins/guest/canary").problem(404, "not_found");
+    for percent in ["0", "51", "-1", "ten"] {
+        let path = format!("/v1/plugins?canary_percent={percent}");
+        client.upload(&path, &guest::component("guest", "2.0")).problem(400, "invalid_input");
+    }
+    let path = "/v1/plugins?canary_percent=50";
+    let plugin = client.upload(path, &guest::component("guest", "2.0")).expect(201).json();
+    assert_eq!((&plugin["version"], &plugin["generation"]), (&json!("1.0"), &json!(1)));
+    let canary = &plugin["canary"];
+    assert_eq!(
+        (&canary["version"], &canary["percent"], &canary["state"]),
+        (&json!("2.0"), &json!(50), &json!("trying"))
+    );
+    assert_eq!(client.get("/v1/plugins/guest").expect(200).json(), plugin);
+    client.upload(path, &guest::component("guest", "1.0")).problem(409, "conflict");
+    let ran: Vec<_> =
+        (0..16).map(|_| client.run(r#"{"kind":"echo"}"#)["attempts"][0]["version"].clone()).collect();
+    assert!(ran.contains(&json!("1.0")) && ran.contains(&json!("2.0")), "{ran:?}");
+    let tried = client.get("/v1/plugins/guest/canary").expect(200).json();
+    assert_eq!((&tried["state"], &tried["canary"]["broke"]), (&json!("trying"), &json!(0)));
+    assert_eq!(tried["tasks"], ran.iter().filter(|version| *version == "2.0").count());
+
+    client.delete("/v1/plugins/guest/canary").expect(204);
+    client.delete("/v1/plugins/guest/canary").problem(404, "not_found");
+    assert_eq!(client.get("/v1/plugins/guest/canary").expect(200).json()["state"], "withdrawn");
+    assert_eq!(client.get("/v1/plugins/guest").expect(200).json()["canary"], json!(null));
+    let activate = |body: &str| client.post_json("/v1/plugins/guest/activate", body);
+    activate(r#"{"version":"2.0","canary_percent":0}"#).problem(400, "invalid_input");
+    activate(r#"{"version":"1.0","canary_percent":10}"#).problem(409, "conflict");
+    activate(r#"{"version":"3.0","canary_percent":10}"#).problem(404, "not_found");
+    let again = activate(r#"{"version":"2.0","canary_percent":10}"#).expect(200).json();
+    assert_eq!((&again["version"], &again["canary"]["percent"]), (&json!("1.0"), &json!(10)));
+    activate(r#"{"version":"2.0"}"#).expect(200);
+    assert_eq!(client.get("/v1/plugins/guest/canary").expect(200).json()["state"], "ended");
+}
+
+#[test]
 fn a_plugin_can_be_told_to_go_when_its_tasks_have_ended() {
     let world = World::open();
     let client = world.client(None);

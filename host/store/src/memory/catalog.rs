@@ -182,7 +182,7 @@ impl State {
         id
     }
 
-    fn insert_version(&mut self, plugin: PluginId, new: &NewVersion, now_ms: i64) -> VersionId {
+    pub(super) fn insert_version(&mut self, plugin: PluginId, new: &NewVersion, now_ms: i64) -> VersionId {
         let id = VersionId(next(&self.versions, |id| id.0));
         let row = VersionRow {
             tenant: new.tenant,
@@ -197,7 +197,7 @@ impl State {
         id
     }
 
-    fn make_current(&mut self, plugin: PluginId, version: VersionId, new: &NewVersion, now_ms: i64) {
+    pub(super) fn ensure_kinds(&mut self, plugin: PluginId, new: &NewVersion) {
         for kind in &new.manifest.kinds {
             let anew = self.breaks(Mutation::KindsMadeAnew);
             let mut known = self.kinds.values().filter(|row| row.plugin == plugin);
@@ -207,6 +207,10 @@ impl State {
                 self.kinds.insert(id, row);
             }
         }
+    }
+
+    fn make_current(&mut self, plugin: PluginId, version: VersionId, new: &NewVersion, now_ms: i64) {
+        self.ensure_kinds(plugin, new);
         let was_removed = self.plugins.get(&plugin).is_none_or(|row| row.removed);
         let keeps = !was_removed || self.breaks(Mutation::RollbackOverRemoval);
         let before = if keeps { self.latest(plugin) } else { None };
@@ -235,7 +239,7 @@ impl State {
     }
 
     /// A plugin that is not removed.
-    fn standing(&self, tenant: TenantId, name: &PluginName) -> Option<PluginId> {
+    pub(super) fn standing(&self, tenant: TenantId, name: &PluginName) -> Option<PluginId> {
         let anyones = self.breaks(Mutation::ActivateForOthers);
         let named = |row: &PluginRow| (row.tenant == tenant || anyones) && row.name == *name && !row.removed;
         self.plugins.iter().rev().find(|(_, row)| named(row)).map(|(id, _)| *id)
@@ -318,7 +322,7 @@ impl State {
     }
 
     /// A plugin with its current version and every kind it ever had.
-    fn plugin(&self, id: PluginId) -> Option<Plugin> {
+    pub(super) fn plugin(&self, id: PluginId) -> Option<Plugin> {
         let row = self.plugins.get(&id)?;
         let current = self.version(row.current?)?;
         let kinds = self.kinds.iter().filter(|(_, kind)| kind.plugin == id);
@@ -331,10 +335,11 @@ impl State {
             generation: row.generations.len() as u64,
             draining: row.draining,
             kinds,
+            canary: self.open_canary(id),
         })
     }
 
-    fn version(&self, id: VersionId) -> Option<PluginVersion> {
+    pub(super) fn version(&self, id: VersionId) -> Option<PluginVersion> {
         let row = self.versions.get(&id)?;
         Some(PluginVersion {
             id,
@@ -348,6 +353,6 @@ impl State {
 }
 
 /// What the code above rules out.
-fn broken(message: &str) -> StoreError {
+pub(super) fn broken(message: &str) -> StoreError {
     StoreError::new(StoreErrorKind::Integrity, message)
 }

@@ -9,6 +9,7 @@
 mod agents;
 mod batches;
 mod cache;
+mod canaries;
 mod catalog;
 mod groups;
 mod history;

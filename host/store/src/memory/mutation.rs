@@ -322,6 +322,20 @@ mutations! {
     DrainingUnmarked;
     /// A plugin that is installed again goes all the same when its tasks have ended.
     InstallKeepsDraining;
+    /// A canary of a plugin that was swapped goes on.
+    CanaryOutlivesSwap;
+    /// A canary begins with the counts of the one before.
+    CanaryKeepsItsCounts;
+    /// A canary that begins does not move the number that a beat tells.
+    CanaryTellsNobody;
+    /// A verdict on a canary does not move the number that a beat tells.
+    VerdictTellsNobody;
+    /// Tasks that try a canary are not counted.
+    CanaryTasksUncounted;
+    /// What the current version's attempts came to is not kept.
+    CanaryForgetsCurrent;
+    /// A canary can be tried and judged by another tenant.
+    CanaryOfOthers;
     /// A tenant that exists is made again.
     TenantsMadeAnew;
     /// An install does not move the number that a beat tells.

@@ -23,6 +23,7 @@ use keiko_core::tree::Tree;
 use keiko_core::usage::Spent;
 
 use super::batches::Batches;
+use super::canaries::CanaryRow;
 use super::mutation::Mutation;
 use super::onces::KeyRow;
 use crate::admit::{Keys, Known, ends, place_ms};
@@ -43,6 +44,7 @@ pub(super) struct State {
     pub(super) plugins: BTreeMap<PluginId, PluginRow>,
     pub(super) kinds: BTreeMap<KindId, KindRow>,
     pub(super) versions: BTreeMap<VersionId, VersionRow>,
+    pub(super) canaries: BTreeMap<PluginId, CanaryRow>,
     pub(super) components: BTreeMap<Digest, Bytes>,
     /// Since when, and whether it is ending.
     pub(super) pauses: BTreeMap<Paused, (i64, bool)>,

@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use keiko_core::catalog::{Cause, Installed, NewVersion, Plugin, PluginVersion, RemoveWhen, Removed, Tenant};
-use keiko_core::id::{KindId, PluginId, TenantId, VersionId};
+use keiko_core::catalog::{
+    Canary, Cause, Installed, NewVersion, Plugin, PluginVersion, RemoveWhen, Removed, Tenant,
+};
+use keiko_core::id::{Digest, KindId, PluginId, TenantId, VersionId};
 use keiko_core::manifest::Manifest;
 use keiko_core::name::{KindName, PluginName, TenantName};
 use keiko_core::port::{StoreError, StoreErrorKind};
@@ -15,14 +17,18 @@ use super::generation::{Place, place, swap};
 use super::pool::Pool;
 use super::row::{digest, get, large_count, name};
 use super::session::Session;
-use crate::format::Undecodable;
+use crate::format::{Undecodable, decode_manifest, read_percent};
 use crate::trouble::undecodable;
 
-/// Plugins that are not removed, with their current versions and all their kinds.
+/// Plugins that are not removed, with their current versions, all their kinds and their open canaries.
 const PLUGINS: &str = "SELECT p.id, p.tenant, p.name, v.id, v.name, v.digest, v.component_bytes, v.manifest,
         v.installed_ms, coalesce((SELECT max(g.generation) FROM plugin_generation AS g WHERE g.plugin = p.id), 0),
-        p.draining, (SELECT coalesce(json_object_agg(k.name, k.id), '{}')::text FROM kind AS k WHERE k.plugin = p.id) AS kinds
+        p.draining, (SELECT coalesce(json_object_agg(k.name, k.id), '{}')::text FROM kind AS k WHERE k.plugin = p.id) AS kinds,
+        c.percent, c.state, w.id, w.name, w.digest, w.component_bytes, w.manifest, w.installed_ms
     FROM plugin AS p JOIN plugin_version AS v ON v.id = p.current AND v.plugin = p.id
+    LEFT JOIN plugin_canary AS c ON c.plugin = p.id AND c.state <= 1 AND c.version <> p.current AND c.generation =
+        (SELECT max(g.generation) FROM plugin_generation AS g WHERE g.plugin = p.id)
+    LEFT JOIN plugin_version AS w ON w.id = c.version AND w.plugin = p.id
     WHERE NOT p.removed AND p.id = coalesce($1, p.id) ORDER BY p.id";
 
 /// The rows of tenants, made when they are missing.
@@ -65,17 +71,9 @@ pub(crate) async fn install(
     let section = &new.manifest.plugin;
     let place = ensure_plugin(session, new.tenant, &section.name).await?;
     let plugin = place.plugin;
-    let query = "SELECT id, digest, manifest FROM plugin_version WHERE plugin = $1 AND name = $2";
-    let query = sqlx::query(query).bind(plugin.0).bind(section.version.as_str());
-    let version = match session.row(query).await? {
-        None => insert_version(session, plugin, new, now_ms).await?,
-        Some(row) => {
-            let digest = digest(&row, 1)?;
-            if digest != new.digest || manifest(&row, 2)? != *new.manifest {
-                return Ok(Installed::VersionTaken { digest });
-            }
-            VersionId(get(&row, 0)?)
-        }
+    let version = match ensure_version(session, plugin, new, now_ms).await? {
+        Ok(version) => version,
+        Err(digest) => return Ok(Installed::VersionTaken { digest }),
     };
     if place.current == Some(version) && !place.draining {
         return plugin_by_id(session, plugin).await.map(Installed::Unchanged);
@@ -86,12 +84,9 @@ pub(crate) async fn install(
         session.run(sqlx::query(query).bind(plugin.0).bind(new.tenant.0)).await?;
         return plugin_by_id(session, plugin).await.map(Installed::Current);
     }
-    let kinds: Vec<&str> = new.manifest.kinds.iter().map(|kind| kind.name.as_str()).collect();
-    let query = "WITH kinds AS (
-            INSERT INTO kind (tenant, plugin, name) SELECT $1, $2, n FROM unnest($3::text[]) AS n
-            WHERE NOT EXISTS (SELECT 1 FROM kind WHERE plugin = $2 AND name = n))
-        UPDATE plugin SET removed = false, draining = false WHERE id = $2 AND tenant = $1";
-    session.run(sqlx::query(query).bind(new.tenant.0).bind(plugin.0).bind(kinds)).await?;
+    ensure_kinds(session, plugin, new).await?;
+    let query = "UPDATE plugin SET removed = false, draining = false WHERE id = $2 AND tenant = $1";
+    session.run(sqlx::query(query).bind(new.tenant.0).bind(plugin.0)).await?;
     swap(session, new.tenant, &place, version, Cause::Install, place.latest(), now_ms).await?;
     plugin_by_id(session, plugin).await.map(Installed::Current)
 }
@@ -148,6 +143,37 @@ async fn ensure_plugin(
     place(session, tenant, name).await?.ok_or_else(missing)
 }
 
+/// The version's row, which is made when it is missing; or the component that its name stands for.
+pub(super) async fn ensure_version(
+    session: &mut Session,
+    plugin: PluginId,
+    new: &NewVersion,
+    now_ms: i64,
+) -> Result<Result<VersionId, Digest>, StoreError> {
+    let query = "SELECT id, digest, manifest FROM plugin_version WHERE plugin = $1 AND name = $2";
+    let query = sqlx::query(query).bind(plugin.0).bind(new.manifest.plugin.version.as_str());
+    let Some(row) = session.row(query).await? else {
+        return insert_version(session, plugin, new, now_ms).await.map(Ok);
+    };
+    let digest = digest(&row, 1)?;
+    if digest != new.digest || manifest(&row, 2)? != *new.manifest {
+        return Ok(Err(digest));
+    }
+    Ok(Ok(VersionId(get(&row, 0)?)))
+}
+
+/// The rows of a version's kinds, made when they are missing.
+pub(super) async fn ensure_kinds(
+    session: &mut Session,
+    plugin: PluginId,
+    new: &NewVersion,
+) -> Result<(), StoreError> {
+    let kinds: Vec<&str> = new.manifest.kinds.iter().map(|kind| kind.name.as_str()).collect();
+    let query = "INSERT INTO kind (tenant, plugin, name) SELECT $1, $2, n FROM unnest($3::text[]) AS n
+        WHERE NOT EXISTS (SELECT 1 FROM kind WHERE plugin = $2 AND name = n)";
+    session.run(sqlx::query(query).bind(new.tenant.0).bind(plugin.0).bind(kinds)).await.map(drop)
+}
+
 async fn insert_version(
     session: &mut Session,
     plugin: PluginId,
@@ -185,7 +211,14 @@ fn plugin(row: &PgRow) -> Result<Plugin, StoreError> {
         generation: large_count(row, 9)?,
         draining: get(row, 10)?,
         kinds: kinds.into_iter().map(|(name, id)| (name, KindId(id))).collect(),
+        canary: canary(row)?,
     })
+}
+
+fn canary(row: &PgRow) -> Result<Option<Canary>, StoreError> {
+    let Some(percent) = get::<Option<i16>>(row, 12)? else { return Ok(None) };
+    let percent = read_percent(i64::from(percent)).map_err(undecodable)?;
+    Ok(Some(Canary { version: version(row, 14)?, percent, is_trying: get::<i16>(row, 13)? == 0 }))
 }
 
 /// A version of a plugin, whose columns begin at `first`: id, name, digest, component_bytes, manifest, installed_ms.
@@ -201,5 +234,5 @@ pub(crate) fn version(row: &PgRow, first: usize) -> Result<PluginVersion, StoreE
 }
 
 fn manifest(row: &PgRow, column: usize) -> Result<Manifest, StoreError> {
-    serde_json::from_str(get(row, column)?).map_err(|_| undecodable(Undecodable("manifest")))
+    decode_manifest(get(row, column)?).map_err(undecodable)
 }

@@ -25,6 +25,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("tree", include_str!("../../../../migrations/postgres/0010_tree.sql")),
     ("pauses", include_str!("../../../../migrations/postgres/0011_pauses.sql")),
     ("task_keys", include_str!("../../../../migrations/postgres/0012_task_keys.sql")),
+    ("canaries", include_str!("../../../../migrations/postgres/0013_canaries.sql")),
 ];
 
 /// How a file starts that cannot run in a transaction.

@@ -13,6 +13,7 @@ pub mod admin;
 mod agents;
 pub(crate) mod batch;
 pub(crate) mod cache;
+mod canary;
 mod catalog;
 mod child;
 mod component;

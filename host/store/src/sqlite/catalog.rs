@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use keiko_core::catalog::{Cause, Installed, NewVersion, Plugin, PluginVersion, RemoveWhen, Removed, Tenant};
+use keiko_core::catalog::{
+    Canary, Cause, Installed, NewVersion, Plugin, PluginVersion, RemoveWhen, Removed, Tenant,
+};
 use keiko_core::id::{Digest, KindId, PluginId, TenantId, VersionId};
 use keiko_core::manifest::Manifest;
 use keiko_core::name::{KindName, PluginName, TenantName};
@@ -14,14 +16,18 @@ use sqlx::sqlite::{SqlitePool, SqliteRow};
 use super::error::store_error;
 use super::generation::{Place, place, swap};
 use super::session::{Session, json};
-use crate::format::Undecodable;
+use crate::format::{Undecodable, decode_manifest, read_percent};
 use crate::trouble::undecodable;
 
-/// Plugins that are not removed, with their current versions and all their kinds.
+/// Plugins that are not removed, with their current versions, all their kinds and their open canaries.
 const PLUGINS: &str = "SELECT p.id, p.tenant, p.name, v.id, v.name, v.digest, v.component_bytes, v.manifest,
         v.installed_ms, coalesce((SELECT max(g.generation) FROM plugin_generation AS g WHERE g.plugin = p.id), 0),
-        p.draining, (SELECT json_group_object(k.name, k.id) FROM kind AS k WHERE k.plugin = p.id) AS kinds
+        p.draining, (SELECT json_group_object(k.name, k.id) FROM kind AS k WHERE k.plugin = p.id) AS kinds,
+        c.percent, c.state, w.id, w.name, w.digest, w.component_bytes, w.manifest, w.installed_ms
     FROM plugin AS p JOIN plugin_version AS v ON v.id = p.current AND v.plugin = p.id
+    LEFT JOIN plugin_canary AS c ON c.plugin = p.id AND c.state <= 1 AND c.version <> p.current AND c.generation =
+        (SELECT max(g.generation) FROM plugin_generation AS g WHERE g.plugin = p.id)
+    LEFT JOIN plugin_version AS w ON w.id = c.version AND w.plugin = p.id
     WHERE p.removed = 0 AND p.id = coalesce(?1, p.id) ORDER BY p.id";
 
 /// The rows of tenants, made when they are missing.
@@ -51,17 +57,9 @@ pub(crate) async fn install(
     let section = &new.manifest.plugin;
     let place = ensure_plugin(session, new.tenant, &section.name).await?;
     let plugin = place.plugin;
-    let query = "SELECT id, digest, manifest FROM plugin_version WHERE plugin = ?1 AND name = ?2";
-    let query = sqlx::query(query).bind(plugin.0).bind(section.version.as_str());
-    let version = match session.rows(query).await?.first() {
-        None => insert_version(session, plugin, new, now_ms).await?,
-        Some(row) => {
-            let digest = read_digest(row, 1)?;
-            if digest != new.digest || read_manifest(row, 2)? != *new.manifest {
-                return Ok(Installed::VersionTaken { digest });
-            }
-            VersionId(row.try_get(0).map_err(store_error)?)
-        }
+    let version = match ensure_version(session, plugin, new, now_ms).await? {
+        Ok(version) => version,
+        Err(digest) => return Ok(Installed::VersionTaken { digest }),
     };
     if place.current == Some(version) && !place.draining {
         return plugin_by_id(session, plugin).await.map(Installed::Unchanged);
@@ -72,11 +70,9 @@ pub(crate) async fn install(
         session.run(sqlx::query(query).bind(plugin.0).bind(new.tenant.0)).await?;
         return plugin_by_id(session, plugin).await.map(Installed::Current);
     }
-    let kinds: Vec<&str> = new.manifest.kinds.iter().map(|kind| kind.name.as_str()).collect();
-    let query = "INSERT INTO kind (tenant, plugin, name)
-            SELECT ?1, ?2, value FROM json_each(?3) WHERE true ON CONFLICT DO NOTHING;
-        UPDATE plugin SET removed = 0, draining = 0 WHERE id = ?2 AND tenant = ?1";
-    session.run(sqlx::query(query).bind(new.tenant.0).bind(plugin.0).bind(json(&kinds))).await?;
+    ensure_kinds(session, plugin, new).await?;
+    let query = "UPDATE plugin SET removed = 0, draining = 0 WHERE id = ?2 AND tenant = ?1";
+    session.run(sqlx::query(query).bind(new.tenant.0).bind(plugin.0)).await?;
     swap(session, new.tenant, &place, version, Cause::Install, place.latest(), now_ms).await?;
     plugin_by_id(session, plugin).await.map(Installed::Current)
 }
@@ -126,6 +122,36 @@ async fn ensure_plugin(
     place(session, tenant, name).await?.ok_or_else(|| store_error(sqlx::Error::RowNotFound))
 }
 
+/// The version's row, which is made when it is missing; or the component that its name stands for.
+pub(super) async fn ensure_version(
+    session: &mut Session,
+    plugin: PluginId,
+    new: &NewVersion,
+    now_ms: i64,
+) -> Result<Result<VersionId, Digest>, StoreError> {
+    let query = "SELECT id, digest, manifest FROM plugin_version WHERE plugin = ?1 AND name = ?2";
+    let query = sqlx::query(query).bind(plugin.0).bind(new.manifest.plugin.version.as_str());
+    let rows = session.rows(query).await?;
+    let Some(row) = rows.first() else { return insert_version(session, plugin, new, now_ms).await.map(Ok) };
+    let digest = read_digest(row, 1)?;
+    if digest != new.digest || read_manifest(row, 2)? != *new.manifest {
+        return Ok(Err(digest));
+    }
+    Ok(Ok(VersionId(row.try_get(0).map_err(store_error)?)))
+}
+
+/// The rows of a version's kinds, made when they are missing.
+pub(super) async fn ensure_kinds(
+    session: &mut Session,
+    plugin: PluginId,
+    new: &NewVersion,
+) -> Result<(), StoreError> {
+    let kinds: Vec<&str> = new.manifest.kinds.iter().map(|kind| kind.name.as_str()).collect();
+    let query = "INSERT INTO kind (tenant, plugin, name)
+        SELECT ?1, ?2, value FROM json_each(?3) WHERE true ON CONFLICT DO NOTHING";
+    session.run(sqlx::query(query).bind(new.tenant.0).bind(plugin.0).bind(json(&kinds))).await
+}
+
 async fn insert_version(
     session: &mut Session,
     plugin: PluginId,
@@ -161,7 +187,19 @@ fn read_plugin(row: &SqliteRow) -> Result<Plugin, StoreError> {
         generation: generation.max(0) as u64,
         draining: row.try_get(10).map_err(store_error)?,
         kinds: kinds.into_iter().map(|(name, id)| (name, KindId(id))).collect(),
+        canary: read_canary(row)?,
     })
+}
+
+fn read_canary(row: &SqliteRow) -> Result<Option<Canary>, StoreError> {
+    let percent: Option<i64> = row.try_get(12).map_err(store_error)?;
+    let Some(percent) = percent else { return Ok(None) };
+    let state: i64 = row.try_get(13).map_err(store_error)?;
+    Ok(Some(Canary {
+        version: read_version(row, 14)?,
+        percent: read_percent(percent).map_err(undecodable)?,
+        is_trying: state == 0,
+    }))
 }
 
 /// A version of a plugin, whose columns begin at `first`: id, name, digest, component_bytes, manifest, installed_ms.
@@ -194,5 +232,5 @@ fn read_digest(row: &SqliteRow, column: usize) -> Result<Digest, StoreError> {
 
 fn read_manifest(row: &SqliteRow, column: usize) -> Result<Manifest, StoreError> {
     let text: &str = row.try_get(column).map_err(store_error)?;
-    serde_json::from_str(text).map_err(|_| undecodable(Undecodable("manifest")))
+    decode_manifest(text).map_err(undecodable)
 }

@@ -21,6 +21,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("tree", include_str!("../../../../migrations/sqlite/0010_tree.sql")),
     ("pauses", include_str!("../../../../migrations/sqlite/0011_pauses.sql")),
     ("task_keys", include_str!("../../../../migrations/sqlite/0012_task_keys.sql")),
+    ("canaries", include_str!("../../../../migrations/sqlite/0013_canaries.sql")),
 ];
 
 /// Why a database cannot be brought to this schema.

@@ -11,6 +11,7 @@ pub mod admin;
 mod agents;
 pub(crate) mod batch;
 mod cache;
+mod canary;
 mod catalog;
 mod child;
 mod component;

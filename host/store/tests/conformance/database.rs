@@ -25,6 +25,7 @@ const SCHEMA: &[&str] = &[
     include_str!("../../../../migrations/postgres/0010_tree.sql"),
     include_str!("../../../../migrations/postgres/0011_pauses.sql"),
     include_str!("../../../../migrations/postgres/0012_task_keys.sql"),
+    include_str!("../../../../migrations/postgres/0013_canaries.sql"),
 ];
 
 /// Keeps tests apart that find no template.

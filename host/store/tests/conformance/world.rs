@@ -13,8 +13,8 @@ use keiko_core::name::TenantName;
 use keiko_core::outcome::{Failure, Meter, Taint};
 use keiko_core::policy::BudgetRequest;
 use keiko_core::port::{
-    Agents, BatchRecords, BatchStore, CatalogStore, Components, History, Lease, LeaseRequest, Records,
-    Reserved, TaskStore, Usage,
+    Agents, BatchRecords, BatchStore, CanaryStore, CatalogStore, Components, History, Lease, LeaseRequest,
+    Records, Reserved, TaskStore, Usage,
 };
 use keiko_core::priority::Priority;
 use keiko_core::task::{
@@ -40,6 +40,7 @@ pub struct World {
     pub tasks: Arc<dyn TaskStore>,
     pub records: Arc<dyn Records>,
     pub catalog: Arc<dyn CatalogStore>,
+    pub canaries: Arc<dyn CanaryStore>,
     pub components: Arc<dyn Components>,
     pub agents: Arc<dyn Agents>,
     pub history: Arc<dyn History>,
@@ -83,7 +84,16 @@ pub async fn broken(mutation: Mutation) -> World {
 
 pub async fn world<S>(store: Arc<S>, kept: Box<dyn Any + Send + Sync>) -> World
 where
-    S: TaskStore + Records + CatalogStore + Components + Agents + History + BatchStore + BatchRecords + Usage,
+    S: TaskStore
+        + Records
+        + CatalogStore
+        + CanaryStore
+        + Components
+        + Agents
+        + History
+        + BatchStore
+        + BatchRecords
+        + Usage,
 {
     let ada = customer(&*store, "ada").await;
     let bob = customer(&*store, "bob").await;
@@ -91,6 +101,7 @@ where
         tasks: store.clone(),
         records: store.clone(),
         catalog: store.clone(),
+        canaries: store.clone(),
         components: store.clone(),
         agents: store.clone(),
         history: store.clone(),

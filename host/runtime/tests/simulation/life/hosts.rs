@@ -217,6 +217,7 @@ impl Hosts {
             tasks: shared.clone(),
             records: shared.clone(),
             catalog: shared.clone(),
+            canaries: shared.clone(),
             components: shared.clone(),
             agents: shared.clone(),
             history: shared.clone(),

@@ -1,6 +1,7 @@
 //! The shapes of plugins and their history.
 
-use keiko_core::catalog::{Generation, Plugin};
+use keiko_core::canary::{State, Tally};
+use keiko_core::catalog::{Generation, Plugin, Tried};
 use keiko_core::policy::TenantPolicy;
 use keiko_core::retry::RetryRequest;
 use serde::Serialize;
@@ -21,6 +22,16 @@ struct PluginJson<'a> {
     kinds: Vec<KindJson<'a>>,
     wants: &'a [String],
     denied: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    canary: Option<CanaryJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct CanaryJson<'a> {
+    version: &'a str,
+    digest: String,
+    percent: u8,
+    state: &'static str,
 }
 
 #[derive(Serialize)]
@@ -72,7 +83,56 @@ fn plugin_json<'a>(plugin: &'a Plugin, policy: &TenantPolicy) -> PluginJson<'a> 
         kinds: manifest.kinds.iter().map(kind).collect(),
         wants: &manifest.plugin.wants,
         denied: denied.map(|capability| capability.as_str()).collect(),
+        canary: plugin.canary.as_ref().map(|canary| CanaryJson {
+            version: canary.version.name.as_str(),
+            digest: canary.version.digest.to_string(),
+            percent: canary.percent,
+            state: if canary.is_trying { State::Trying } else { State::Passed }.as_str(),
+        }),
     }
+}
+
+#[derive(Serialize)]
+struct TallyJson {
+    attempts: u64,
+    plugin_failed: u64,
+    broke: u64,
+}
+
+impl From<Tally> for TallyJson {
+    fn from(tally: Tally) -> TallyJson {
+        TallyJson { attempts: tally.tasks, plugin_failed: tally.declared, broke: tally.broke }
+    }
+}
+
+/// The JSON of how a canary stands or ended.
+pub(crate) fn tried(tried: &Tried) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct TriedJson<'a> {
+        version: &'a str,
+        percent: u8,
+        state: &'static str,
+        since: String,
+        tasks: u32,
+        canary: TallyJson,
+        current: TallyJson,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        last_failure: Option<&'a str>,
+    }
+    let standing = &tried.standing;
+    let seen = standing.trial.seen();
+    // A swap has the last word, but for a verdict.
+    let is_ended = tried.is_over && standing.state.is_open();
+    to_vec(&TriedJson {
+        version: tried.version.as_str(),
+        percent: tried.percent,
+        state: if is_ended { "ended" } else { standing.state.as_str() },
+        since: time(standing.since_ms),
+        tasks: standing.touched,
+        canary: seen.canary.into(),
+        current: seen.current.into(),
+        last_failure: standing.failure.as_deref(),
+    })
 }
 
 /// The JSON of a plugin.

@@ -1,0 +1,303 @@
+//! Tasks that try a canary: who does, what is told of them, and the current version that runs them when it fails.
+//!
+//! A task tries a canary in its first attempt only. When the canary fails it, the current version runs it in the same attempt, so
+//! that the task is charged nothing for having tried: of the failed run nothing is kept, neither effects nor log nor what it
+//! spent. By the database one trial is the same on all hosts: each task asks before it tries, and tells afterwards.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use keiko_core::canary::{Entry, News, Seen, State, Tally, compared, is_chosen, seen};
+use keiko_core::catalog::{Begun, Candidate, Plugin, Tried};
+use keiko_core::limit::{CANARY_FAILURE_BYTES_MAX, CANARY_PERCENT_MAX};
+use keiko_core::manifest::Manifest;
+use keiko_core::outcome::{Failure, Outcome};
+use keiko_core::port::CanaryStore;
+use keiko_core::{Code, PluginName, TenantId, VersionId, VersionName};
+use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::attempt::{Ran, on, wanted};
+use crate::catalog::{Snapshot, Trying, no_plugin, taken};
+use crate::handle::Handle;
+use crate::request::Error;
+use crate::running;
+use crate::shared::{Counters, Leased, Shared};
+
+/// What this host knows of canaries.
+pub(crate) struct Canaries {
+    pub(crate) store: Arc<dyn CanaryStore>,
+    /// What first attempts on the current version came to while a canary is tried, until it is told.
+    seen: Mutex<HashMap<VersionId, Tally>>,
+}
+
+impl Canaries {
+    pub(crate) fn new(store: Arc<dyn CanaryStore>) -> Canaries {
+        Canaries { store, seen: Mutex::default() }
+    }
+
+    fn note(&self, canary: VersionId, seen: Seen) {
+        let mut all = self.seen.lock();
+        let tally = all.entry(canary).or_default();
+        *tally = tally.with(seen);
+    }
+
+    /// What is to be told, and forgotten with that.
+    fn take(&self, canary: VersionId) -> Tally {
+        self.seen.lock().remove(&canary).unwrap_or_default()
+    }
+}
+
+impl Handle {
+    /// Installs a component for a part of its plugin's tasks to try, beside the current version.
+    pub async fn install_canary(
+        &self,
+        tenant: TenantId,
+        component: Bytes,
+        manifest: Option<Manifest>,
+        percent: u64,
+    ) -> Result<Plugin, Error> {
+        let percent = checked(percent)?;
+        let version = self.prepare(tenant, component, manifest).await?;
+        self.begin_canary(tenant, Candidate::New(version), percent).await
+    }
+
+    /// Lets a part of a plugin's tasks try a version that was installed before.
+    pub async fn try_version(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        version: VersionName,
+        percent: u64,
+    ) -> Result<Plugin, Error> {
+        let percent = checked(percent)?;
+        let name: PluginName = name.parse().map_err(|_| no_plugin(name))?;
+        self.shared.catalog.load_version(tenant, &name, &version).await?;
+        self.begin_canary(tenant, Candidate::Named(name, version), percent).await
+    }
+
+    async fn begin_canary(
+        &self,
+        tenant: TenantId,
+        candidate: Candidate,
+        percent: u8,
+    ) -> Result<Plugin, Error> {
+        let shared = &self.shared;
+        let (plugin, version) = match &candidate {
+            Candidate::Named(plugin, version) => (plugin.clone(), version.clone()),
+            Candidate::New(new) => {
+                let section = &new.manifest.plugin;
+                (section.name.clone(), section.version.clone())
+            }
+        };
+        let before = shared.catalog.snapshot();
+        let now_ms = shared.clock.now_ms();
+        let begun = shared.canaries.store.begin_canary(tenant, candidate, percent, now_ms).await?;
+        let begun = match begun {
+            Begun::Canary(begun) => begun,
+            Begun::IsCurrent(_) => {
+                let message =
+                    format!("version {version} is the current one of plugin {plugin}; every task runs it");
+                return Err(Error::new(Code::Conflict, message));
+            }
+            Begun::NoPlugin => return Err(no_plugin(plugin.as_str())),
+            Begun::NoVersion => {
+                return Err(Error::new(Code::NotFound, format!("plugin {plugin} has no version {version}")));
+            }
+            Begun::VersionTaken { digest } => return Err(taken(&version, digest)),
+        };
+        self.follow(&before).await?;
+        tracing::info!(plugin = %plugin, plugin_version = %version, "tasks try a canary");
+        Ok(begun)
+    }
+
+    /// Takes a plugin's canary back.
+    pub async fn withdraw_canary(&self, tenant: TenantId, name: &str) -> Result<(), Error> {
+        let name: PluginName = name.parse().map_err(|_| no_plugin(name))?;
+        let before = self.shared.catalog.snapshot();
+        let now_ms = self.shared.clock.now_ms();
+        if !self.shared.canaries.store.withdraw_canary(tenant, &name, now_ms).await? {
+            return Err(no_canary(&name));
+        }
+        self.follow(&before).await
+    }
+
+    /// The last canary of a plugin.
+    pub async fn canary(&self, tenant: TenantId, name: &str) -> Result<Tried, Error> {
+        let name: PluginName = name.parse().map_err(|_| no_plugin(name))?;
+        let found = self.shared.canaries.store.canary(tenant, &name).await?;
+        found.ok_or_else(|| no_canary(&name))
+    }
+
+    async fn follow(&self, before: &Snapshot) -> Result<(), Error> {
+        self.shared.catalog.refresh().await?;
+        self.shared.swapped(before).await;
+        Ok(())
+    }
+}
+
+fn checked(percent: u64) -> Result<u8, Error> {
+    let fits = u8::try_from(percent).ok().filter(|percent| (1..=CANARY_PERCENT_MAX).contains(percent));
+    fits.ok_or_else(|| {
+        let message = format!("a canary has 1 to {CANARY_PERCENT_MAX} percent of the tasks, not {percent}");
+        Error::new(Code::InvalidInput, message)
+    })
+}
+
+fn no_canary(name: &PluginName) -> Error {
+    Error::new(Code::NotFound, format!("plugin {name} has no canary"))
+}
+
+/// Runs an attempt of a task: on the plugin's canary if it is the task's turn to try it, on the current version if it is not, or
+/// if the canary failed.
+pub(crate) async fn run(
+    shared: &Arc<Shared>,
+    job: &Leased,
+    entry: &Arc<running::Entry>,
+    slot: &mut Option<OwnedSemaphorePermit>,
+) -> Ran {
+    let is_first = job.task.attempts == 0 && job.task.crashes == 0;
+    let Some(trying) = shared.catalog.trying(job.task.kind).filter(|_| is_first) else {
+        return current(shared, job, entry, slot).await;
+    };
+    let trial = Trial { shared, job, version: trying.version() };
+    if !is_chosen(job.task.id, trial.version, trying.percent) {
+        let ran = current(shared, job, entry, slot).await;
+        if let Some(seen) = own(&ran).and_then(seen).filter(|_| trying.is_counted) {
+            shared.canaries.note(trial.version, seen);
+        }
+        return ran;
+    }
+    let admitted = if trying.is_counted { trial.enter().await } else { Entry::Free };
+    if admitted == Entry::Closed {
+        return current(shared, job, entry, slot).await;
+    }
+    Counters::add(&shared.counters.canary_attempts, 1);
+    let is_counted = admitted == Entry::Counted;
+    let tried = trial.attempt(trying, entry, slot).await;
+    let Some(Outcome::Failed(failure)) = tried.outcome() else {
+        if is_counted {
+            trial.tell(own(&tried).and_then(seen), None).await;
+        }
+        return tried;
+    };
+    Counters::add(&shared.counters.canary_failures, 1);
+    let (failure, is_own) = (failure.clone(), own(&tried).is_some());
+    let ran = current(shared, job, entry, slot).await;
+    if is_counted {
+        let seen = ran.outcome().filter(|_| is_own).and_then(|outcome| compared(&failure, outcome));
+        trial.tell(seen, Some(&failure)).await;
+    }
+    ran
+}
+
+/// Runs an attempt on the current version.
+async fn current(
+    shared: &Arc<Shared>,
+    job: &Leased,
+    entry: &Arc<running::Entry>,
+    slot: &mut Option<OwnedSemaphorePermit>,
+) -> Ran {
+    on(shared, job, &wanted(job), shared.catalog.handler(job.task.kind), entry, slot).await
+}
+
+/// The outcome of a run that a guest made, and not the cache or the host.
+fn own(ran: &Ran) -> Option<&Outcome> {
+    ran.outcome().filter(|_| ran.has_run())
+}
+
+/// A task whose turn it may be to try a canary.
+struct Trial<'a> {
+    shared: &'a Arc<Shared>,
+    job: &'a Leased,
+    version: VersionId,
+}
+
+impl Trial<'_> {
+    async fn attempt(
+        &self,
+        trying: Trying,
+        entry: &Arc<running::Entry>,
+        slot: &mut Option<OwnedSemaphorePermit>,
+    ) -> Ran {
+        let mut wanted = wanted(self.job);
+        if let Some(end_by_ms) = &mut wanted.ends.end_by_ms {
+            // A canary that hangs leaves half of the task's time.
+            *end_by_ms -= end_by_ms.saturating_sub(self.shared.clock.now_ms()).max(0) / 2;
+        }
+        on(self.shared, self.job, &wanted, Ok(trying.handler), entry, slot).await
+    }
+
+    async fn enter(&self) -> Entry {
+        let Some(plugin) = self.shared.catalog.plugin_of(self.job.task.kind) else { return Entry::Closed };
+        let now_ms = self.shared.clock.now_ms();
+        let store = &self.shared.canaries.store;
+        store.enter_canary(self.job.task.tenant, plugin, self.version, now_ms).await.unwrap_or_else(|error| {
+            tracing::warn!(error = %error, "a task cannot try a canary");
+            Entry::Closed
+        })
+    }
+
+    /// Tells what became of the task, and follows the verdict if that was it.
+    async fn tell(&self, seen: Option<Seen>, failure: Option<&Failure>) {
+        let (shared, task) = (self.shared, &self.job.task);
+        let Some(plugin) = shared.catalog.plugin_of(task.kind) else { return };
+        let failure = failure.filter(|_| matches!(seen, Some(Seen::Broke | Seen::Declared)));
+        let news = News {
+            current: shared.canaries.take(self.version),
+            canary: seen,
+            failure: failure.map(|failure| text(&format!("{}: {}", failure.code, failure.message))),
+        };
+        let now_ms = shared.clock.now_ms();
+        let told = shared.canaries.store.tell_canary(task.tenant, plugin, self.version, news, now_ms).await;
+        match told {
+            Ok(None) => {}
+            Ok(Some(verdict)) => self.follow(verdict).await,
+            Err(error) => tracing::warn!(error = %error, "what became of a task on a canary cannot be told"),
+        }
+    }
+
+    async fn follow(&self, verdict: State) {
+        let shared = self.shared;
+        if verdict == State::Worse {
+            Counters::add(&shared.counters.canaries_worse, 1);
+            tracing::warn!(plugin_version = %self.version, "a canary is worse than the current version and was taken back");
+        } else {
+            tracing::info!(plugin_version = %self.version, "a canary is no worse than the current version");
+        }
+        let before = shared.catalog.snapshot();
+        if let Err(error) = shared.catalog.refresh().await {
+            tracing::warn!(error = %error, "the plugins could not be read again");
+        }
+        shared.swapped(&before).await;
+    }
+}
+
+/// A text of no more bytes than are kept.
+fn text(whole: &str) -> String {
+    let end = (0..=CANARY_FAILURE_BYTES_MAX.min(whole.len())).rev().find(|end| whole.is_char_boundary(*end));
+    whole[..end.unwrap_or(0)].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_the_tasks_is_one_to_fifty_percent() {
+        assert_eq!([1, 50].map(|percent| checked(percent).ok()), [Some(1), Some(50)]);
+        for percent in [0, 51, 256, u64::MAX] {
+            assert_eq!(checked(percent).unwrap_err().code, Code::InvalidInput);
+        }
+    }
+
+    #[test]
+    fn a_failure_is_kept_up_to_its_limit_and_no_letter_is_cut() {
+        let whole = "x".repeat(CANARY_FAILURE_BYTES_MAX);
+        assert_eq!(text(&whole), whole);
+        assert_eq!(text(&format!("{whole}y")), whole);
+        let wide = format!("{}é", &whole[1..]);
+        assert_eq!(text(&wide), whole[1..]);
+    }
+}

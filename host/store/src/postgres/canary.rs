@@ -1,0 +1,247 @@
+//! How canaries stand: which version tries, how far it is, and its verdict.
+
+use async_trait::async_trait;
+use keiko_core::canary::{Entry, News, Standing, State};
+use keiko_core::catalog::{Begun, Candidate, Tried};
+use keiko_core::id::{PluginId, TenantId, VersionId};
+use keiko_core::name::PluginName;
+use keiko_core::port::{CanaryStore, StoreError};
+use sqlx::postgres::PgRow;
+
+use super::PostgresStore;
+use super::catalog::{ensure_kinds, ensure_version, one_after_the_other, plugin_by_id};
+use super::generation::place;
+use super::pool::Pool;
+use super::row::{count, get, name as read_name, stored_text};
+use super::session::Session;
+use crate::format::{Undecodable, decode_trial, encode_trial, read_percent};
+use crate::transaction::Priority;
+use crate::trouble::undecodable;
+
+/// A canary that no swap has ended.
+const STANDING: &str =
+    "SELECT c.state, c.touched, c.touched_ms, c.since_ms, c.trial, c.failure FROM plugin_canary AS c
+    WHERE c.plugin = $1 AND c.tenant = $2 AND c.version = $3
+        AND c.generation = (SELECT max(g.generation) FROM plugin_generation AS g WHERE g.plugin = c.plugin)
+    FOR UPDATE OF c";
+
+#[async_trait]
+impl CanaryStore for PostgresStore {
+    async fn begin_canary(
+        &self,
+        tenant: TenantId,
+        candidate: Candidate,
+        percent: u8,
+        now_ms: i64,
+    ) -> Result<Begun, StoreError> {
+        self.write(Priority::Background, 0, candidate, move |session, candidate| {
+            Box::pin(begin(session, tenant, candidate, percent, now_ms))
+        })
+        .await
+    }
+
+    async fn withdraw_canary(
+        &self,
+        tenant: TenantId,
+        name: &PluginName,
+        now_ms: i64,
+    ) -> Result<bool, StoreError> {
+        self.write(Priority::Background, 0, name.clone(), move |session, name| {
+            Box::pin(withdraw(session, tenant, name, now_ms))
+        })
+        .await
+    }
+
+    async fn enter_canary(
+        &self,
+        tenant: TenantId,
+        plugin: PluginId,
+        canary: VersionId,
+        now_ms: i64,
+    ) -> Result<Entry, StoreError> {
+        self.write(Priority::Task, 0, (), move |session, ()| {
+            Box::pin(enter(session, tenant, plugin, canary, now_ms))
+        })
+        .await
+    }
+
+    async fn tell_canary(
+        &self,
+        tenant: TenantId,
+        plugin: PluginId,
+        canary: VersionId,
+        news: News,
+        now_ms: i64,
+    ) -> Result<Option<State>, StoreError> {
+        self.write(Priority::Task, 0, news, move |session, news| {
+            Box::pin(tell(session, tenant, plugin, canary, news, now_ms))
+        })
+        .await
+    }
+
+    async fn canary(&self, tenant: TenantId, name: &PluginName) -> Result<Option<Tried>, StoreError> {
+        last(&self.0.pool, tenant, name).await
+    }
+}
+
+/// Gives a part of a plugin's tasks to a version, instead of any canary before.
+async fn begin(
+    session: &mut Session,
+    tenant: TenantId,
+    candidate: &Candidate,
+    percent: u8,
+    now_ms: i64,
+) -> Result<Begun, StoreError> {
+    let name = match candidate {
+        Candidate::Named(name, _) => name,
+        Candidate::New(new) => &new.manifest.plugin.name,
+    };
+    one_after_the_other(session).await?;
+    let place = place(session, tenant, name).await?.filter(|place| place.current.is_some());
+    let Some(place) = place else { return Ok(Begun::NoPlugin) };
+    let plugin = place.plugin;
+    let version = match candidate {
+        Candidate::Named(_, version) => {
+            let query = "SELECT id FROM plugin_version WHERE plugin = $1 AND name = $2";
+            let row = session.row(sqlx::query(query).bind(plugin.0).bind(version.as_str())).await?;
+            let Some(row) = row else { return Ok(Begun::NoVersion) };
+            VersionId(get(&row, 0)?)
+        }
+        Candidate::New(new) => {
+            let version = match ensure_version(session, plugin, new, now_ms).await? {
+                Ok(version) => version,
+                Err(digest) => return Ok(Begun::VersionTaken { digest }),
+            };
+            ensure_kinds(session, plugin, new).await?;
+            version
+        }
+    };
+    if place.current == Some(version) {
+        return plugin_by_id(session, plugin).await.map(Begun::IsCurrent);
+    }
+    let query = "WITH grown AS (UPDATE sequence SET last = last + 1 WHERE name = 'catalog')
+        INSERT INTO plugin_canary (plugin, tenant, version, generation, percent, state, touched, touched_ms, since_ms,
+            trial)
+        VALUES ($1, $2, $3, (SELECT max(generation) FROM plugin_generation WHERE plugin = $1), $4, $5, $6, $7, $7, $8)
+        ON CONFLICT (plugin) DO UPDATE SET version = excluded.version, generation = excluded.generation,
+            percent = excluded.percent, state = excluded.state, touched = excluded.touched,
+            touched_ms = excluded.touched_ms, since_ms = excluded.since_ms, trial = excluded.trial, failure = NULL";
+    let new = Standing::new(now_ms);
+    let query = sqlx::query(query).bind(plugin.0).bind(tenant.0).bind(version.0).bind(i16::from(percent));
+    let query = query.bind(new.state as i16).bind(0_i32).bind(now_ms);
+    session.run(query.bind(encode_trial(&new.trial))).await?;
+    plugin_by_id(session, plugin).await.map(Begun::Canary)
+}
+
+/// Takes a plugin's canary back.
+async fn withdraw(
+    session: &mut Session,
+    tenant: TenantId,
+    name: &PluginName,
+    now_ms: i64,
+) -> Result<bool, StoreError> {
+    one_after_the_other(session).await?;
+    let query = "UPDATE plugin_canary SET state = $3, since_ms = $4 WHERE tenant = $1 AND state <= 1
+            AND plugin = (SELECT id FROM plugin WHERE tenant = $1 AND name = $2 AND NOT removed)
+            AND generation = (SELECT max(g.generation) FROM plugin_generation AS g WHERE g.plugin = plugin_canary.plugin)";
+    let query = sqlx::query(query).bind(tenant.0).bind(name.as_str()).bind(State::Withdrawn as i16);
+    if session.run(query.bind(now_ms)).await? == 0 {
+        return Ok(false);
+    }
+    session.run(sqlx::query("UPDATE sequence SET last = last + 1 WHERE name = 'catalog'")).await?;
+    Ok(true)
+}
+
+/// Lets a task try a canary, if it may.
+async fn enter(
+    session: &mut Session,
+    tenant: TenantId,
+    plugin: PluginId,
+    canary: VersionId,
+    now_ms: i64,
+) -> Result<Entry, StoreError> {
+    let Some(mut standing) = standing(session, tenant, plugin, canary).await? else {
+        return Ok(Entry::Closed);
+    };
+    let before = standing.clone();
+    let entry = standing.enter(now_ms);
+    if standing != before {
+        keep(session, tenant, plugin, &before, &standing).await?;
+    }
+    Ok(entry)
+}
+
+/// Takes in what became of a task that was let in.
+async fn tell(
+    session: &mut Session,
+    tenant: TenantId,
+    plugin: PluginId,
+    canary: VersionId,
+    news: &News,
+    now_ms: i64,
+) -> Result<Option<State>, StoreError> {
+    let Some(mut standing) = standing(session, tenant, plugin, canary).await? else { return Ok(None) };
+    let before = standing.clone();
+    let is_verdict = standing.tell(news.clone(), now_ms);
+    keep(session, tenant, plugin, &before, &standing).await?;
+    Ok(is_verdict.then_some(standing.state))
+}
+
+async fn standing(
+    session: &mut Session,
+    tenant: TenantId,
+    plugin: PluginId,
+    canary: VersionId,
+) -> Result<Option<Standing>, StoreError> {
+    let query = sqlx::query(STANDING).bind(plugin.0).bind(tenant.0).bind(canary.0);
+    session.row(query).await?.map(|row| read_standing(&row, 0)).transpose()
+}
+
+async fn keep(
+    session: &mut Session,
+    tenant: TenantId,
+    plugin: PluginId,
+    before: &Standing,
+    now: &Standing,
+) -> Result<(), StoreError> {
+    let query = "UPDATE plugin_canary SET state = $3, touched = $4, touched_ms = $5, since_ms = $6, trial = $7, failure = $8
+        WHERE plugin = $1 AND tenant = $2";
+    let query = sqlx::query(query).bind(plugin.0).bind(tenant.0).bind(now.state as i16);
+    let query = query.bind(now.touched as i32).bind(now.touched_ms).bind(now.since_ms);
+    session.run(query.bind(encode_trial(&now.trial)).bind(now.failure.as_deref().map(stored_text))).await?;
+    if before.state != now.state {
+        session.run(sqlx::query("UPDATE sequence SET last = last + 1 WHERE name = 'catalog'")).await?;
+    }
+    Ok(())
+}
+
+/// The last canary of a plugin.
+async fn last(pool: &Pool, tenant: TenantId, name: &PluginName) -> Result<Option<Tried>, StoreError> {
+    let query =
+        "SELECT v.name, c.percent, c.generation < (SELECT max(g.generation) FROM plugin_generation AS g
+            WHERE g.plugin = p.id), c.state, c.touched, c.touched_ms, c.since_ms, c.trial, c.failure
+        FROM plugin AS p JOIN plugin_canary AS c ON c.plugin = p.id AND c.tenant = p.tenant
+        JOIN plugin_version AS v ON v.id = c.version AND v.plugin = p.id
+        WHERE p.tenant = $1 AND p.name = $2 AND NOT p.removed";
+    let query = sqlx::query(query).bind(tenant.0).bind(name.as_str());
+    let Some(row) = pool.tenant(tenant).await?.row(query).await? else { return Ok(None) };
+    Ok(Some(Tried {
+        version: read_name(&row, 0, "version name")?,
+        percent: read_percent(i64::from(get::<i16>(&row, 1)?)).map_err(undecodable)?,
+        is_over: get(&row, 2)?,
+        standing: read_standing(&row, 3)?,
+    }))
+}
+
+/// Columns from `first` on: state, touched, touched_ms, since_ms, trial, failure.
+fn read_standing(row: &PgRow, first: usize) -> Result<Standing, StoreError> {
+    let state = State::numbered(i64::from(get::<i16>(row, first)?));
+    Ok(Standing {
+        state: state.ok_or_else(|| undecodable(Undecodable("state of a canary")))?,
+        touched: count(row, first + 1)?,
+        touched_ms: get(row, first + 2)?,
+        since_ms: get(row, first + 3)?,
+        trial: decode_trial(get(row, first + 4)?).map_err(undecodable)?,
+        failure: get(row, first + 5)?,
+    })
+}
