@@ -30,6 +30,29 @@ impl Spending {
     }
 }
 
+/// Tasks below others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Branch {
+    /// All below the roots with numbers from the first to the last.
+    Roots(TaskId, TaskId),
+    /// All below a task of the tree with this root, as far as the ended tasks between are still kept.
+    Under {
+        /// The root.
+        root: TaskId,
+        /// The task, which is below the root.
+        task: TaskId,
+    },
+}
+
+/// What a cancel of a branch did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// The tasks that it ended.
+    pub ended: Vec<TaskId>,
+    /// Whether some are left: there were more, or they are ending by themselves and may leave children.
+    pub left: bool,
+}
+
 /// A tree as it stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tree {

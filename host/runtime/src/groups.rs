@@ -8,9 +8,11 @@ use keiko_core::group::{Group, GroupState, NewGroup, Outcome};
 use keiko_core::limit::LimitFact;
 use keiko_core::port::StoreError;
 use keiko_core::stop::StopReason;
+use keiko_core::tree::Branch;
 use keiko_core::{GroupId, TenantId};
 use tokio::time::Instant;
 
+use crate::branch;
 use crate::handle::Handle;
 use crate::request::{Accepted, Error, TaskRequest};
 use crate::shared::Shared;
@@ -74,13 +76,15 @@ impl Handle {
         Ok((group, outcomes))
     }
 
-    /// Ends every task of a group that has not ended.
+    /// Ends every task of a group that has not ended, and everything below its tasks.
     pub async fn cancel_group(&self, tenant: TenantId, id: GroupId) -> Result<Group, Error> {
         loop {
             cancel(&self.shared, tenant, id, false).await?.ok_or_else(|| no_group(id))?;
             let group = self.group(tenant, id).await?;
             // What was about to end by itself was passed over.
             if group.state() != GroupState::Open || group.next.is_none() {
+                let roots = Branch::Roots(group.task(0), group.task(group.count - 1));
+                branch::cut(&self.shared, tenant, roots).await?;
                 return Ok(group);
             }
         }

@@ -5,6 +5,7 @@
 
 mod attempt;
 mod batch;
+mod branch;
 mod bulk;
 pub mod cache;
 mod canary;

@@ -13,6 +13,7 @@ use crate::task::{
     Amendment, CancelAnswer, DropAnswer, LeasedTask, RetryAnswer, Settled, Settlement, Submit, Submitted,
     TaskCounts, TaskFilter, TaskSummary, TaskView,
 };
+use crate::tree::{Branch, Cut};
 
 /// What kind of trouble a store has; decides the code and whether trying again can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -228,6 +229,15 @@ pub trait TaskStore: Send + Sync + 'static {
         now_ms: i64,
         count_max: u32,
     ) -> Result<Option<Vec<TaskId>>, StoreError>;
+
+    /// Cancels up to `count_max` tasks of a branch that have not ended. Until nothing is left of it, call again.
+    async fn cancel_branch(
+        &self,
+        tenant: TenantId,
+        branch: Branch,
+        now_ms: i64,
+        count_max: u32,
+    ) -> Result<Cut, StoreError>;
 
     /// Ends up to `count_max` tasks whose time is over by [`crate::time_out`]; a running one has a stale token then.
     async fn expire(&self, now_ms: i64, count_max: u32) -> Result<Expired, StoreError>;

@@ -25,6 +25,7 @@ use keiko_core::stop::Stop;
 use keiko_core::task::{
     Amendment, CancelAnswer, DropAnswer, Payload, RetryAnswer, Settled, Settlement, Submit, Submitted,
 };
+use keiko_core::tree::{Branch, Cut};
 use keiko_core::{Digest, GroupId, Holder, ProcessorName, TaskId, TenantId, TenantName, Token};
 use keiko_runtime::cache::CacheParts;
 use keiko_runtime::{Handle, Options, Parts, Runtime, TaskRequest, TenantOptions};
@@ -223,6 +224,17 @@ impl TaskStore for Faulty {
     ) -> Result<Option<Vec<TaskId>>, StoreError> {
         self.up()?;
         self.store.cancel_group(tenant, id, only_failed, now_ms, count_max).await
+    }
+
+    async fn cancel_branch(
+        &self,
+        tenant: TenantId,
+        branch: Branch,
+        now_ms: i64,
+        count_max: u32,
+    ) -> Result<Cut, StoreError> {
+        self.up()?;
+        self.store.cancel_branch(tenant, branch, now_ms, count_max).await
     }
 
     async fn expire(&self, now_ms: i64, count_max: u32) -> Result<Expired, StoreError> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::FutureExt;
+use keiko_core::TaskId;
 use keiko_core::code::Code;
 use keiko_core::limit::SetBy;
 use keiko_core::outcome::{Failure, Meter, Outcome};
@@ -112,5 +113,32 @@ async fn the_time_of_a_tree_ends_its_tasks() {
     let view = ended(&handle, tenant, child.id).await.view;
     let limit = view.failure.and_then(|failure| failure.limit).expect("the limit is told");
     assert_eq!((limit.name.as_str(), limit.limit), ("tree_ms", 300));
+    runtime.drain().await;
+}
+
+#[tokio::test]
+async fn a_cancel_follows_the_tree_of_a_task_that_has_ended() {
+    let bench = Bench::new().await;
+    let (runtime, handle, tenant) = bench
+        .start(move |attempt, port, stop| {
+            if attempt.facts.lineage.parent.is_none() {
+                return parent(vec![child(None, "1"), child(None, "2")], attempt, port);
+            }
+            async move { report(Outcome::Stopped(stop.wait().await)) }.boxed()
+        })
+        .await;
+    let root = handle.submit(tenant, vec![task("0")], None).await.expect("accepted").first;
+    ended(&handle, tenant, root).await;
+    let plain = handle.cancel(tenant, root).await.expect_err("it has ended");
+    assert_eq!(plain.code, Code::Conflict);
+    let (told, below) = handle.cancel_tree(tenant, root).await.expect("its children have not");
+    assert_eq!((told.view.summary.state, below), (TaskState::Completed, 2));
+    let filter = TaskFilter { parent: Some(root), ..TaskFilter::default() };
+    for found in handle.list(tenant, &filter, 10).await.expect("a list") {
+        assert_eq!(found.state, TaskState::Cancelled);
+    }
+    let (_, below) = handle.cancel_tree(tenant, root).await.expect("nothing is left");
+    assert_eq!(below, 0);
+    assert_eq!(handle.cancel_tree(tenant, TaskId(1)).await.expect_err("there is none").code, Code::NotFound);
     runtime.drain().await;
 }

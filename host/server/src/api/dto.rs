@@ -191,6 +191,9 @@ struct TaskJson<'a> {
     progress: Option<ProgressJson<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<FailureJson<'a>>,
+    /// How many tasks below it were cancelled with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancelled_below: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tree: Option<TreeJson>,
     /// The task that computed the result.
@@ -211,6 +214,15 @@ struct ResultJson<'a> {
 
 /// The JSON of a task.
 pub(super) fn task(detail: &TaskDetail) -> Vec<u8> {
+    task_and(detail, None)
+}
+
+/// A task, and how many below it were cancelled.
+pub(super) fn cancelled_tree(detail: &TaskDetail, below: u64) -> Vec<u8> {
+    task_and(detail, Some(below))
+}
+
+fn task_and(detail: &TaskDetail, cancelled_below: Option<u64>) -> Vec<u8> {
     let view = &detail.view;
     let progress = detail.progress.as_ref();
     let mut text = to_vec(&TaskJson {
@@ -218,6 +230,7 @@ pub(super) fn task(detail: &TaskDetail) -> Vec<u8> {
         progress: progress
             .map(|progress| ProgressJson { fraction: progress.fraction, message: &progress.message }),
         error: view.failure.as_ref().map(FailureJson::from),
+        cancelled_below,
         tree: view.tree.map(TreeJson::from),
         memoized_from: view
             .attempts

@@ -25,6 +25,15 @@ pub(super) struct Wait {
     wait: Option<u64>,
 }
 
+/// A cancel.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cancel {
+    /// Whether what is below the task is cancelled too.
+    #[serde(default)]
+    pub(super) tree: bool,
+}
+
 /// An install.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

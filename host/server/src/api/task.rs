@@ -149,8 +149,14 @@ pub(super) async fn cancel(
     uri: Uri,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    nothing(&uri, &body)?;
-    Ok(task_answer(&api.handle.cancel(caller.tenant, task_id(&id)?).await?))
+    let query::Cancel { tree } = query::read(&uri)?;
+    expect_empty(&body)?;
+    let id = task_id(&id)?;
+    if !tree {
+        return Ok(task_answer(&api.handle.cancel(caller.tenant, id).await?));
+    }
+    let (detail, below) = api.handle.cancel_tree(caller.tenant, id).await?;
+    Ok(json_answer(StatusCode::OK, dto::cancelled_tree(&detail, below)))
 }
 
 pub(super) async fn drop_task(

@@ -38,7 +38,7 @@ pub(super) enum Command {
         host: client::HostArguments,
     },
     /// Cancel tasks that have not ended, by their ids or all that a filter names
-    Cancel(Many),
+    Cancel(Cancel),
     /// Run failed or cancelled tasks again, by their ids or all that a filter names
     Retry(Box<Retry>),
     /// Forget ended tasks, with their results, attempts and logs, by their ids or all that a filter names
@@ -60,6 +60,19 @@ pub(super) struct List {
     page: client::PageArguments,
     #[command(flatten)]
     host: client::HostArguments,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keiko task cancel task_0123456789abc --tree
+  keiko task cancel --kind normalise --state pending")]
+pub(super) struct Cancel {
+    /// With everything below them, also where they have ended themselves
+    #[arg(long, requires = "ids")]
+    tree: bool,
+    #[command(flatten)]
+    many: Many,
 }
 
 #[derive(Debug, clap::Args)]
@@ -236,10 +249,12 @@ pub(super) fn task(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::List(arguments) => list(&arguments),
         Command::Wait { ids, timeout, host } => wait(&ids, timeout, &host),
-        Command::Cancel(arguments) if arguments.ids.is_empty() => {
-            by_filter(&arguments, &|path| Call::post(path), "/v1/tasks/cancel")
+        Command::Cancel(Cancel { many, .. }) if many.ids.is_empty() => {
+            by_filter(&many, &|path| Call::post(path), "/v1/tasks/cancel")
         }
-        Command::Cancel(arguments) => each(&arguments.ids, "/cancel", None, &arguments.host),
+        Command::Cancel(Cancel { tree, many }) => {
+            each(&many.ids, if tree { "/cancel?tree=true" } else { "/cancel" }, None, &many.host)
+        }
         Command::Retry(arguments) => retry(&arguments),
         Command::Drop(arguments) => drop_tasks(&arguments),
         Command::Logs { id, host } => logs(&id, &host),

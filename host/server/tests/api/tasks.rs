@@ -307,6 +307,23 @@ fn many_tasks_are_cancelled_and_tried_again_by_a_filter() {
 }
 
 #[test]
+fn a_cancel_of_a_tree_takes_what_has_ended_too() {
+    let world = World::open();
+    let client = world.client(None);
+    let cancel = |id: &str, tree: &str| client.post(&format!("/v1/tasks/{id}/cancel?tree={tree}"));
+    let waiting = client.submit(r#"{"kind":"echo","delay_ms":3600000}"#);
+    let told = cancel(&waiting, "true").expect(200).json();
+    assert_eq!((&told["state"], &told["cancelled_below"]), (&json!("cancelled"), &json!(0)));
+    let done = client.run(r#"{"kind":"echo","input":1}"#);
+    let done = done["id"].as_str().unwrap();
+    cancel(done, "false").problem(409, "conflict");
+    let told = cancel(done, "true").expect(200).json();
+    assert_eq!((&told["state"], &told["cancelled_below"]), (&json!("completed"), &json!(0)));
+    cancel("task_0000000000001", "true").problem(404, "not_found");
+    cancel(done, "all").problem(400, "invalid_input");
+}
+
+#[test]
 fn a_wait_ends_with_its_time() {
     let world = World::open();
     let client = world.client(None);

@@ -8,6 +8,7 @@
 
 mod agents;
 mod batches;
+mod branch;
 mod cache;
 mod canaries;
 mod catalog;
@@ -37,6 +38,7 @@ use keiko_core::retention::KeptFrom;
 use keiko_core::task::{
     Amendment, CancelAnswer, DropAnswer, RetryAnswer, Settled, Settlement, Submit, Submitted,
 };
+use keiko_core::tree::{Branch, Cut};
 
 pub use self::cache::{LevelFault, MemoryLevel, MemoryPlane};
 pub use self::link::Faults;
@@ -165,6 +167,16 @@ impl TaskStore for MemoryStore {
         count_max: u32,
     ) -> Result<Option<Vec<TaskId>>, StoreError> {
         self.call(|state| Ok(state.cancel_group(tenant, id, only_failed, now_ms, count_max))).await
+    }
+
+    async fn cancel_branch(
+        &self,
+        tenant: TenantId,
+        branch: Branch,
+        now_ms: i64,
+        count_max: u32,
+    ) -> Result<Cut, StoreError> {
+        self.call(|state| Ok(state.cancel_branch(tenant, branch, now_ms, count_max))).await
     }
 
     async fn expire(&self, now_ms: i64, count_max: u32) -> Result<Expired, StoreError> {

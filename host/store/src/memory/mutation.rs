@@ -66,6 +66,14 @@ mutations! {
     TreeUntold;
     /// Grandchildren do not know when their tree's time is over.
     TreeEndForgotten;
+    /// A cancel below one task takes the whole tree.
+    BranchIsTree;
+    /// A cancel below a task ends its children only.
+    BranchOfChildren;
+    /// A cancel of a branch finds another tenant's.
+    BranchForOthers;
+    /// A cancel of a branch does not say that some are left.
+    BranchHidesRest;
     /// A tree stays when its root is forgotten.
     TreeOutlivesItsRoot;
     /// A conflict takes the keys of the children that were not made.

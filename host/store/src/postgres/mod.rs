@@ -12,6 +12,7 @@
 pub mod admin;
 mod agents;
 pub(crate) mod batch;
+mod branch;
 pub(crate) mod cache;
 mod canary;
 mod catalog;
@@ -74,6 +75,7 @@ use keiko_core::task::{
     Amendment, CancelAnswer, DropAnswer, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskCounts,
     TaskFilter, TaskSummary, TaskView,
 };
+use keiko_core::tree::{Branch, Cut};
 
 use self::news::News;
 use self::open::Named;
@@ -308,6 +310,20 @@ impl TaskStore for PostgresStore {
         let _writing = self.0.pool.writing([tenant]);
         self.write(Priority::Task, 0, (), move |session, ()| {
             Box::pin(group::cancel(session, tenant, id, only_failed, now_ms, count_max))
+        })
+        .await
+    }
+
+    async fn cancel_branch(
+        &self,
+        tenant: TenantId,
+        branch: Branch,
+        now_ms: i64,
+        count_max: u32,
+    ) -> Result<Cut, StoreError> {
+        let _writing = self.0.pool.writing([tenant]);
+        self.write(Priority::Task, 0, (), move |session, ()| {
+            Box::pin(branch::cancel(session, tenant, branch, now_ms, count_max))
         })
         .await
     }

@@ -14,6 +14,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 
 use super::batch::{CANDIDATES, GROUPS, NEXT};
+use super::branch::{BELOW_ROOTS, BELOW_TASK};
 use super::cache::{PRUNE_ENDED, PRUNE_OLDEST};
 use super::end::{NEXT_TIME_OUT, OVER};
 use super::history::{STATISTICS, USER_TASKS};
@@ -189,6 +190,8 @@ fn systems_cases() -> Vec<Case> {
         case(NEXT_TIME_OUT, "0", &["task_start_by", "task_end_by"]),
         case(TREES, "'{1000,2000,999}'", &["tree_pkey"]),
         case(CHARGE, "'{1000,2000}', '{1,1}', '{1,1}'", &["tree_pkey"]),
+        case(BELOW_ROOTS, "1000, 2000, 2, 100", &["task_root"]),
+        case(BELOW_TASK, "1000, 1001, 2, 100", &["task_root", "task_pkey", "finished_pkey"]),
         case(WALK, "2, 0, 9223372036854775807, 100", &["finished_pkey"]),
         case(PRUNE_KEYS, "9000000000000, 100", &["idempotency_expires", "idempotency_pkey"]),
         case(UNPARK, "48, 48, 1000, 2305843009213693952", &["task_ready"]),

@@ -10,6 +10,7 @@
 pub mod admin;
 mod agents;
 pub(crate) mod batch;
+mod branch;
 mod cache;
 mod canary;
 mod catalog;
@@ -61,6 +62,7 @@ use keiko_core::task::{
     Amendment, CancelAnswer, DropAnswer, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskCounts,
     TaskFilter, TaskSummary, TaskView,
 };
+use keiko_core::tree::{Branch, Cut};
 use sqlx::ConnectOptions;
 use sqlx::sqlite::SqlitePool;
 
@@ -263,6 +265,19 @@ impl TaskStore for SqliteStore {
     ) -> Result<Option<Vec<TaskId>>, StoreError> {
         self.write(Priority::Task, 0, (), move |session, ()| {
             Box::pin(group::cancel(session, tenant, id, only_failed, now_ms, count_max))
+        })
+        .await
+    }
+
+    async fn cancel_branch(
+        &self,
+        tenant: TenantId,
+        branch: Branch,
+        now_ms: i64,
+        count_max: u32,
+    ) -> Result<Cut, StoreError> {
+        self.write(Priority::Task, 0, (), move |session, ()| {
+            Box::pin(branch::cancel(session, tenant, branch, now_ms, count_max))
         })
         .await
     }

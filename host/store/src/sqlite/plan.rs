@@ -6,6 +6,7 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 
 use super::batch::{CANDIDATES, GROUPS, LETTERS, LOOK, NEXT, ROWS};
+use super::branch::{BELOW_ROOTS, BELOW_TASK};
 use super::child::PARENTS;
 use super::end::{FINISH, NEXT_TIME_OUT, OVER};
 use super::group::{OUTCOMES, RELEASE};
@@ -170,6 +171,18 @@ async fn batches_are_formed_and_found_along_their_index() {
 }
 
 #[tokio::test]
+async fn what_is_below_a_task_is_found_along_its_root() {
+    for (mut connection, _folder) in databases().await {
+        check(&mut connection, BELOW_ROOTS, &["task_root (root>? AND root<?)"]).await;
+        let climb = ["task_root (root=?)", "INTEGER PRIMARY KEY (rowid=?)"];
+        let plan = plan(&mut connection, BELOW_TASK).await;
+        for index in climb {
+            assert!(plan.iter().any(|step| step.contains(index)), "{plan:#?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn lists_use_their_indexes() {
     for (mut connection, _folder) in databases().await {
         let list = |state| list_text(&TaskFilter { state, ..TaskFilter::default() });
@@ -258,6 +271,7 @@ fn statements() -> Vec<String> {
         STATISTICS,
         agents::LIST_USERS,
         PRUNE_KEYS,
+        BELOW_ROOTS,
         once::PRUNE,
     ];
     let batches = [CANDIDATES, GROUPS, LETTERS, LOOK, NEXT, ROWS];

@@ -2,8 +2,8 @@
 
 use keiko_core::code::Code;
 use keiko_core::id::{Holder, TaskId};
-use keiko_core::task::{Amendment, LeasedTask, NewTask, Settled, Settlement};
-use keiko_core::tree::{Charge, Spending, Tree};
+use keiko_core::task::{Amendment, LeasedTask, NewTask, Settled, Settlement, TaskState};
+use keiko_core::tree::{Branch, Charge, Cut, Spending, Tree};
 
 use crate::world::{NOW, World, child, complete, fail, hand_back, other_token, retry, with_children};
 
@@ -110,4 +110,70 @@ pub async fn a_tree_is_forgotten_with_its_root(world: &World) {
     assert_eq!(child.tree, None);
     let end = spent(fail(&child, Code::Trap), &child, used(1, 1));
     assert_eq!(world.settle(holder, end).await, Settled::Stored);
+}
+
+/// A root with the children `a` and `b`, of whom `a` has ended and has two children of its own, and one of those, ended, one
+/// more. What is live: `b`, and below `a` its second child and the child of the first.
+struct Family {
+    root: TaskId,
+    a: TaskId,
+    b: TaskId,
+    below_a: [TaskId; 2],
+}
+
+async fn family(world: &World, holder: Holder) -> Family {
+    let root = root(world, holder, |_| {}).await;
+    bear(world, holder, &root, 2).await;
+    let mut children = world.lease(holder, 2).await;
+    let (b, a) = (children.remove(1), children.remove(0));
+    bear(world, holder, &a, 2).await;
+    let mut children = world.lease(holder, 2).await;
+    let (second, first) = (children.remove(1), children.remove(0));
+    bear(world, holder, &first, 1).await;
+    let third = world.lease(holder, 1).await.remove(0);
+    Family { root: root.id, a: a.id, b: b.id, below_a: [second.id, third.id] }
+}
+
+async fn cancel(world: &World, branch: Branch, count_max: u32) -> Cut {
+    let cut = world.tasks.cancel_branch(world.ada.tenant, branch, NOW, count_max).await.unwrap();
+    Cut { ended: sorted(cut.ended), ..cut }
+}
+
+fn sorted(mut ids: Vec<TaskId>) -> Vec<TaskId> {
+    ids.sort_unstable();
+    ids
+}
+
+pub async fn a_cancel_follows_the_tree(world: &World) {
+    let holder = world.holder().await;
+    let Family { root, a, b, below_a } = family(world, holder).await;
+    let under = |task| Branch::Under { root, task };
+    let ended = |ids: &[TaskId]| Cut { ended: sorted(ids.to_vec()), left: false };
+    let bob = world.tasks.cancel_branch(world.bob.tenant, Branch::Roots(root, root), NOW, 9).await.unwrap();
+    assert_eq!(bob, Cut::default(), "it is another tenant's");
+    assert_eq!(cancel(world, under(b), 9).await, Cut::default(), "nothing is below it");
+    assert_eq!(
+        cancel(world, under(a), 9).await,
+        ended(&below_a),
+        "through an ended one, and not the other branch"
+    );
+    for (id, state) in
+        [(below_a[0], TaskState::Cancelled), (below_a[1], TaskState::Cancelled), (b, TaskState::Running)]
+    {
+        assert_eq!(world.state(&world.ada, id).await, state);
+    }
+    assert_eq!(cancel(world, under(a), 9).await, Cut::default(), "once");
+    assert_eq!(cancel(world, Branch::Roots(root, root), 9).await, ended(&[b]));
+}
+
+pub async fn a_large_tree_is_cancelled_in_parts(world: &World) {
+    let holder = world.holder().await;
+    let (first, second) = (root(world, holder, |_| {}).await, root(world, holder, |_| {}).await);
+    bear(world, holder, &first, 3).await;
+    bear(world, holder, &second, 2).await;
+    let both = Branch::Roots(first.id, second.id);
+    let parts = [cancel(world, both, 2).await, cancel(world, both, 2).await, cancel(world, both, 2).await];
+    let shape = |cut: &Cut| (cut.ended.len(), cut.left);
+    assert_eq!(parts.each_ref().map(shape), [(2, true), (2, true), (1, false)]);
+    assert_eq!(world.live(&world.ada).await, 0);
 }
