@@ -21,6 +21,7 @@ pub mod config;
 mod seen;
 mod store;
 pub mod token;
+mod watch;
 mod wiring;
 
 pub use keiko_engine::compile_child;

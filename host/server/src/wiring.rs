@@ -26,6 +26,7 @@ use crate::auth::Auth;
 use crate::config::Config;
 use crate::seen::Seen;
 use crate::store::{OpenError, Seams, Store};
+use crate::watch::{WatchedFiles, Watcher};
 
 /// The argument that makes the program compile one component and nothing else.
 pub const COMPILE_CHILD: &str = "compile-child";
@@ -188,15 +189,16 @@ impl HostBuilder {
         let started = Runtime::start(parts, runtime_options(&config), tenants).await;
         let (runtime, handle) = started.map_err(StartError::Runtime)?;
         remember(&store, &seen).await;
+        let watching = Watching::start(&config, &handle, &clock);
         let http = match listening {
             Some(listening) => {
-                let pool = store.pool_look();
-                let parts = (components, engine, clock, pool);
+                let watched = watching.as_ref().map(|watching| watching.files.clone()).unwrap_or_default();
+                let parts = (components, engine, clock, store.pool_look(), watched);
                 Some(Http::start(listening, &config, handle.clone(), parts)?)
             }
             None => None,
         };
-        Ok(Host { runtime, handle, store, seen, http })
+        Ok(Host { runtime, handle, store, seen, http, watching })
     }
 }
 
@@ -207,6 +209,7 @@ pub struct Host {
     store: Store,
     seen: Seen,
     http: Option<Http>,
+    watching: Option<Watching>,
 }
 
 impl Host {
@@ -233,7 +236,10 @@ impl Host {
 
     /// Takes no more tasks, lets what runs end within the drain time, hands the rest back, and stops.
     pub async fn drain(self) -> DrainReport {
-        let Host { runtime, handle, store, seen, http } = self;
+        let Host { runtime, handle, store, seen, http, watching } = self;
+        if let Some(watching) = watching {
+            watching.stop().await;
+        }
         let report = runtime.drain().await;
         drop(handle);
         if let Some(http) = http {
@@ -261,7 +267,13 @@ impl Http {
         listening: Listening,
         config: &Config,
         handle: Handle,
-        (components, engine, clock, pool): (Arc<dyn Components>, Engine, Arc<dyn Clock>, PoolLook),
+        (components, engine, clock, pool, watched): (
+            Arc<dyn Components>,
+            Engine,
+            Arc<dyn Clock>,
+            PoolLook,
+            WatchedFiles,
+        ),
     ) -> Result<Http, StartError> {
         let address = listening.address();
         let address_file = config.data_dir.join(ADDRESS_FILE);
@@ -289,6 +301,7 @@ impl Http {
             metrics: Metrics::new(),
             engine,
             pool,
+            watched,
         });
         let (stop, serving) = (CancellationToken::new(), TaskTracker::new());
         spawn(&serving, serve(listening, api, stop.clone()));
@@ -306,6 +319,40 @@ impl Http {
     }
 }
 
+/// The watching of a folder, while there is one to watch.
+struct Watching {
+    files: WatchedFiles,
+    stop: CancellationToken,
+    watching: TaskTracker,
+}
+
+impl Watching {
+    fn start(config: &Config, handle: &Handle, clock: &Arc<dyn Clock>) -> Option<Watching> {
+        let folder = config.plugins_dir.clone()?;
+        let names = config.tenants.iter().map(|tenant| tenant.options.name.clone());
+        let tenants = names.filter_map(|name| handle.tenant(&name).map(|id| (name, id))).collect();
+        let files = WatchedFiles::default();
+        let watcher = Watcher {
+            handle: handle.clone(),
+            clock: Arc::clone(clock),
+            folder,
+            data_dir: config.data_dir.clone(),
+            tenants,
+            files: Arc::clone(&files),
+        };
+        let (stop, watching) = (CancellationToken::new(), TaskTracker::new());
+        spawn(&watching, watcher.watch(stop.clone()));
+        watching.close();
+        Some(Watching { files, stop, watching })
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        // An install that has begun may take as long as a compilation: what it does is whole or not at all.
+        let _ = tokio::time::timeout(LAST_STOP_TIME, self.watching.wait()).await;
+    }
+}
+
 /// The system's clock.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock;
@@ -315,6 +362,16 @@ impl Clock for SystemClock {
     fn now_ms(&self) -> i64 {
         let since = std::time::SystemTime::now().duration_since(UNIX_EPOCH);
         since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
+/// Does what waits for a disk on a thread where it holds up nobody.
+pub(crate) async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // Its runtime ends, and with it whoever waits here.
+        Err(_) => std::future::pending().await,
     }
 }
 

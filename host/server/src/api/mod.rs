@@ -46,6 +46,7 @@ use keiko_runtime::Handle;
 
 use crate::auth::Auth;
 use crate::config::ApiLimits;
+use crate::watch::WatchedFiles;
 use keiko_store::postgres::PoolFigures;
 use problem::Problem;
 
@@ -77,6 +78,8 @@ pub(crate) struct Api {
     pub(crate) engine: Engine,
     /// What the pool of database connections has done.
     pub(crate) pool: PoolLook,
+    /// What became of the files of the watched folder.
+    pub(crate) watched: WatchedFiles,
 }
 
 /// The routes. Every one of them but those about the host's own health passes the guard's token check.
@@ -124,6 +127,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/cache", get(cache::usage).delete(cache::clear))
         .route("/v1/cache/entry", get(cache::explain).delete(cache::remove))
         .route("/v1/cache/tag", delete(cache::remove_tag))
+        .route("/v1/watched", get(plugin::watched))
         .route("/v1/plugins", post(plugin::install).get(plugin::list))
         .route("/v1/plugins/{name}", get(plugin::get).delete(plugin::remove))
         .route("/v1/plugins/{name}/component", get(plugin::component))

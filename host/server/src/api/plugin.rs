@@ -181,6 +181,20 @@ async fn swap(api: &Api, caller: Caller, name: &Segment, target: Target) -> Resu
     Ok(json_answer(StatusCode::OK, dto::plugin(&plugin, &policy(api, caller)?)))
 }
 
+/// The files of the watched folder that are the tenant's, and what became of them.
+pub(super) async fn watched(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    query::read::<query::Nothing>(&uri)?;
+    let files = api.watched.lock().clone();
+    Ok(json_answer(
+        StatusCode::OK,
+        dto::watched(files.iter().filter(|(_, file)| file.tenant == caller.tenant)),
+    ))
+}
+
 pub(super) async fn host(State(api): State<Arc<Api>>, caller: Caller, uri: Uri) -> Result<Response, Problem> {
     query::read::<query::Nothing>(&uri)?;
     let text = dto::to_vec(&dto::HostJson {

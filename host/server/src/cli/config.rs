@@ -47,6 +47,9 @@ pub(super) struct Settings {
     /// Threads that run plugins [default: one for each processor]
     #[arg(long, value_name = "N")]
     workers: Option<u64>,
+    /// Folder whose components are installed when they change [default: none]
+    #[arg(long, value_name = "DIR")]
+    plugins_dir: Option<String>,
     /// What to log, such as `warn` or `info,keiko_runtime=debug` [default: info]
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -68,6 +71,7 @@ impl Settings {
         self.place.config_with([
             ("host.listen", "--listen", self.listen.clone()),
             ("host.workers", "--workers", self.workers.map(|workers| workers.to_string())),
+            ("host.plugins_dir", "--plugins-dir", self.plugins_dir.clone()),
             ("host.log", "--log", self.log.clone()),
             ("host.log_format", "--log-format", format.map(str::to_owned)),
         ])

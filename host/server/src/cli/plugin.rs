@@ -77,6 +77,11 @@ pub(super) enum Command {
         #[command(flatten)]
         host: client::HostArguments,
     },
+    /// Show what became of the files of the watched folder
+    Watched {
+        #[command(flatten)]
+        host: client::HostArguments,
+    },
     /// Remove a plugin that has no open tasks
     Remove {
         /// Its name
@@ -159,6 +164,7 @@ pub(super) fn plugin(command: Command) -> Result<ExitCode, Failure> {
             swap(Call::post(&format!("/v1/plugins/{}/rollback", segment(&name))), &host)?;
         }
         Command::Canary { name, withdraw, host } => canary(&name, withdraw, &host)?,
+        Command::Watched { host } => watched(&host)?,
         Command::Remove { name, when_drained, host } => remove(&name, when_drained, &host)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -226,6 +232,35 @@ fn remove(name: &str, when_drained: bool, host: &client::HostArguments) -> Resul
         let Left { live } = answer.read()?;
         print::note(&format!("{} goes when {} tasks have ended", print::clean(name), print::thousands(live)));
     }
+    Ok(())
+}
+
+fn watched(host: &client::HostArguments) -> Result<(), Failure> {
+    #[derive(Deserialize)]
+    struct File {
+        file: String,
+        state: String,
+        at: String,
+        plugin: Option<String>,
+        version: Option<String>,
+        code: Option<String>,
+        message: Option<String>,
+    }
+    #[derive(Deserialize)]
+    struct Files {
+        files: Vec<File>,
+    }
+    let answer = host.client()?.send(Call::get("/v1/watched"))?;
+    if host.json {
+        answer.print();
+        return Ok(());
+    }
+    let Files { files } = answer.read()?;
+    let row = |file: File| {
+        let told = [file.plugin, file.version, file.code, file.message];
+        vec![file.file, file.state, file.at, told.into_iter().flatten().collect::<Vec<_>>().join(" ")]
+    };
+    print::table(&["file", "state", "at", "what"], files.into_iter().map(row).collect());
     Ok(())
 }
 

@@ -21,7 +21,7 @@ use super::{ApiLimits, Config, ConfigError, Effective, LogFormat, Mistake, Tenan
 use crate::token::{self, TokenEntry};
 
 /// The tenant of a host whose configuration declares none.
-const DEFAULT_TENANT: &str = "default";
+pub(crate) const DEFAULT_TENANT: &str = "default";
 /// Tenants of one host.
 const TENANTS_MAX: usize = 10_000;
 /// Tokens of one tenant.
@@ -64,6 +64,8 @@ impl Checker {
         let data_dir = self.text("host.data_dir", "data", |text| {
             if text.is_empty() { Err("the folder has no name".to_owned()) } else { Ok(PathBuf::from(text)) }
         });
+        let plugins_dir =
+            self.text("host.plugins_dir", "", |text| Ok((!text.is_empty()).then(|| PathBuf::from(text))));
         let log = self.text("host.log", "info", |text| {
             let parsed: Result<tracing_subscriber::EnvFilter, _> = text.parse();
             parsed.map(|_| text.to_owned()).map_err(|error| format!("`{text}` is not a filter: {error}"))
@@ -79,6 +81,7 @@ impl Checker {
         Config {
             listen: listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
             data_dir: data_dir.unwrap_or_default(),
+            plugins_dir: plugins_dir.flatten(),
             workers: count("host.workers", cores, 1_024),
             running_max: count("host.running_max", 100, 1_000),
             readers: count("host.readers", 4, 64) as u32,

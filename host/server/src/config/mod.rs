@@ -22,6 +22,8 @@ mod suggest;
 mod url;
 mod written;
 
+pub(crate) use check::DEFAULT_TENANT;
+
 pub use origin::Origin;
 pub use redis::RedisUrl;
 pub use url::DatabaseUrl;
@@ -34,6 +36,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Folder of everything the host keeps.
     pub data_dir: PathBuf,
+    /// Folder whose components are installed, if one is watched.
+    pub plugins_dir: Option<PathBuf>,
     /// Threads that run guests.
     pub workers: usize,
     /// Attempts on this host at once.

@@ -31,6 +31,7 @@ pub(super) const CLUSTER_KEY: &str = "KEIKO_CLUSTER_KEY";
 pub(super) const SCALARS: &[(&str, Kind)] = &[
     ("host.listen", Kind::Text),
     ("host.data_dir", Kind::Text),
+    ("host.plugins_dir", Kind::Text),
     ("host.workers", Kind::Number),
     ("host.running_max", Kind::Number),
     ("host.readers", Kind::Number),
@@ -301,17 +302,19 @@ pub(super) fn read_text(path: &Path, text: &str) -> Result<Written, Vec<Mistake>
         }
     }
     root.finish();
-    resolve_data_dir(path, &mut written);
+    resolve_folders(path, &mut written);
     written.mistakes = file.mistakes.into_inner();
     Ok(written)
 }
 
-/// A data folder written in a file is relative to the file, wherever the host is started.
-fn resolve_data_dir(path: &Path, written: &mut Written) {
-    if let Some(Set { value: Scalar::Text(text), .. }) = written.scalars.get_mut("host.data_dir") {
-        let folder = path.parent().unwrap_or(Path::new(""));
-        if !text.is_empty() {
-            *text = folder.join(&*text).to_string_lossy().into_owned();
+/// A folder written in a file is relative to the file, wherever the host is started.
+fn resolve_folders(path: &Path, written: &mut Written) {
+    for name in ["host.data_dir", "host.plugins_dir"] {
+        if let Some(Set { value: Scalar::Text(text), .. }) = written.scalars.get_mut(name) {
+            let folder = path.parent().unwrap_or(Path::new(""));
+            if !text.is_empty() {
+                *text = folder.join(&*text).to_string_lossy().into_owned();
+            }
         }
     }
 }

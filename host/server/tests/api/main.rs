@@ -18,4 +18,5 @@ mod plugins;
 mod problems;
 mod runs;
 mod tasks;
+mod watched;
 mod world;

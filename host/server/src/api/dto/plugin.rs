@@ -7,6 +7,7 @@ use keiko_core::retry::RetryRequest;
 use serde::Serialize;
 
 use super::{time, to_vec};
+use crate::watch::Watched;
 
 #[derive(Serialize)]
 struct PluginJson<'a> {
@@ -147,6 +148,42 @@ pub(crate) fn plugins(plugins: &[Plugin], policy: &TenantPolicy) -> Vec<u8> {
         plugins: Vec<PluginJson<'a>>,
     }
     to_vec(&Plugins { plugins: plugins.iter().map(|plugin| plugin_json(plugin, policy)).collect() })
+}
+
+/// The JSON of what became of files of the watched folder.
+pub(crate) fn watched<'a>(files: impl Iterator<Item = (&'a String, &'a Watched)>) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct FileJson<'a> {
+        file: &'a str,
+        state: &'static str,
+        at: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        plugin: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        version: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<&'a str>,
+    }
+    #[derive(Serialize)]
+    struct Files<'a> {
+        files: Vec<FileJson<'a>>,
+    }
+    let file = |(name, file): (&'a String, &'a Watched)| {
+        let installed = file.outcome.as_ref().ok();
+        let refused = file.outcome.as_ref().err();
+        FileJson {
+            file: name,
+            state: if installed.is_some() { "installed" } else { "refused" },
+            at: time(file.at_ms),
+            plugin: installed.map(|(plugin, _)| plugin.as_str()),
+            version: installed.map(|(_, version)| version.as_str()),
+            code: refused.map(|(code, _)| code.as_str()),
+            message: refused.map(|(_, message)| message.as_str()),
+        }
+    };
+    to_vec(&Files { files: files.map(file).collect() })
 }
 
 #[derive(Serialize)]
