@@ -1,6 +1,8 @@
 //! The short forms of the long checks, on every run of the tests.
 
-use keiko_tests::check::{Report, batch_kill, cache_faults, canary, cancel, hostile, hosts, kill, swap};
+use keiko_tests::check::{
+    Report, batch_kill, cache_faults, canary, cancel, hostile, hosts, kill, swap, uploading,
+};
 
 fn passes(report: Report) {
     assert_eq!(report.violations(), 0, "{:#}", report.json());
@@ -44,6 +46,14 @@ fn a_cancel_that_races_a_completion_is_answered_with_the_one_end() {
 fn attacks_end_with_their_code_and_a_neighbour_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     passes(hostile::run(&hostile::Plan::new(false), folder.path()).unwrap());
+}
+
+#[test]
+fn uploads_that_are_no_plugins_are_refused_and_hold_up_nobody() {
+    let seed = keiko_tests::seed();
+    eprintln!("KEIKO_SEED={seed} repeats the choices of this run");
+    let folder = tempfile::tempdir().unwrap();
+    passes(uploading::run(&uploading::Plan::short(seed), folder.path()).unwrap());
 }
 
 #[test]

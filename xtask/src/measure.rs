@@ -31,6 +31,7 @@ const CHECKS: &[&str] = &[
     "hosts",
     "hostile",
     "swap",
+    "upload",
     CACHE_FAULTS,
     MUTATIONS,
     SIMULATION,

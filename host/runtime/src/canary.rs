@@ -60,7 +60,8 @@ impl Handle {
     ) -> Result<Plugin, Error> {
         let percent = checked(percent)?;
         let version = self.prepare(tenant, component, manifest).await?;
-        self.begin_canary(tenant, Candidate::New(version), percent).await
+        let begun = self.begin_canary(tenant, Candidate::New(version), percent).await;
+        begun.inspect_err(|_| self.shared.catalog.discard())
     }
 
     /// Lets a part of a plugin's tasks try a version that was installed before.

@@ -181,8 +181,7 @@ impl Catalog {
             };
             next.add(loaded);
         }
-        let live: Vec<Digest> =
-            next.plugins.values().flat_map(Loaded::all).map(|loaded| loaded.digest()).collect();
+        let live = next.live();
         next.replaced(&before).for_each(|old| old.retired.store(true, Ordering::Release));
         self.now.store(Arc::new(next));
         self.runner.retain(&live);
@@ -241,6 +240,11 @@ impl Catalog {
             component_bytes: compiled.component_bytes,
             manifest: Arc::new(manifest),
         })
+    }
+
+    /// Lets go of components that were checked and did not become a version.
+    pub(crate) fn discard(&self) {
+        self.runner.retain(&self.now.load().live());
     }
 
     /// Stores a version, and makes it its plugin's current one.
@@ -468,6 +472,11 @@ impl Catalog {
 }
 
 impl Snapshot {
+    /// Every component that runs.
+    fn live(&self) -> Vec<Digest> {
+        self.plugins.values().flat_map(Loaded::all).map(|loaded| loaded.digest()).collect()
+    }
+
     fn add(&mut self, loaded: Arc<Loaded>) {
         self.draining |= loaded.plugin.draining;
         for (name, id) in &loaded.plugin.kinds {

@@ -385,7 +385,8 @@ impl Handle {
     ) -> Result<(Plugin, bool), Error> {
         let version = self.prepare(tenant, component, manifest).await?;
         let before = self.shared.catalog.snapshot();
-        let answer = self.shared.catalog.install(version).await?;
+        let answer =
+            self.shared.catalog.install(version).await.inspect_err(|_| self.shared.catalog.discard())?;
         self.shared.swapped(&before).await;
         Ok(answer)
     }
@@ -399,7 +400,9 @@ impl Handle {
     ) -> Result<NewVersion, Error> {
         let entry = self.entry(tenant)?;
         let refuse = |manifest: &Manifest| batch::taken(&self.shared, tenant, manifest);
-        self.shared.catalog.prepare(tenant, &entry.policy, component, manifest, refuse).await
+        let catalog = &self.shared.catalog;
+        let prepared = catalog.prepare(tenant, &entry.policy, component, manifest, refuse).await;
+        prepared.inspect_err(|_| catalog.discard())
     }
 
     /// Makes a version that was installed before the current one; says whether anything changed. Attempts that run

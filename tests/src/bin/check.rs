@@ -5,7 +5,9 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use keiko_tests::check::{Report, batch_kill, cache_faults, canary, cancel, hostile, hosts, kill, swap};
+use keiko_tests::check::{
+    Report, batch_kill, cache_faults, canary, cancel, hostile, hosts, kill, swap, uploading,
+};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -53,8 +55,12 @@ fn run(arguments: &[String]) -> Result<Report> {
         }
         "hostile" => hostile::run(&hostile::Plan::new(long), folder.path()),
         "swap" => swap::run(&if long { swap::Plan::long() } else { swap::Plan::short() }, folder.path()),
+        "upload" => {
+            let plan = if long { uploading::Plan::long(seed) } else { uploading::Plan::short(seed) };
+            uploading::run(&plan, folder.path())
+        }
         _ => bail!(
-            "there is no check `{name}`; there are: batch-kill, cache-faults, canary, cancel, hostile, hosts, kill, swap"
+            "there is no check `{name}`; there are: batch-kill, cache-faults, canary, cancel, hostile, hosts, kill, swap, upload"
         ),
     };
     if !matches!(&report, Ok(report) if report.violations() == 0) {

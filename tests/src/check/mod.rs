@@ -16,6 +16,7 @@ pub mod kill;
 pub mod load;
 pub mod swap;
 pub mod upload;
+pub mod uploading;
 
 use std::collections::BTreeMap;
 

@@ -82,6 +82,24 @@ fn a_plugin_with_open_tasks_stays() {
 }
 
 #[test]
+fn a_component_that_is_refused_after_its_compilation_does_not_stay() {
+    let world = World::open();
+    let client = world.client(None);
+    let held = || {
+        let page = client.get("/metrics").expect(200);
+        let text = String::from_utf8_lossy(&page.body).into_owned();
+        text.lines().find(|line| line.starts_with("keiko_components_held ")).unwrap().to_owned()
+    };
+    let before = held();
+    // Other bytes under a version's name.
+    let mut other = guest::component("guest", "0.1.0");
+    other.extend([0, 4, 1, b'x', b'y', b'z']);
+    client.upload("/v1/plugins", &other).problem(409, "conflict");
+    client.upload("/v1/plugins?canary_percent=10", &other).problem(409, "conflict");
+    assert_eq!(held(), before);
+}
+
+#[test]
 fn versions_are_swapped_and_the_history_tells() {
     let world = World::with("");
     let client = world.client(None);
