@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use keiko_tests::check::canary;
 use keiko_tests::postgres::{Database, Postgres, Programs};
 use keiko_tests::{Host, Options, tree, wait};
 use serde_json::json;
@@ -48,6 +49,23 @@ fn an_idle_host_asks_its_database_next_to_nothing() {
         database.query(every).unwrap()
     );
     assert!(asked >= 1.0, "the host beats, or it would lose its lease");
+}
+
+#[test]
+fn two_hosts_try_one_canary_together_and_follow_one_verdict() {
+    let postgres = Postgres::start(Programs::find(None).unwrap()).unwrap();
+    let database = postgres.new_database().unwrap();
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let hosts = folders.each_ref().map(|folder| host(folder, &database));
+    let clients = hosts.each_ref().map(Host::client);
+    let report = canary::run_on(&canary::Plan::short(), &clients).unwrap();
+    assert_eq!(report.violations(), 0, "{:#}", report.json());
+    for client in &clients {
+        let page = String::from_utf8(client.get("/metrics").unwrap().bytes).unwrap();
+        let tried = page.lines().find_map(|line| line.strip_prefix("keiko_canary_attempts_total "));
+        let tried: f64 = tried.unwrap().parse().unwrap();
+        assert!(tried > 0.0, "both hosts have tasks that try");
+    }
 }
 
 #[test]

@@ -4,26 +4,34 @@
 //! tasks have tried it than the bound allows. In the second the new version is as good as the current one: it is to pass.
 //!
 //! Promises: no task fails for its submitter, no task has more than one attempt, and every attempt ran one of the two versions; at most
-//! 200 tasks try a version before there is a verdict; the verdict is the right one, and the tasks that trapped ran the version
-//! before.
+//! 200 tasks try a version before there is a verdict, on all hosts together; the verdict is the right one, and every host follows it.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::Report;
 use super::attack::{base64_url, in_shell, with_section};
-use crate::{Client, Host, Options};
+use crate::{Client, Host, Options, wait};
 
 /// What is looked at.
-pub const INVARIANTS: &[&str] =
-    &["task failed", "attempt repeated", "attempt on no version", "bound exceeded", "wrong verdict"];
+pub const INVARIANTS: &[&str] = &[
+    "task failed",
+    "attempt repeated",
+    "attempt on no version",
+    "bound exceeded",
+    "wrong verdict",
+    "not followed",
+];
 /// Submitters; each waits for its task before the next.
 const SUBMITTERS: u64 = 8;
 /// Tasks that try a version before its verdict.
 const TRIED_MAX: u64 = 200;
+/// How soon every host knows of a verdict: a second, and what a slow machine adds.
+const FOLLOWS_MAX: Duration = Duration::from_secs(3);
 /// Tasks of one life, at most: those of the bound, and what runs meanwhile on the current version, twice over.
 const TASKS_MAX: u64 = 5_000;
 
@@ -75,14 +83,18 @@ impl Plan {
 /// Runs the check in `folder`.
 pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     let host = Host::start(Options::in_folder(folder)?)?;
-    let client = host.client();
+    run_on(plan, &[host.client()])
+}
+
+/// Runs the check on hosts of one database: each is asked in turn.
+pub fn run_on(plan: &Plan, clients: &[Client]) -> Result<Report> {
     let mut report = Report::new("canary", INVARIANTS);
     let (mut tasks, mut tried, mut most) = (0, 0, 0);
     for round in 0..plan.rounds {
         for (name, traps) in [("bad", 3), ("good", 0)] {
-            let life = Life::begin(&client, &format!("{name}-{round}"), traps, plan.percent)?;
-            let ran = life.live(&client, &mut report)?;
-            let touched = life.judge(&client, &mut report)?;
+            let life = Life::begin(clients, &format!("{name}-{round}"), traps, plan.percent)?;
+            let ran = life.live(&mut report)?;
+            let touched = life.judge(&mut report)?;
             tasks += ran;
             tried += touched;
             if traps > 0 {
@@ -98,33 +110,37 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
 }
 
 /// A plugin with its canary.
-struct Life {
+struct Life<'a> {
+    /// Of the hosts, the first one for all that is not a task.
+    clients: &'a [Client],
     plugin: String,
     /// Of both versions, the current one first.
     digests: [String; 2],
     is_bad: bool,
 }
 
-impl Life {
-    fn begin(client: &Client, plugin: &str, traps: u8, percent: u64) -> Result<Life> {
+impl Life<'_> {
+    fn begin<'a>(clients: &'a [Client], plugin: &str, traps: u8, percent: u64) -> Result<Life<'a>> {
+        let [client, ..] = clients else { bail!("there is no host") };
         let current = install(client, plugin, 1, 0, "")?;
         let canary = install(client, plugin, 2, traps, &format!("&canary_percent={percent}"))?;
         let digest = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let digests = [digest(&current["digest"]), digest(&canary["canary"]["digest"])];
-        Ok(Life { plugin: plugin.to_owned(), digests, is_bad: traps > 0 })
+        Ok(Life { clients, plugin: plugin.to_owned(), digests, is_bad: traps > 0 })
     }
 
     /// Submits tasks until there is a verdict; how many.
-    fn live(&self, client: &Client, report: &mut Report) -> Result<u64> {
+    fn live(&self, report: &mut Report) -> Result<u64> {
         let (next, over) = (AtomicU64::new(0), AtomicBool::new(false));
         let submit = || -> Result<Vec<(&'static str, String)>> {
             let mut wrong = Vec::new();
             while !over.load(Ordering::Acquire) {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 let body = json!({"plugin": self.plugin, "kind": "run", "input": number});
+                let client = &self.clients[number as usize % self.clients.len()];
                 let task = client.post_json("/v1/tasks?wait=30", &body, None)?.expect(&[201])?;
                 wrong.extend(self.look(&task));
-                let done = number >= TASKS_MAX || number % 20 == 0 && self.state(client)? != "trying";
+                let done = number >= TASKS_MAX || number % 20 == 0 && self.tried()?["state"] != "trying";
                 over.fetch_or(done, Ordering::AcqRel);
             }
             Ok(wrong)
@@ -151,26 +167,28 @@ impl Life {
         (!is_known).then(|| ("attempt on no version", task.to_string()))
     }
 
-    fn state(&self, client: &Client) -> Result<Value> {
-        Ok(self.tried(client)?["state"].clone())
-    }
-
-    fn tried(&self, client: &Client) -> Result<Value> {
-        client.get(&format!("/v1/plugins/{}/canary", self.plugin))?.expect(&[200])
+    fn tried(&self) -> Result<Value> {
+        self.clients[0].get(&format!("/v1/plugins/{}/canary", self.plugin))?.expect(&[200])
     }
 
     /// Looks at the verdict; how many tasks it took.
-    fn judge(&self, client: &Client, report: &mut Report) -> Result<u64> {
-        let tried = self.tried(client)?;
+    fn judge(&self, report: &mut Report) -> Result<u64> {
+        let tried = self.tried()?;
         let touched = tried["tasks"].as_u64().unwrap_or_default();
         report.require(touched <= TRIED_MAX, "bound exceeded", || tried.to_string());
         let expected = if self.is_bad { "worse" } else { "passed" };
         report.require(tried["state"] == expected, "wrong verdict", || tried.to_string());
         let broke = tried["canary"]["broke"].as_u64().unwrap_or_default();
         report.require((broke > 0) == self.is_bad, "wrong verdict", || tried.to_string());
-        let plugin = client.get(&format!("/v1/plugins/{}", self.plugin))?.expect(&[200])?;
-        let stands = plugin["version"] == "1" && plugin["canary"].is_null() == self.is_bad;
-        report.require(stands, "wrong verdict", || plugin.to_string());
+        let canary = if self.is_bad { json!(null) } else { json!("passed") };
+        for client in self.clients {
+            let path = format!("/v1/plugins/{}", self.plugin);
+            let follows = wait::until("the host to follow the verdict", FOLLOWS_MAX, || {
+                let plugin = client.get(&path)?.expect(&[200])?;
+                Ok((plugin["version"] == "1" && plugin["canary"]["state"] == canary).then_some(()))
+            });
+            report.require(follows.is_ok(), "not followed", || client.address());
+        }
         Ok(touched)
     }
 }
