@@ -85,7 +85,10 @@ fn batches() {
         .iter()
         .map(|one| one["name"].clone())
         .collect();
-    assert_eq!(names, [json!("hungry"), json!("kept"), json!("picky"), json!("plain"), json!("relay")]);
+    assert_eq!(
+        names,
+        [json!("clocked"), json!("hungry"), json!("kept"), json!("picky"), json!("plain"), json!("relay")]
+    );
 }
 
 #[test]

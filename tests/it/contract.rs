@@ -61,7 +61,7 @@ fn contract() {
     let plugin = running.client.get("/v1/plugins/contract").unwrap().json().unwrap();
     assert_eq!(
         plugin["wants"],
-        json!(["agents", "attempt", "cache", "config", "history", "log", "progress", "tasks"])
+        json!(["agents", "attempt", "cache", "config", "history", "log", "metrics", "progress", "tasks"])
     );
     assert_eq!(plugin["denied"], json!([]));
     assert_eq!(running.result("trivial", json!({"as": ["it", "came"]})), json!({"as": ["it", "came"]}));
@@ -137,7 +137,7 @@ fn what_is_not_granted_is_denied_at_install_by_name_and_at_the_call_by_an_answer
     let plugin = running.client.get("/v1/plugins/contract").unwrap().json().unwrap();
     assert_eq!(
         plugin["denied"],
-        json!(["agents", "attempt", "cache", "config", "history", "progress", "tasks"])
+        json!(["agents", "attempt", "cache", "config", "history", "metrics", "progress", "tasks"])
     );
     let denied = error("denied");
     for (kind, input) in [
@@ -146,6 +146,7 @@ fn what_is_not_granted_is_denied_at_install_by_name_and_at_the_call_by_an_answer
         ("config-get", json!({"key": "colour"})),
         ("config-get-all", json!({})),
         ("progress", json!({"fraction": 0.5})),
+        ("measure", json!({"name": "films_total", "add": 1})),
         ("submit-many", json!({"children": [{"kind": "trivial"}]})),
         ("agents-load", json!({"ids": []})),
         ("agents-list", json!({})),
@@ -180,6 +181,65 @@ fn progress_is_held_to_its_bounds() {
     assert_eq!(report(json!({"fraction": 1, "message_bytes": 1_025})), error_at("message-too-long", 1_024));
     let task = running.contract("progress", json!({"fraction": 0.5}), Value::Null);
     assert_eq!(task["attempts"][0]["pure"], true, "a report answers nothing of the outside: {task}");
+}
+
+#[test]
+fn what_is_measured_is_shown_and_what_is_not_declared_is_refused_by_name() {
+    let running = Running::with_guests(&["contract"]);
+    let measure = |input: Value| running.result("measure", input);
+    let page = || String::from_utf8(running.client.get("/metrics").unwrap().bytes).unwrap();
+    let shows = |line: &str| {
+        let page = page();
+        assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
+    };
+    let whose = r#"tenant="default",plugin="contract""#;
+    // Everything that the manifest declares is there before it is counted.
+    shows(&format!("keiko_plugin_films_total{{{whose},era=\"silent\"}} 0"));
+    shows("# HELP keiko_plugin_films_total Films by their era.");
+    shows("# TYPE keiko_plugin_minutes histogram");
+    let sound = json!([["era", "sound"]]);
+    assert_eq!(
+        measure(json!({"name": "films_total", "labels": sound, "add": 3, "times": 2})),
+        ok(Value::Null)
+    );
+    shows(&format!("keiko_plugin_films_total{{{whose},era=\"sound\"}} 6"));
+    for minutes in [60.0, 60.5, 400.0] {
+        assert_eq!(measure(json!({"name": "minutes", "observe": minutes})), ok(Value::Null));
+    }
+    shows(&format!("keiko_plugin_minutes_bucket{{{whose},le=\"60\"}} 1"));
+    shows(&format!("keiko_plugin_minutes_bucket{{{whose},le=\"90.5\"}} 2"));
+    shows(&format!("keiko_plugin_minutes_bucket{{{whose},le=\"+Inf\"}} 3"));
+    shows(&format!("keiko_plugin_minutes_sum{{{whose}}} 520.5"));
+    // A counter stops at its largest number.
+    let most = json!({"name": "films_total", "labels": [["era", "silent"]], "add": u64::MAX});
+    assert_eq!([measure(most.clone()), measure(most)], [ok(Value::Null), ok(Value::Null)]);
+    shows(&format!("keiko_plugin_films_total{{{whose},era=\"silent\"}} {}", u64::MAX));
+    let name = |input: Value| measure(input)["error"]["name"].as_str().unwrap_or_default().to_owned();
+    for (input, expected) in [
+        (json!({"name": "films", "add": 1}), "not-found"),
+        (json!({"name": "minutes", "add": 1}), "not-found"),
+        (json!({"name": "films_total", "labels": sound, "observe": 1.0}), "not-found"),
+        (json!({"name": "films_total", "add": 1}), "invalid-labels"),
+        (json!({"name": "films_total", "labels": [["era", "talkie"]], "add": 1}), "invalid-labels"),
+        (json!({"name": "films_total", "labels": [["age", "sound"]], "add": 1}), "invalid-labels"),
+        (
+            json!({"name": "films_total", "labels": [["era", "sound"], ["a", "b"]], "add": 1}),
+            "invalid-labels",
+        ),
+        (json!({"name": "minutes", "observe": "nan"}), "invalid-value"),
+        (json!({"name": "minutes", "observe": "infinity"}), "invalid-value"),
+    ] {
+        assert_eq!(name(input.clone()), expected, "{input}");
+    }
+    let task = running.contract("measure", json!({"name": "minutes", "observe": 1}), Value::Null);
+    assert_eq!(task["attempts"][0]["pure"], true, "what is taken answers nothing of the outside: {task}");
+    let task = running.contract("measure", json!({"name": "films", "add": 1}), Value::Null);
+    assert_eq!(task["attempts"][0]["tainted_by"], json!(["metrics"]), "{task}");
+    // A failed attempt has measured all the same, and its task counts by how it failed.
+    running.contract("measure", json!({"nothing": 1}), Value::Null);
+    shows(
+        r#"keiko_task_errors_total{tenant="default",plugin="contract",kind="measure",error_kind="invalid_input"} 1"#,
+    );
 }
 
 #[test]

@@ -128,7 +128,8 @@ fn memoized_equals_recomputed_over_random_inputs() {
 /// Whatever an interpreter does at its start, its results are kept exactly when the host calls the run pure.
 #[test]
 fn interpreters_are_memoized_exactly_when_they_were_pure() {
-    let running = Running::start();
+    let (running, seed) = (Running::start(), seed());
+    let mut random = Random::new(seed);
     let python = "fuel = 20000000000\nmemory-mib = 256\ntimeout-s = 120\n[kind.command]\n\
         arguments = [\"-c\", \"import json, sys; print(sorted({str(n): n for n in json.load(sys.stdin)}))\"]\n\
         environment = { PYTHONHASHSEED = \"0\" }";
@@ -136,6 +137,19 @@ fn interpreters_are_memoized_exactly_when_they_were_pure() {
     for (name, more) in [("python", python), ("quickjs", quickjs)] {
         let memoized = kinds(&["sort"], &format!("memoize = {{}}\n{more}"));
         install(&running.client, name, &tree::wasi_program(name).unwrap(), &memoized);
+        let plain = format!("plain-{name}");
+        install(&running.client, &plain, &tree::wasi_program(name).unwrap(), &kinds(&["sort"], more));
+        for _ in 0..3 {
+            let input: Vec<u64> = (0..random.below(20)).map(|_| random.below(1_000)).collect();
+            let expected = ends(&running.client, &plain, "sort", &json!(input));
+            for _ in 0..2 {
+                let task = ends(&running.client, name, "sort", &json!(input));
+                assert_eq!(
+                    task["result_base64"], expected["result_base64"],
+                    "seed {seed}: {name} of {input:?}"
+                );
+            }
+        }
         let input = json!([3, 1, 2]);
         let first = ends(&running.client, name, "sort", &input);
         if first["attempts"][0]["pure"] == true {
@@ -175,6 +189,34 @@ fn what_asked_the_outside_is_never_memoized_and_says_what_it_asked() {
     }
     // The same kind, for an input with which it asks nothing.
     is_memoized(&running.client, "contract", "cache", &json!({"steps": []}));
+}
+
+/// However late, and for however few inputs: a run that asked is not kept, and one of the same kind that did not is.
+#[test]
+fn what_asks_once_late_or_for_some_inputs_only_is_kept_exactly_for_the_others() {
+    let running = Running::start();
+    let client = &running.client;
+    install(client, "contract", &tree::guest("contract").unwrap(), &kinds(&["asks"], "memoize = {}"));
+    let taints = [
+        ("wall-clock", "wall-clock"),
+        ("monotonic-clock", "monotonic-clock"),
+        ("random", "random"),
+        ("facts", "attempt"),
+        ("config", "config"),
+        ("cache", "cache"),
+    ];
+    for (what, taint) in taints {
+        for (when, turns) in [("first", 2), ("last", 2), ("last", 100_000), ("odd", 3)] {
+            let input = json!({"what": what, "when": when, "turns": turns});
+            for task in never_memoized(client, "contract", "asks", &input) {
+                assert_eq!(task["attempts"][0]["tainted_by"], json!([taint]), "{input}");
+            }
+        }
+        let input = json!({"what": what, "when": "odd", "turns": 4});
+        let first = ends(client, "contract", "asks", &input);
+        let again = is_memoized(client, "contract", "asks", &input);
+        assert_eq!(again["result"], first["result"], "{input}");
+    }
 }
 
 #[test]

@@ -26,22 +26,37 @@ const STOP_MAX: Duration = Duration::from_secs(30);
 /// Ports that are tried: one that was free may be taken before the server has it.
 const TRIES: usize = 5;
 
+/// Nodes of a cluster of our own.
+const NODES: u16 = 3;
+/// Slots of any cluster.
+const SLOTS: u16 = 16_384;
+/// Ports for the ways between nodes are so far behind those of clients.
+const BUS: u16 = 10_000;
+
 /// A running server of our own.
 #[derive(Debug)]
 pub struct Redis {
     port: u16,
     child: Option<Child>,
     folder: TempDir,
+    is_node: bool,
 }
 
 impl Redis {
     /// Starts a server.
     pub fn start() -> Result<Redis> {
+        Redis::start_as(false)
+    }
+
+    fn start_as(is_node: bool) -> Result<Redis> {
         let folder = tempfile::Builder::new().prefix("keiko-redis-").tempdir().context("make a folder")?;
-        let mut redis = Redis { port: 0, child: None, folder };
+        let mut redis = Redis { port: 0, child: None, folder, is_node };
         let mut tries = 0;
         loop {
             redis.port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+            if is_node && redis.port > u16::MAX - BUS {
+                continue;
+            }
             tries += 1;
             match redis.run() {
                 Err(error) if tries == TRIES => return Err(error),
@@ -74,6 +89,11 @@ impl Redis {
             "--appendonly",
             "no",
         ]);
+        if self.is_node {
+            // A cluster of our own has no copies: what a lost node had is away, and the rest goes on.
+            command.args(["--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"]);
+            command.args(["--cluster-node-timeout", "1000"]);
+        }
         command
             .arg("--dir")
             .arg(self.folder.path())
@@ -87,7 +107,9 @@ impl Redis {
             if let Some(status) = child.try_wait()? {
                 bail!("redis-server ended while it started ({status})");
             }
-            Ok(ask(port, "PING").ok().filter(|answer| answer.starts_with("+PONG")).map(drop))
+            // Another test's server may have taken the port just before ours.
+            let is_ours = |info: &String| info.contains(&format!("process_id:{}\r\n", child.id()));
+            Ok(ask(port, "INFO server").ok().filter(is_ours).map(drop))
         })
     }
 
@@ -132,6 +154,56 @@ impl Redis {
     }
 }
 
+/// A running cluster of our own: masters that share the slots.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Its nodes.
+    pub nodes: Vec<Redis>,
+}
+
+impl Cluster {
+    /// Starts the nodes and makes them a cluster.
+    pub fn start() -> Result<Cluster> {
+        let nodes = (0..NODES).map(|_| Redis::start_as(true)).collect::<Result<Vec<_>>>()?;
+        for (at, node) in (0..NODES).zip(&nodes) {
+            let first = SLOTS / NODES * at;
+            let last = if at + 1 == NODES { SLOTS } else { first + SLOTS / NODES } - 1;
+            node.done(&format!("CLUSTER ADDSLOTSRANGE {first} {last}"))?;
+            node.done(&format!("CLUSTER SET-CONFIG-EPOCH {}", at + 1))?;
+            node.done(&format!("CLUSTER MEET 127.0.0.1 {}", nodes[0].port))?;
+        }
+        let cluster = Cluster { nodes };
+        cluster.wait()?;
+        Ok(cluster)
+    }
+
+    /// Waits until every node knows of all slots.
+    pub fn wait(&self) -> Result<()> {
+        wait::until("the cluster to be whole", START_MAX, || {
+            let whole = |node: &Redis| {
+                let info = node.ask("CLUSTER INFO").unwrap_or_default();
+                info.contains("cluster_state:ok") && info.contains(&format!("cluster_slots_ok:{SLOTS}"))
+            };
+            Ok(self.nodes.iter().all(whole).then_some(()))
+        })
+    }
+
+    /// Its URL, with all nodes.
+    pub fn url(&self) -> String {
+        let hosts: Vec<String> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+        format!("redis+cluster://{}", hosts.join(","))
+    }
+}
+
+impl Redis {
+    fn done(&self, command: &str) -> Result<()> {
+        match self.ask(command)?.as_str() {
+            "+OK" => Ok(()),
+            other => bail!("{command}: {other}"),
+        }
+    }
+}
+
 impl Drop for Redis {
     fn drop(&mut self) {
         // Also one that was paused; it has nothing to keep.
@@ -151,6 +223,22 @@ fn ask(port: u16, command: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cluster_is_whole_when_it_has_started_and_again_after_a_kill() -> Result<()> {
+        let mut cluster = Cluster::start()?;
+        assert_eq!(cluster.nodes.len(), usize::from(NODES));
+        let answers: Vec<String> =
+            cluster.nodes.iter().map(|node| node.ask("SET k v")).collect::<Result<_>>()?;
+        assert_eq!(
+            answers.iter().filter(|answer| *answer == "+OK").count(),
+            1,
+            "one node has it: {answers:?}"
+        );
+        cluster.nodes[1].kill()?;
+        cluster.nodes[1].run()?;
+        cluster.wait()
+    }
 
     #[test]
     fn a_server_is_killed_started_again_and_gone_with_its_owner() -> Result<()> {

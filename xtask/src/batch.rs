@@ -1,9 +1,11 @@
-//! `cargo xtask bench batch`: how fast items are added, and how fast they go through a plugin, beside the same rows
-//! inserted plainly. JSON lines, on both databases.
+//! `cargo xtask bench batch`: how fast items are added, how fast they go through a plugin, beside the same rows inserted
+//! plainly, and how late those of a slow stream are. JSON lines, on both databases.
+
+#![allow(clippy::disallowed_methods, reason = "items of a stream are real times")]
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use keiko_tests::postgres::Database;
@@ -19,6 +21,13 @@ const ITEMS: usize = 100_000;
 const REQUEST: usize = 10_000;
 /// Everything is worked by then.
 const WORKED_MAX: Duration = Duration::from_secs(600);
+/// Items of a stream, the times between two of them, and how long each of them waits for others: a stream that is quicker
+/// than that must start no clock anew, and one that is slower must leave nobody waiting for the next.
+const STREAM: usize = 100;
+const STREAM_EVERY: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(80)];
+const STREAM_AGE_MS: i64 = 50;
+/// The processor that keeps what the plugin tells.
+const KEPT: &str = "[tenants.default.processors.kept]\nkeep = \"rows\"\nage_ms = 20\n";
 /// Items of a call of the adds, beside each other.
 const CALLS: [&str; 2] = ["1", "100"];
 
@@ -59,7 +68,8 @@ fn adds(arguments: &[&str]) -> Result<()> {
 
 fn through_a_plugin(program: &Path, database: &str, url: Option<&str>) -> Result<()> {
     let folder = tempfile::tempdir().context("a folder")?;
-    let mut options = Options { program: program.to_owned(), ..Options::in_folder(folder.path())? };
+    let options = Options { program: program.to_owned(), ..Options::in_folder(folder.path())? };
+    let mut options = options.with_config(KEPT)?;
     if let Some(url) = url {
         options.arguments.extend(["--database".into(), url.into()]);
     }
@@ -83,7 +93,41 @@ fn through_a_plugin(program: &Path, database: &str, url: Option<&str>) -> Result
         "items_per_s": (ITEMS as f64 / start.elapsed().as_secs_f64()).round(),
     });
     println!("{line}");
+    for (streams, every) in STREAM_EVERY.into_iter().enumerate() {
+        println!("{}", steady_stream(&client, database, every, streams)?);
+    }
     host.stop().map(drop)
+}
+
+/// How much later than their age the items of a stream came, behind so many other streams.
+fn steady_stream(client: &Client, database: &str, every: Duration, streams: usize) -> Result<Value> {
+    for _ in 0..STREAM {
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).context("a time after 1970")?.as_millis();
+        client
+            .post_json("/v1/batches/clocked/items", &json!({ "item": now_ms as u64 }), None)?
+            .expect(&[201])?;
+        wait::pause(every);
+    }
+    let all = wait::until("the stream to be worked", WORKED_MAX, || {
+        let page = client.get("/v1/batches/kept/rows?limit=1000")?.expect(&[200])?;
+        let rows = page["rows"].as_array().context("a page without rows")?;
+        let late: Vec<i64> = rows.iter().filter_map(|row| row["item"].as_i64()).collect();
+        Ok((late.len() == STREAM * (streams + 1)).then_some(late))
+    });
+    let mut late: Vec<i64> =
+        all?.into_iter().skip(STREAM * streams).map(|waited_ms| waited_ms - STREAM_AGE_MS).collect();
+    late.sort_unstable();
+    Ok(json!({
+        "bench": "batch",
+        "side": "keiko-stream",
+        "database": database,
+        "items": STREAM,
+        "every_ms": every.as_millis() as u64,
+        "age_ms": STREAM_AGE_MS,
+        "late_ms_p50": late[STREAM / 2],
+        "late_ms_p99": late[STREAM * 99 / 100],
+        "late_ms_max": late[STREAM - 1],
+    }))
 }
 
 fn is_quiet(client: &Client) -> Result<bool> {

@@ -19,6 +19,7 @@ pub mod limit;
 pub mod log;
 pub mod manifest;
 pub mod memo;
+pub mod metric;
 pub mod name;
 pub mod once;
 pub mod outcome;

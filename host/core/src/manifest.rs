@@ -10,6 +10,7 @@ use crate::effect::check_content_type;
 use crate::limit::{
     KEPT_CALLS_MAX, KEPT_IDLE_S_MAX, KEPT_INSTANCES_MAX, MIB, PROCESSORS_MAX, TIME_OUT_MS_MAX,
 };
+use crate::metric::{self, MetricSection};
 use crate::name::{KindName, PluginName, ProcessorName, VersionName};
 use crate::policy::{BudgetRequest, Capability};
 use crate::retry::RetryRequest;
@@ -52,6 +53,9 @@ pub struct Manifest {
     /// Its processors: what it does with batches. It has one of either at least.
     #[serde(rename = "processor", default, skip_serializing_if = "Vec::is_empty")]
     pub processors: Vec<ProcessorSection>,
+    /// What it counts.
+    #[serde(rename = "metric", default, skip_serializing_if = "Vec::is_empty")]
+    pub metrics: Vec<MetricSection>,
 }
 
 /// The `[plugin]` table.
@@ -437,6 +441,7 @@ impl Manifest {
         if let Some(Err(problem)) = self.plugin.reuse.as_ref().map(Reuse::check) {
             return invalid(problem);
         }
+        metric::check(&self.metrics).or_else(invalid)?;
         for name in &self.plugin.wants {
             name.parse::<Capability>()
                 .or_else(|error| invalid(error.to_string()).map(|()| Capability::Log))?;
@@ -505,6 +510,11 @@ items = 50
 age-ms = 200
 ordered = true
 memory-mib = 3
+
+[[metric]]
+name = "films_total"
+type = "counter"
+labels = { outcome = ["read", "skipped"] }
 "#;
 
     #[test]
@@ -524,6 +534,7 @@ memory-mib = 3
         let processor = manifest.processor(&"by-decade".parse().unwrap()).unwrap();
         assert_eq!((processor.wish().items, processor.wish().ordered), (Some(50), true));
         assert_eq!(manifest.memory_bytes_max(), Some(3 * MIB));
+        assert_eq!(manifest.metrics[0].series(), 2);
         let stored = serde_json::to_string(&manifest).unwrap();
         assert_eq!(serde_json::from_str::<Manifest>(&stored).unwrap(), manifest);
     }
@@ -598,6 +609,8 @@ memory-mib = 3
         check("attempts = 4", "[[kind]]\nname = \"normalise\"", "stands twice");
         check("items = 50", "items = 0", "the processor `by-decade`: `items` is 0");
         check("memory-mib = 3", "memory-mib = 0", "a limit of the processor `by-decade` is 0");
+        check("films_total", "films", "the metric `films`: counters");
+        check("type = \"counter\"", "type = \"gauge\"", "unknown variant `gauge`");
         check(
             "age-ms = 200",
             "[[processor]]\nname = \"by-decade\"",

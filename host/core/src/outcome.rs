@@ -121,6 +121,8 @@ impl Taint {
     pub const BATCH: Taint = Taint(1 << 9);
     /// The instance had run another attempt before.
     pub const REUSED: Taint = Taint(1 << 10);
+    /// What was measured was refused, which a manifest beside the component decides. Nothing is learnt of what is taken.
+    pub const METRICS: Taint = Taint(1 << 11);
 
     const NAMES: &'static [(Taint, &'static str)] = &[
         (Taint::WALL_CLOCK, "wall-clock"),
@@ -134,6 +136,7 @@ impl Taint {
         (Taint::CACHE, "cache"),
         (Taint::BATCH, "batch"),
         (Taint::REUSED, "reused"),
+        (Taint::METRICS, "metrics"),
     ];
 
     /// This and that.

@@ -29,6 +29,8 @@ pub enum Capability {
     Batch,
     /// Keep values that can be had again.
     Cache,
+    /// Count what happens.
+    Metrics,
 }
 
 impl Capability {
@@ -43,6 +45,7 @@ impl Capability {
         Capability::History,
         Capability::Batch,
         Capability::Cache,
+        Capability::Metrics,
     ];
 
     /// The name used in manifests, policies and denials.
@@ -57,6 +60,7 @@ impl Capability {
             Capability::History => "history",
             Capability::Batch => "batch",
             Capability::Cache => "cache",
+            Capability::Metrics => "metrics",
         }
     }
 }
@@ -70,7 +74,7 @@ impl fmt::Display for Capability {
 /// A text that names no capability.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not a capability; there are: log, attempt, config, progress, tasks, agents, history, batch, cache"
+    "`{0}` is not a capability; there are: log, attempt, config, progress, tasks, agents, history, batch, cache, metrics"
 )]
 pub struct UnknownCapability(pub String);
 

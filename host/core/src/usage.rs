@@ -1,6 +1,7 @@
-//! What tenants spend, by day: attempts of tasks as they are settled, and runs that are no task.
+//! What tenants spend, by day: attempts of tasks as they are settled, runs of processors, and runs that are no task.
 
 use crate::outcome::{AttemptReport, Outcome};
+use crate::port::{BatchOutcome, BatchReport};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
@@ -26,6 +27,17 @@ impl Spent {
             attempts: 1,
             completed: u64::from(matches!(report.outcome, Outcome::Completed(_))),
             failed: u64::from(matches!(report.outcome, Outcome::Failed(_))),
+            fuel_used: report.meter.fuel_used,
+            guest_us: report.meter.elapsed_us,
+        }
+    }
+
+    /// What a run of a processor spent. One that failed counts as such: its items are run again in other parts.
+    pub fn of_batch(report: &BatchReport) -> Spent {
+        Spent {
+            attempts: 1,
+            completed: u64::from(matches!(report.outcome, BatchOutcome::Answered(_))),
+            failed: u64::from(matches!(report.outcome, BatchOutcome::Failed(_))),
             fuel_used: report.meter.fuel_used,
             guest_us: report.meter.elapsed_us,
         }

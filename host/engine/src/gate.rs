@@ -76,7 +76,7 @@ impl Gate {
         self.charge = self.charge.saturating_add(HOSTCALL_FUEL_BASE);
     }
 
-    /// Marks the run by what it began with.
+    /// Marks the run by what it began with, or by what an answer of a call makes of its purity.
     pub(crate) fn taint_by(&mut self, taint: Taint) {
         self.taint = self.taint.with(taint);
     }

@@ -90,7 +90,7 @@ pub(crate) async fn run(
         log: report.log.encode(),
         charge,
     };
-    Some(Ended { tenure: job.tenure, group: job.task.group, settlement, port })
+    Some(Ended { tenure: job.tenure, kind: job.task.kind, group: job.task.group, settlement, port })
 }
 
 /// A run of an attempt on one version, and what came of it.
@@ -309,6 +309,7 @@ pub(crate) fn prepare(
         policy: Arc::clone(tenant),
         loaded: Arc::clone(&handler.loaded),
         cache: OnceLock::new(),
+        metrics: OnceLock::new(),
         lineage: wanted.lineage,
         children: Mutex::new(0),
         promised: Promised::new(shared, wanted.tenant),

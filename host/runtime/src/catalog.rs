@@ -377,6 +377,17 @@ impl Catalog {
         self.now.load().replaced(before).map(|old| old.plugin.clone()).collect()
     }
 
+    /// Every plugin as it is loaded, by tenant and name.
+    pub(crate) fn all(&self) -> Vec<Arc<Loaded>> {
+        self.now.load().plugins.values().cloned().collect()
+    }
+
+    /// The names behind the number of a kind.
+    pub(crate) fn names(&self, kind: KindId) -> Option<(PluginName, KindName)> {
+        let now = self.now.load();
+        now.kinds.get(&kind).map(|(loaded, kind)| (loaded.plugin.name.clone(), kind.clone()))
+    }
+
     /// A tenant's plugins by name.
     pub(crate) fn plugins(&self, tenant: TenantId) -> Vec<Plugin> {
         let now = self.now.load();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use keiko_core::code::Code;
 use keiko_core::stop::StopReason;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -67,6 +68,7 @@ pub(crate) async fn expire(shared: Arc<Shared>, stop: CancellationToken) {
         shared.time_outs.next_ms.store(i64::MAX, Ordering::Release);
         match shared.tasks.expire(shared.clock.now_ms(), EXPIRE_COUNT).await {
             Ok(expired) => {
+                shared.count_failed(&expired.failed, Code::DeadlineExceeded);
                 tell(&shared, expired.ended);
                 groups::failed(&shared, expired.groups).await;
                 expired.next_ms.into_iter().for_each(|at_ms| shared.time_outs.note(at_ms));

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch;
 use crate::pauses;
+use crate::rescuer;
 use crate::shared::{Counters, Job, Shared};
 
 /// Beats until stopped.
@@ -188,8 +189,11 @@ async fn reopen(shared: &Shared, lease_ms: i64, began: Instant) -> bool {
         Ok(holder) => {
             shared.tenures.start_over(holder);
             shared.pulse.prove(began);
-            if let Err(error) = shared.tasks.rescue(Dead::Expired, Vec::new(), now_ms).await {
-                tracing::warn!(error = %error, "tasks of the lost lease could not be rescued yet");
+            match shared.tasks.rescue(Dead::Expired, Vec::new(), now_ms).await {
+                Ok(rescued) => rescuer::note(shared, &rescued),
+                Err(error) => {
+                    tracing::warn!(error = %error, "tasks of the lost lease could not be rescued yet");
+                }
             }
             shared.wake.notify_one();
             // Batches of the lost lease are nobody's now.

@@ -9,6 +9,7 @@ use keiko_core::batch::{ItemWish, NewItem};
 use keiko_core::effect::ChildWish;
 use keiko_core::history::{DateRange, Statistics, UserTask};
 use keiko_core::limit::HOSTCALL_BYTES_MAX;
+use keiko_core::metric::{Measured, MetricRefused};
 use keiko_core::page::Page;
 use keiko_core::policy::BudgetRequest;
 use keiko_core::port::{
@@ -21,6 +22,7 @@ use parking_lot::Mutex;
 use crate::batch::promise::Promised;
 use crate::cache::plugin::PluginCache;
 use crate::catalog::Loaded;
+use crate::metrics::{self, Declared};
 use crate::request::{Error, Progress};
 use crate::running::Entry;
 use crate::shared::{Shared, TenantEntry};
@@ -36,6 +38,8 @@ pub(crate) struct AttemptPort {
     pub(crate) loaded: Arc<Loaded>,
     /// Its part of the cache, made when it is first asked for: most attempts never do.
     pub(crate) cache: OnceLock<PluginCache>,
+    /// Its metrics, likewise.
+    pub(crate) metrics: OnceLock<Declared>,
     pub(crate) lineage: Lineage,
     /// Children promised so far.
     pub(crate) children: Mutex<u64>,
@@ -51,6 +55,16 @@ impl HostPort for AttemptPort {
 
     fn progress(&self, fraction: f64, message: String) {
         *self.entry.progress.lock() = Some(Progress { fraction, message });
+    }
+
+    fn measure(
+        &self,
+        name: &str,
+        labels: &[(String, String)],
+        measured: Measured,
+    ) -> Result<(), MetricRefused> {
+        let declared = self.metrics.get_or_init(|| self.shared.metrics.of(&self.loaded));
+        metrics::measure(declared, name, labels, measured)
     }
 
     async fn reserve(&self, wishes: &[ChildWish]) -> Result<Vec<Reserved>, ReserveError> {

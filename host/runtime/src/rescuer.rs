@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use keiko_core::code::Code;
 use keiko_core::port::{Dead, Rescued};
 use tokio_util::sync::CancellationToken;
 
@@ -61,6 +62,7 @@ pub(crate) fn note(shared: &Shared, rescued: &Rescued) {
         return;
     }
     Counters::add(&shared.counters.rescued, rescued.returned);
+    shared.count_failed(&rescued.failed, Code::Quarantined);
     tracing::info!(
         items = rescued.returned,
         crashed = rescued.crashed,

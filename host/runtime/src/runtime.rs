@@ -26,6 +26,7 @@ use crate::handle::Handle;
 use crate::ids::Ids;
 use crate::journal::Journal;
 use crate::meters::Meters;
+use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::pauses::{self, Pauses};
 use crate::point::Points;
@@ -132,7 +133,6 @@ impl Runtime {
         };
         let memory = entries.iter().map(memory).collect();
         let (batches, events) = Batches::new(batches, batch_records, options.batch_memory_bytes, memory);
-        let kill_at = options.kill_at;
         let shared = Arc::new(Shared {
             ids: Ids::new(Arc::clone(&tasks), Arc::clone(&clock)),
             pauses: Pauses::new(Arc::clone(&catalog)),
@@ -156,9 +156,11 @@ impl Runtime {
             agents,
             history,
             cache: Cache::new(cache, options.cache),
+            points: Points::new(options.kill_at),
             options,
             usage,
             meters: Meters::default(),
+            metrics: Metrics::default(),
             signals,
             wake: Notify::new(),
             time_outs: TimeOuts::default(),
@@ -168,7 +170,6 @@ impl Runtime {
             accepting: AtomicBool::new(true),
             counters: Counters::default(),
             batches,
-            points: Points::new(kill_at),
         });
         shared.gauge.correct(&shared.records.live().await?);
         shared.catalog.refresh().await?;

@@ -9,7 +9,7 @@ use keiko_core::effect::Effects;
 use keiko_core::outcome::Failure;
 use keiko_core::port::{StoreError, StoreErrorKind};
 use keiko_core::task::{AttemptRecord, Settled, Settlement, Transition};
-use keiko_core::{GroupId, Holder, TenantId};
+use keiko_core::{GroupId, Holder, KindId, TenantId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +30,8 @@ pub(crate) struct Ended {
     pub(crate) tenure: Arc<Tenure>,
     /// What the store is told.
     pub(crate) settlement: Settlement,
+    /// What the task is.
+    pub(crate) kind: KindId,
     /// The task's group.
     pub(crate) group: Option<GroupId>,
     /// Kept until the store has answered: it holds the room promised to children.
@@ -57,7 +59,7 @@ impl Ended {
             log: Default::default(),
             charge: None,
         };
-        Ended { tenure: Arc::clone(&job.tenure), group: None, settlement, port: None }
+        Ended { tenure: Arc::clone(&job.tenure), kind: job.task.kind, group: None, settlement, port: None }
     }
 }
 
@@ -162,7 +164,9 @@ fn answer(shared: &Shared, part: Vec<Ended>, answers: Vec<Settled>) -> Told {
                 let children = settlement.effects.children.len() as i64;
                 // One of the same group may go now.
                 wake |= children > 0 || ended.group.is_some();
-                if matches!(settlement.transition, Transition::Fail(_)) {
+                if let Transition::Fail(failure) = &settlement.transition {
+                    let (tenant, code) = (settlement.tenant, failure.code);
+                    shared.metrics.failed(&shared.catalog, tenant, ended.kind, code, 1);
                     failed.extend(ended.group.map(|group| (settlement.tenant, group)));
                 }
                 if settlement.effects.children.iter().any(|child| !child.budget.is_empty()) {

@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use keiko_core::batch::Wish;
 use keiko_core::catalog::Tenant;
+use keiko_core::code::Code;
 use keiko_core::policy::{Grants, TenantPolicy};
 use keiko_core::port::{
-    Agents, Clock, History, Records, Runner, Signal, Signals, StoreError, StoreErrorKind, TaskStore, Usage,
+    Agents, Clock, FailedByKind, History, Records, Runner, Signal, Signals, StoreError, StoreErrorKind,
+    TaskStore, Usage,
 };
 use keiko_core::task::LeasedTask;
 use keiko_core::{PluginName, ProcessorName, TaskId, TenantId, TenantName};
@@ -26,6 +28,7 @@ use crate::ids::Ids;
 use crate::journal::Journal;
 use crate::long;
 use crate::meters::Meters;
+use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::pauses::Pauses;
 use crate::point::Points;
@@ -69,6 +72,8 @@ pub(crate) struct Shared {
     pub(crate) usage: Arc<dyn Usage>,
     /// What runs spent and nobody has stored yet.
     pub(crate) meters: Meters,
+    /// What is counted by plugin, and by how tasks failed.
+    pub(crate) metrics: Metrics,
     /// The way to other hosts of the same database.
     pub(crate) signals: Arc<dyn Signals>,
     /// There may be something to lease.
@@ -119,6 +124,7 @@ impl Shared {
     /// kept in the cache goes.
     pub(crate) async fn swapped(&self, before: &Snapshot) {
         batch::refresh(self).await;
+        self.metrics.retain(&self.catalog);
         self.signals.tell(Signal { catalog: true, ..Signal::default() });
         for plugin in self.catalog.gone_since(before) {
             if let Some(entry) = self.tenant(plugin.tenant) {
@@ -135,6 +141,13 @@ impl Shared {
         }
         if !ids.is_empty() && self.pulse.has_others() {
             self.signals.tell(Signal { ended: ids, ..Signal::default() });
+        }
+    }
+
+    /// Counts tasks that the store has ended as failed by itself.
+    pub(crate) fn count_failed(&self, failed: &FailedByKind, code: Code) {
+        for (&(tenant, kind), &count) in failed {
+            self.metrics.failed(&self.catalog, tenant, kind, code, count);
         }
     }
 

@@ -7,6 +7,7 @@ mod data;
 mod direct;
 mod groups;
 mod long;
+mod metrics;
 mod pauses;
 mod support;
 mod swap;

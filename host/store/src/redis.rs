@@ -1,16 +1,17 @@
 //! The cache's second level: a Redis server that hosts share, and the way on which they tell each other of changes.
 //!
-//! - One multiplexed connection, made when it is first used and made again when it was lost. A call never waits for more
-//!   than [`CONNECT`] and [`ANSWER`]; whoever asks has limits of its own below them.
+//! - One multiplexed connection to a server or to each node of a cluster ([`connection`]), made when it is first used and
+//!   made again when it was lost. Whoever asks has a limit of its own to how long it waits.
 //! - Envelopes end with their keys (`PX`). The newer of two counts, by a script that compares the stamps.
 //! - What else stands under a key, whatever its type, is nothing, and is overwritten.
-//! - Each key is named by itself in every command, so that a cluster could hold them. Leases have keys of their own.
+//! - Each key is named by itself in every command, so that a cluster can hold them. Leases have keys of their own.
+
+mod connection;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use ::redis::{Client, ErrorKind, IntoConnectionInfo, ProtocolVersion, RedisError, RedisResult, Script};
+use ::redis::{Client, ErrorKind, RedisError, RedisResult, Script};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -24,12 +25,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::timeout;
 
+use self::connection::{ANSWER, CONNECT, Connection, Nodes};
 use crate::transaction::spawn;
 
-/// Longest wait for a connection.
-const CONNECT: Duration = Duration::from_secs(1);
-/// Longest wait for an answer.
-const ANSWER: Duration = Duration::from_secs(1);
 /// Wait before the next try to listen.
 const AGAIN: Duration = Duration::from_millis(500);
 /// A listener that hears nothing for so long asks whether the server is still there.
@@ -60,7 +58,10 @@ return 1";
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The URL is none.
-    #[error("the URL of Redis cannot be read: it is redis://user:password@host:port/database")]
+    #[error(
+        "the URL of Redis cannot be read: it is redis://user:password@host:port/database, or \
+         redis+cluster://user:password@host:port,host:port"
+    )]
     Url,
     /// The client cannot be made.
     #[error("the client of Redis cannot be made")]
@@ -73,7 +74,7 @@ pub struct RedisLevel(Arc<Inner>);
 
 struct Inner {
     installation: Installation,
-    connection: ConnectionManager,
+    connection: Connection,
     put: Script,
     take_lease: Script,
     free_lease: Script,
@@ -98,22 +99,14 @@ struct Told(i64, String, String, u8, u64);
 impl RedisLevel {
     /// The server at this URL. It need not be there yet. Needs a Tokio runtime that stays.
     pub fn open(url: &str, installation: Installation) -> Result<RedisLevel, OpenError> {
-        let info = url.into_connection_info().map_err(|_| OpenError::Url)?;
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let client = Client::open(info.clone().set_redis_settings(settings)).map_err(OpenError::Client)?;
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(CONNECT))
-            .set_response_timeout(Some(ANSWER))
-            .set_number_of_retries(1)
-            .set_pipeline_buffer_size(1_024);
-        let connection =
-            ConnectionManager::new_lazy_with_config(client, config).map_err(OpenError::Client)?;
+        let nodes = Nodes::parse(url)?;
+        let connection = Connection::open(&nodes)?;
         let me = fresh_number();
         let (sender, heard) = mpsc::channel(HEARD_MAX);
         let (listening, closed) = watch::channel(());
         // Messages come on a connection of their own: its end is how a loss is noticed.
-        let listener = Client::open(info).map_err(OpenError::Client)?;
-        spawn(listen(listener, CacheKey::channel(&installation), me, sender, closed));
+        let listeners = nodes.clients()?;
+        spawn(listen(listeners, CacheKey::channel(&installation), me, sender, closed));
         Ok(RedisLevel(Arc::new(Inner {
             installation,
             connection,
@@ -126,35 +119,46 @@ impl RedisLevel {
         })))
     }
 
+    /// One `GET` as a benchmark measures it: nothing is checked, decoded or kept. Says whether there was something.
+    #[doc(hidden)]
+    pub async fn bare_get(&self, name: &str) -> bool {
+        let mut get = ::redis::cmd("GET");
+        get.arg(name)
+            .query_async::<Option<Vec<u8>>>(&mut self.0.connection.clone())
+            .await
+            .is_ok_and(|found| found.is_some())
+    }
+
     fn external(&self, key: &CacheKey) -> String {
         key.external(&self.0.installation)
     }
 
-    /// Does something with every key of a tenant, some at a time; the sum of the answers.
-    async fn walk<F>(&self, tenant: &Tenant, mut each: F) -> RedisResult<LevelUsage>
-    where
-        F: FnMut(&[String]) -> (::redis::Pipeline, bool),
-    {
+    /// Sends a command for every key of a tenant that is wanted, some at a time; how many answered, and their sum.
+    async fn walk(
+        &self,
+        tenant: &Tenant,
+        command: &str,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> RedisResult<LevelUsage> {
         let mut connection = self.0.connection.clone();
         let pattern = format!("{}*", CacheKey::external_of_tenant(&self.0.installation, tenant));
         let mut sum = LevelUsage::default();
-        let mut cursor = 0_u64;
-        for _ in 0..SCAN_STEPS_MAX {
-            let mut scan = ::redis::cmd("SCAN");
-            scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCAN_COUNT);
-            let (next, keys): (u64, Vec<String>) = scan.query_async(&mut connection).await?;
-            if !keys.is_empty() {
-                let (mut pipe, sizes) = each(&keys);
-                let numbers: Vec<RedisResult<u64>> =
-                    pipe.ignore_errors().query_async(&mut connection).await?;
-                let numbers: Vec<u64> = numbers.into_iter().flatten().collect();
-                let total: u64 = numbers.iter().sum();
-                sum.entries += if sizes { numbers.len() as u64 } else { total };
-                sum.bytes += total;
-            }
-            cursor = next;
-            if cursor == 0 {
-                break;
+        for master in connection.masters().await? {
+            let mut cursor = 0_u64;
+            for _ in 0..SCAN_STEPS_MAX {
+                let mut scan = ::redis::cmd("SCAN");
+                scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCAN_COUNT);
+                let (next, mut keys): (u64, Vec<String>) = connection.ask(&master, scan).await?;
+                keys.retain(|key| is_wanted(key));
+                let answers = connection.each::<u64>(command, &keys).await?;
+                for number in answers.into_iter().flatten() {
+                    sum.entries += 1;
+                    sum.bytes += number;
+                }
+                cursor = next;
+                if cursor == 0 {
+                    break;
+                }
             }
         }
         Ok(sum)
@@ -177,15 +181,9 @@ impl CacheLevel for RedisLevel {
             let answer = get.arg(self.external(key)).query_async(&mut connection).await;
             return Ok(vec![of_ours(answer)?]);
         }
-        if keys.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipe = ::redis::Pipeline::with_capacity(keys.len());
-        for key in keys {
-            pipe.cmd("GET").arg(self.external(key));
-        }
-        let answers = pipe.ignore_errors().query_async::<Vec<RedisResult<Option<Vec<u8>>>>>(&mut connection);
-        answers.await.map_err(store_error)?.into_iter().map(of_ours).collect()
+        let names: Vec<String> = keys.iter().map(|key| self.external(key)).collect();
+        let answers = connection.each::<Option<Vec<u8>>>("GET", &names).await;
+        answers.map_err(store_error)?.into_iter().map(of_ours).collect()
     }
 
     async fn put(&self, kept: Kept, now_ms: i64) -> Result<bool, StoreError> {
@@ -214,14 +212,7 @@ impl CacheLevel for RedisLevel {
     }
 
     async fn clear(&self, tenant: &Tenant) -> Result<u64, StoreError> {
-        let unlink = |keys: &[String]| {
-            let mut pipe = ::redis::Pipeline::with_capacity(keys.len());
-            for key in keys {
-                pipe.cmd("UNLINK").arg(key);
-            }
-            (pipe, false)
-        };
-        self.walk(tenant, unlink).await.map(|sum| sum.entries).map_err(store_error)
+        self.walk(tenant, "UNLINK", |_| true).await.map(|sum| sum.bytes).map_err(store_error)
     }
 
     /// The server does it by itself.
@@ -231,18 +222,8 @@ impl CacheLevel for RedisLevel {
 
     async fn usage(&self, tenant: &Tenant, _now_ms: i64) -> Result<LevelUsage, StoreError> {
         let markers = format!("{}t.", CacheKey::external_of_tenant(&self.0.installation, tenant));
-        let sizes = |keys: &[String]| {
-            let mut pipe = ::redis::Pipeline::with_capacity(keys.len());
-            for key in keys.iter().filter(|key| !key.starts_with(&markers)) {
-                pipe.cmd("STRLEN").arg(key);
-            }
-            // An empty pipeline is an error of the client's.
-            if pipe.is_empty() {
-                pipe.cmd("PING").ignore();
-            }
-            (pipe, true)
-        };
-        self.walk(tenant, sizes).await.map_err(store_error)
+        let is_entry = |key: &str| !key.starts_with(&markers);
+        self.walk(tenant, "STRLEN", is_entry).await.map_err(store_error)
     }
 
     async fn take_lease(
@@ -263,18 +244,20 @@ impl CacheLevel for RedisLevel {
 #[async_trait]
 impl Backplane for RedisLevel {
     async fn tell(&self, changes: &[Change]) -> Result<(), StoreError> {
-        let mut pipe = ::redis::pipe();
+        let mut texts = Vec::new();
         for part in changes.chunks(CHANGES_MAX) {
             let message = Message { from: self.0.me, changes: part.iter().map(told).collect() };
             let text = serde_json::to_string(&message)
                 .map_err(|error| StoreError::new(StoreErrorKind::Internal, error.to_string()))?;
-            pipe.cmd("PUBLISH").arg(CacheKey::channel(&self.0.installation)).arg(text);
-        }
-        if changes.is_empty() {
-            return Ok(());
+            texts.push(text);
         }
         let mut connection = self.0.connection.clone();
-        pipe.query_async::<Vec<u64>>(&mut connection).await.map(drop).map_err(store_error)
+        for text in texts {
+            let mut publish = ::redis::cmd("PUBLISH");
+            publish.arg(CacheKey::channel(&self.0.installation)).arg(text);
+            publish.query_async::<u64>(&mut connection).await.map_err(store_error)?;
+        }
+        Ok(())
     }
 
     async fn next(&self) -> Heard {
@@ -317,17 +300,17 @@ fn understood(text: &[u8], me: u64) -> Option<Vec<Change>> {
     message.changes.into_iter().map(change).collect()
 }
 
-/// Hears what others tell until nobody wants to know.
+/// Hears what others tell until nobody wants to know: from one node after the other, as long as none of them is lost.
 async fn listen(
-    client: Client,
+    clients: Vec<Client>,
     channel: String,
     me: u64,
     heard: mpsc::Sender<Heard>,
     mut closed: watch::Receiver<()>,
 ) {
     let mut told_lost = false;
-    loop {
-        let session = hear(&client, &channel, me, &heard, &mut told_lost);
+    for client in clients.iter().cycle() {
+        let session = hear(client, &channel, me, &heard, &mut told_lost);
         let ended = tokio::select! {
             ended = session => ended,
             _ = closed.changed() => return,

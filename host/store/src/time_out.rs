@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use keiko_core::id::{GroupId, TaskId, TenantId};
 use keiko_core::policy::BudgetRequest;
-use keiko_core::port::Expired;
+use keiko_core::port::{Expired, FailedByKind};
 use keiko_core::time_out::{Ends, TimeOut};
 
 use crate::ending::End;
@@ -49,8 +49,14 @@ impl Over {
     }
 
     /// What the caller is told; `more` is whether there may be others.
-    pub(crate) fn expired(self, more: bool, next_ms: Option<i64>, now_ms: i64) -> Expired {
+    pub(crate) fn expired(
+        self,
+        failed: FailedByKind,
+        more: bool,
+        next_ms: Option<i64>,
+        now_ms: i64,
+    ) -> Expired {
         let next_ms = if more { Some(now_ms) } else { next_ms };
-        Expired { ended: self.ended, groups: self.groups.into_iter().collect(), next_ms }
+        Expired { ended: self.ended, failed, groups: self.groups.into_iter().collect(), next_ms }
     }
 }

@@ -34,11 +34,11 @@
 //! `processors: { "films" => films }`.
 //!
 //! What a plugin asks of the host stands in the modules named after the capabilities: [`agents`], [`attempt`],
-//! [`batch`], [`cache`], [`config`], [`history`], [`log`], [`progress`], [`tasks`]. A component imports only what its code reaches, and the
-//! manifest's `wants` names the same.
+//! [`batch`], [`cache`], [`config`], [`history`], [`log`], [`metrics`], [`progress`], [`tasks`]. A component imports only what its code reaches,
+//! and the manifest's `wants` names the same.
 //!
 //! On any target but WebAssembly there is no host. Then lines go to standard error, progress is checked and
-//! forgotten, and everything else answers `Unavailable`, so `cargo test` runs a plugin's logic as it is.
+//! forgotten, what is measured is forgotten, and everything else answers `Unavailable`, so `cargo test` runs a plugin's logic as it is.
 
 pub mod agents;
 pub mod attempt;
@@ -47,6 +47,7 @@ pub mod cache;
 pub mod config;
 pub mod history;
 pub mod log;
+pub mod metrics;
 pub mod progress;
 pub mod tasks;
 

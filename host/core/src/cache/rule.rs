@@ -198,6 +198,18 @@ pub enum Why {
     TagRemoved,
 }
 
+impl Why {
+    /// The name that people and programs see.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Why::Nothing => "nothing",
+            Why::Expired => "expired",
+            Why::Removed => "removed",
+            Why::TagRemoved => "tag_removed",
+        }
+    }
+}
+
 /// What an entry is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {

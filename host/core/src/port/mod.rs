@@ -25,7 +25,7 @@ pub use runner::{
 };
 pub use signal::{Signal, Signals};
 pub use task::{
-    Beat, Dead, Expired, IdBlock, Lease, LeaseRequest, Pruned, Records, Rescued, StoreError, StoreErrorKind,
-    TaskStore,
+    Beat, Dead, Expired, FailedByKind, IdBlock, Lease, LeaseRequest, Pruned, Records, Rescued, StoreError,
+    StoreErrorKind, TaskStore,
 };
 pub use usage::Usage;

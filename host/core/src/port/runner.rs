@@ -16,6 +16,7 @@ use crate::id::{AgentId, Digest, KindId, TaskId, UserId, VersionId};
 use crate::limit::LimitFact;
 use crate::log::LogBuffer;
 use crate::manifest::{Command, Manifest, Reuse};
+use crate::metric::{Measured, MetricRefused};
 use crate::name::{KindName, ProcessorName, TenantName};
 use crate::outcome::{AttemptReport, Failure, Meter};
 use crate::page::Page;
@@ -340,6 +341,16 @@ pub trait HostPort: Send + Sync + 'static {
 
     /// Takes a progress report; fraction and message were checked.
     fn progress(&self, fraction: f64, message: String);
+
+    /// Takes what was measured under a metric of the plugin's manifest.
+    fn measure(
+        &self,
+        _name: &str,
+        _labels: &[(String, String)],
+        _measured: Measured,
+    ) -> Result<(), MetricRefused> {
+        Err(MetricRefused::Unavailable)
+    }
 
     /// Reserves ids, handlers and room in the queue for children, all or none.
     async fn reserve(&self, wishes: &[ChildWish]) -> Result<Vec<Reserved>, ReserveError>;

@@ -1,13 +1,13 @@
 //! Where tasks are kept.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::code::Code;
 use crate::group::{Group, Outcome};
-use crate::id::{GroupId, Holder, TaskId, TenantId, Token};
+use crate::id::{GroupId, Holder, KindId, TaskId, TenantId, Token};
 use crate::retention::KeptFrom;
 use crate::task::{
     Amendment, CancelAnswer, DropAnswer, LeasedTask, RetryAnswer, Settled, Settlement, Submit, Submitted,
@@ -139,6 +139,9 @@ pub enum Dead {
     Expired,
 }
 
+/// Tasks that a store has ended as failed by itself: how many of each kind.
+pub type FailedByKind = BTreeMap<(TenantId, KindId), u64>;
+
 /// What a rescue did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rescued {
@@ -148,6 +151,8 @@ pub struct Rescued {
     pub crashed: u64,
     /// Tasks that ended as `quarantined`.
     pub quarantined: Vec<TaskId>,
+    /// The same by kind.
+    pub failed: FailedByKind,
 }
 
 /// What a round of ending did.
@@ -155,6 +160,8 @@ pub struct Rescued {
 pub struct Expired {
     /// Tasks that ended, with their tenants.
     pub ended: Vec<(TenantId, TaskId)>,
+    /// The same by kind.
+    pub failed: FailedByKind,
     /// Groups of which some of them are.
     pub groups: Vec<(TenantId, GroupId)>,
     /// When the next time-out is over, on this host's clock; now when there may be more already.

@@ -8,6 +8,7 @@ pub(crate) mod cache;
 mod config;
 mod history;
 mod log;
+mod metrics;
 mod progress;
 mod tasks;
 pub(crate) mod wasi;
@@ -32,6 +33,7 @@ pub(crate) const INTERFACES: &[(&str, &str)] = &[
     (adapt::EXIT, adapt::EXIT_VERSION),
     ("keiko:batch/batch", "0.1.0"),
     ("keiko:cache/cache", "0.1.0"),
+    ("keiko:metrics/metrics", "0.1.0"),
     ("wasi:io/error", wasi::VERSION),
     ("wasi:io/poll", wasi::VERSION),
     ("wasi:io/streams", wasi::VERSION),

@@ -193,6 +193,40 @@ pub const CACHE: Import = Import {
     instance: "$cache",
 };
 
+pub const BATCH: Import = Import {
+    interface: r#"(import "keiko:batch/batch@0.1.0" (instance $batch
+        (type $error' (variant (case "not-found" string) (case "invalid-input" string) (case "item-too-large" u64)
+            (case "effects-exceeded" u64) (case "effect-bytes-exceeded" u64) (case "queue-full" u64) (case "denied")
+            (case "unavailable") (case "other" string)))
+        (export "error" (type $error (eq $error')))
+        (type $item' (record (field "key" (option string)) (field "content-type" (option string))
+            (field "bytes" (list u8))))
+        (export "new-item" (type $item (eq $item')))
+        (export "add" (func (param "processor" string) (param "items" (list $item))
+            (result (result (list string) (error $error)))))))"#,
+    functions: &[("add-items", "add", "(param i32 i32 i32 i32 i32)")],
+    instance: "$batch",
+};
+
+pub const METRICS: Import = Import {
+    interface: r#"(import "keiko:metrics/metrics@0.1.0" (instance $metrics
+        (type $error' (variant (case "not-found" string) (case "invalid-labels" string) (case "invalid-value")
+            (case "denied") (case "unavailable") (case "other" string)))
+        (export "error" (type $error (eq $error')))
+        (type $label' (record (field "name" string) (field "value" string)))
+        (export "label" (type $label (eq $label')))
+        (export "add" (func (param "name" string) (param "labels" (list $label)) (param "more" u64)
+            (result (result (error $error)))))
+        (export "observe" (func (param "name" string) (param "labels" (list $label)) (param "value" f64)
+            (result (result (error $error)))))))"#,
+    functions: &[
+        // name; labels; number; answer.
+        ("count", "add", "(param i32 i32 i32 i32 i64 i32)"),
+        ("observe", "observe", "(param i32 i32 i32 i32 f64 i32)"),
+    ],
+    instance: "$metrics",
+};
+
 pub const WALL_CLOCK: Import = Import {
     interface: r#"(import "wasi:clocks/wall-clock@0.2.0" (instance $wall
         (type $datetime' (record (field "seconds" u64) (field "nanoseconds" u32)))
@@ -358,6 +392,7 @@ pub struct Guest {
     core_imports: String,
     pages: String,
     body: String,
+    export: String,
 }
 
 /// A guest whose `run` is `code`: it leaves the pointer of an answer, from `$answer`, `$done`, `$digit` or `$fail`.
@@ -376,6 +411,7 @@ pub fn guest(code: &str) -> Guest {
         core_imports: String::new(),
         pages: "1".to_owned(),
         body,
+        export: task_export(),
     }
 }
 
@@ -419,6 +455,12 @@ impl Guest {
             )
             .argument(r#"(with "drops" (instance $drops))"#)
             .import(r#"(import "drops" "fill" (func $drop-fill (param i32)))"#)
+    }
+
+    /// Runs no tasks: another body of the main module, and the end of the component that exports it.
+    pub fn exporting(mut self, body: String, export: String) -> Guest {
+        (self.body, self.export) = (body, export);
+        self
     }
 
     /// The memory starts with, and may be bounded by, these pages.
@@ -467,7 +509,7 @@ impl Guest {
                     (with "host" (instance $host)) {arguments}))
                 {}
             )"#,
-            export("keiko:plugin/task@0.1.0")
+            self.export
         )
     }
 
@@ -477,7 +519,7 @@ impl Guest {
     }
 }
 
-fn export(name: &str) -> String {
+fn task_export() -> String {
     let function =
         r#"(param "kind" string) (param "input" $payload) (result (result $payload (error $failure)))"#;
     let failure =
@@ -508,6 +550,6 @@ fn export(name: &str) -> String {
                 (result (result $payload2 (error $failure2))))))
         (instance $task (instantiate $Shim (with "payload" (type $payload)) (with "retryable" (type $retryable))
             (with "failure" (type $failure)) (with "run" (func $run))))
-        (export "{name}" (instance $task))"#
+        (export "keiko:plugin/task@0.1.0" (instance $task))"#
     )
 }

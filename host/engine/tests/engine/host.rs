@@ -9,19 +9,21 @@ use std::sync::{Arc, Mutex, OnceLock};
 use async_trait::async_trait;
 use bytes::Bytes;
 use keiko_core::agent::{Agent, AgentFilter, AgentStatistics};
+use keiko_core::batch::{ItemWish, NewItem};
 use keiko_core::effect::ChildWish;
 use keiko_core::history::{DateRange, Statistics, UserTask};
 use keiko_core::limit::{COMPONENT_BYTES_MAX, SetBy};
+use keiko_core::metric::{Measured, MetricRefused};
 use keiko_core::outcome::{AttemptReport, Failure, Outcome};
 use keiko_core::page::Page;
 use keiko_core::policy::{BUDGET_DEFAULT, Budget, BudgetRequest, Grants, Limit};
 use keiko_core::port::{
     AskError, Attempt, AttemptFacts, CacheFill, CacheFilling, CacheRefused, Compiled, Components, HostPort,
-    InstallError, Keeping, ReserveError, Reserved, Runner, StoreError,
+    InstallError, ItemsError, Keeping, ReserveError, Reserved, Runner, StoreError,
 };
 use keiko_core::stop::Stop;
 use keiko_core::task::{Lineage, Payload};
-use keiko_core::{AgentId, Code, Digest, KindId, TaskId, UserId};
+use keiko_core::{AgentId, Code, Digest, ItemId, KindId, ProcessorId, TaskId, UserId};
 use keiko_engine::{ClusterKey, Compiler, Engine, EngineOptions};
 
 use crate::guest::Guest;
@@ -108,6 +110,9 @@ pub struct Port {
     pub cached: Option<Bytes>,
     /// What every question to the cache is answered with, when it is not answered.
     pub uncached: Option<CacheRefused>,
+    /// What is answered to items that are added, and to what is measured, when it is not taken.
+    pub unadded: Option<ItemsError>,
+    pub unmeasured: Option<MetricRefused>,
     /// What became of the fills that were given.
     pub fills: Arc<Fills>,
 }
@@ -164,6 +169,31 @@ impl HostPort for Port {
     fn progress(&self, fraction: f64, message: String) {
         assert!(!self.panics, "a host function that panics");
         self.progress.lock().unwrap().push((fraction, message));
+    }
+
+    fn measure(
+        &self,
+        name: &str,
+        labels: &[(String, String)],
+        measured: Measured,
+    ) -> Result<(), MetricRefused> {
+        self.asked.lock().unwrap().push(format!("{name} {labels:?} {measured:?}"));
+        self.unmeasured.clone().map_or(Ok(()), Err)
+    }
+
+    async fn reserve_items(&self, processor: &str, items: Vec<ItemWish>) -> Result<Vec<NewItem>, ItemsError> {
+        self.asked.lock().unwrap().push(format!("{processor} {}", items.len()));
+        if let Some(error) = self.unadded.clone() {
+            return Err(error);
+        }
+        let item = |(id, ItemWish { key, payload })| NewItem {
+            id: ItemId(id),
+            processor: ProcessorId(7),
+            key,
+            payload,
+            created_ms: NOW_MS,
+        };
+        Ok((1..).zip(items).map(item).collect())
     }
 
     async fn reserve(&self, wishes: &[ChildWish]) -> Result<Vec<Reserved>, ReserveError> {

@@ -6,14 +6,17 @@
 
 mod guest;
 mod host;
+mod worker;
 
 mod artifacts;
+mod batches;
 mod cache;
 mod calls;
 mod data;
 mod ends;
 mod install;
 mod limits;
+mod metrics;
 mod mutants;
 mod programs;
 mod purity;

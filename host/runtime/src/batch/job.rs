@@ -22,6 +22,7 @@ use keiko_core::port::{
     Attempt, AttemptFacts, BatchOutcome, BatchReport, BatchRun, HostPort, Signal, StoreErrorKind,
 };
 use keiko_core::task::{Lineage, Payload, Settled};
+use keiko_core::usage::Spent;
 use keiko_core::{ItemId, TaskId, Token, VersionId};
 use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
@@ -54,8 +55,7 @@ pub(crate) struct BatchJob {
     pub(crate) batch: LeasedBatch,
     pub(crate) entry: Arc<Entry>,
     pub(crate) health: Health,
-    /// The memory of its items.
-    #[expect(dead_code, reason = "held, never read")]
+    /// The memory of its items: of each its own where they are in memory only, of all together otherwise.
     pub(crate) held: Vec<Held>,
 }
 
@@ -144,6 +144,7 @@ async fn work(shared: &Arc<Shared>, job: &BatchJob, slot: &mut Option<OwnedSemap
         policy: Arc::clone(tenant),
         loaded: Arc::clone(&loaded),
         cache: OnceLock::new(),
+        metrics: OnceLock::new(),
         lineage: Lineage::root(id),
         children: Mutex::new(0),
         promised: Promised::new(shared, batch.group.tenant),
@@ -185,6 +186,9 @@ impl Runs<'_> {
             let began = Instant::now();
             Counters::add(&self.shared.batches.counters.runs, 1);
             let report = self.part(&part, slot).await;
+            if let Some(report) = &report {
+                self.shared.meters.add(batch.group.tenant, Spent::of_batch(report));
+            }
             let ran = match report.map(|report| (report.outcome, report.effects)) {
                 Some((BatchOutcome::Answered(outcomes), asked)) => {
                     if outcomes.len() == part.len() {
@@ -284,13 +288,13 @@ impl Runs<'_> {
 }
 
 /// Writes what came of a batch, and tells whom it concerns.
-async fn finish(shared: &Arc<Shared>, job: BatchJob, outcome: Outcome) {
+async fn finish(shared: &Arc<Shared>, mut job: BatchJob, outcome: Outcome) {
     let group = job.batch.group.clone();
     if let Some(failure) = &outcome.broken {
         stop(shared, &job.entry, outcome.version, failure.clone()).await;
     }
     let again_ms = if job.entry.settings.volatile {
-        put_back(shared, &job, &outcome).await
+        put_back(shared, &mut job, &outcome).await
     } else {
         write(shared, &job, &outcome).await
     };
@@ -421,7 +425,7 @@ pub(crate) async fn tell_added(shared: &Shared, tenant: keiko_core::TenantId, ef
 
 /// The same for items that are in memory only: those that wait again are put back, those that cannot be worked are
 /// dropped and counted.
-async fn put_back(shared: &Shared, job: &BatchJob, outcome: &Outcome) -> Option<i64> {
+async fn put_back(shared: &Shared, job: &mut BatchJob, outcome: &Outcome) -> Option<i64> {
     let again = volatile_again(shared, job, outcome);
     if !outcome.effects.items.is_empty() {
         add_effects(shared, job, outcome).await;
@@ -429,25 +433,23 @@ async fn put_back(shared: &Shared, job: &BatchJob, outcome: &Outcome) -> Option<
     again
 }
 
-fn volatile_again(shared: &Shared, job: &BatchJob, outcome: &Outcome) -> Option<i64> {
+fn volatile_again(shared: &Shared, job: &mut BatchJob, outcome: &Outcome) -> Option<i64> {
     let first = count(shared, &outcome.ends);
     let mut unnamed = None;
-    for item in &job.batch.items {
+    // What waits again goes on with the memory that it has, so that no other item takes its room.
+    for (item, held) in job.batch.items.iter().zip(std::mem::take(&mut job.held)) {
         let due_ms = match outcome.ends.iter().find(|(id, _)| *id == item.id) {
             Some((_, ItemEnd::Retry { due_ms })) => *due_ms,
-            Some((_, ItemEnd::Done | ItemEnd::Dead(_))) => continue,
+            Some((_, ItemEnd::Done)) => continue,
+            Some((_, ItemEnd::Dead(_))) => {
+                Counters::add(&shared.batches.counters.dropped, 1);
+                continue;
+            }
             None => outcome.again_ms,
         };
         unnamed = Some(unnamed.map_or(due_ms, |unnamed: i64| unnamed.min(due_ms)));
-        let bytes = keiko_core::batch::size(&job.batch.group.key, &item.payload);
-        // Room for it was its own until now.
-        match shared.batches.memory.try_take(job.batch.group.tenant, bytes) {
-            Some(held) => {
-                let item = Item { attempts: item.attempts + 1, ..item.clone() };
-                shared.batches.volatile.add(&job.batch.group, item, due_ms, held);
-            }
-            None => Counters::add(&shared.batches.counters.dropped, 1),
-        }
+        let item = Item { attempts: item.attempts + 1, ..item.clone() };
+        shared.batches.volatile.add(&job.batch.group, item, due_ms, held);
     }
     first.into_iter().chain(unnamed).min()
 }

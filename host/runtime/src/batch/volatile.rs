@@ -23,28 +23,39 @@ struct Kept {
 pub(super) struct Volatile(Mutex<HashMap<Group, VecDeque<Kept>>>);
 
 impl Volatile {
-    /// Adds an item that is due from then on.
+    /// Adds an item that is due from then on, at its place in the order of ids: one that waits again stands before what
+    /// came after it.
     pub(super) fn add(&self, group: &Group, item: Item, due_ms: i64, held: Held) {
         let mut groups = self.0.lock();
-        groups.entry(group.clone()).or_default().push_back(Kept { item, due_ms, held });
+        let waiting = groups.entry(group.clone()).or_default();
+        let at = waiting.partition_point(|kept| kept.item.id < item.id);
+        waiting.insert(at, Kept { item, due_ms, held });
     }
 
-    /// Takes a batch out, and the memory of its items.
+    /// Takes a batch out, and the memory of its items. Of an ordered group nothing goes before an item that waits.
     pub(super) fn form(&self, form: &Form, now_ms: i64) -> (Vec<(Item, Held)>, Left) {
         let mut groups = self.0.lock();
         let Some(waiting) = groups.get_mut(&form.group) else { return (Vec::new(), Left::Nothing) };
-        let (ready, later): (VecDeque<Kept>, VecDeque<Kept>) =
-            waiting.drain(..).partition(|kept| kept.due_ms <= now_ms);
+        let mut is_blocked = false;
+        let is_ready = |kept: &Kept| {
+            is_blocked |= form.ordered && kept.due_ms > now_ms;
+            kept.due_ms <= now_ms && !is_blocked
+        };
+        let (mut ready, later): (VecDeque<Kept>, VecDeque<Kept>) = waiting.drain(..).partition(is_ready);
         let sizes: Vec<u64> = ready.iter().map(|kept| size(&form.group.key, &kept.item.payload)).collect();
-        let count = take(&sizes, form.items_max, form.bytes_max);
-        let mut ready = ready;
-        let rest = ready.split_off(count);
-        let left = match (rest.is_empty(), later.iter().map(|kept| kept.due_ms).min()) {
+        let rest = ready.split_off(take(&sizes, form.items_max, form.bytes_max));
+        let next_ms = match form.ordered {
+            true => later.front().map(|kept| kept.due_ms),
+            false => later.iter().map(|kept| kept.due_ms).min(),
+        };
+        let left = match (rest.is_empty(), next_ms) {
             (false, _) => Left::Unknown,
             (true, Some(due_ms)) => Left::Due(due_ms),
             (true, None) => Left::Nothing,
         };
-        waiting.extend(rest.into_iter().chain(later));
+        let mut left_over: Vec<Kept> = rest.into_iter().chain(later).collect();
+        left_over.sort_by_key(|kept| kept.item.id);
+        waiting.extend(left_over);
         if waiting.is_empty() {
             groups.remove(&form.group);
         }

@@ -1,13 +1,14 @@
 //! Level 1: this host's memory, weighed in bytes, with one exact quota for each tenant, so that none takes another's room.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use arc_swap::ArcSwap;
 use keiko_core::TenantId;
 use keiko_core::cache::{CacheKey, Entry, Stamp, expired, removed};
 use keiko_core::port::{ChangeKind, LevelUsage};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
@@ -55,18 +56,19 @@ struct TenantMemory {
 
 /// The memory of all tenants.
 pub(crate) struct Memory {
-    tenants: RwLock<HashMap<TenantId, Arc<TenantMemory>>>,
+    /// Replaced as a whole when a tenant comes, so that a look takes no lock.
+    tenants: ArcSwap<BTreeMap<TenantId, Arc<TenantMemory>>>,
     quota_bytes: u64,
 }
 
 impl Memory {
     /// A memory with a quota for each tenant; 0 holds nothing.
     pub(crate) fn new(quota_bytes: u64) -> Memory {
-        Memory { tenants: RwLock::default(), quota_bytes }
+        Memory { tenants: ArcSwap::default(), quota_bytes }
     }
 
     fn of(&self, tenant: TenantId) -> Option<Arc<TenantMemory>> {
-        self.tenants.read().get(&tenant).cloned()
+        self.tenants.load().get(&tenant).cloned()
     }
 
     fn of_or_new(&self, tenant: TenantId) -> Option<Arc<TenantMemory>> {
@@ -76,14 +78,18 @@ impl Memory {
         if let Some(memory) = self.of(tenant) {
             return Some(memory);
         }
-        let make =
-            || Arc::new(TenantMemory { entries: entries(self.quota_bytes), writing: Mutex::default() });
-        Some(Arc::clone(self.tenants.write().entry(tenant).or_insert_with(make)))
+        let new = Arc::new(TenantMemory { entries: entries(self.quota_bytes), writing: Mutex::default() });
+        self.tenants.rcu(|known| {
+            let mut known = BTreeMap::clone(known);
+            known.entry(tenant).or_insert_with(|| Arc::clone(&new));
+            known
+        });
+        self.of(tenant)
     }
 
     /// What is held under a key, whatever it is still good for.
     pub(crate) fn get(&self, key: &CacheKey) -> Option<Arc<Held>> {
-        self.tenants.read().get(&key.tenant().id)?.entries.get(key)
+        self.tenants.load().get(&key.tenant().id)?.entries.get(key)
     }
 
     /// Holds an entry unless a newer one is there.
@@ -136,8 +142,7 @@ impl Memory {
 
     /// Lets go what is kept no longer.
     pub(crate) fn sweep(&self, now_ms: i64) {
-        let tenants: Vec<_> = self.tenants.read().values().cloned().collect();
-        for memory in tenants {
+        for memory in self.tenants.load_full().values() {
             memory.entries.retain(|_, held| held.entry.physical_ms > now_ms);
         }
     }
@@ -153,7 +158,7 @@ impl Memory {
 
     /// What all have together.
     pub(crate) fn total(&self) -> LevelUsage {
-        let tenants = self.tenants.read();
+        let tenants = self.tenants.load();
         tenants.values().fold(LevelUsage::default(), |sum, memory| LevelUsage {
             entries: sum.entries + memory.entries.len() as u64,
             bytes: sum.bytes + memory.entries.weight(),

@@ -96,7 +96,7 @@ impl Cache {
             Look::Stale(_) | Look::Gone(_) => Outcome::Miss,
         };
         self.0.counters.level(Level::Memory, outcome);
-        look
+        traced(Level::Memory, look)
     }
 
     fn near(&self, key: &CacheKey, now_ms: i64) -> Near {
@@ -122,6 +122,11 @@ impl Cache {
     }
 
     async fn look_far(&self, key: &CacheKey, held: Option<Arc<Held>>) -> Look {
+        let look = self.look_behind(key, held).await;
+        traced(self.0.tiers.last().map_or(Level::Memory, |tier| tier.level), look)
+    }
+
+    async fn look_behind(&self, key: &CacheKey, held: Option<Arc<Held>>) -> Look {
         let far = self.read(key).await;
         let now_ms = self.0.clock.now_ms();
         let entry = match (&far.entry, &held) {
@@ -284,6 +289,17 @@ impl Inner {
             let _ = tier.put(key, &near).await;
         }
     }
+}
+
+/// Says why a key is not served, as far as this level: at `trace`, and without the key.
+fn traced(level: Level, look: Look) -> Look {
+    let outcome = match &look {
+        Look::Fresh(_) | Look::Eager(_) => return look,
+        Look::Stale(_) => "stale",
+        Look::Gone(why) => why.as_str(),
+    };
+    tracing::trace!(level = level.as_str(), outcome, "the cache has no fresh value");
+    look
 }
 
 fn look(entry: &Entry, verdict: Verdict) -> Look {

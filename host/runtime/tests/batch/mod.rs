@@ -346,6 +346,95 @@ async fn volatile_items_are_bounded_and_dropped_by_count() {
     runtime.drain().await;
 }
 
+#[tokio::test]
+async fn a_volatile_item_that_waits_again_keeps_its_room_and_one_that_is_rejected_is_dropped_by_count() {
+    let mut bench = Bench::new().await;
+    bench.policy.batches.memory_bytes_max = 4 * 1024;
+    let runs = script(&mut bench, |batch| {
+        let outcome = |item: &keiko_core::batch::Item| match (&item.payload.bytes[..], item.attempts) {
+            (b"\"odd\"", _) => ItemOutcome::Reject("odd".to_owned()),
+            (_, 0) => ItemOutcome::Retry { after_ms: Some(1), reason: "busy".to_owned() },
+            _ => ItemOutcome::Done,
+        };
+        BatchOutcome::Answered(batch.items.iter().map(outcome).collect())
+    });
+    let tables = "[[processor]]\nname = \"beats\"\nage-ms = 1\nvolatile = true";
+    let (runtime, handle, tenant) = start(&bench, tables).await;
+    // All the memory there is.
+    let items = ["1", "2", "3", "\"odd\""].map(|text| wish("", text)).to_vec();
+    let added = handle.add_items(tenant, "beats", items, None).await.unwrap();
+    assert_eq!(added.dropped, 0);
+    let worked = async {
+        while handle.batch_figures().done < 3 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, worked).await.expect("what waits again is worked");
+    let figures = handle.batch_figures();
+    assert_eq!((figures.retried, figures.dead, figures.dropped), (3, 1, 1));
+    let delivered: usize = runs.lock().iter().map(|seen| seen.items.len()).sum();
+    assert_eq!(delivered, 7);
+    runtime.drain().await;
+}
+
+#[tokio::test]
+async fn volatile_items_of_an_ordered_key_wait_for_the_first_of_them() {
+    let mut bench = Bench::new().await;
+    let runs = script(&mut bench, |batch| {
+        let outcome = |item: &keiko_core::batch::Item| match (&item.payload.bytes[..], item.attempts) {
+            (b"1", 0) => ItemOutcome::Retry { after_ms: Some(30), reason: "busy".to_owned() },
+            _ => ItemOutcome::Done,
+        };
+        BatchOutcome::Answered(batch.items.iter().map(outcome).collect())
+    });
+    let tables = "[[processor]]\nname = \"beats\"\nitems = 1\nage-ms = 1\nordered = true\nvolatile = true";
+    let (runtime, handle, tenant) = start(&bench, tables).await;
+    let items = ["1", "2", "3"].map(|text| wish("k", text)).to_vec();
+    let ids: Vec<ItemId> = handle.add_items(tenant, "beats", items, None).await.unwrap().ids().collect();
+    let worked = async {
+        while handle.batch_figures().done < 3 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, worked).await.expect("all are worked");
+    let delivered: Vec<ItemId> = runs.lock().iter().flat_map(|seen| seen.items.clone()).collect();
+    assert_eq!(delivered, [ids[0], ids[0], ids[1], ids[2]]);
+    runtime.drain().await;
+}
+
+#[tokio::test]
+async fn batches_grow_and_shrink_with_the_time_that_they_take() {
+    let mut bench = Bench::new().await;
+    let slow = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_slow = Arc::clone(&slow);
+    let sizes: Arc<Mutex<Vec<usize>>> = Arc::default();
+    let noted = Arc::clone(&sizes);
+    bench.batch = Arc::new(move |batch, _, _| {
+        noted.lock().push(batch.items.len());
+        let slow = is_slow.load(std::sync::atomic::Ordering::SeqCst);
+        Box::pin(async move {
+            if slow {
+                // Longer than the latency that is wished for.
+                tokio::time::timeout(Duration::from_millis(1_100), std::future::pending::<()>()).await.ok();
+            }
+            worked(done(&batch))
+        })
+    });
+    let tables = "[[processor]]\nname = \"films\"\nitems = 12\nitems-min = 2\nlatency-ms = 1000\nage-ms = 1\nin-flight = 1";
+    let (runtime, handle, tenant) = start(&bench, tables).await;
+    add(&handle, tenant, "films", (0..120).map(|n| wish("", n.to_string())).collect()).await;
+    until(&handle, tenant, "films", is_empty).await;
+    let quick = std::mem::take(&mut *sizes.lock());
+    assert_eq!((quick[0], quick.iter().max()), (2, Some(&12)), "{quick:?}");
+    assert!(quick.windows(2).all(|pair| pair[1] <= pair[0] + 1), "by one more each time: {quick:?}");
+    slow.store(true, std::sync::atomic::Ordering::SeqCst);
+    add(&handle, tenant, "films", (0..18).map(|n| wish("", n.to_string())).collect()).await;
+    until(&handle, tenant, "films", is_empty).await;
+    let slow = std::mem::take(&mut *sizes.lock());
+    assert_eq!(slow[..2], [12, 6], "half as many when they take too long: {slow:?}");
+    runtime.drain().await;
+}
+
 /// Adds items, and then ends as its input says.
 fn adds(attempt: keiko_core::port::Attempt, port: Arc<dyn HostPort>) -> Report {
     async move {

@@ -7,7 +7,7 @@ use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use keiko_core::cache::{CacheKey, Content, Entry, Level, Namespace, Tag, Verdict, Why};
+use keiko_core::cache::{CacheKey, Content, Entry, Level, Namespace, Tag, Verdict};
 use keiko_core::catalog::Tenant;
 use keiko_core::{Code, PluginName};
 use keiko_runtime::cache::{Step, StepKnown};
@@ -220,9 +220,6 @@ fn state(verdict: Verdict) -> &'static str {
         Verdict::Fresh => "fresh",
         Verdict::Eager => "eager",
         Verdict::Stale => "stale",
-        Verdict::Gone(Why::Nothing) => "nothing",
-        Verdict::Gone(Why::Expired) => "expired",
-        Verdict::Gone(Why::Removed) => "removed",
-        Verdict::Gone(Why::TagRemoved) => "tag_removed",
+        Verdict::Gone(why) => why.as_str(),
     }
 }

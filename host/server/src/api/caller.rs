@@ -6,6 +6,7 @@ use keiko_core::{Code, TenantId};
 use tokio::time::Instant;
 
 use super::problem::Problem;
+use crate::auth::Speaker;
 
 /// Who asks, and what the guard decided. Written by the guard, read by handlers.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +19,17 @@ pub(super) struct Caller {
     pub(super) until: Instant,
     /// Whether the request was let in as an upload.
     pub(super) is_upload: bool,
+}
+
+/// Who asks on routes that look for nobody.
+pub(super) const NOBODY: Speaker = Speaker { tenant: TenantId(0), operator: false };
+
+impl Caller {
+    /// Of which tenant metrics are told: `None` of none, `Some(None)` of all.
+    pub(super) fn metrics(&self) -> Option<Option<TenantId>> {
+        let own = (self.tenant != NOBODY.tenant).then_some(self.tenant);
+        if self.operator { Some(None) } else { own.map(Some) }
+    }
 }
 
 impl<S: Sync> FromRequestParts<S> for Caller {

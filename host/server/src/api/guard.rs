@@ -16,7 +16,7 @@ use keiko_core::{Code, TenantId};
 use tokio::time::{Instant, timeout_at};
 use tower::ServiceExt;
 
-use super::caller::Caller;
+use super::caller::{Caller, NOBODY};
 use super::gate::{Entered, Gate};
 use super::limit::{
     HEADER_BYTES_MAX, HEALTH_MAX, JSON_BYTES_MAX, REQUEST_ID_BYTES_MAX, URL_BYTES_MAX, WAIT_S_MAX,
@@ -24,6 +24,9 @@ use super::limit::{
 use super::problem::{self, Problem};
 use super::{Api, body, router};
 use crate::auth::{Auth, Refused, Speaker};
+
+/// The one route about the host's health that may answer with more to those who may have it.
+const METRICS: &str = "/metrics";
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -115,12 +118,16 @@ impl Guard {
     fn admit(&self, request: &Request, tenant: &mut Option<TenantId>) -> Result<(Caller, Entered), Problem> {
         check_sizes(request)?;
         let class = class(request);
-        // The routes about health do not look for whom they answer.
-        let mut speaker = Speaker { tenant: TenantId(0), operator: false };
-        if class != Class::Health {
-            speaker = self.authenticate(request)?;
-            *tenant = Some(speaker.tenant);
-        }
+        // The routes about health do not look for whom they answer, but for whom they count.
+        let speaker = match class {
+            Class::Health if request.uri().path() == METRICS => self.reader(request)?,
+            Class::Health => NOBODY,
+            _ => {
+                let speaker = self.authenticate(request)?;
+                *tenant = Some(speaker.tenant);
+                speaker
+            }
+        };
         let limits = &self.api.limits;
         let (gate, name, time) = match class {
             Class::Health => (&self.health, "health_requests", limits.request),
@@ -139,6 +146,15 @@ impl Guard {
             is_upload: class == Class::Upload,
         };
         Ok((caller, entered))
+    }
+
+    /// Who reads metrics: nobody without a token, and on a host without tokens nobody from elsewhere.
+    fn reader(&self, request: &Request) -> Result<Speaker, Problem> {
+        let is_open = matches!(self.api.auth, Auth::Open(_));
+        match self.authenticate(request) {
+            Err(_) if is_open || !request.headers().contains_key(header::AUTHORIZATION) => Ok(NOBODY),
+            speaker => speaker,
+        }
     }
 
     fn authenticate(&self, request: &Request) -> Result<Speaker, Problem> {
@@ -162,7 +178,7 @@ fn class(request: &Request) -> Class {
     let (method, path) = (request.method(), uri.path());
     let waits = || uri.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("wait=")));
     let large = || body::content_length(request.headers()).is_some_and(|length| length > JSON_BYTES_MAX);
-    if matches!(path, "/livez" | "/readyz" | "/metrics") {
+    if matches!(path, "/livez" | "/readyz" | METRICS) {
         Class::Health
     } else if method == Method::POST
         && (path == "/v1/plugins" || is_swap(path) || (matches!(path, "/v1/tasks" | "/v1/groups") && large()))

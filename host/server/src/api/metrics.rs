@@ -1,5 +1,8 @@
 //! What the host counts, as Prometheus reads it: gathered when somebody asks, so that counting costs the hot paths
-//! nothing. No label names a tenant or a task: the page needs no token.
+//! nothing. What no label says of a tenant needs no token; what is counted by tenant is told to that tenant, and to an
+//! operator of all of them. No label names a task.
+
+mod tenants;
 
 use std::sync::Arc;
 
@@ -14,6 +17,7 @@ use metrics::{Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::Api;
+use super::caller::Caller;
 use keiko_store::postgres::PoolFigures;
 
 /// The media type of the text format.
@@ -235,9 +239,13 @@ const POOL_GAUGES: &[(&str, &str)] = &[
 ];
 
 /// `GET /metrics`.
-pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response {
+pub(super) async fn metrics(State(api): State<Arc<Api>>, caller: Caller) -> Response {
     let (engine, cache) = (api.engine.counts(), api.handle.cache().figures());
-    let page = api.metrics.render(&api.handle.figures(), &engine, &cache, (api.pool)().as_ref());
+    let mut page = api.metrics.render(&api.handle.figures(), &engine, &cache, (api.pool)().as_ref());
+    if let Some(whose) = caller.metrics() {
+        let (errors, metrics) = (api.handle.task_errors(whose), api.handle.metrics(whose));
+        tenants::add(&mut page, &api.tenants, &errors, &metrics);
+    }
     let mut response = page.into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, TEXT);
     response

@@ -18,6 +18,7 @@ use keiko_core::admission::admit;
 use keiko_core::effect::ChildWish;
 use keiko_core::limit::{COMPONENT_BYTES_CEILING, INPUT_BYTES_MAX, MIB, RUN_WALL_MS_MAX};
 use keiko_core::manifest::Manifest;
+use keiko_core::metric::{self, Measured, MetricRefused, MetricSection};
 use keiko_core::policy::{Budget, BudgetRequest, Grants, TenantPolicy};
 use keiko_core::port::{
     Attempt, AttemptFacts, Clock, Compiled, Components, HostPort, ReserveError, Reserved, Runner, StoreError,
@@ -241,8 +242,9 @@ async fn attempt(
     };
     let (kind, wish) = kind(arguments, &compiled, source.manifest.as_ref(), source.plugin.as_ref())?;
     let budget = budget(arguments, &wish)?;
-    let command = source.manifest.as_ref().or(compiled.manifest.as_ref());
-    let command = command.and_then(|manifest| manifest.command(&kind));
+    let manifest = source.manifest.as_ref().or(compiled.manifest.as_ref());
+    let command = manifest.and_then(|manifest| manifest.command(&kind));
+    let metrics = manifest.map(|manifest| manifest.metrics.clone()).unwrap_or_default();
     // Lines of a backtrace are read from the component.
     components.0.lock().insert(compiled.digest, source.component);
     let id = TaskId::floor(SystemClock.now_ms());
@@ -265,7 +267,7 @@ async fn attempt(
         keep: None,
     };
     let stop = Stop::default();
-    let port = Arc::new(Port { next_child: AtomicI64::new(id.0 + 1) });
+    let port = Arc::new(Port { next_child: AtomicI64::new(id.0 + 1), metrics });
     let report = {
         let run = engine.run(attempt, port, stop.clone());
         let mut run = std::pin::pin!(run);
@@ -396,9 +398,11 @@ impl Components for Memory {
     }
 }
 
-/// The host of one run: it shows progress, and promises children that nobody will run.
+/// The host of one run: it shows progress, holds what is measured to the manifest, and promises children that nobody will
+/// run.
 struct Port {
     next_child: AtomicI64,
+    metrics: Vec<MetricSection>,
 }
 
 #[async_trait]
@@ -409,6 +413,15 @@ impl HostPort for Port {
 
     fn progress(&self, fraction: f64, message: String) {
         print::note(&print::clean(&format!("{:3.0} % {message}", fraction * 100.0)));
+    }
+
+    fn measure(
+        &self,
+        name: &str,
+        labels: &[(String, String)],
+        measured: Measured,
+    ) -> Result<(), MetricRefused> {
+        metric::meant(&self.metrics, name, labels, measured).map(drop)
     }
 
     async fn reserve(&self, wishes: &[ChildWish]) -> Result<Vec<Reserved>, ReserveError> {

@@ -6,8 +6,11 @@ use std::fmt;
 const BYTES_MAX: usize = 4_096;
 /// What such a URL looks like.
 const SHAPE: &str = "redis://:PASSWORD@cache.example:6379/0";
+/// What the URL of a server, and that of the nodes of a cluster, begins with.
+const SCHEMES: [&str; 2] = ["redis://", "redis+cluster://"];
 
-/// A checked `redis://…`. What it shows of itself has `***` for user and password.
+/// A checked `redis://…`, or `redis+cluster://…` with some of the cluster's nodes. What it shows of itself has `***` for
+/// user and password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl {
     whole: String,
@@ -23,7 +26,9 @@ impl RedisUrl {
                     .to_owned(),
             );
         }
-        let rest = text.strip_prefix("redis://").ok_or(format!("is not a URL such as {SHAPE}"))?;
+        let scheme = SCHEMES.into_iter().find(|scheme| text.starts_with(scheme));
+        let scheme = scheme.ok_or(format!("is not a URL such as {SHAPE}"))?;
+        let rest = &text[scheme.len()..];
         if text.len() > BYTES_MAX {
             return Err(format!("a URL of {} bytes exceeds the limit of {BYTES_MAX}", text.len()));
         }
@@ -37,11 +42,18 @@ impl RedisUrl {
         }
         let (secret, host) =
             before.rsplit_once('@').map_or((None, before), |(secret, host)| (Some(secret), host));
-        if host.is_empty() {
+        let is_cluster = scheme != SCHEMES[0];
+        if host.split(',').any(str::is_empty) {
             return Err(format!("has no host; a URL is such as {SHAPE}"));
         }
+        if is_cluster && !matches!(after, "" | "/") {
+            return Err("of a cluster ends with its hosts: a cluster has one database".to_owned());
+        }
+        if !is_cluster && host.contains(',') {
+            return Err("has several hosts; those of a cluster stand behind `redis+cluster://`".to_owned());
+        }
         let secret = if secret.is_some() { "***@" } else { "" };
-        Ok(RedisUrl { whole: text.to_owned(), shown: format!("redis://{secret}{host}{after}") })
+        Ok(RedisUrl { whole: text.to_owned(), shown: format!("{scheme}{secret}{host}{after}") })
     }
 
     /// The whole URL, for the one who connects.
@@ -75,6 +87,8 @@ mod tests {
         };
         check("redis://127.0.0.1", "redis://127.0.0.1");
         check("redis://:secret@h:6379/2", "redis://***@h:6379/2");
+        check("redis+cluster://:secret@a:1,b:2", "redis+cluster://***@a:1,b:2");
+        check("redis+cluster://a/", "redis+cluster://a/");
         check("redis://user:s%40cret@h/?protocol=resp3", "redis://***@h/?protocol=resp3");
     }
 
@@ -88,6 +102,9 @@ mod tests {
         check("rediss://:secret@h", "no TLS");
         check("redis://:sec/secret@h", "behind the host");
         check("redis://:secret@", "no host");
+        check("redis+cluster://:secret@a,", "no host");
+        check("redis+cluster://:secret@a/1", "one database");
+        check("redis://:secret@a,b", "redis+cluster://");
         check("redis://h/ 1", "blank");
         check(&format!("redis://{}", "h".repeat(BYTES_MAX)), "exceeds the limit of 4096");
     }

@@ -1,4 +1,4 @@
-//! One small plugin as text. Its kinds:
+//! Two small plugins as text. [`worker`] works batches; the other one's kinds:
 //!
 //! | kind | what it does |
 //! | --- | --- |
@@ -23,7 +23,16 @@ pub fn component(name: &str, version: &str) -> Vec<u8> {
 
 /// The component without a manifest.
 pub fn bare() -> Vec<u8> {
-    wat::parse_str(TEXT).unwrap_or_else(|error| panic!("{error}"))
+    wat::parse_str(TEXT.replace("LIBC", LIBC)).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A plugin with a processor of its name, and `more` in its table: it rejects texts and is done with everything else.
+pub fn worker(name: &str, more: &str) -> Vec<u8> {
+    let manifest = format!(
+        "[plugin]\nname = \"{name}\"\nversion = \"0.1.0\"\n[[processor]]\nname = \"{name}\"\n{more}\n"
+    );
+    let bytes = wat::parse_str(WORKER.replace("LIBC", LIBC)).unwrap_or_else(|error| panic!("{error}"));
+    with_section(bytes, "keiko:manifest", manifest.as_bytes())
 }
 
 /// The component filled up to exactly `bytes`.
@@ -51,14 +60,8 @@ fn leb5(number: usize) -> [u8; 5] {
     std::array::from_fn(|at| (number >> (7 * at)) as u8 & 0x7f | if at < 4 { 0x80 } else { 0 })
 }
 
-const TEXT: &str = r#"(component
-  (import "keiko:log/log@0.1.0" (instance $log
-    (type $level' (enum "trace" "debug" "info" "warn" "error"))
-    (export "level" (type $level (eq $level')))
-    (type $field' (record (field "name" string) (field "value" string)))
-    (export "field" (type $field (eq $field')))
-    (export "write" (func (param "level" $level) (param "message" string) (param "fields" (list $field))))))
-  (core module $Libc
+/// Memory with a bump allocator.
+const LIBC: &str = r#"(core module $Libc
     (memory (export "memory") 1)
     (global $next (mut i32) (i32.const 4096))
     (func (export "cabi_realloc") (param i32 i32 i32) (param $size i32) (result i32)
@@ -72,7 +75,16 @@ const TEXT: &str = r#"(component
       (local.get $at))
     (data (i32.const 0) "application/json")
     (data (i32.const 16) "{]"))
-  (core instance $libc (instantiate $Libc))
+  (core instance $libc (instantiate $Libc))"#;
+
+const TEXT: &str = r#"(component
+  (import "keiko:log/log@0.1.0" (instance $log
+    (type $level' (enum "trace" "debug" "info" "warn" "error"))
+    (export "level" (type $level (eq $level')))
+    (type $field' (record (field "name" string) (field "value" string)))
+    (export "field" (type $field (eq $field')))
+    (export "write" (func (param "level" $level) (param "message" string) (param "fields" (list $field))))))
+  LIBC
   (core func $write (canon lower (func $log "write") (memory (core memory $libc "memory"))
     (realloc (core func $libc "cabi_realloc"))))
   (core module $Main
@@ -134,3 +146,62 @@ const TEXT: &str = r#"(component
   (instance $task (instantiate $Shim (with "payload" (type $payload)) (with "retryable" (type $retryable))
     (with "failure" (type $failure)) (with "run" (func $run))))
   (export "keiko:plugin/task@0.1.0" (instance $task)))"#;
+
+const WORKER: &str = r#"(component
+  LIBC
+  (core module $Main
+    (import "libc" "memory" (memory 0))
+    (import "libc" "cabi_realloc" (func $realloc (param i32 i32 i32 i32) (result i32)))
+    (func (export "process") (param i32 i32 i32 i32 i32 i32 i32) (param $item i32) (param $count i32) (result i32)
+      (local $at i32) (local $left i32)
+      (local.set $at (call $realloc (i32.const 0) (i32.const 0) (i32.const 8)
+        (i32.mul (local.get $count) (i32.const 32))))
+      (i32.store (i32.const 1024) (local.get $at))
+      (i32.store (i32.const 1028) (local.get $count))
+      (local.set $left (local.get $count))
+      (block $end (loop $next
+        (br_if $end (i32.eqz (local.get $left)))
+        (if (i32.eq (i32.load8_u (i32.load offset=16 (local.get $item))) (i32.const 34)) (then
+          (i32.store8 (local.get $at) (i32.const 2))
+          (i32.store offset=8 (local.get $at) (i32.const 0))
+          (i32.store offset=12 (local.get $at) (i32.const 11))))
+        (local.set $at (i32.add (local.get $at) (i32.const 32)))
+        (local.set $item (i32.add (local.get $item) (i32.const 28)))
+        (local.set $left (i32.sub (local.get $left) (i32.const 1)))
+        (br $next)))
+      (i32.const 1024)))
+  (core instance $main (instantiate $Main (with "libc" (instance $libc))))
+  (type $info (record (field "id" string) (field "processor" string) (field "key" (option string))))
+  (type $item (record (field "id" string) (field "content-type" string) (field "bytes" (list u8))
+    (field "attempts" u32)))
+  (type $later (record (field "reason" string) (field "after-ms" (option u64))))
+  (type $outcome (variant (case "done") (case "retry" $later) (case "reject" string)))
+  (func $process (param "batch" $info) (param "items" (list $item)) (result (list $outcome))
+    (canon lift (core func $main "process") (memory (core memory $libc "memory"))
+      (realloc (core func $libc "cabi_realloc"))))
+  (component $Shim
+    (type $info' (record (field "id" string) (field "processor" string) (field "key" (option string))))
+    (import "batch-info" (type $info (eq $info')))
+    (type $item' (record (field "id" string) (field "content-type" string) (field "bytes" (list u8))
+      (field "attempts" u32)))
+    (import "item" (type $item (eq $item')))
+    (type $later' (record (field "reason" string) (field "after-ms" (option u64))))
+    (import "later" (type $later (eq $later')))
+    (type $outcome' (variant (case "done") (case "retry" $later) (case "reject" string)))
+    (import "item-outcome" (type $outcome (eq $outcome')))
+    (import "process" (func $process (param "batch" $info) (param "items" (list $item))
+      (result (list $outcome))))
+    (type $info3 (record (field "id" string) (field "processor" string) (field "key" (option string))))
+    (export $info2 "batch-info" (type $info3))
+    (type $item3 (record (field "id" string) (field "content-type" string) (field "bytes" (list u8))
+      (field "attempts" u32)))
+    (export $item2 "item" (type $item3))
+    (type $later3 (record (field "reason" string) (field "after-ms" (option u64))))
+    (export $later2 "later" (type $later3))
+    (type $outcome3 (variant (case "done") (case "retry" $later2) (case "reject" string)))
+    (export $outcome2 "item-outcome" (type $outcome3))
+    (export "process" (func $process) (func (param "batch" $info2) (param "items" (list $item2))
+      (result (list $outcome2)))))
+  (instance $worker (instantiate $Shim (with "batch-info" (type $info)) (with "item" (type $item))
+    (with "later" (type $later)) (with "item-outcome" (type $outcome)) (with "process" (func $process))))
+  (export "keiko:plugin/batch@0.1.0" (instance $worker)))"#;

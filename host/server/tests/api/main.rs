@@ -6,8 +6,10 @@
 
 mod agents;
 mod auth;
+mod batches;
 mod bounds;
 mod cli;
+mod cluster;
 mod database;
 mod drain;
 mod guest;

@@ -231,12 +231,13 @@ impl State {
         sorted.unstarted.iter().for_each(|id| self.give_back(TaskId(*id), 0));
         let crash = u32::from(!self.breaks(Mutation::CrashUncharged));
         sorted.crashed.iter().for_each(|id| self.give_back(TaskId(*id), crash));
-        self.finish(&sorted.quarantined, &End::QUARANTINED, now_ms);
+        let mut failed = self.finish(&sorted.quarantined, &End::QUARANTINED, now_ms);
+        failed.retain(|_, _| !self.breaks(Mutation::QuarantinedKindsLost));
         if !self.breaks(Mutation::RescueForgetsNobody) {
             self.holders.retain(|holder, _| alive.contains_key(holder));
         }
         self.charge_batches(&started);
-        sorted.rescued()
+        sorted.rescued(failed)
     }
 
     /// The leases that are charged a crash: those that had started.

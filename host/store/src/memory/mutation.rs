@@ -188,6 +188,10 @@ mutations! {
     TimeOutWithoutToken;
     /// A time-out does not say which limit was met.
     TimeOutNamesNothing;
+    /// A round of ending does not say of which kinds its tasks were.
+    TimedOutKindsLost;
+    /// A rescue does not say of which kinds the quarantined tasks were.
+    QuarantinedKindsLost;
     /// A round of ending does not say when the next time-out is over.
     NextTimeOutForgotten;
     /// A retry by hand loses the priority.

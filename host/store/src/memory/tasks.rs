@@ -7,7 +7,7 @@ use bytes::Bytes;
 use keiko_core::code::Code;
 use keiko_core::id::{GroupId, TaskId, TenantId, Token};
 use keiko_core::outcome::Failure;
-use keiko_core::port::{Expired, Pruned, StoreError};
+use keiko_core::port::{Expired, FailedByKind, Pruned, StoreError};
 use keiko_core::priority::Priority;
 use keiko_core::retention::KeptFrom;
 use keiko_core::task::{
@@ -209,7 +209,7 @@ impl State {
         if self.breaks(Mutation::CancelForOthers) {
             end.tenant = None;
         }
-        if self.finish(&[id], &end, now_ms) > 0 {
+        if !self.finish(&[id], &end, now_ms).is_empty() {
             return CancelAnswer::Cancelled;
         }
         match self.task_of(tenant, id, Mutation::CancelForOthers) {
@@ -218,14 +218,14 @@ impl State {
         }
     }
 
-    /// Ends live tasks without an attempt and counts them; returns how many there were.
-    pub(super) fn finish(&mut self, ids: &[TaskId], end: &End, now_ms: i64) -> usize {
+    /// Ends live tasks without an attempt and counts them; returns how many there were of each kind.
+    pub(super) fn finish(&mut self, ids: &[TaskId], end: &End, now_ms: i64) -> FailedByKind {
         let of_ended = self.breaks(Mutation::CancelOfEnded);
         let (mut changes, mut usage) = (Changes::default(), Usage::default());
-        let mut ended = 0;
+        let mut kinds = FailedByKind::default();
         for &id in ids {
             let Some(row) = self.tasks.get(&id) else { continue };
-            let (tenant, agent, group) = (row.tenant, row.agent, row.group);
+            let (tenant, kind, agent, group) = (row.tenant, row.kind, row.agent, row.group);
             if end.tenant.is_some_and(|only| only != tenant) || row.state.is_terminal() && !of_ended {
                 continue;
             }
@@ -245,13 +245,13 @@ impl State {
                 changes.add_agent(tenant, agent, AgentChange::end(end.state, None, 1));
             }
             changes.add_group(tenant, group, end.state, 1, now_ms);
-            ended += 1;
+            *kinds.entry((tenant, kind)).or_default() += 1;
         }
         if !(self.breaks(Mutation::CancelUncounted) && end.state == TaskState::Cancelled) {
             self.store_counts(&changes);
         }
         self.add_usage(&usage, now_ms);
-        ended
+        kinds
     }
 
     /// Ends tasks whose time is over.
@@ -272,6 +272,7 @@ impl State {
         let found: Vec<Candidate> = live.into_iter().filter(is_over).take(count_max as usize).collect();
         let more = found.len() == count_max as usize;
         let over = Over::of(found, now_ms + early);
+        let mut failed = FailedByKind::default();
         let ends: Vec<(Vec<TaskId>, End)> = over.ends().map(|(ids, end)| (ids.to_vec(), end)).collect();
         for (ids, mut end) in ends {
             if self.breaks(Mutation::TimeOutWithoutToken) {
@@ -280,12 +281,16 @@ impl State {
             if self.breaks(Mutation::TimeOutNamesNothing) {
                 end.detail = None;
             }
-            self.finish(&ids, &end, now_ms);
+            for (kind, count) in self.finish(&ids, &end, now_ms) {
+                *failed.entry(kind).or_default() += count;
+            }
         }
         let live = self.tasks.values().filter(|row| !row.state.is_terminal());
         let next = live.flat_map(|row| row.ends.start_by_ms.into_iter().chain(row.ends.end_by_ms));
         let next_ms = next.filter(|at_ms| *at_ms > now_ms).min();
-        over.expired(more, next_ms.filter(|_| !self.breaks(Mutation::NextTimeOutForgotten)), now_ms)
+        let next_ms = next_ms.filter(|_| !self.breaks(Mutation::NextTimeOutForgotten));
+        failed.retain(|_, _| !self.breaks(Mutation::TimedOutKindsLost));
+        over.expired(failed, more, next_ms, now_ms)
     }
 
     pub(super) fn retry(

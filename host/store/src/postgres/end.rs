@@ -4,8 +4,8 @@
 //! kept attempts and logs go on behind the earlier ones, so a number names one attempt for ever.
 
 use keiko_core::code::Code;
-use keiko_core::id::{AgentId, GroupId, TaskId, TenantId};
-use keiko_core::port::{Expired, StoreError, StoreErrorKind};
+use keiko_core::id::{AgentId, GroupId, KindId, TaskId, TenantId};
+use keiko_core::port::{Expired, FailedByKind, StoreError, StoreErrorKind};
 use keiko_core::priority::AGEING_MS;
 use keiko_core::task::{Amendment, CancelAnswer, RetryAnswer, TaskState};
 use keiko_core::time_out::Ends;
@@ -35,7 +35,7 @@ pub(crate) const FINISH: &str = "
         priority, task_group)
     SELECT id, tenant, kind, $2, token + $3, attempts, crashes + $4, earlier, created_ms, coalesce(due_ms, run_at_ms),
         $5, root, parent, depth, $6, $7, $9, budget, trace, input_type, input, agent, app_user, priority, task_group
-    FROM gone RETURNING id, tenant, agent, task_group";
+    FROM gone RETURNING id, tenant, agent, task_group, kind";
 
 /// Up to `$2` tasks whose time is over, which nobody else changes until the commit, with times on the caller's clock, `$1`:
 /// those that wait too long for their first attempt, and those that should have ended.
@@ -84,7 +84,7 @@ pub(crate) async fn cancel(
     now_ms: i64,
 ) -> Result<CancelAnswer, StoreError> {
     for _ in 0..LOOKS {
-        if finish(session, &[id], &End::cancelled(tenant), now_ms).await? > 0 {
+        if !finish(session, &[id], &End::cancelled(tenant), now_ms).await?.is_empty() {
             return Ok(CancelAnswer::Cancelled);
         }
         match state(session, tenant, id).await? {
@@ -98,8 +98,12 @@ pub(crate) async fn cancel(
 }
 
 /// Ends tasks that crashed their host alone.
-pub(crate) async fn quarantine(session: &mut Session, ids: &[TaskId], now_ms: i64) -> Result<(), StoreError> {
-    finish(session, ids, &End::QUARANTINED, now_ms).await.map(drop)
+pub(crate) async fn quarantine(
+    session: &mut Session,
+    ids: &[TaskId],
+    now_ms: i64,
+) -> Result<FailedByKind, StoreError> {
+    finish(session, ids, &End::QUARANTINED, now_ms).await
 }
 
 /// Ends tasks whose rows cannot be read, so that they do not stop others.
@@ -108,7 +112,7 @@ pub(crate) async fn fail_undecodable(
     ids: &[TaskId],
     now_ms: i64,
 ) -> Result<(), StoreError> {
-    let ended = finish(session, ids, &End::UNDECODABLE, now_ms).await?;
+    let ended: u64 = finish(session, ids, &End::UNDECODABLE, now_ms).await?.values().sum();
     if ended > 0 {
         tracing::error!(items = ended, "tasks that cannot be read were ended");
     }
@@ -123,12 +127,15 @@ pub(crate) async fn expire(
 ) -> Result<Expired, StoreError> {
     let rows = session.rows(sqlx::query(OVER).bind(now_ms).bind(i64::from(count_max))).await?;
     let over = Over::of(rows.iter().map(candidate).collect::<Result<_, _>>()?, now_ms);
+    let mut failed = FailedByKind::default();
     for (ids, end) in over.ends() {
-        finish(session, ids, &end, now_ms).await?;
+        for (kind, count) in finish(session, ids, &end, now_ms).await? {
+            *failed.entry(kind).or_default() += count;
+        }
     }
     let next = session.row(sqlx::query(NEXT_TIME_OUT).bind(now_ms)).await?;
     let next_ms = next.as_ref().map_or(Ok(None), |row| get(row, 0))?;
-    Ok(over.expired(rows.len() == count_max as usize, next_ms, now_ms))
+    Ok(over.expired(failed, rows.len() == count_max as usize, next_ms, now_ms))
 }
 
 fn candidate(row: &PgRow) -> Result<Candidate, StoreError> {
@@ -213,15 +220,16 @@ async fn state(session: &mut Session, tenant: TenantId, id: TaskId) -> Result<Op
     state.map(Some).ok_or_else(|| undecodable(Undecodable("task state")))
 }
 
-/// Moves live tasks to the finished ones and counts them; returns how many there were.
+/// Moves live tasks to the finished ones and counts them; returns how many there were of each kind.
 pub(crate) async fn finish(
     session: &mut Session,
     ids: &[TaskId],
     end: &End,
     now_ms: i64,
-) -> Result<usize, StoreError> {
+) -> Result<FailedByKind, StoreError> {
+    let mut kinds = FailedByKind::default();
     if ids.is_empty() {
-        return Ok(0);
+        return Ok(kinds);
     }
     let mut ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
     ids.sort_unstable();
@@ -232,6 +240,7 @@ pub(crate) async fn finish(
     let (mut changes, mut usage) = (Changes::default(), Usage::default());
     for row in &rows {
         let tenant = TenantId(get(row, 1)?);
+        *kinds.entry((tenant, KindId(get(row, 4)?))).or_default() += 1;
         let failed = i64::from(end.state == TaskState::Failed);
         let cancelled = i64::from(end.state == TaskState::Cancelled);
         changes.add(tenant, Change { live: -1, completed: 0, failed, cancelled });
@@ -244,5 +253,5 @@ pub(crate) async fn finish(
         }
     }
     count::store_with(session, &changes, &usage, now_ms).await?;
-    Ok(rows.len())
+    Ok(kinds)
 }

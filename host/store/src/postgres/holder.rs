@@ -121,9 +121,9 @@ pub(crate) async fn rescue(
     let running = rows.iter().map(|row| Ok((get(row, 0)?, get(row, 1)?, get(row, 2)?)));
     let sorted = sort(running.collect::<Result<Vec<_>, StoreError>>()?, started);
     give_back(session, &sorted).await?;
-    end::quarantine(session, &sorted.quarantined, now_ms).await?;
+    let failed = end::quarantine(session, &sorted.quarantined, now_ms).await?;
     batch::charge(session, started).await?;
-    Ok(sorted.rescued())
+    Ok(sorted.rescued(failed))
 }
 
 /// Only who connected may end connections of the same user, so the role is left for that one statement.

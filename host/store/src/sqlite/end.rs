@@ -4,8 +4,8 @@
 //! kept attempts and logs go on behind the earlier ones, so a number names one attempt for ever.
 
 use keiko_core::code::Code;
-use keiko_core::id::{AgentId, GroupId, TaskId, TenantId};
-use keiko_core::port::{Expired, StoreError};
+use keiko_core::id::{AgentId, GroupId, KindId, TaskId, TenantId};
+use keiko_core::port::{Expired, FailedByKind, StoreError};
 use keiko_core::priority::AGEING_MS;
 use keiko_core::task::{Amendment, CancelAnswer, RetryAnswer, TaskState};
 use keiko_core::time_out::Ends;
@@ -31,7 +31,7 @@ pub(crate) const FINISH: &str = "
         ?5, root, parent, depth, ?6, ?7, ?9, budget, trace, input_type, input_bytes, input, agent, app_user, priority,
         task_group
     FROM task WHERE id IN (SELECT value FROM json_each(?1)) AND tenant = coalesce(?8, tenant)
-    RETURNING id, tenant, agent, task_group";
+    RETURNING id, tenant, agent, task_group, kind";
 
 /// Up to `?2` tasks whose time is over at `?1`: those that wait too long for their first attempt, and those that should
 /// have ended.
@@ -82,7 +82,7 @@ pub(crate) async fn cancel(
     id: TaskId,
     now_ms: i64,
 ) -> Result<CancelAnswer, StoreError> {
-    if finish(session, &[id], &End::cancelled(tenant), now_ms).await? > 0 {
+    if !finish(session, &[id], &End::cancelled(tenant), now_ms).await?.is_empty() {
         return Ok(CancelAnswer::Cancelled);
     }
     let found = find(session, tenant, id).await?;
@@ -90,8 +90,12 @@ pub(crate) async fn cancel(
 }
 
 /// Ends tasks that crashed their host alone.
-pub(crate) async fn quarantine(session: &mut Session, ids: &[TaskId], now_ms: i64) -> Result<(), StoreError> {
-    finish(session, ids, &End::QUARANTINED, now_ms).await.map(drop)
+pub(crate) async fn quarantine(
+    session: &mut Session,
+    ids: &[TaskId],
+    now_ms: i64,
+) -> Result<FailedByKind, StoreError> {
+    finish(session, ids, &End::QUARANTINED, now_ms).await
 }
 
 /// Ends tasks whose rows cannot be read, so that they do not stop others.
@@ -100,7 +104,7 @@ pub(crate) async fn fail_undecodable(
     ids: &[TaskId],
     now_ms: i64,
 ) -> Result<(), StoreError> {
-    let ended = finish(session, ids, &End::UNDECODABLE, now_ms).await?;
+    let ended: u64 = finish(session, ids, &End::UNDECODABLE, now_ms).await?.values().sum();
     if ended > 0 {
         tracing::error!(items = ended, "tasks that cannot be read were ended");
     }
@@ -115,12 +119,15 @@ pub(crate) async fn expire(
 ) -> Result<Expired, StoreError> {
     let rows = session.rows(sqlx::query(OVER).bind(now_ms).bind(count_max)).await?;
     let over = Over::of(rows.iter().map(candidate).collect::<Result<_, _>>()?, now_ms);
+    let mut failed = FailedByKind::default();
     for (ids, end) in over.ends() {
-        finish(session, ids, &end, now_ms).await?;
+        for (kind, count) in finish(session, ids, &end, now_ms).await? {
+            *failed.entry(kind).or_default() += count;
+        }
     }
     let next = session.rows(sqlx::query(NEXT_TIME_OUT).bind(now_ms)).await?;
     let next_ms = next.first().map_or(Ok(None), |row| row.try_get(0)).map_err(store_error)?;
-    Ok(over.expired(rows.len() == count_max as usize, next_ms, now_ms))
+    Ok(over.expired(failed, rows.len() == count_max as usize, next_ms, now_ms))
 }
 
 fn candidate(row: &SqliteRow) -> Result<Candidate, StoreError> {
@@ -223,15 +230,16 @@ async fn find(session: &mut Session, tenant: TenantId, id: TaskId) -> Result<Opt
     Ok(Some(Found { state, agent: agent.map(AgentId), group, elapsed_us, live: live.max(0) as u64 }))
 }
 
-/// Moves live tasks to the finished ones and counts them; returns how many there were.
+/// Moves live tasks to the finished ones and counts them; returns how many there were of each kind.
 pub(crate) async fn finish(
     session: &mut Session,
     ids: &[TaskId],
     end: &End,
     now_ms: i64,
-) -> Result<usize, StoreError> {
+) -> Result<FailedByKind, StoreError> {
+    let mut kinds = FailedByKind::default();
     if ids.is_empty() {
-        return Ok(0);
+        return Ok(kinds);
     }
     let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
     let query = sqlx::query(FINISH).bind(json(&ids)).bind(end.state as i64).bind(end.token).bind(end.crashes);
@@ -243,6 +251,7 @@ pub(crate) async fn finish(
     for row in &rows {
         moved.push(row.try_get(0).map_err(store_error)?);
         let tenant = TenantId(row.try_get(1).map_err(store_error)?);
+        *kinds.entry((tenant, KindId(row.try_get(4).map_err(store_error)?))).or_default() += 1;
         let agent: Option<i64> = row.try_get(2).map_err(store_error)?;
         changes.add_agent(tenant, agent.map(AgentId), AgentChange::end(end.state, None, 1));
         let group: Option<i64> = row.try_get(3).map_err(store_error)?;
@@ -259,5 +268,5 @@ pub(crate) async fn finish(
         session.run(sqlx::query(delete).bind(json(&moved))).await?;
         changes.store_with(&usage, now_ms, session).await?;
     }
-    Ok(moved.len())
+    Ok(kinds)
 }

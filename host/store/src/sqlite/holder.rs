@@ -98,9 +98,9 @@ pub(crate) async fn rescue(
     let running = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)));
     let sorted = sort(running.collect::<Result<Vec<_>, _>>().map_err(store_error)?, started);
     give_back(session, &sorted).await?;
-    end::quarantine(session, &sorted.quarantined, now_ms).await?;
+    let failed = end::quarantine(session, &sorted.quarantined, now_ms).await?;
     batch::charge(session, started).await?;
-    Ok(sorted.rescued())
+    Ok(sorted.rescued(failed))
 }
 
 async fn give_back(session: &mut Session, sorted: &Sorted) -> Result<(), StoreError> {

@@ -252,6 +252,7 @@ pub async fn time_outs_end_in_rounds_and_say_when_the_next_is_over(world: &World
     assert_eq!(world.tasks.expire(NOW, 2).await.unwrap().next_ms, Some(NOW + 5));
     let first = world.tasks.expire(NOW + 5, 2).await.unwrap();
     assert_eq!((first.ended.len(), first.next_ms), (2, Some(NOW + 5)), "there may be more");
+    assert_eq!(first.failed, [((world.ada.tenant, world.ada.kind), 2)].into());
     let second = world.tasks.expire(NOW + 5, 2).await.unwrap();
     assert_eq!((second.ended.len(), second.next_ms), (1, Some(NOW + 9)));
 }

@@ -129,7 +129,7 @@ pub async fn a_rescue_of_all_but_one_spares_that_one(world: &World) {
     world.lease(dead, 3).await;
     let ours = world.lease(alive, 1).await.remove(0);
     let rescued = rescue(world, Dead::AllBut(alive), &[], NOW).await;
-    assert_eq!(rescued, Rescued { returned: 3, crashed: 0, quarantined: Vec::new() });
+    assert_eq!(rescued, Rescued { returned: 3, crashed: 0, ..Rescued::default() });
     assert_eq!(beat(world, dead, NOW).await, Beat::Lost, "whatever its lease said");
     assert_eq!(world.settle(alive, complete(&ours)).await, Settled::Stored);
 }
@@ -142,7 +142,7 @@ pub async fn only_started_tasks_are_charged_a_crash(world: &World) {
     let started = [(tasks[0].id, tasks[0].token), (tasks[1].id, other_token(tasks[1].token))];
     let alive = world.holder().await;
     let rescued = rescue(world, Dead::AllBut(alive), &started, NOW).await;
-    assert_eq!(rescued, Rescued { returned: 3, crashed: 1, quarantined: Vec::new() });
+    assert_eq!(rescued, Rescued { returned: 3, crashed: 1, ..Rescued::default() });
     let again = world.lease(alive, 3).await;
     let crashes: Vec<u32> = again.iter().map(|task| task.crashes).collect();
     assert_eq!(crashes, [1, 0, 0]);
@@ -158,7 +158,7 @@ pub async fn a_process_that_is_gone_is_known_by_what_it_had_started(world: &Worl
     assert_eq!(rescue(world, Dead::Expired, &of_another_run, NOW).await, Rescued::default());
     // Its lease lasts, and nobody waits for that.
     let rescued = rescue(world, Dead::Expired, &[(tasks[1].id, tasks[1].token)], NOW).await;
-    assert_eq!(rescued, Rescued { returned: 2, crashed: 1, quarantined: Vec::new() });
+    assert_eq!(rescued, Rescued { returned: 2, crashed: 1, ..Rescued::default() });
     assert_eq!(beat(world, gone, NOW).await, Beat::Lost);
     let crashes = [world.view(&world.ada, tasks[0].id).await, world.view(&world.ada, tasks[1].id).await];
     assert_eq!(crashes.map(|view| view.summary.crashes), [0, 1]);
@@ -183,7 +183,8 @@ pub async fn a_third_crash_quarantines(world: &World) {
     }
     let (task, rescued) = crash(world).await;
     assert_eq!(task.crashes, 2);
-    assert_eq!(rescued, Rescued { returned: 0, crashed: 0, quarantined: vec![id] });
+    let failed = [((world.ada.tenant, world.ada.kind), 1)].into();
+    assert_eq!(rescued, Rescued { returned: 0, crashed: 0, quarantined: vec![id], failed });
     let view = world.view(&world.ada, id).await;
     assert_eq!((view.summary.state, view.summary.crashes), (TaskState::Failed, 3));
     assert_eq!((view.summary.finished_ms, view.token), (Some(NOW + 3), task.token));

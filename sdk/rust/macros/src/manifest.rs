@@ -11,10 +11,11 @@ use toml::{Table, Value};
 const MANIFEST_BYTES_MAX: usize = 64 * 1024;
 const KINDS_MAX: usize = 100;
 const PROCESSORS_MAX: usize = 100;
+const METRICS_MAX: usize = 50;
 const NAME_BYTES_MAX: usize = 63;
 const DESCRIPTION_BYTES_MAX: usize = 1_000;
-const CAPABILITIES: [&str; 9] =
-    ["agents", "attempt", "batch", "cache", "config", "history", "log", "progress", "tasks"];
+const CAPABILITIES: [&str; 10] =
+    ["agents", "attempt", "batch", "cache", "config", "history", "log", "metrics", "progress", "tasks"];
 const KIND_LIMITS: [&str; 7] = [
     "fuel",
     "memory-mib",
@@ -39,6 +40,8 @@ const PROCESSOR_NUMBERS: [&str; 10] = [
     "timeout-s",
 ];
 const PROCESSOR_SWITCHES: [&str; 2] = ["ordered", "volatile"];
+const METRIC_FIELDS: [&str; 5] = ["name", "type", "description", "labels", "buckets"];
+const METRIC_TYPES: [&str; 2] = ["counter", "histogram"];
 
 /// What the expansion needs of the manifest.
 #[derive(Debug)]
@@ -77,7 +80,7 @@ impl Mistakes {
     }
 
     fn read(&mut self, table: &Table) -> Option<Manifest> {
-        self.unknown(table, "the manifest", &["plugin", "kind", "processor"]);
+        self.unknown(table, "the manifest", &["plugin", "kind", "processor", "metric"]);
         let plugin = table.get("plugin").and_then(Value::as_table);
         let kinds = table.get("kind").and_then(Value::as_array);
         if plugin.is_none() {
@@ -90,6 +93,11 @@ impl Mistakes {
         let description = plugin.map(|plugin| self.plugin(plugin));
         let kinds = kinds.map(|kinds| self.kinds(kinds)).unwrap_or_default();
         let processors = processors.map(|processors| self.processors(processors)).unwrap_or_default();
+        match table.get("metric") {
+            None => {}
+            Some(Value::Array(metrics)) => self.metrics(metrics),
+            Some(_) => self.add("`metric` is no list of tables"),
+        }
         Some(Manifest { description: description?, kinds, processors })
     }
 
@@ -175,6 +183,45 @@ impl Mistakes {
         names
     }
 
+    /// What the host counts by is its own to judge: here are the fields, their types, and that a name stands once.
+    fn metrics(&mut self, metrics: &[Value]) {
+        if metrics.len() > METRICS_MAX {
+            self.add(format!("a plugin has at most {METRICS_MAX} metrics, not {}", metrics.len()));
+        }
+        let mut names = Vec::new();
+        for metric in metrics {
+            let Some(metric) = metric.as_table() else {
+                self.add("`metric` holds something that is no table");
+                continue;
+            };
+            let name = self.name(metric, "[[metric]]", "name", is_in_metric_name);
+            let place = format!("the metric `{name}`");
+            if names.contains(&name) {
+                self.add(format!("{place} stands here twice"));
+            }
+            self.description(metric, &place);
+            self.unknown(metric, &place, &METRIC_FIELDS);
+            if !metric.get("type").and_then(Value::as_str).is_some_and(|given| METRIC_TYPES.contains(&given))
+            {
+                self.add(format!("{place} needs a `type`, one of {}", METRIC_TYPES.join(", ")));
+            }
+            let is_texts =
+                |value: &Value| value.as_array().is_some_and(|list| list.iter().all(Value::is_str));
+            let labels = metric.get("labels");
+            if !labels
+                .is_none_or(|labels| labels.as_table().is_some_and(|table| table.values().all(is_texts)))
+            {
+                self.add(format!("{place} has `labels` that are no table of lists of texts"));
+            }
+            let is_number = |value: &Value| value.is_integer() || value.is_float();
+            let buckets = metric.get("buckets");
+            if !buckets.is_none_or(|list| list.as_array().is_some_and(|list| list.iter().all(is_number))) {
+                self.add(format!("{place} has `buckets` that are no list of numbers"));
+            }
+            names.push(name);
+        }
+    }
+
     fn limits(&mut self, kind: &Table, place: &str) {
         self.unknown(kind, place, &[&["name", "description", "retry", "memoize"][..], &KIND_LIMITS].concat());
         self.numbers(kind, place, &KIND_LIMITS);
@@ -254,6 +301,10 @@ fn is_in_kind_name(c: char) -> bool {
     is_in_plugin_name(c) || c == '_' || c == '.'
 }
 
+fn is_in_metric_name(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'
+}
+
 fn is_in_version_name(c: char) -> bool {
     is_in_kind_name(c) || c.is_ascii_uppercase() || c == '+'
 }
@@ -295,6 +346,27 @@ mod tests {
         check_line("volatile = 1", "the processor `films` has a `volatile` that is neither true nor false");
         check_line("size = 1", "the processor `films` has an unknown field `size`");
         check_line(processor, "the processor `films` stands here twice");
+    }
+
+    #[test]
+    fn metrics_are_read_as_the_host_reads_them() {
+        let metric =
+            "[[metric]]\nname = \"films_total\"\ntype = \"counter\"\nlabels = { era = [\"old\", \"new\"] }\n";
+        let minutes = "[[metric]]\nname = \"minutes\"\ntype = \"histogram\"\nbuckets = [60, 90.5]\n";
+        assert!(Manifest::parse(&format!("{PLUGIN}{KIND}{metric}{minutes}")).is_ok());
+        let check_line = |line: &str, mistake: &str| check(&format!("{PLUGIN}{KIND}{metric}{line}"), mistake);
+        check_line(metric, "the metric `films_total` stands here twice");
+        check_line("unit = \"s\"", "the metric `films_total` has an unknown field `unit`");
+        check_line("buckets = [\"a\"]", "the metric `films_total` has `buckets` that are no list of numbers");
+        check_line("[[metric]]\nname = \"a\"", "the metric `a` needs a `type`, one of counter, histogram");
+        check_line("[[metric]]\nname = \"a\"\nlabels = { b = 1 }", "`labels` that are no table of lists");
+        check(&format!("metric = 1\n{PLUGIN}{KIND}"), "`metric` is no list of tables");
+        let many = |count: usize| {
+            let table = |n| format!("[[metric]]\nname = \"n{n}_total\"\ntype = \"counter\"\n");
+            Manifest::parse(&format!("{PLUGIN}{KIND}{}", (0..count).map(table).collect::<String>()))
+        };
+        assert!(many(METRICS_MAX).is_ok());
+        assert!(many(METRICS_MAX + 1).is_err());
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! The stand-in where there is no host: enough for `cargo test` to run a plugin's logic.
 //!
-//! Lines go to standard error. Progress is held to the host's rules and forgotten. Nothing is invented: what only
+//! Lines go to standard error. Progress is held to the host's rules and forgotten, what is measured is forgotten. Nothing is invented: what only
 //! a host can know is `Unavailable`.
 
 use std::fmt::Display;
 
 use crate::log::Level;
-use crate::{agents, attempt, batch, cache, config, history, progress, tasks};
+use crate::{agents, attempt, batch, cache, config, history, metrics, progress, tasks};
 
 /// The host's limit on a progress message.
 const PROGRESS_MESSAGE_BYTES_MAX: usize = 1024;
@@ -24,6 +24,19 @@ pub(crate) fn report(fraction: f64, message: &str) -> Result<(), progress::Error
         return Err(progress::Error::MessageTooLong(PROGRESS_MESSAGE_BYTES_MAX as u64));
     }
     Ok(())
+}
+
+/// Only the host knows the manifest; that a value is finite is all there is to see here.
+pub(crate) fn add_metric(_name: &str, _labels: &[(&str, &str)], _more: u64) -> Result<(), metrics::Error> {
+    Ok(())
+}
+
+pub(crate) fn observe_metric(
+    _name: &str,
+    _labels: &[(&str, &str)],
+    value: f64,
+) -> Result<(), metrics::Error> {
+    if value.is_finite() { Ok(()) } else { Err(metrics::Error::InvalidValue) }
 }
 
 pub(crate) fn facts() -> Result<attempt::Facts, attempt::Error> {

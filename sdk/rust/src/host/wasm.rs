@@ -3,6 +3,7 @@
 mod batch;
 mod cache;
 mod data;
+mod metrics;
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::{Failure, Payload, TaskPlugin};
 pub(crate) use batch::*;
 pub(crate) use cache::*;
 pub(crate) use data::*;
+pub(crate) use metrics::*;
 
 pub(crate) fn log(level: crate::log::Level, message: &str, fields: &[(&str, &dyn Display)]) {
     let field = |(name, value): &(&str, &dyn Display)| log::log::Field {
