@@ -27,6 +27,33 @@ fn family() {
     }
 }
 
+/// What the task that joins these children was given, in short.
+fn sum(running: &Running, input: Value) -> Value {
+    let parent = running.client.run("family", "many", input, json!(null)).unwrap();
+    assert_eq!(parent["state"], "completed", "{parent}");
+    let sum = running.client.ended(parent["result"]["sum"].as_str().unwrap()).unwrap();
+    assert_eq!((&sum["state"], &sum["parent"]), (&json!("completed"), &parent["id"]), "{sum}");
+    sum["result"].clone()
+}
+
+#[test]
+fn a_task_joins_its_siblings_with_their_outcomes() {
+    let running = Running::with_guests(&["family"]);
+    let states = |completed: usize| vec!["completed"; completed];
+    let all = json!({"n": 7, "sum": 70 + 71 + 72, "states": states(3), "codes": []});
+    assert_eq!(sum(&running, json!({"n": 7, "count": 3})), all);
+    assert_eq!(sum(&running, json!({"n": 7, "count": 3, "live_max": 1})), all, "one after the other");
+    let collected = sum(&running, json!({"n": 7, "count": 3, "bad": 0}));
+    let expected = json!({"n": 7, "sum": 143, "states": ["failed", "completed", "completed"], "codes": ["invalid_input"]});
+    assert_eq!(collected, expected);
+    let fast = sum(&running, json!({"n": 7, "count": 3, "bad": 0, "live_max": 1, "fail_fast": true}));
+    assert_eq!(fast["states"], json!(["failed", "cancelled", "cancelled"]));
+    let many = sum(&running, json!({"n": 0, "count": 999, "live_max": 50}));
+    assert_eq!(many["sum"], 998 * 999 / 2);
+    let none = running.client.run("family", "many", json!({"n": 1, "count": 0}), json!(null)).unwrap();
+    assert_eq!(none["error"]["code"], "plugin_failed", "{none}");
+}
+
 #[test]
 fn a_parent_that_fails_leaves_no_child() {
     let running = Running::with_guests(&["family"]);

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use crate::agent::{Agent, AgentStatus, StatusChange};
 use crate::batch::{ItemRefused, ItemWish, NewItem};
 use crate::group::NewGroup;
-use crate::id::{AgentId, KindId, TaskId, UserId};
+use crate::id::{AgentId, GroupId, KindId, TaskId, UserId};
+use crate::join;
 use crate::limit::{
     CONTENT_TYPE_BYTES_MAX, DELAY_MS_MAX, EFFECT_BYTES_MAX, EFFECTS_MAX, INPUT_BYTES_MAX, KEY_BYTES_MAX,
 };
@@ -52,6 +53,21 @@ pub struct Child {
     pub key: Option<Key>,
     /// Not before this many milliseconds after the parent completes.
     pub delay_ms: u64,
+    /// The group that it is of.
+    pub group: Option<GroupId>,
+    /// Whether it is held until others of its group have ended.
+    pub held: bool,
+}
+
+/// Children that are a group, and one more that starts when all of them have ended: the one with the number behind theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// The group, which has the number of the first of them.
+    pub group: GroupId,
+    /// How many they are.
+    pub count: u32,
+    /// How they go on.
+    pub asked: NewGroup,
 }
 
 /// Why effects were not taken.
@@ -76,6 +92,8 @@ pub enum Refused {
 pub struct Effects {
     /// Tasks to submit, in the order they were asked for.
     pub children: Vec<Child>,
+    /// Groups of children that are joined.
+    pub joined: Vec<Joined>,
     /// New statuses of agents, in the order they were asked for; the agents existed then.
     pub statuses: Vec<StatusChange>,
     /// Items for processors, in the order they were asked for.
@@ -133,6 +151,7 @@ impl Effects {
     /// Adds everything of another run of the same batch. Each run was bounded by itself.
     pub fn append(&mut self, mut other: Effects) {
         self.children.append(&mut other.children);
+        self.joined.append(&mut other.joined);
         self.statuses.append(&mut other.statuses);
         self.items.append(&mut other.items);
         self.bytes += other.bytes;
@@ -181,7 +200,67 @@ impl Effects {
             body.add(&Body { delay_ms: wish.delay_ms, ..Body::of(kind, &wish.input) });
             Key { text, body: body.finish() }
         });
-        self.children.push(Child { id, kind, budget, input: wish.input, key, delay_ms: wish.delay_ms });
+        let delay_ms = wish.delay_ms;
+        self.children.push(Child {
+            id,
+            kind,
+            budget,
+            input: wish.input,
+            key,
+            delay_ms,
+            group: None,
+            held: false,
+        });
+    }
+
+    /// Whether these wishes can be joined, and would fit.
+    pub fn check_joined(
+        &self,
+        wishes: &[ChildWish],
+        grouping: NewGroup,
+        then: &ChildWish,
+    ) -> Result<(), Refused> {
+        let invalid = |text: &str| Err(Refused::Invalid(text.to_owned()));
+        if wishes.is_empty() {
+            return invalid("nothing to join: there are no children");
+        }
+        if grouping.live_max == Some(0) {
+            return invalid("`live-max` is at least 1");
+        }
+        if wishes.iter().chain([then]).any(|wish| wish.key.is_some()) {
+            return invalid("children that are joined have no keys");
+        }
+        join::check_context(&then.input).map_err(Refused::Invalid)?;
+        let all: Vec<ChildWish> = wishes.iter().chain([then]).cloned().collect();
+        self.check(&all)
+    }
+
+    /// Adds wishes that [`Effects::check_joined`] let pass, with what the host reserved for them: numbers that follow each
+    /// other, that of `then` last.
+    pub fn push_joined(
+        &mut self,
+        wishes: Vec<ChildWish>,
+        asked: NewGroup,
+        then: ChildWish,
+        reserved: Vec<Reserved>,
+    ) {
+        let Some(group) = reserved.first().map(|first| GroupId(first.id.0)) else { return };
+        let count = wishes.len();
+        for (wish, reserved) in wishes.into_iter().chain([then]).zip(reserved) {
+            self.push(wish, reserved);
+        }
+        let first = self.children.len().saturating_sub(count + 1);
+        for (place, child) in self.children[first..].iter_mut().enumerate() {
+            if place < count {
+                (child.group, child.held) = (Some(group), asked.holds(place));
+                continue;
+            }
+            child.input = join::stored(group, &child.input);
+            child.held = true;
+            // What it waits for takes as long as it takes.
+            child.budget.queued_ms = None;
+        }
+        self.joined.push(Joined { group, count: u32::try_from(count).unwrap_or(u32::MAX), asked });
     }
 }
 
@@ -213,6 +292,9 @@ pub fn check_content_type(text: &str) -> Result<(), String> {
     let visible = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
     if text.is_empty() || text.len() > CONTENT_TYPE_BYTES_MAX || !visible {
         return Err(format!("a content type is 1 to {CONTENT_TYPE_BYTES_MAX} printable ASCII characters"));
+    }
+    if text.starts_with(join::STORED_TYPE) {
+        return Err(format!("the content type {} is the host's own", join::STORED_TYPE));
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ pub mod effect;
 pub mod group;
 pub mod history;
 pub mod id;
+pub mod join;
 pub mod limit;
 pub mod log;
 pub mod manifest;

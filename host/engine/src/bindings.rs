@@ -28,6 +28,7 @@ wasmtime::component::bindgen!({
         "keiko:history/history.summarize": async | trappable,
         "keiko:tasks/tasks.submit": async | trappable,
         "keiko:tasks/tasks.submit-many": async | trappable,
+        "keiko:tasks/tasks.submit-joined": async | trappable,
         "keiko:batch/batch.add": async | trappable,
         default: trappable,
     },

@@ -8,6 +8,7 @@ use keiko_core::admission::{budget, tree_budget};
 use keiko_core::catalog::Plugin;
 use keiko_core::code::Code;
 use keiko_core::effect::Effects;
+use keiko_core::join;
 use keiko_core::limit::{RUN_WALL_MS_MAX, SetBy};
 use keiko_core::outcome::{AttemptReport, Failure, Outcome};
 use keiko_core::policy::{Budget, BudgetRequest, Limit};
@@ -23,6 +24,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::batch::promise::Promised;
 use crate::canary;
 use crate::catalog::Handler;
+use crate::joins;
 use crate::long::{self, Report};
 use crate::memo::Memo;
 use crate::port::AttemptPort;
@@ -34,7 +36,7 @@ use crate::shared::{Counters, Leased, Shared, TenantEntry};
 /// which a long attempt gives back.
 pub(crate) async fn run(
     shared: &Arc<Shared>,
-    job: Leased,
+    mut job: Leased,
     slot: &mut Option<OwnedSemaphorePermit>,
 ) -> Option<Ended> {
     if shared.pauses.hold(job.task.tenant, job.task.kind) {
@@ -47,6 +49,16 @@ pub(crate) async fn run(
     if job.tenure.is_lost() {
         shared.running.remove(job.task.id, job.task.token);
         return None;
+    }
+    if let Some(group) = join::group_of(&job.task.input) {
+        match joins::input(shared, job.task.tenant, group, job.task.id, &job.task.input).await {
+            Ok(input) => job.task.input = input,
+            Err(error) => {
+                tracing::warn!(error = %error, "the outcomes that a task joins could not be read");
+                shared.running.remove(job.task.id, job.task.token);
+                return Some(Ended::handed_back(&job));
+            }
+        }
     }
     if let Err(error) = shared.catalog.meet(job.task.kind).await {
         tracing::warn!(error = %error, "the plugins could not be read again");

@@ -19,6 +19,7 @@ mod groups;
 mod handle;
 mod heart;
 mod ids;
+mod joins;
 mod journal;
 mod listener;
 mod long;

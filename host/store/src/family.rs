@@ -122,8 +122,8 @@ fn new_task(child: &Child, parent_id: TaskId, parent: &Parent, now_ms: i64) -> N
         agent: parent.agent,
         user: parent.user,
         trace: parent.trace.clone(),
-        group: None,
-        held: false,
+        group: child.group,
+        held: child.held,
         tree_end_ms,
     }
 }

@@ -1,15 +1,34 @@
 //! What all stores do alike with groups of tasks.
 
-use keiko_core::task::Submit;
+use std::collections::HashMap;
 
-/// The row of a submit's group, when it has one: id, tenant, count, window, whether it fails fast, tasks that are not held,
-/// time of creation.
-#[allow(clippy::type_complexity, reason = "a row of a table")]
-pub(crate) fn row(submit: &Submit, now_ms: i64) -> Option<(i64, i64, u32, Option<u32>, bool, u32, i64)> {
+use keiko_core::group::NewGroup;
+use keiko_core::id::{GroupId, TaskId, TenantId};
+use keiko_core::task::{Settled, Settlement, Submit};
+
+/// A row: id, tenant, count, window, whether it fails fast, tasks that are not held, time of creation, and whether the
+/// task behind its last one joins it.
+pub(crate) type Row = (i64, i64, u32, Option<u32>, bool, u32, i64, bool);
+
+/// The row of a submit's group, when it has one.
+pub(crate) fn row(submit: &Submit, now_ms: i64) -> Option<Row> {
     let (group, first) = (submit.group?, submit.tasks.first()?.id);
     let count = u32::try_from(submit.tasks.len()).unwrap_or(u32::MAX);
-    let released = group.live_max.map_or(count, |live_max| live_max.min(count));
-    Some((first.0, submit.tenant.0, count, group.live_max, group.fail_fast, released, now_ms))
+    Some(new(GroupId(first.0), submit.tenant, count, group, now_ms, false))
+}
+
+/// The rows of the groups of children of settlements that are not refused.
+pub(crate) fn joined(asking: &[&Settlement], refused: &HashMap<TaskId, Settled>, now_ms: i64) -> Vec<Row> {
+    let stored = asking.iter().filter(|one| !refused.contains_key(&one.id));
+    let groups = stored.flat_map(|one| one.effects.joined.iter().map(|joined| (one.tenant, joined)));
+    groups
+        .map(|(tenant, joined)| new(joined.group, tenant, joined.count, joined.asked, now_ms, true))
+        .collect()
+}
+
+fn new(id: GroupId, tenant: TenantId, count: u32, asked: NewGroup, now_ms: i64, joined: bool) -> Row {
+    let released = asked.live_max.map_or(count, |live_max| live_max.min(count));
+    (id.0, tenant.0, count, asked.live_max, asked.fail_fast, released, now_ms, joined)
 }
 
 /// How many tasks of a group are not held, when `ids` were let go of up to `room`: all when there were fewer.

@@ -151,6 +151,8 @@ macro_rules! every_promise {
                 a_tree_ends_with_its_time
                 the_time_of_a_tree_is_its_roots_too
                 a_tree_is_forgotten_with_its_root
+                a_task_joins_a_group_of_children
+                a_window_of_children_goes_before_what_joins_them
                 a_cancel_follows_the_tree
                 a_large_tree_is_cancelled_in_parts
             }

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{Failure, Payload, host};
 
@@ -18,6 +18,66 @@ pub fn submit(child: Child) -> Result<String, Error> {
 /// Submit up to 1,000 children, all or none; the ids are in the order of the children.
 pub fn submit_many(children: Vec<Child>) -> Result<Vec<String>, Error> {
     host::submit_many(children)
+}
+
+/// Submit up to 999 children as a group, and one more that starts when all of them have ended, however they did; all or
+/// none. The ids are in the order of the children, that of `then` last.
+///
+/// None of them has a key. The input of `then` is JSON and comes back as [`Joined::context`]: a handler of its kind takes a
+/// `Joined`.
+pub fn submit_joined(children: Vec<Child>, grouping: Grouping, then: Child) -> Result<Vec<String>, Error> {
+    host::submit_joined(children, grouping, then)
+}
+
+/// How children that are joined go on: by default all at once, and to the end whatever becomes of the others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Grouping {
+    /// So many of them stand in the queue or run at once, at least 1; `None` is all.
+    pub live_max: Option<u32>,
+    /// Whether the rest is cancelled as soon as one has failed.
+    pub fail_fast: bool,
+}
+
+/// What a task is given that joins others.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Joined<C = serde_json::Value> {
+    /// What the task that submitted them handed on.
+    pub context: C,
+    /// What became of them, in the order in which they were submitted.
+    pub tasks: Vec<Outcome>,
+}
+
+/// What became of one of the tasks that are joined.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Outcome {
+    /// Its id.
+    pub task: String,
+    /// `completed`, `failed`, `cancelled`, or `forgotten` when nothing is kept of it any more.
+    pub state: String,
+    /// Its result, when that is JSON and fits.
+    #[serde(default)]
+    pub result: Option<serde_json::Value>,
+    /// Its result as base64, when that is not JSON.
+    #[serde(default)]
+    pub result_base64: Option<String>,
+    /// The media type of `result_base64`.
+    #[serde(default)]
+    pub content_type: Option<String>,
+    /// Whether its result was left out, as the input would have been larger than 2 MiB.
+    #[serde(default)]
+    pub result_omitted: bool,
+    /// Why it did not complete.
+    #[serde(default)]
+    pub error: Option<OutcomeError>,
+}
+
+/// Why a task did not complete.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct OutcomeError {
+    /// The code, such as `trap`.
+    pub code: String,
+    /// For people.
+    pub message: String,
 }
 
 /// A task to submit: `Child::json(&input)?.kind("resize").delay(Duration::from_secs(60))`.

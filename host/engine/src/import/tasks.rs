@@ -1,19 +1,21 @@
 //! `keiko:tasks`.
 
 use keiko_core::effect::{ChildWish, Refused};
+use keiko_core::group::NewGroup;
 use keiko_core::outcome::Taint;
 use keiko_core::policy::Capability;
-use keiko_core::port::ReserveError;
+use keiko_core::port::{ReserveError, Reserved};
 use keiko_core::task::{JSON, Payload};
 use wasmtime::format_err;
 
-use crate::bindings::keiko::tasks::tasks::{Child, Error, Host};
+use crate::bindings::keiko::tasks::tasks::{Child, Error, Grouping, Host};
 use crate::gate::{Call, Verdict};
 use crate::state::State;
 
 const SUBMIT: Call =
     Call { name: "keiko:tasks/tasks.submit", capability: Some(Capability::Tasks), taint: Taint::TASKS };
 const SUBMIT_MANY: Call = Call { name: "keiko:tasks/tasks.submit-many", ..SUBMIT };
+const SUBMIT_JOINED: Call = Call { name: "keiko:tasks/tasks.submit-joined", ..SUBMIT };
 
 impl Host for State {
     async fn submit(&mut self, child: Child) -> wasmtime::Result<Result<String, Error>> {
@@ -23,6 +25,32 @@ impl Host for State {
 
     async fn submit_many(&mut self, children: Vec<Child>) -> wasmtime::Result<Result<Vec<String>, Error>> {
         self.submit_all(&SUBMIT_MANY, children).await
+    }
+
+    async fn submit_joined(
+        &mut self,
+        children: Vec<Child>,
+        grouping: Grouping,
+        then: Child,
+    ) -> wasmtime::Result<Result<Vec<String>, Error>> {
+        let asked = children.iter().chain([&then]).map(bytes).sum();
+        if self.gate.pass_effect(&SUBMIT_JOINED, asked)? == Verdict::Denied {
+            return Ok(Err(Error::Denied));
+        }
+        let (mut wishes, then): (Vec<ChildWish>, _) = (children.into_iter().map(wish).collect(), wish(then));
+        let grouping = NewGroup { live_max: grouping.live_max, fail_fast: grouping.fail_fast };
+        if let Err(refused) = self.effects.check_joined(&wishes, grouping, &then) {
+            return Ok(Err(refused.into()));
+        }
+        wishes.push(then);
+        let (ids, reserved) = match self.reserve(&wishes).await? {
+            Ok(reserved) => reserved,
+            Err(error) => return Ok(Err(error)),
+        };
+        if let Some(then) = wishes.pop() {
+            self.effects.push_joined(wishes, grouping, then, reserved);
+        }
+        Ok(Ok(ids))
     }
 }
 
@@ -39,7 +67,22 @@ impl State {
         if let Err(refused) = self.effects.check(&wishes) {
             return Ok(Err(refused.into()));
         }
-        let reserved = match self.port.reserve(&wishes).await {
+        let (ids, reserved) = match self.reserve(&wishes).await? {
+            Ok(reserved) => reserved,
+            Err(error) => return Ok(Err(error)),
+        };
+        for (wish, child) in wishes.into_iter().zip(reserved) {
+            self.effects.push(wish, child);
+        }
+        Ok(Ok(ids))
+    }
+
+    /// What the host reserves for wishes, and the ids as the guest is told them.
+    async fn reserve(
+        &mut self,
+        wishes: &[ChildWish],
+    ) -> wasmtime::Result<Result<(Vec<String>, Vec<Reserved>), Error>> {
+        let reserved = match self.port.reserve(wishes).await {
             Ok(reserved) => reserved,
             Err(error) => return Ok(Err(error.into())),
         };
@@ -47,11 +90,8 @@ impl State {
             return Err(format_err!("{} children were reserved for {}", reserved.len(), wishes.len()));
         }
         let ids: Vec<String> = reserved.iter().map(|child| child.id.to_string()).collect();
-        for (wish, child) in wishes.into_iter().zip(reserved) {
-            self.effects.push(wish, child);
-        }
         self.gate.charge_bytes(ids.iter().map(String::len).sum());
-        Ok(Ok(ids))
+        Ok(Ok((ids, reserved)))
     }
 }
 

@@ -6,18 +6,21 @@ use keiko_core::limit::USER_RESULTS_BYTES_MAX;
 use keiko_core::task::{Submit, TaskState};
 
 use super::mutation::Mutation;
-use super::state::{GroupRow, State};
+use super::state::{GroupRow, Row, State};
 use crate::count::Changes;
 use crate::ending::End;
 
 impl State {
     /// Writes the group of a submit that was accepted.
     pub(super) fn insert_group(&mut self, submit: &Submit, now_ms: i64) {
-        let Some((id, _, count, live_max, fail_fast, released, created_ms)) =
-            crate::group::row(submit, now_ms)
-        else {
-            return;
-        };
+        if let Some(row) = crate::group::row(submit, now_ms) {
+            self.insert_group_row(row);
+        }
+    }
+
+    /// Writes a group.
+    pub(super) fn insert_group_row(&mut self, row: crate::group::Row) {
+        let (id, tenant, count, live_max, fail_fast, released, created_ms, joined) = row;
         let group = Group {
             id: GroupId(id),
             count,
@@ -29,7 +32,7 @@ impl State {
             finished_ms: None,
             next: None,
         };
-        self.groups.insert(group.id, GroupRow { tenant: submit.tenant, group, released });
+        self.groups.insert(group.id, GroupRow { tenant: TenantId(tenant), group, released, joined });
     }
 
     /// Writes what became of groups' tasks, and lets held ones go.
@@ -49,10 +52,20 @@ impl State {
             let ended = group.completed + group.failed + group.cancelled;
             group.finished_ms = (ended >= group.count).then_some(now_ms);
             let row = *row;
+            if row.joined && row.group.finished_ms.is_some() && !self.breaks(Mutation::JoinNeverGoes) {
+                self.let_join_go(row.group.task(row.group.count), now_ms);
+            }
             let fails = row.group.asked.fail_fast && row.group.failed > 0;
             if row.released < row.group.count && !fails && !self.breaks(Mutation::WindowStands) {
                 self.let_go(row, now_ms);
             }
+        }
+    }
+
+    fn let_join_go(&mut self, join: TaskId, now_ms: i64) {
+        let is_held = |row: &Row| row.state == TaskState::Pending && row.place_ms == HELD_MS;
+        if self.tasks.get(&join).is_some_and(is_held) {
+            self.change(join, |row| row.place_ms = row.priority.place_at_ms(row.run_at_ms, now_ms));
         }
     }
 

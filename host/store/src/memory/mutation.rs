@@ -66,6 +66,10 @@ mutations! {
     TreeUntold;
     /// Grandchildren do not know when their tree's time is over.
     TreeEndForgotten;
+    /// A task that joins a group does not go when the group has ended.
+    JoinNeverGoes;
+    /// A task that joins a group does not wait for it.
+    JoinGoesAtOnce;
     /// A cancel below one task takes the whole tree.
     BranchIsTree;
     /// A cancel below a task ends its children only.

@@ -18,6 +18,7 @@ use crate::admit::Keys;
 use crate::count::{Change, Changes};
 use crate::family::{self, Parent};
 use crate::gather::{WaitingChanges, of_tasks};
+use crate::group;
 use crate::stored::{Stored, count, statuses};
 use crate::tree::{Opened, charges, opened};
 
@@ -28,6 +29,7 @@ struct Plan<'a> {
     accepted: Vec<&'a Settlement>,
     children: Vec<(TenantId, NewTask)>,
     trees: Vec<Opened>,
+    groups: Vec<group::Row>,
     keys: Keys,
     changes: Changes,
 }
@@ -41,6 +43,7 @@ impl State {
     ) -> Result<Vec<Settled>, StoreError> {
         let mut plan = self.plan(holder, settlements, now_ms);
         self.insert(&plan.children)?;
+        std::mem::take(&mut plan.groups).into_iter().for_each(|row| self.insert_group_row(row));
         self.insert_items(&self.asked_items(settlements, &plan.answers), WaitingChanges::default())?;
         self.store_keys(&plan.keys);
         let stored: Vec<_> = plan.accepted.iter().filter_map(|one| self.store(one, now_ms)).collect();
@@ -88,6 +91,7 @@ impl State {
             answers: Vec::with_capacity(settlements.len()),
             accepted: Vec::new(),
             children: Vec::new(),
+            groups: Vec::new(),
             trees: Vec::new(),
             keys: self.known_keys(&named),
             changes: Changes::default(),
@@ -128,6 +132,9 @@ impl State {
         if self.breaks(Mutation::ChildKeyIgnored) {
             one.effects.children.iter_mut().for_each(|child| child.key = None);
         }
+        if self.breaks(Mutation::JoinGoesAtOnce) {
+            one.effects.children.iter_mut().for_each(|child| child.held &= child.group.is_some());
+        }
         if self.breaks(Mutation::ChildDelayIgnored) {
             one.effects.children.iter_mut().for_each(|child| child.delay_ms = 0);
         }
@@ -160,6 +167,7 @@ impl State {
         let other = self.kinds.iter().find(|(_, kind)| kind.tenant != one.tenant);
         let other = other.filter(|_| self.breaks(Mutation::ChildForgetsTenant));
         plan.trees.extend(opened(&[&one], &parents, &refused));
+        plan.groups.extend(group::joined(&[&one], &refused, now_ms));
         plan.children.extend(children.into_iter().map(|(tenant, child)| match other {
             Some((id, kind)) => (kind.tenant, NewTask { kind: *id, ..child }),
             None => (tenant, child),

@@ -84,6 +84,7 @@ pub(super) struct GroupRow {
     pub(super) tenant: TenantId,
     pub(super) group: Group,
     pub(super) released: u32,
+    pub(super) joined: bool,
 }
 
 /// A tree, and when its time is over.

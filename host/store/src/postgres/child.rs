@@ -10,10 +10,11 @@ use sqlx::postgres::PgRow;
 use super::row::{count, get};
 use super::session::Session;
 use super::settle::Held;
-use super::{submit, tree};
+use super::{group, submit, tree};
 use crate::count::Changes;
 use crate::family::{self, Parent};
 use crate::format::{decode_budget, read_priority};
+use crate::group::joined;
 use crate::tree::opened;
 use crate::trouble::undecodable;
 
@@ -39,6 +40,7 @@ pub(crate) async fn apply(
     let tasks = family::children(&asking, &held.parents, &mut keys, now_ms, changes, &mut refused);
     let tasks: Vec<_> = tasks.iter().map(|(tenant, task)| (*tenant, task)).collect();
     submit::insert(session, &tasks, held.shift_ms).await?;
+    group::insert_rows(session, &joined(&asking, &refused, now_ms)).await?;
     tree::open(session, &opened(&asking, &held.parents, &refused), held.shift_ms).await?;
     submit::store_keys(session, &keys, held.shift_ms, now_ms).await?;
     Ok(refused)

@@ -4,7 +4,7 @@
 //! else changes those but a cancel, which is passed over.
 
 use bytes::Bytes;
-use keiko_core::group::{Group, NewGroup, Outcome, release};
+use keiko_core::group::{Group, HELD_MS, NewGroup, Outcome, release};
 use keiko_core::id::{GroupId, TaskId, TenantId};
 use keiko_core::limit::USER_RESULTS_BYTES_MAX;
 use keiko_core::port::StoreError;
@@ -22,9 +22,10 @@ use crate::ending::End;
 use crate::format::{Undecodable, decode_failure};
 use crate::trouble::undecodable;
 
-const INSERT: &str = "INSERT INTO task_group (id, tenant, count, live_max, fail_fast, released, created_ms)
+const INSERT: &str = "INSERT INTO task_group (id, tenant, count, live_max, fail_fast, released, created_ms,
+        joined)
     SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::integer[], $4::integer[], $5::boolean[], $6::integer[],
-        $7::bigint[])";
+        $7::bigint[], $8::boolean[])";
 
 const COUNT: &str = "UPDATE task_group AS g SET completed = g.completed + c.completed, failed = g.failed + c.failed,
         cancelled = g.cancelled + c.cancelled,
@@ -33,7 +34,17 @@ const COUNT: &str = "UPDATE task_group AS g SET completed = g.completed + c.comp
     FROM unnest($1::bigint[], $2::bigint[], $3::integer[], $4::integer[], $5::integer[], $6::bigint[])
         AS c (id, tenant, completed, failed, cancelled, ended_ms)
     WHERE g.id = c.id AND g.tenant = c.tenant
-    RETURNING g.id, g.count, g.live_max, g.released, g.fail_fast AND g.failed > 0";
+    RETURNING g.id, g.count, g.live_max, g.released, g.fail_fast AND g.failed > 0,
+        g.joined AND g.finished_ms IS NOT NULL";
+
+/// Gives the task that joins a group, `$1`, the place of its due time, at the caller's `$2`, if it is held still. Only a
+/// cancel changes a held task beside this, and is passed over.
+const RELEASE_JOIN: &str = "
+    UPDATE task AS t SET
+        run_at_ms = CASE WHEN t.due_ms > keiko_now($2) THEN t.due_ms ELSE t.due_ms - coalesce(t.priority, 0) * $3::bigint END,
+        due_ms = CASE WHEN t.priority IS NOT NULL THEN t.due_ms END
+    FROM (SELECT id FROM task WHERE id = $1 AND run_at_ms = $4 FOR UPDATE SKIP LOCKED) AS held
+    WHERE t.id = held.id";
 
 /// Live tasks of the numbers from `$1` to below `$2`.
 const LIVE: &str = "SELECT count(*) FROM task WHERE id >= $1 AND id < $2";
@@ -73,8 +84,12 @@ const OUTCOMES: &str = "
 
 /// Writes the groups of submits that were accepted.
 pub(crate) async fn insert(session: &mut Session, submits: &[(&Submit, i64)]) -> Result<(), StoreError> {
-    let rows: Vec<_> =
-        submits.iter().filter_map(|&(submit, now_ms)| crate::group::row(submit, now_ms)).collect();
+    let rows = submits.iter().filter_map(|&(submit, now_ms)| crate::group::row(submit, now_ms));
+    insert_rows(session, &rows.collect::<Vec<_>>()).await
+}
+
+/// Writes groups.
+pub(crate) async fn insert_rows(session: &mut Session, rows: &[crate::group::Row]) -> Result<(), StoreError> {
     if rows.is_empty() {
         return Ok(());
     }
@@ -85,8 +100,9 @@ pub(crate) async fn insert(session: &mut Session, submits: &[(&Submit, i64)]) ->
     let fast: Vec<bool> = rows.iter().map(|row| row.4).collect();
     let released: Vec<i32> = rows.iter().map(|row| row.5 as i32).collect();
     let created: Vec<i64> = rows.iter().map(|row| row.6).collect();
+    let joined: Vec<bool> = rows.iter().map(|row| row.7).collect();
     let query = sqlx::query(INSERT).bind(ids).bind(tenants).bind(counts).bind(windows).bind(fast);
-    session.run(query.bind(released).bind(created)).await.map(drop)
+    session.run(query.bind(released).bind(created).bind(joined)).await.map(drop)
 }
 
 /// Writes what became of groups' tasks, and lets held ones go, but for groups of which the rest is to be cancelled.
@@ -104,6 +120,10 @@ pub(crate) async fn count(session: &mut Session, changes: &Changes) -> Result<()
         let (id, live_max) = (get::<i64>(one, 0)?, get::<Option<i32>>(one, 2)?);
         let (count, released) = (row::count(one, 1)?, row::count(one, 3)?);
         let fails: bool = get(one, 4)?;
+        if get(one, 5)? {
+            let query = sqlx::query(RELEASE_JOIN).bind(id + i64::from(count)).bind(now_ms).bind(AGEING_MS);
+            session.run(query.bind(HELD_MS)).await?;
+        }
         if let Some(live_max) = live_max.filter(|_| released < count && !fails) {
             let_go(session, id, count, live_max.max(0) as u32, released, now_ms).await?;
         }

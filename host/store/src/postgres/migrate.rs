@@ -27,6 +27,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("task_keys", include_str!("../../../../migrations/postgres/0012_task_keys.sql")),
     ("canaries", include_str!("../../../../migrations/postgres/0013_canaries.sql")),
     ("task_root", include_str!("../../../../migrations/postgres/0014_task_root.sql")),
+    ("joins", include_str!("../../../../migrations/postgres/0015_joins.sql")),
 ];
 
 /// How a file starts that cannot run in a transaction.

@@ -13,9 +13,10 @@ use super::count::Changes;
 use super::error::store_error;
 use super::session::{Session, json};
 use super::submit::{self, Keys};
-use super::tree;
+use super::{group, tree};
 use crate::family::{self, Parent};
 use crate::format::{decode_budget, read_priority};
+use crate::group::joined;
 use crate::tree::opened;
 use crate::trouble::undecodable;
 
@@ -49,6 +50,7 @@ pub(crate) async fn apply(
     let tasks = family::children(&asking, &parents, &mut keys, now_ms, changes, &mut refused);
     let tasks: Vec<_> = tasks.iter().map(|(tenant, task)| (*tenant, task)).collect();
     submit::insert(session, &tasks).await?;
+    group::insert_rows(session, &joined(&asking, &refused, now_ms)).await?;
     tree::open(session, &opened(&asking, &parents, &refused)).await?;
     keys.store(session).await?;
     Ok(refused)

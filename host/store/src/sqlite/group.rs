@@ -1,7 +1,7 @@
 //! Groups: their rows, what they count, and the tasks that their windows let go.
 
 use bytes::Bytes;
-use keiko_core::group::{Group, NewGroup, Outcome, release};
+use keiko_core::group::{Group, HELD_MS, NewGroup, Outcome, release};
 use keiko_core::id::{GroupId, TaskId, TenantId};
 use keiko_core::limit::USER_RESULTS_BYTES_MAX;
 use keiko_core::port::StoreError;
@@ -19,8 +19,8 @@ use crate::ending::End;
 use crate::format::{Undecodable, decode_failure};
 use crate::trouble::undecodable;
 
-const INSERT: &str = "INSERT INTO task_group (id, tenant, count, live_max, fail_fast, released, created_ms)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6
+const INSERT: &str = "INSERT INTO task_group (id, tenant, count, live_max, fail_fast, released, created_ms, joined)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7
     FROM json_each(?1)";
 
 const COUNT: &str = "UPDATE task_group NOT INDEXED SET completed = completed + (c.value ->> 2),
@@ -28,7 +28,13 @@ const COUNT: &str = "UPDATE task_group NOT INDEXED SET completed = completed + (
         finished_ms = iif(completed + failed + cancelled + (c.value ->> 2) + (c.value ->> 3) + (c.value ->> 4) >= count,
             c.value ->> 5, NULL)
     FROM json_each(?1) AS c WHERE task_group.id = c.value ->> 0 AND tenant = c.value ->> 1
-    RETURNING task_group.id, count, live_max, released, fail_fast AND failed > 0";
+    RETURNING task_group.id, count, live_max, released, fail_fast AND failed > 0, joined AND finished_ms IS NOT NULL";
+
+/// Gives the task that joins a group, `?1`, the place of its due time, at `?2`, if it is held still.
+const RELEASE_JOIN: &str = "
+    UPDATE task SET run_at_ms = iif(due_ms > ?2, due_ms, due_ms - coalesce(priority, 0) * ?3),
+        due_ms = iif(priority IS NULL, NULL, due_ms)
+    WHERE id = ?1 AND run_at_ms = ?4";
 
 /// Live tasks of the numbers from `?1` to below `?2`.
 const LIVE: &str = "SELECT count(*) FROM task WHERE id >= ?1 AND id < ?2";
@@ -66,8 +72,12 @@ pub(crate) const OUTCOMES: &str = "
 
 /// Writes the groups of submits that were accepted.
 pub(crate) async fn insert(session: &mut Session, submits: &[(&Submit, i64)]) -> Result<(), StoreError> {
-    let rows: Vec<_> =
-        submits.iter().filter_map(|&(submit, now_ms)| crate::group::row(submit, now_ms)).collect();
+    let rows = submits.iter().filter_map(|&(submit, now_ms)| crate::group::row(submit, now_ms));
+    insert_rows(session, &rows.collect::<Vec<_>>()).await
+}
+
+/// Writes groups.
+pub(crate) async fn insert_rows(session: &mut Session, rows: &[crate::group::Row]) -> Result<(), StoreError> {
     if rows.is_empty() {
         return Ok(());
     }
@@ -84,6 +94,10 @@ pub(crate) async fn count(session: &mut Session, changes: &Changes) -> Result<()
             || Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?));
         let (id, count, live_max, released, fails): (i64, u32, Option<u32>, u32, bool) =
             read().map_err(store_error)?;
+        if row.try_get::<bool, _>(5).map_err(store_error)? {
+            let query = sqlx::query(RELEASE_JOIN).bind(id + i64::from(count)).bind(now_ms).bind(AGEING_MS);
+            session.run(query.bind(HELD_MS)).await?;
+        }
         if let Some(live_max) = live_max.filter(|_| released < count && !fails) {
             let_go(session, id, count, live_max, released, now_ms).await?;
         }

@@ -23,6 +23,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("task_keys", include_str!("../../../../migrations/sqlite/0012_task_keys.sql")),
     ("canaries", include_str!("../../../../migrations/sqlite/0013_canaries.sql")),
     ("task_root", include_str!("../../../../migrations/sqlite/0014_task_root.sql")),
+    ("joins", include_str!("../../../../migrations/sqlite/0015_joins.sql")),
 ];
 
 /// Why a database cannot be brought to this schema.

@@ -27,6 +27,7 @@ const SCHEMA: &[&str] = &[
     include_str!("../../../../migrations/postgres/0012_task_keys.sql"),
     include_str!("../../../../migrations/postgres/0013_canaries.sql"),
     include_str!("../../../../migrations/postgres/0014_task_root.sql"),
+    include_str!("../../../../migrations/postgres/0015_joins.sql"),
 ];
 
 /// Keeps tests apart that find no template.

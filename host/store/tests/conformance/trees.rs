@@ -1,7 +1,12 @@
 //! Trees: what a root and all below it spend together, and when their time is over.
 
 use keiko_core::code::Code;
-use keiko_core::id::{Holder, TaskId};
+use keiko_core::effect::ChildWish;
+use keiko_core::group::NewGroup;
+use keiko_core::id::{GroupId, Holder, TaskId};
+use keiko_core::join;
+use keiko_core::policy::BudgetRequest;
+use keiko_core::port::Reserved;
 use keiko_core::task::{Amendment, LeasedTask, NewTask, Settled, Settlement, TaskState};
 use keiko_core::tree::{Branch, Charge, Cut, Spending, Tree};
 
@@ -176,4 +181,70 @@ pub async fn a_large_tree_is_cancelled_in_parts(world: &World) {
     let shape = |cut: &Cut| (cut.ended.len(), cut.left);
     assert_eq!(parts.each_ref().map(shape), [(2, true), (2, true), (1, false)]);
     assert_eq!(world.live(&world.ada).await, 0);
+}
+
+/// Completes a task of Ada's with so many children and one that joins them; the ids of all, that of the join last.
+async fn bear_joined(
+    world: &World,
+    holder: Holder,
+    task: &LeasedTask,
+    count: u32,
+    asked: NewGroup,
+) -> Vec<TaskId> {
+    let block = world.tasks.reserve_ids(count + 1, NOW).await.unwrap();
+    let ids: Vec<TaskId> = (0..=count).map(|at| TaskId(block.first.0 + i64::from(at))).collect();
+    let reserved = |id: &TaskId| Reserved { id: *id, kind: world.ada.kind, budget: BudgetRequest::default() };
+    let wish = |id: &TaskId| child(&world.ada, *id, None, "{}").wish;
+    let mut wishes: Vec<ChildWish> = ids.iter().map(wish).collect();
+    let then = wishes.pop().unwrap();
+    let mut settlement = spent(complete(task), task, used(5, 2));
+    settlement.effects.push_joined(wishes, asked, then, ids.iter().map(reserved).collect());
+    assert_eq!(world.settle(holder, settlement).await, Settled::Stored);
+    ids
+}
+
+fn ids(tasks: &[LeasedTask]) -> Vec<TaskId> {
+    sorted(tasks.iter().map(|task| task.id).collect())
+}
+
+pub async fn a_task_joins_a_group_of_children(world: &World) {
+    let holder = world.holder().await;
+    let root = root(world, holder, |_| {}).await;
+    let family = bear_joined(world, holder, &root, 3, NewGroup::default()).await;
+    assert_eq!(world.live(&world.ada).await, 4, "it is there, and waits");
+    let children = world.lease(holder, 9).await;
+    assert_eq!(ids(&children), family[..3]);
+    let group = children[0].group.expect("they are a group");
+    assert_eq!(group, GroupId(family[0].0));
+    world.settle(holder, complete(&children[0])).await;
+    world.settle(holder, fail(&children[1], Code::Trap)).await;
+    assert_eq!(world.lease(holder, 9).await.len(), 0, "one has not ended");
+    world.tasks.cancel(world.ada.tenant, children[2].id, NOW).await.unwrap();
+    let joined = world.lease(holder, 9).await;
+    assert_eq!(ids(&joined), family[3..], "however they ended");
+    assert_eq!((join::group_of(&joined[0].input), joined[0].group), (Some(group), None));
+    assert_eq!((joined[0].lineage.parent, joined[0].lineage.root), (Some(root.id), root.id));
+    // It goes once: a child that is tried again by hand opens its group, and ends it again.
+    world.tasks.retry(world.ada.tenant, children[1].id, Amendment::default(), 9, NOW).await.unwrap();
+    let again = world.lease(holder, 9).await;
+    world.settle(holder, complete(&again[0])).await;
+    assert_eq!((again.len(), world.lease(holder, 9).await.len()), (1, 0));
+    assert_eq!(world.settle(holder, complete(&joined[0])).await, Settled::Stored);
+}
+
+pub async fn a_window_of_children_goes_before_what_joins_them(world: &World) {
+    let holder = world.holder().await;
+    let root = root(world, holder, |_| {}).await;
+    let asked = NewGroup { live_max: Some(1), fail_fast: false };
+    let family = bear_joined(world, holder, &root, 2, asked).await;
+    for id in &family {
+        let leased = world.lease(holder, 9).await;
+        assert_eq!(ids(&leased), [*id]);
+        world.settle(holder, complete(&leased[0])).await;
+    }
+    // What joins a group that is cancelled with it does not come back.
+    let root = self::root(world, holder, |_| {}).await;
+    let family = bear_joined(world, holder, &root, 2, NewGroup::default()).await;
+    assert_eq!(cancel(world, Branch::Roots(root.id, root.id), 9).await.ended, family);
+    assert_eq!(world.lease(holder, 9).await.len(), 0);
 }

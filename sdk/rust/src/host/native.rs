@@ -63,6 +63,14 @@ pub(crate) fn submit_many(_children: Vec<tasks::Child>) -> Result<Vec<String>, t
     Err(tasks::Error::Unavailable)
 }
 
+pub(crate) fn submit_joined(
+    _children: Vec<tasks::Child>,
+    _grouping: tasks::Grouping,
+    _then: tasks::Child,
+) -> Result<Vec<String>, tasks::Error> {
+    Err(tasks::Error::Unavailable)
+}
+
 pub(crate) fn add_items(_processor: &str, _items: Vec<batch::NewItem>) -> Result<Vec<String>, batch::Error> {
     Err(batch::Error::Unavailable)
 }

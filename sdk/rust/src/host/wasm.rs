@@ -65,6 +65,16 @@ pub(crate) fn submit_many(children: Vec<crate::tasks::Child>) -> Result<Vec<Stri
     Ok(tasks::tasks::submit_many(&children)?)
 }
 
+pub(crate) fn submit_joined(
+    children: Vec<crate::tasks::Child>,
+    grouping: crate::tasks::Grouping,
+    then: crate::tasks::Child,
+) -> Result<Vec<String>, crate::tasks::Error> {
+    let children: Vec<_> = children.into_iter().map(Into::into).collect();
+    let crate::tasks::Grouping { live_max, fail_fast } = grouping;
+    Ok(tasks::tasks::submit_joined(&children, tasks::tasks::Grouping { live_max, fail_fast }, &then.into())?)
+}
+
 /// The component's export, for the type that `plugin!` makes.
 impl<P: TaskPlugin> export::Guest for P {
     fn run(kind: String, input: export::Payload) -> Result<export::Payload, export::Failure> {
