@@ -2,7 +2,8 @@
 //!
 //! [`Postgres`] makes a cluster in a temporary folder, is reached by a unix socket alone, and is gone with its owner:
 //! dropped, it stops; and where `setpriv` is, the kernel stops it when the thread that started it ends. Nothing here is
-//! durable (`fsync=off`), which a test never notices: it ends processes, not machines. [`Database`] is one database of any
+//! durable (`fsync=off`), which a test never notices: it ends processes, not machines; only who measures asks for a
+//! durable one. [`Database`] is one database of any
 //! server. Both work through the server's own programs, so that nothing here links a client library.
 //!
 //! `KEIKO_TEST_POSTGRES` names the server that tests use; `cargo xtask test` starts one and sets it. A test that wants a
@@ -42,13 +43,14 @@ const SUPERUSER: &str = "postgres";
 /// What a server needs beside where it is. Tests have many databases at once, and some look at its statistics.
 const SETTINGS: &[&str] = &[
     "listen_addresses=",
-    "fsync=off",
-    "full_page_writes=off",
     "max_connections=400",
     "shared_preload_libraries=pg_stat_statements",
     "unix_socket_permissions=0777",
     "logging_collector=off",
 ];
+
+/// What makes a server for tests quick.
+const NOT_DURABLE: &[&str] = &["fsync=off", "full_page_writes=off"];
 
 /// The programs of one version of PostgreSQL.
 #[derive(Clone, Debug)]
@@ -88,6 +90,7 @@ pub struct Postgres {
     programs: Programs,
     /// Whom it runs as, when we are root: PostgreSQL refuses to.
     owner: Option<(u32, u32)>,
+    is_durable: bool,
     child: Option<Child>,
     data: TempDir,
     /// Short, because the path of a socket has 107 bytes; a checkout may lie deep.
@@ -97,10 +100,19 @@ pub struct Postgres {
 impl Postgres {
     /// Makes a cluster and starts its server.
     pub fn start(programs: Programs) -> Result<Postgres> {
+        Postgres::start_as(programs, false)
+    }
+
+    /// The same, with a server that keeps what it says it has stored, as those of operators do.
+    pub fn start_durable(programs: Programs) -> Result<Postgres> {
+        Postgres::start_as(programs, true)
+    }
+
+    fn start_as(programs: Programs, is_durable: bool) -> Result<Postgres> {
         let owner = owner()?;
         let data = data_folder(owner)?;
         let socket = own_folder(&std::env::temp_dir(), "keiko-pg-", owner)?;
-        let mut postgres = Postgres { programs, owner, child: None, data, socket };
+        let mut postgres = Postgres { programs, owner, is_durable, child: None, data, socket };
         let mut initdb = postgres.command(&postgres.programs.folder.join("initdb"));
         initdb.args(["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C", "--username", SUPERUSER]);
         let output = initdb.arg("--pgdata").arg(postgres.cluster()).output().context("start initdb")?;
@@ -116,8 +128,14 @@ impl Postgres {
     pub fn new_replica(&mut self) -> Result<Postgres> {
         let data = data_folder(self.owner)?;
         let socket = own_folder(&std::env::temp_dir(), "keiko-pg-", self.owner)?;
-        let mut replica =
-            Postgres { programs: self.programs.clone(), owner: self.owner, child: None, data, socket };
+        let mut replica = Postgres {
+            programs: self.programs.clone(),
+            owner: self.owner,
+            is_durable: self.is_durable,
+            child: None,
+            data,
+            socket,
+        };
         self.stop()?;
         let copied =
             self.command(Path::new("cp")).arg("-R").args([self.cluster(), replica.cluster()]).status();
@@ -192,7 +210,8 @@ impl Postgres {
             command.args(["--pdeathsig", "QUIT"]).arg(&server);
         }
         command.arg("-D").arg(self.cluster());
-        for setting in SETTINGS {
+        let quick = if self.is_durable { &[] } else { NOT_DURABLE };
+        for setting in SETTINGS.iter().chain(quick) {
             command.args(["-c", setting]);
         }
         command.arg("-c").arg(format!("unix_socket_directories={}", self.socket.path().display()));
@@ -311,6 +330,11 @@ pub fn server_url() -> Result<String> {
              databases and roles in {SERVER_VARIABLE}, such as postgres://postgres@localhost/postgres?host=/run/postgresql"
         ),
     }
+}
+
+/// What a statement answers at a server of this URL; see [`Database::query`].
+pub fn query_at(url: &str, statement: &str) -> Result<String> {
+    query(&psql()?, url, statement)
 }
 
 /// A server's own `psql` rather than the one in the path, which Debian wraps.

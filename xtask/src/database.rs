@@ -90,11 +90,20 @@ impl Found {
 
     /// Starts a server unless one runs.
     pub fn start(self) -> Result<Server> {
+        self.start_by(Postgres::start)
+    }
+
+    /// The same, with a server that is as durable as an operator's.
+    pub fn start_durable(self) -> Result<Server> {
+        self.start_by(Postgres::start_durable)
+    }
+
+    fn start_by(self, start: fn(Programs) -> Result<Postgres>) -> Result<Server> {
         let Some(programs) = self.programs else {
             return Ok(Server { url: self.url.unwrap_or_default(), programs: None, own: None });
         };
         let folder = programs.folder().to_owned();
-        let postgres = Postgres::start(programs)?;
+        let postgres = start(programs)?;
         let (url, log) = (postgres.url(), postgres.log());
         eprintln!("PostgreSQL runs for this command alone; its log is {}", log.display());
         Ok(Server { url, programs: Some(folder), own: Some(Guarded::new(postgres)?) })
@@ -114,6 +123,17 @@ impl Server {
     /// Where it is.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// What a statement answers in the database that the URL names.
+    pub fn query(&self, statement: &str) -> Result<String> {
+        postgres::query_at(&self.url, statement)
+    }
+
+    /// Its first process, when it is ours.
+    pub fn pid(&self) -> Option<u32> {
+        let own = self.own.as_ref()?;
+        own.postgres.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.pid()
     }
 
     /// Tells a command's tests where it is, and which programs to start servers of their own with.

@@ -14,6 +14,7 @@ mod groups;
 mod guests;
 mod machine;
 mod measure;
+mod peers;
 mod programs;
 mod redis;
 mod step;
@@ -35,6 +36,8 @@ usage: cargo xtask COMMAND
                                   --long: plans with 5,000,000 ended tasks, too
   demo  [--exit] [--port N]       a host with real records, from nothing to a table of results
   bench NAME                      one benchmark, as JSON lines
+  bench queue|run [--sides A,B] [--rounds N]
+                                  beside others, in turns; of queue also --tasks N and --bulk-only
   check NAME [--long] [--postgres]
                                   one check of the whole system, as one JSON line; --postgres: of a host on PostgreSQL
   check sim [--long] [--seeds N] [--from SEED]

@@ -15,14 +15,18 @@ use crate::batch;
 use crate::database::{Found, Wish};
 use crate::guests::{self, Toolchain};
 use crate::machine::Install;
+use crate::peers;
 use crate::redis;
 use crate::step::{Steps, cargo};
 
-const BENCHES: &[&str] = &["attempt", BATCH, CACHE];
+const BENCHES: &[&str] = &["attempt", BATCH, CACHE, QUEUE, RUN];
 /// The one of batches, which needs a host and both databases.
 const BATCH: &str = "batch";
 /// The one of the cache, which needs a Redis.
 const CACHE: &str = "cache";
+/// Those beside others.
+const QUEUE: &str = "queue";
+const RUN: &str = "run";
 const CHECKS: &[&str] = &[
     "canary",
     "cancel",
@@ -52,8 +56,11 @@ const CHECKS_WITH_SERVER: &[&str] = &["hosts"];
 /// One benchmark.
 pub fn bench(mut arguments: Arguments) -> Result<ExitCode> {
     let name = arguments.name(BENCHES)?;
-    if name == BATCH {
-        return bench_batch(arguments);
+    match name.as_str() {
+        BATCH => return bench_batch(arguments),
+        QUEUE => return peers::queue(arguments),
+        RUN => return peers::run(arguments),
+        _ => {}
     }
     let install = Install::unless(arguments.clone().flag("--no-install"));
     let server = (name == CACHE).then(|| redis::ensure(install).and_then(|()| redis::start())).transpose()?;
