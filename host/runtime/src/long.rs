@@ -2,6 +2,9 @@
 //! so that a fresh attempt never waits for more than a slice of theirs. Where the last attempt was a long one the next
 //! begins there ([`Pace`]): its first slice, which is the longest of a guest that fills fresh memory, holds up nobody.
 //!
+//! While fresh attempts come one of several threads gives no turns: long ones leave a processor to what is short and to
+//! whatever else answers somebody. A lower priority alone does not, where the system's own work for a write is held up too.
+//!
 //! [`Turns`] is the rule, without a clock or a thread; [`Pool`] lets threads wait on it. Every poll of a long attempt
 //! is a turn. Tenants take them one after the other, so how long an attempt waits for its next one depends on how many
 //! tenants compute, not on how many attempts another tenant has. Who waits in a host call takes no turn, and an attempt
@@ -12,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -24,6 +27,9 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
+
+/// How long after a fresh attempt a thread that spares gives no turns: some of a steady client's are never further apart.
+const SPARED: Duration = Duration::from_millis(50);
 
 /// What a run leaves behind: an attempt of a task, or a run of a batch.
 pub(crate) enum Report {
@@ -64,9 +70,16 @@ async fn begin(run: &mut Run, short: Duration) -> Option<Report> {
     .await
 }
 
-/// Gives turns to the attempts of `pool` until stopped.
-pub(crate) async fn work(pool: Arc<Pool>, stop: CancellationToken) {
+/// Gives turns to the attempts of `pool` until stopped; a thread that `spares` gives none while fresh attempts come.
+pub(crate) async fn work(pool: Arc<Pool>, spares: bool, stop: CancellationToken) {
     loop {
+        if let Some(left) = pool.spared(Instant::now()).filter(|_| spares) {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(left) => continue,
+            }
+        }
         let (long, work) = tokio::select! {
             biased;
             () = stop.cancelled() => break,
@@ -128,11 +141,29 @@ pub(crate) struct Pool {
     turns: Mutex<Option<Turns<Wanted>>>,
     /// Somebody wants a turn whom no thread knows of.
     ready: Notify,
+    /// When this pool was made.
+    made: Instant,
+    /// When the last fresh attempt began, in microseconds since then; 0 is never.
+    fresh_us: AtomicU64,
 }
 
 impl Pool {
     pub(crate) fn new() -> Pool {
-        Pool { turns: Mutex::new(Some(Turns::new())), ready: Notify::new() }
+        let turns = Mutex::new(Some(Turns::new()));
+        Pool { turns, ready: Notify::new(), made: Instant::now(), fresh_us: AtomicU64::new(0) }
+    }
+
+    /// A fresh attempt begins on its worker.
+    fn note_fresh(&self, now: Instant) {
+        let us = now.saturating_duration_since(self.made).as_micros().max(1);
+        self.fresh_us.store(u64::try_from(us).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// How long a thread that spares gives no turns from now on; `None` when it may.
+    fn spared(&self, now: Instant) -> Option<Duration> {
+        let fresh_us = Some(self.fresh_us.load(Ordering::Relaxed)).filter(|us| *us > 0)?;
+        let until = self.made + Duration::from_micros(fresh_us) + SPARED;
+        Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero())
     }
 
     /// Runs an attempt to its end: on the caller's worker while it is short, then here. A long one leaves its `slot` on
@@ -147,6 +178,7 @@ impl Pool {
     ) -> Option<Report> {
         let begins_here = !pace.is_long();
         if begins_here {
+            self.note_fresh(Instant::now());
             if let Some(report) = begin(&mut run, short).await {
                 return Some(report);
             }
@@ -444,6 +476,19 @@ mod tests {
         assert_eq!(drive(HOUR).await, (true, true), "which was short: so is the one after it");
     }
 
+    #[test]
+    fn a_thread_spares_for_a_while_after_each_fresh_attempt() {
+        let (pool, millis) = (Pool::new(), Duration::from_millis);
+        let at = |ms| pool.made + millis(ms);
+        assert_eq!(pool.spared(at(0)), None, "there was none");
+        pool.note_fresh(at(100));
+        assert_eq!(pool.spared(at(100)), Some(SPARED));
+        assert_eq!(pool.spared(at(149)), Some(millis(1)));
+        assert_eq!(pool.spared(at(150)), None);
+        pool.note_fresh(at(149));
+        assert_eq!(pool.spared(at(150)), Some(millis(49)));
+    }
+
     #[tokio::test]
     async fn attempts_that_compute_are_polled_in_turn() {
         let (pool, slices) = (Arc::new(Pool::new()), Arc::default());
@@ -503,7 +548,7 @@ mod tests {
         let mut services = crate::service::Services::default();
         for number in 0..2 {
             let (pool, stop) = (Arc::clone(&pool), services.stop_signal());
-            services.thread(format!("test-{number}"), 0, move || work(pool, stop));
+            services.thread(format!("test-{number}"), 0, move || work(pool, number == 0, stop));
         }
         let ended = Arc::new(AtomicUsize::new(0));
         let attempt = || {

@@ -197,7 +197,9 @@ impl Runtime {
             let (worker, stop) = (Arc::clone(&shared), workers.stop_signal());
             workers.thread(format!("keiko-guest-{number}"), 0, move || worker::work(worker, stop));
             let (pool, stop) = (Arc::clone(&shared.long), long.stop_signal());
-            long.thread(format!("keiko-long-{number}"), LONG_NICE, move || long::work(pool, stop));
+            // One of several spares a processor.
+            let spares = number == 0 && shared.options.workers > 1;
+            long.thread(format!("keiko-long-{number}"), LONG_NICE, move || long::work(pool, spares, stop));
         }
         intake.spawn(dispatcher::dispatch(Arc::clone(&shared), intake.stop_signal()));
         intake.spawn(rescuer::rescue(Arc::clone(&shared), intake.stop_signal()));
