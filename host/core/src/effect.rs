@@ -326,13 +326,25 @@ pub struct Body<'a> {
     pub user: Option<UserId>,
     /// How urgent it is.
     pub priority: Priority,
+    /// The key of its kind under which few run at once.
+    pub slot_key: Option<&'a str>,
 }
 
 impl<'a> Body<'a> {
     /// A task with nothing but its handler and input.
     pub fn of(kind: KindId, input: &'a Payload) -> Body<'a> {
         let (budget, priority) = (BudgetRequest::default(), Priority::default());
-        Body { kind, input, delay_ms: 0, run_at_ms: None, budget, agent: None, user: None, priority }
+        Body {
+            kind,
+            input,
+            delay_ms: 0,
+            run_at_ms: None,
+            budget,
+            agent: None,
+            user: None,
+            priority,
+            slot_key: None,
+        }
     }
 }
 
@@ -351,7 +363,7 @@ impl Default for BodyHash {
 impl BodyHash {
     /// Adds one task.
     pub fn add(&mut self, task: &Body<'_>) {
-        let Body { kind, input, delay_ms, run_at_ms, budget, agent, user, priority } = *task;
+        let Body { kind, input, delay_ms, run_at_ms, budget, agent, user, priority, slot_key } = *task;
         let BudgetRequest {
             fuel, memory_bytes, wall_ms, attempts, queued_ms, total_ms, heartbeat_ms, ..
         } = budget;
@@ -377,6 +389,11 @@ impl BodyHash {
                 self.0.update(&[mark]);
                 self.0.update(&number.to_le_bytes());
             }
+        }
+        if let Some(key) = slot_key {
+            self.0.update(b"c");
+            self.0.update(&(key.len() as u64).to_le_bytes());
+            self.0.update(key.as_bytes());
         }
         if let Some(codes) = codes {
             self.0.update(b"c");

@@ -31,7 +31,9 @@ pub mod port;
 pub mod priority;
 pub mod retention;
 pub mod retry;
+pub mod schedule;
 pub mod share;
+pub mod slot;
 pub mod stop;
 pub mod task;
 pub mod time_out;
@@ -43,4 +45,4 @@ pub use id::{
     AgentId, BatchId, Digest, GroupId, Holder, ItemId, KindId, PluginId, ProcessorId, TaskId, TenantId,
     Token, UserId, VersionId,
 };
-pub use name::{KindName, PluginName, ProcessorName, TenantName, VersionName};
+pub use name::{KindName, PluginName, ProcessorName, ScheduleName, TenantName, VersionName};

@@ -14,6 +14,7 @@ use crate::metric::{self, MetricSection};
 use crate::name::{KindName, PluginName, ProcessorName, VersionName};
 use crate::policy::{BudgetRequest, Capability};
 use crate::retry::RetryRequest;
+use crate::slot::Concurrency;
 
 /// Name of the custom section that carries a manifest in a component.
 pub const SECTION: &str = "keiko:manifest";
@@ -153,6 +154,9 @@ pub struct KindSection {
     /// When a task is tried again.
     #[serde(default, skip_serializing_if = "RetryRequest::is_empty")]
     pub retry: RetryRequest,
+    /// How many tasks run at once.
+    #[serde(default, skip_serializing_if = "Concurrency::is_empty")]
+    pub concurrency: Concurrency,
     /// That results of its pure attempts are kept for later tasks with the same input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memoize: Option<MemoizeSection>,
@@ -429,6 +433,9 @@ impl Manifest {
             }
             if let Err(fact) = kind.retry.check() {
                 return invalid(format!("the kind `{}`: {fact}", kind.name));
+            }
+            if let Err(problem) = kind.concurrency.check() {
+                return invalid(format!("`concurrency` of the kind `{}`: {problem}", kind.name));
             }
             if let Some(Err(problem)) = kind.memoize.as_ref().map(MemoizeSection::check) {
                 return invalid(format!("`memoize` of the kind `{}`: {problem}", kind.name));

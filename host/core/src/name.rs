@@ -1,4 +1,4 @@
-//! Names that people give: tenants, plugins, kinds, versions, processors.
+//! Names that people give: tenants, plugins, kinds, versions, processors, schedules.
 //!
 //! Names become rows, labels, file names and headers, so they are short, lower-case ASCII without separators
 //! of any of those.
@@ -91,6 +91,8 @@ names! {
     KindName "kind" b"-_." false "a-z 0-9 - _ .";
     /// A processor's name, unique in its tenant.
     ProcessorName "processor" b"-_." false "a-z 0-9 - _ .";
+    /// A schedule's name, unique in its tenant.
+    ScheduleName "schedule" b"-_." false "a-z 0-9 - _ .";
     /// What an agent is for.
     AgentKind "agent kind" b"-_." false "a-z 0-9 - _ .";
     /// A version's name, unique in its plugin.

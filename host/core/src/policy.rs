@@ -1,12 +1,14 @@
 //! What a tenant may do: its limits, its grants, and the budget handed to one attempt.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
 use crate::batch::settings::BatchPolicy;
 use crate::limit::{self, MIB, SetBy};
+use crate::name::{KindName, PluginName};
 use crate::retry::RetryRequest;
+use crate::slot::Concurrency;
 
 /// Something a plugin may ask of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -281,6 +283,8 @@ pub struct TenantPolicy {
     pub max: BudgetNumbers,
     /// Tasks that are pending or running.
     pub queue_max: u64,
+    /// Schedules that it may have.
+    pub schedules_max: u64,
     /// Attempts of this tenant that run at once on one host.
     pub running_max: usize,
     /// Levels below a root.
@@ -293,6 +297,16 @@ pub struct TenantPolicy {
     pub grants: Grants,
     /// What its processors may gather.
     pub batches: BatchPolicy,
+    /// How many tasks of kinds run at once; without a kind, of each kind of the plugin.
+    pub concurrency: BTreeMap<(PluginName, Option<KindName>), Concurrency>,
+}
+
+impl TenantPolicy {
+    /// How many tasks of a kind run at once, of which its manifest says so much.
+    pub fn concurrency_of(&self, plugin: &PluginName, kind: &KindName, own: Concurrency) -> Concurrency {
+        let declared = |kind| self.concurrency.get(&(plugin.clone(), kind)).copied().unwrap_or_default();
+        own.within(declared(None)).within(declared(Some(kind.clone())))
+    }
 }
 
 impl Default for TenantPolicy {
@@ -301,12 +315,14 @@ impl Default for TenantPolicy {
             default: BUDGET_DEFAULT,
             max: BUDGET_CEILING,
             queue_max: 100_000,
+            schedules_max: 1_000,
             running_max: limit::RUNNING_PER_HOST_MAX,
             depth_max: 8,
             fan_out_max: 1_000,
             component_bytes_max: limit::COMPONENT_BYTES_MAX,
             grants: Grants::default(),
             batches: BatchPolicy::default(),
+            concurrency: BTreeMap::new(),
         }
     }
 }

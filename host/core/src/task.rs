@@ -133,6 +133,8 @@ pub struct NewTask {
     pub held: bool,
     /// When the time of its tree is over: see [`crate::tree::end_ms`].
     pub tree_end_ms: Option<i64>,
+    /// The key of its kind under which few run at once: see [`crate::slot`].
+    pub slot_key: Option<String>,
 }
 
 /// An idempotency key with a hash of the body it came with.
@@ -232,6 +234,10 @@ pub struct LeasedTask {
     pub group: Option<GroupId>,
     /// Its tree, when it is below a root.
     pub tree: Option<Tree>,
+    /// The key of its kind under which few run at once.
+    pub slot_key: Option<String>,
+    /// Whether others may wait for a slot that it has.
+    pub has_slot: bool,
 }
 
 /// One run of a task, as it is kept.

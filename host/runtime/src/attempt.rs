@@ -102,7 +102,7 @@ pub(crate) async fn run(
         log: report.log.encode(),
         charge,
     };
-    Some(Ended { tenure: job.tenure, kind: job.task.kind, group: job.task.group, settlement, port })
+    Some(Ended::of(job, settlement, port))
 }
 
 /// A run of an attempt on one version, and what came of it.

@@ -1,8 +1,8 @@
 //! The plugins of every tenant as this host knows them, and how a task finds its handler.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -15,6 +15,7 @@ use keiko_core::manifest::Manifest;
 use keiko_core::outcome::Failure;
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
 use keiko_core::port::{CatalogStore, Clock, Components, InstallError, Runner, Stage};
+use keiko_core::slot::{Concurrencies, Concurrency};
 use keiko_core::{Digest, KindId, KindName, PluginId, PluginName, TenantId, VersionId, VersionName};
 use tokio::time::Instant;
 
@@ -42,6 +43,8 @@ pub(crate) struct Snapshot {
     kinds: HashMap<KindId, (Arc<Loaded>, KindName)>,
     /// Whether any of them waits for its last task.
     draining: bool,
+    /// How many tasks of kinds run at once, from when somebody first asks.
+    concurrencies: OnceLock<Arc<Concurrencies>>,
 }
 
 /// A plugin's current version, and whether it can run here.
@@ -386,6 +389,25 @@ impl Catalog {
     pub(crate) fn names(&self, kind: KindId) -> Option<(PluginName, KindName)> {
         let now = self.now.load();
         now.kinds.get(&kind).map(|(loaded, kind)| (loaded.plugin.name.clone(), kind.clone()))
+    }
+
+    /// How many tasks of kinds run at once, of all that say so; `of_tenant` says what a tenant makes of a manifest's wish,
+    /// and never changes its mind.
+    pub(crate) fn concurrencies(
+        &self,
+        of_tenant: impl Fn(TenantId, &PluginName, &KindName, Concurrency) -> Concurrency,
+    ) -> Arc<Concurrencies> {
+        let now = self.now.load();
+        let declared = || {
+            let of_kind = |(id, (loaded, kind)): (&KindId, &(Arc<Loaded>, KindName))| {
+                let plugin = &loaded.plugin;
+                let own = plugin.current.manifest.kind(kind).map(|kind| kind.concurrency);
+                let declared = of_tenant(plugin.tenant, &plugin.name, kind, own.unwrap_or_default());
+                (!declared.is_empty()).then_some((*id, declared))
+            };
+            Arc::new(now.kinds.iter().filter_map(of_kind).collect())
+        };
+        Arc::clone(now.concurrencies.get_or_init(declared))
     }
 
     /// A tenant's plugins by name.

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use keiko_core::crash::runs_alone;
 use keiko_core::port::{Lease, LeaseRequest, StoreError};
-use keiko_core::{Holder, TenantId};
+use keiko_core::slot::Concurrencies;
+use keiko_core::{Holder, KindName, PluginName, TenantId};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -81,6 +82,7 @@ async fn lease(shared: &Shared, holder: Holder, after: Option<TenantId>) -> Resu
         // A tenant that left the configuration: its tasks fail one by one with a clear error.
         cap_default: ROUNDS_AHEAD,
         after,
+        slots: slots(shared),
         lease_ms: shared.options.lease.as_millis() as i64,
         now_ms: shared.clock.now_ms(),
     };
@@ -92,6 +94,15 @@ async fn lease(shared: &Shared, holder: Holder, after: Option<TenantId>) -> Resu
         shared.pulse.prove(began);
     }
     Ok(lease)
+}
+
+/// How many tasks of kinds run at once, as the plugins and their tenants' policies say now.
+fn slots(shared: &Shared) -> Arc<Concurrencies> {
+    let of_tenant = |tenant, plugin: &PluginName, kind: &KindName, own| match shared.tenant(tenant) {
+        Some(entry) => entry.policy.concurrency_of(plugin, kind, own),
+        None => own,
+    };
+    shared.catalog.concurrencies(of_tenant)
 }
 
 async fn take(shared: &Shared, tenure: Arc<Tenure>, lease: Lease) {

@@ -79,29 +79,47 @@ impl Handle {
     pub(crate) async fn submit_all(
         &self,
         tenant: TenantId,
-        mut tasks: Vec<TaskRequest>,
+        tasks: Vec<TaskRequest>,
         key: Option<String>,
         group: Option<NewGroup>,
     ) -> Result<Accepted, Error> {
         if !self.shared.accepting.load(Ordering::Acquire) {
             return Err(Error::new(Code::StorageBusy, "the host is stopping and takes no tasks"));
         }
-        let entry = self.entry(tenant)?;
-        let count = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
         if tasks.is_empty() || tasks.len() > BULK_TASKS_MAX {
             let fact = LimitFact::of_host("tasks", BULK_TASKS_MAX as u64, Some(tasks.len() as u64));
             return Err(Error::at_limit(Code::InvalidInput, fact));
         }
-        let handlers: Vec<(KindId, BudgetRequest)> = match self.check_all(tenant, entry, &tasks) {
-            Err(error) if error.code == Code::NotFound => {
-                self.shared.catalog.read_again().await?;
-                self.check_all(tenant, entry, &tasks)?
-            }
-            checked => checked?,
-        };
+        let entry = self.entry(tenant)?;
+        let named: Vec<_> = tasks.iter().map(|task| (task.agent, task.user)).collect();
+        let submit = self.shape(tenant, tasks, key, group).await?;
+        let times =
+            submit.tasks.iter().filter_map(|task| Ends::of(&task.budget, task.run_at_ms).first_ms()).min();
+        let moves = submit.once.is_some();
+        let answer = self.shared.tasks.enqueue(vec![submit], self.shared.clock.now_ms()).await?.pop();
+        let accepted = self.submitted(tenant, entry, &named, answer)?;
+        times.into_iter().for_each(|over_ms| self.shared.time_outs.note(over_ms));
+        if moves {
+            // Its time may be another one than was asked for, and that of a task that was there may have moved.
+            self.shared.time_outs.look();
+            self.shared.ready();
+        }
+        Ok(accepted)
+    }
+
+    /// What the store is told of tasks that a client asks for, if the client may have them.
+    pub(crate) async fn shape(
+        &self,
+        tenant: TenantId,
+        mut tasks: Vec<TaskRequest>,
+        key: Option<String>,
+        group: Option<NewGroup>,
+    ) -> Result<Submit, Error> {
+        let entry = self.entry(tenant)?;
+        let count = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
+        let handlers = self.check_or_read(tenant, &tasks).await?;
         let once = once_of(&mut tasks, group.is_some())?;
         let key = key.map(|text| self.key(text, &tasks, &handlers, group, once.as_ref())).transpose()?;
-        let named: Vec<_> = tasks.iter().map(|task| (task.agent, task.user)).collect();
         let first = self.shared.ids.take(count).await?;
         let now_ms = self.shared.clock.now_ms();
         let ids = (first.0..).map(TaskId);
@@ -112,25 +130,24 @@ impl Handle {
             task.group = group.map(|_| GroupId(first.0));
             task.held = group.is_some_and(|group| group.holds(place));
         }
-        let over_ms = tasks.iter().filter_map(|task| Ends::of(&task.budget, task.run_at_ms).first_ms()).min();
-        let moves = once.is_some();
-        let submit = Submit {
-            tenant,
-            tasks,
-            key,
-            group,
-            once,
-            queue_max: entry.policy.queue_max.saturating_sub(self.shared.gauge.promised(tenant)),
-        };
-        let answer = self.shared.tasks.enqueue(vec![submit], now_ms).await?.pop();
-        let accepted = self.submitted(tenant, entry, &named, answer)?;
-        over_ms.into_iter().for_each(|over_ms| self.shared.time_outs.note(over_ms));
-        if moves {
-            // Its time may be another one than was asked for, and that of a task that was there may have moved.
-            self.shared.time_outs.look();
-            self.shared.ready();
+        let queue_max = entry.policy.queue_max.saturating_sub(self.shared.gauge.promised(tenant));
+        Ok(Submit { tenant, tasks, key, group, once, queue_max })
+    }
+
+    /// Which handlers tasks mean, and what their manifests ask for; also of a plugin that was installed elsewhere just now.
+    pub(crate) async fn check_or_read(
+        &self,
+        tenant: TenantId,
+        tasks: &[TaskRequest],
+    ) -> Result<Vec<(KindId, BudgetRequest)>, Error> {
+        let entry = self.entry(tenant)?;
+        match self.check_all(tenant, entry, tasks) {
+            Err(error) if error.code == Code::NotFound => {
+                self.shared.catalog.read_again().await?;
+                self.check_all(tenant, entry, tasks)
+            }
+            checked => checked,
         }
-        Ok(accepted)
     }
 
     fn submitted(
@@ -196,6 +213,10 @@ impl Handle {
             let text = "a delay and a time to run at exclude each other";
             return Err(Error::new(Code::InvalidInput, text));
         }
+        if let Some(key) = &task.slot_key {
+            let named = |text| Error::new(Code::InvalidInput, format!("`concurrency_key`: {text}"));
+            check_key(key).map_err(named)?;
+        }
         let ahead_ms = task.run_at_ms.map_or(0, |at| at.saturating_sub(self.shared.clock.now_ms()).max(0));
         let delay_ms = task.delay_ms.max(ahead_ms as u64);
         if delay_ms > DELAY_MS_MAX {
@@ -255,6 +276,7 @@ impl Handle {
                 agent: task.agent,
                 user: task.user,
                 priority: task.priority,
+                slot_key: task.slot_key.as_deref(),
                 ..Body::of(*kind, &task.input)
             });
         }
@@ -514,6 +536,7 @@ fn new_task(id: TaskId, kind: KindId, manifest: &BudgetRequest, task: TaskReques
         group: None,
         held: false,
         tree_end_ms: None,
+        slot_key: task.slot_key,
     }
 }
 

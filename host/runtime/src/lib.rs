@@ -36,6 +36,7 @@ mod request;
 mod rescuer;
 mod running;
 mod runtime;
+mod schedules;
 mod service;
 mod settler;
 mod shared;
@@ -43,6 +44,7 @@ mod tenure;
 mod trees;
 mod upkeep;
 mod waiters;
+mod watch;
 mod worker;
 
 pub use batch::{AddedItems, BatchFigures, ProcessorView};
@@ -57,4 +59,6 @@ pub use request::{
     Accepted, AttemptLog, Error, Progress, RunReport, RunRequest, TaskDetail, TaskRequest, TenantOptions,
 };
 pub use runtime::{DrainReport, Parts, Runtime};
+pub use schedules::ScheduleRequest;
 pub use shared::Figures;
+pub use watch::{GroupWatch, TaskEvent, TaskWatch};

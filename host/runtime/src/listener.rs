@@ -40,6 +40,7 @@ async fn take(shared: &Shared, signal: Signal) {
     if signal.catalog || signal.items {
         batch::refresh(shared).await;
         shared.batches.tell(batch::Event::Look).await;
+        shared.schedules.look();
     }
     if signal.many_ended {
         shared.waiters.tell_all();

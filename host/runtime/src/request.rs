@@ -47,6 +47,8 @@ pub struct TaskRequest {
     pub priority: Priority,
     /// What it asks of others of its kind and a key.
     pub once: Option<Once>,
+    /// The key of its kind under which few run at once.
+    pub slot_key: Option<String>,
     /// The agent that works on it.
     pub agent: Option<AgentId>,
     /// Whom it is for.

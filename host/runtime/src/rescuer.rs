@@ -45,6 +45,7 @@ pub(crate) async fn rescue(shared: Arc<Shared>, stop: CancellationToken) {
                 note(&shared, &rescued);
                 // Nobody may be left who knows of the dead host's.
                 shared.time_outs.look();
+                shared.schedules.look();
                 // The dead may have left batches, and items that nobody else knows.
                 shared.batches.tell(Event::Look).await;
             }

@@ -10,7 +10,7 @@ use keiko_core::code::Code;
 use keiko_core::crash::runs_alone;
 use keiko_core::port::{
     Agents, BatchRecords, BatchStore, CanaryStore, CatalogStore, Clock, Components, Dead, History, Records,
-    Runner, Signal, Signals, StoreError, TaskStore, Usage,
+    Runner, Schedules, Signal, Signals, StoreError, TaskStore, Usage,
 };
 use keiko_core::stop::StopReason;
 use keiko_core::{TaskId, TenantId, TenantName, Token};
@@ -34,6 +34,7 @@ use crate::pulse::Pulse;
 use crate::queue::LocalQueue;
 use crate::request::{Error, TenantOptions};
 use crate::running::Running;
+use crate::schedules::{self, Almanac};
 use crate::service::Services;
 use crate::settler::{self, Ended};
 use crate::shared::{Counters, Job, Shared, TenantEntry};
@@ -77,6 +78,8 @@ pub struct Parts {
     pub cache: CacheParts,
     /// Where usage is kept.
     pub usage: Arc<dyn Usage>,
+    /// Where schedules are kept.
+    pub schedules: Arc<dyn Schedules>,
     /// The way to other hosts of the same database.
     pub signals: Arc<dyn Signals>,
     /// What runs guests.
@@ -121,12 +124,11 @@ impl Runtime {
         let started = left_running(options.journal_dir.as_deref())?;
         let dead = if options.exclusive { Dead::AllBut(holder) } else { Dead::Expired };
         let rescued = parts.tasks.rescue(dead, started, now_ms).await?;
-        let journal = new_journal(&options)?;
         let (ended, endings) = mpsc::channel(ENDED_MAX);
         let Parts {
             tasks, records, catalog, components, agents, history, batches, batch_records, usage, ..
         } = parts.clone();
-        let Parts { mut cache, canaries, signals, runner, clock, .. } = parts;
+        let Parts { mut cache, canaries, schedules, signals, runner, clock, .. } = parts;
         cache.backplanes.push(Arc::new(SignalPlane(Arc::clone(&signals))));
         let memory = |(tenant, entry): (&TenantId, &Arc<TenantEntry>)| {
             (*tenant, entry.policy.batches.memory_bytes_max)
@@ -151,7 +153,7 @@ impl Runtime {
             runs: Running::default(),
             next_run: AtomicI64::new(direct::first_number()),
             waiters: Waiters::default(),
-            journal,
+            journal: new_journal(&options)?,
             ended,
             agents,
             history,
@@ -159,6 +161,7 @@ impl Runtime {
             points: Points::new(options.kill_at),
             options,
             usage,
+            schedules: Almanac::new(schedules),
             meters: Meters::default(),
             metrics: Metrics::default(),
             signals,
@@ -178,11 +181,12 @@ impl Runtime {
         batch::read(&shared).await?;
         rescuer::note(&shared, &rescued);
         let handle = Handle { shared: Arc::clone(&shared), names: Arc::new(names) };
-        Ok((Runtime::spawn(shared, endings, events), handle))
+        Ok((Runtime::spawn(shared, &handle, endings, events), handle))
     }
 
     fn spawn(
         shared: Arc<Shared>,
+        handle: &Handle,
         endings: mpsc::Receiver<Ended>,
         events: mpsc::Receiver<batch::Event>,
     ) -> Runtime {
@@ -205,6 +209,7 @@ impl Runtime {
         intake.spawn(rescuer::rescue(Arc::clone(&shared), intake.stop_signal()));
         shared.time_outs.look();
         intake.spawn(expirer::expire(Arc::clone(&shared), intake.stop_signal()));
+        intake.spawn(schedules::occur(handle.clone(), intake.stop_signal()));
         intake.spawn(upkeep::keep_up(Arc::clone(&shared), intake.stop_signal()));
         intake.spawn(upkeep::sweep(Arc::clone(&shared), intake.stop_signal()));
         keeping.spawn(batch::service::serve(Arc::clone(&shared), events, keeping.stop_signal()));

@@ -34,11 +34,19 @@ pub(crate) struct Ended {
     pub(crate) kind: KindId,
     /// The task's group.
     pub(crate) group: Option<GroupId>,
+    /// Whether others may wait for a slot that the task had.
+    pub(crate) had_slot: bool,
     /// Kept until the store has answered: it holds the room promised to children.
     pub(crate) port: Option<Arc<AttemptPort>>,
 }
 
 impl Ended {
+    /// What became of a task's attempt.
+    pub(crate) fn of(job: Leased, settlement: Settlement, port: Option<Arc<AttemptPort>>) -> Ended {
+        let (kind, group, had_slot) = (job.task.kind, job.task.group, job.task.has_slot);
+        Ended { tenure: job.tenure, settlement, kind, group, had_slot, port }
+    }
+
     /// A task that goes back to the queue as if it had never been leased.
     pub(crate) fn handed_back(job: &Leased) -> Ended {
         let settlement = Settlement {
@@ -59,7 +67,8 @@ impl Ended {
             log: Default::default(),
             charge: None,
         };
-        Ended { tenure: Arc::clone(&job.tenure), kind: job.task.kind, group: None, settlement, port: None }
+        let (tenure, kind) = (Arc::clone(&job.tenure), job.task.kind);
+        Ended { tenure, kind, group: None, had_slot: false, settlement, port: None }
     }
 }
 
@@ -162,8 +171,8 @@ fn answer(shared: &Shared, part: Vec<Ended>, answers: Vec<Settled>) -> Told {
             Settled::Stored => {
                 stored += 1;
                 let children = settlement.effects.children.len() as i64;
-                // One of the same group may go now.
-                wake |= children > 0 || ended.group.is_some();
+                // One of the same group, or who waits for its slot, may go now.
+                wake |= children > 0 || ended.group.is_some() || ended.had_slot;
                 if let Transition::Fail(failure) = &settlement.transition {
                     let (tenant, code) = (settlement.tenant, failure.code);
                     shared.metrics.failed(&shared.catalog, tenant, ended.kind, code, 1);

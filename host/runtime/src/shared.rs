@@ -35,6 +35,7 @@ use crate::point::Points;
 use crate::pulse::Pulse;
 use crate::queue::{Lanes, LocalQueue};
 use crate::running::Running;
+use crate::schedules::Almanac;
 use crate::settler::Ended;
 use crate::tenure::{Tenure, Tenures};
 use crate::trees::{Known, Trees};
@@ -70,6 +71,7 @@ pub(crate) struct Shared {
     pub(crate) history: Arc<dyn History>,
     pub(crate) cache: Cache,
     pub(crate) usage: Arc<dyn Usage>,
+    pub(crate) schedules: Almanac,
     /// What runs spent and nobody has stored yet.
     pub(crate) meters: Meters,
     /// What is counted by plugin, and by how tasks failed.

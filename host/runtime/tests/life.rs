@@ -9,6 +9,7 @@ mod groups;
 mod long;
 mod metrics;
 mod pauses;
+mod slots;
 mod support;
 mod swap;
 mod trees;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use keiko_core::cache::Installation;
 use keiko_core::port::{
     Agents, BatchRecords, BatchStore, CacheLevel, CanaryStore, CatalogStore, Components, History, Records,
-    Signals, StoreError, TaskStore, Usage,
+    Schedules, Signals, StoreError, TaskStore, Usage,
 };
 use keiko_store::admin::Numbers;
 use keiko_store::postgres::{self, PostgresOptions, PostgresStore};
@@ -39,6 +39,7 @@ pub(crate) struct Seams {
     pub(crate) batch_records: Arc<dyn BatchRecords>,
     pub(crate) cache: Arc<dyn CacheLevel>,
     pub(crate) usage: Arc<dyn Usage>,
+    pub(crate) schedules: Arc<dyn Schedules>,
     pub(crate) signals: Arc<dyn Signals>,
 }
 
@@ -147,6 +148,7 @@ where
         + BatchRecords
         + CacheLevel
         + Usage
+        + Schedules
         + Signals
         + Clone,
 {
@@ -162,6 +164,7 @@ where
         batch_records: Arc::new(store.clone()),
         cache: Arc::new(store.clone()),
         usage: Arc::new(store.clone()),
+        schedules: Arc::new(store.clone()),
         signals: Arc::new(store.clone()),
     }
 }

@@ -142,10 +142,7 @@ impl HostBuilder {
         let store = Store::open(&config).await.map_err(StartError::Store)?;
         let seen = Seen::new(&data_dir, &config.database);
         look_back(&store, &seen).await?;
-        let cluster_key = match &config.cluster_key {
-            Some(key) => key.clone(),
-            None => ClusterKey::load_or_create(&data_dir.join("cluster.key")).map_err(StartError::Key)?,
-        };
+        let cluster_key = cluster_key(&config, &data_dir)?;
         let Seams {
             tasks,
             records,
@@ -158,6 +155,7 @@ impl HostBuilder {
             batch_records,
             cache,
             usage,
+            schedules,
             signals,
         } = store.seams();
         let engine = EngineOptions {
@@ -181,6 +179,7 @@ impl HostBuilder {
             batch_records,
             cache,
             usage,
+            schedules,
             signals,
             runner: Arc::new(engine.clone()),
             clock: Arc::clone(&clock),
@@ -199,6 +198,14 @@ impl HostBuilder {
             None => None,
         };
         Ok(Host { runtime, handle, store, seen, http, watching })
+    }
+}
+
+/// The key that hosts of one database share: the configuration's, or a file's.
+fn cluster_key(config: &Config, data_dir: &Path) -> Result<ClusterKey, StartError> {
+    match &config.cluster_key {
+        Some(key) => Ok(key.clone()),
+        None => ClusterKey::load_or_create(&data_dir.join("cluster.key")).map_err(StartError::Key),
     }
 }
 

@@ -123,6 +123,7 @@ async fn submit(
             group: None,
             held: false,
             tree_end_ms: None,
+            slot_key: None,
         };
         let tasks = (first..first + i64::from(batch)).map(task).collect();
         let submit = Submit { tenant, tasks, key: None, queue_max: u64::MAX, group: None, once: None };
@@ -140,6 +141,7 @@ async fn drain(store: &dyn Store, batch: u32) -> Result<(), Box<dyn Error>> {
             room: batch as usize,
             caps: HashMap::new(),
             cap_default: usize::MAX,
+            slots: Default::default(),
             after,
             lease_ms: 30_000,
             now_ms: NOW,

@@ -125,5 +125,6 @@ fn new_task(child: &Child, parent_id: TaskId, parent: &Parent, now_ms: i64) -> N
         group: child.group,
         held: child.held,
         tree_end_ms,
+        slot_key: None,
     }
 }

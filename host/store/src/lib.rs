@@ -27,6 +27,8 @@ pub mod postgres;
 mod prune;
 pub mod redis;
 mod rescue;
+mod schedule;
+mod slot;
 pub mod sqlite;
 mod stored;
 mod time_out;

@@ -34,8 +34,12 @@ pub(crate) mod pauses;
 pub(crate) mod records;
 #[path = "conformance/retention.rs"]
 pub(crate) mod retention;
+#[path = "conformance/schedules.rs"]
+pub(crate) mod schedules;
 #[path = "conformance/settles.rs"]
 pub(crate) mod settles;
+#[path = "conformance/slots.rs"]
+pub(crate) mod slots;
 #[path = "conformance/submits.rs"]
 pub(crate) mod submits;
 #[path = "conformance/trees.rs"]
@@ -172,6 +176,25 @@ macro_rules! every_promise {
                 what_waits_behind_a_pause_keeps_its_time_and_can_end
                 parked_tasks_come_back_in_parts
                 a_pause_is_told_and_belongs_to_its_tenant
+            }
+            slots {
+                no_more_tasks_of_a_kind_run_than_it_says
+                every_end_of_a_lease_frees_its_slot
+                a_slot_is_taken_by_who_waits_first
+                keys_have_slots_of_their_own
+                a_task_has_the_slots_of_its_kind_and_of_its_key
+                who_waits_for_a_slot_can_end_and_takes_nobodys_place
+                other_numbers_count_from_the_next_end_on
+                a_pause_and_a_retry_by_hand_keep_to_the_slots
+                hosts_that_lease_at_once_share_the_slots
+            }
+            schedules {
+                a_schedule_comes_back_as_it_was_made
+                schedules_are_due_in_order_and_say_when_the_next_is
+                an_occurrence_is_submitted_once
+                an_occurrence_without_a_task_says_why
+                a_paused_schedule_does_not_occur
+                another_tenant_has_no_schedule
             }
             retention {
                 ended_tasks_are_forgotten_by_how_and_when_they_ended

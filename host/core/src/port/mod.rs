@@ -8,6 +8,7 @@ mod canary;
 mod catalog;
 mod clock;
 mod runner;
+mod schedule;
 mod signal;
 mod task;
 mod usage;
@@ -23,6 +24,7 @@ pub use runner::{
     CacheRefused, Compiled, HostPort, InstallError, ItemsError, Keep, Keeping, ReserveError, Reserved,
     Runner, Stage,
 };
+pub use schedule::{Created, DueSchedules, Fired, Firing, OccurrenceTask, Schedules};
 pub use signal::{Signal, Signals};
 pub use task::{
     Beat, Dead, Expired, FailedByKind, IdBlock, Lease, LeaseRequest, Pruned, Records, Rescued, StoreError,

@@ -1,6 +1,7 @@
 //! Where tasks are kept.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use crate::code::Code;
 use crate::group::{Group, Outcome};
 use crate::id::{GroupId, Holder, KindId, TaskId, TenantId, Token};
 use crate::retention::KeptFrom;
+use crate::slot::Concurrencies;
 use crate::task::{
     Amendment, CancelAnswer, DropAnswer, LeasedTask, RetryAnswer, Settled, Settlement, Submit, Submitted,
     TaskCounts, TaskFilter, TaskSummary, TaskView,
@@ -109,6 +111,8 @@ pub struct LeaseRequest {
     pub cap_default: usize,
     /// The tenant served last: see [`crate::share::shares`].
     pub after: Option<TenantId>,
+    /// How many tasks of kinds run at once, on all hosts, as this host knows it.
+    pub slots: Arc<Concurrencies>,
     /// The holder's lease lasts this long from now on.
     pub lease_ms: i64,
     /// Now.
@@ -202,7 +206,8 @@ pub trait TaskStore: Send + Sync + 'static {
     async fn enqueue(&self, submits: Vec<Submit>, now_ms: i64) -> Result<Vec<Submitted>, StoreError>;
 
     /// Leases due tasks, fairly across tenants, in the order of [`crate::priority`] within one; tenants take turns in the answer.
-    /// Prolongs the holder's lease; a holder that is not registered gets none. Large inputs may keep due tasks for the next lease: then
+    /// Prolongs the holder's lease; a holder that is not registered gets none. A task for which there is no slot waits for one, and is
+    /// found again when one is kept for it: see [`crate::slot`]. Large inputs may keep due tasks for the next lease: then
     /// `next_run_at_ms` is now.
     async fn lease(&self, request: LeaseRequest) -> Result<Lease, StoreError>;
 

@@ -365,6 +365,7 @@ impl Bench {
             batch_records: store.clone(),
             cache: self.cache_parts(),
             usage: store.clone(),
+            schedules: store.clone(),
             signals: store,
             runner: Arc::new(Script(Arc::new(play), self.batch.clone())),
             clock: self.clock.clone(),
@@ -389,11 +390,23 @@ impl Bench {
 
 /// A host on this store with the tenant `default`, which runs at most so many attempts at once; they echo.
 pub async fn start_on(store: MemoryStore, running_max: usize) -> (Runtime, Handle) {
+    let options = Options { workers: 1, running_max, ..Options::default() };
+    start_with(store, Arc::new(Shifted::default()), options).await
+}
+
+#[allow(dead_code, reason = "used where time is virtual")]
+/// A host on this store with the tenant `default` that starts no threads: in virtual time, by this clock.
+pub async fn start_virtual(store: MemoryStore, clock: Arc<dyn Clock>) -> (Runtime, Handle) {
+    let short = Duration::from_secs(3_600);
+    let options = Options { workers: 1, short, in_place: true, ..Options::default() };
+    start_with(store, clock, options).await
+}
+
+async fn start_with(store: MemoryStore, clock: Arc<dyn Clock>, options: Options) -> (Runtime, Handle) {
     let store = Arc::new(store);
     let play = |attempt: Attempt, _, _| -> BoxFuture<'static, AttemptReport> {
         Box::pin(async move { echo(&attempt) })
     };
-    let clock = Arc::new(Shifted::default());
     let parts = Parts {
         tasks: store.clone(),
         records: store.clone(),
@@ -413,11 +426,11 @@ pub async fn start_on(store: MemoryStore, running_max: usize) -> (Runtime, Handl
             clock: clock.clone(),
         },
         usage: store.clone(),
+        schedules: store.clone(),
         signals: store,
         runner: Arc::new(Script(Arc::new(play), Arc::new(work_all))),
         clock,
     };
-    let options = Options { workers: 1, running_max, ..Options::default() };
     let name = "default".parse().expect("a name");
     let tenant = TenantOptions {
         name,
@@ -450,6 +463,7 @@ pub fn task(input: &str) -> TaskRequest {
         run_at_ms: None,
         priority: Priority::default(),
         once: None,
+        slot_key: None,
         agent: None,
         user: None,
         trace: None,

@@ -20,7 +20,7 @@ use super::json::depth;
 use super::limit::JSON_DEPTH_MAX;
 
 pub(super) use plugin::{generations, plugin, plugins, tried, watched};
-pub(super) use submit::{amendment, submit, submit_group, submit_lines};
+pub(super) use submit::{amendment, stream_line, submit, submit_group, submit_lines, template};
 
 /// A time as answers have it: RFC 3339 in UTC with milliseconds.
 pub(crate) fn time(ms: i64) -> String {

@@ -25,6 +25,10 @@ struct Inside {
     by_tenant: HashMap<TenantId, usize>,
 }
 
+/// Marks an answer whose request is inside until the last of it is written, or its reader is gone.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Streams;
+
 /// One request inside; dropping it lets the next one in.
 #[derive(Debug)]
 pub(super) struct Entered {

@@ -45,6 +45,11 @@ struct GroupJson {
     finished_at: Option<String>,
 }
 
+/// A group as JSON.
+pub(super) fn group_json(group: &Group) -> Vec<u8> {
+    to_vec(&GroupJson::from(group))
+}
+
 impl From<&Group> for GroupJson {
     fn from(group: &Group) -> GroupJson {
         GroupJson {

@@ -10,19 +10,19 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt};
 use keiko_core::limit::LimitFact;
 use keiko_core::{Code, TenantId};
 use tokio::time::{Instant, timeout_at};
 use tower::ServiceExt;
 
 use super::caller::{Caller, NOBODY};
-use super::gate::{Entered, Gate};
+use super::gate::{Entered, Gate, Streams};
 use super::limit::{
     HEADER_BYTES_MAX, HEALTH_MAX, JSON_BYTES_MAX, REQUEST_ID_BYTES_MAX, URL_BYTES_MAX, WAIT_S_MAX,
 };
 use super::problem::{self, Problem};
-use super::{Api, body, router};
+use super::{Api, body, router, stream};
 use crate::auth::{Auth, Refused, Speaker};
 
 /// The one route about the host's health that may answer with more to those who may have it.
@@ -37,6 +37,7 @@ pub(super) struct Guard {
     requests: Gate,
     waits: Gate,
     uploads: Gate,
+    streams: Gate,
     health: Gate,
     ids: RequestIds,
 }
@@ -52,6 +53,8 @@ enum Class {
     Wait,
     /// A component, or a body too large for JSON of one task.
     Upload,
+    /// Begun at once, and inside until it ends.
+    Stream,
 }
 
 impl Guard {
@@ -62,6 +65,7 @@ impl Guard {
             requests: Gate::new(limits.requests_max, tenants),
             waits: Gate::new(limits.waits_max, tenants),
             uploads: Gate::new(limits.uploads_max, tenants),
+            streams: Gate::new(limits.streams_max, tenants),
             health: Gate::new(HEALTH_MAX, 1),
             ids: RequestIds::new(),
             api,
@@ -91,12 +95,12 @@ impl Guard {
 
     async fn answer_inside(&self, request: Request, tenant: &mut Option<TenantId>) -> Response<Body> {
         match self.admit(&request, tenant) {
-            Ok((caller, _entered)) => {
+            Ok((caller, entered)) => {
                 let (mut parts, body) = request.into_parts();
                 parts.extensions.insert(caller);
                 let request = Request::from_parts(parts, body);
                 match timeout_at(caller.until, self.router.clone().oneshot(request)).await {
-                    Ok(Ok(response)) => response,
+                    Ok(Ok(response)) => held(response, entered),
                     Ok(Err(never)) => match never {},
                     Err(_) => {
                         let problem = Problem::new(Code::DeadlineExceeded, "the host did not answer in time");
@@ -134,6 +138,7 @@ impl Guard {
             Class::Request => (&self.requests, "requests", limits.request),
             Class::Wait => (&self.waits, "waits", limits.request + Duration::from_secs(WAIT_S_MAX)),
             Class::Upload => (&self.uploads, "uploads", limits.upload),
+            Class::Stream => (&self.streams, "streams", limits.request),
         };
         let entered = gate.enter(*tenant).map_err(|limit| {
             let fact = LimitFact::of_host(name, limit as u64, None);
@@ -180,6 +185,8 @@ fn class(request: &Request) -> Class {
     let large = || body::content_length(request.headers()).is_some_and(|length| length > JSON_BYTES_MAX);
     if matches!(path, "/livez" | "/readyz" | METRICS) {
         Class::Health
+    } else if is_stream(request) {
+        Class::Stream
     } else if method == Method::POST
         && (path == "/v1/plugins" || is_swap(path) || (matches!(path, "/v1/tasks" | "/v1/groups") && large()))
     {
@@ -189,6 +196,23 @@ fn class(request: &Request) -> Class {
     } else {
         Class::Request
     }
+}
+
+/// Whether the answer goes on for as long as its reader likes.
+fn is_stream(request: &Request) -> bool {
+    let (method, path) = (request.method(), request.uri().path());
+    let watched = path.starts_with("/v1/tasks/") || path.starts_with("/v1/groups/");
+    method == Method::GET && watched && path.ends_with("/events")
+        || method == Method::POST && path == "/v1/tasks" && stream::is_asked(request.headers())
+}
+
+/// The answer, which keeps its place inside for as long as it is written when it is a stream.
+fn held(response: Response<Body>, entered: Entered) -> Response<Body> {
+    if response.extensions().get::<Streams>().is_none() {
+        return response;
+    }
+    let pieces = |body: Body| body.into_data_stream().inspect(move |_| _ = &entered);
+    response.map(|body| Body::from_stream(pieces(body)))
 }
 
 /// Whether a component may be compiled before the answer: an older version has no artifact of this build of the host.
@@ -318,6 +342,12 @@ mod tests {
         check("POST", "/v1/plugins/p/activate", 5, Class::Upload);
         check("POST", "/v1/plugins/p/rollback", 0, Class::Upload);
         check("GET", "/v1/plugins/p/history", 0, Class::Request);
+        check("GET", "/v1/tasks/task_1/events", 0, Class::Stream);
+        check("GET", "/v1/groups/group_1/events?x=1", 0, Class::Stream);
+        check("POST", "/v1/tasks/task_1/events", 0, Class::Request);
+        let lines =
+            [("accept", "application/json;q=0.1, Application/X-NDJSON"), ("content-length", "9999999")];
+        assert_eq!(class(&request("POST", "/v1/tasks", &lines)), Class::Stream);
     }
 
     #[test]

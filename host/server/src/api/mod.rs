@@ -9,6 +9,7 @@ mod body;
 mod cache;
 mod caller;
 mod dto;
+mod events;
 mod gate;
 mod group;
 mod guard;
@@ -22,9 +23,11 @@ pub mod problem;
 mod query;
 mod report;
 mod run;
+mod schedule;
 mod serve;
 mod stall;
 mod statistics;
+mod stream;
 mod task;
 mod trace;
 mod usage;
@@ -98,12 +101,18 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/tasks/{id}", get(task::get).delete(task::drop_task))
         .route("/v1/tasks/{id}/result", get(task::result))
         .route("/v1/tasks/{id}/logs", get(task::logs))
+        .route("/v1/tasks/{id}/events", get(events::of_task))
         .route("/v1/tasks/{id}/cancel", post(task::cancel))
         .route("/v1/tasks/{id}/retry", post(task::retry))
         .route("/v1/groups", post(group::submit))
         .route("/v1/groups/{id}", get(group::get))
         .route("/v1/groups/{id}/outcomes", get(group::outcomes))
+        .route("/v1/groups/{id}/events", get(events::of_group))
         .route("/v1/groups/{id}/cancel", post(group::cancel))
+        .route("/v1/schedules", post(schedule::create).get(schedule::list))
+        .route("/v1/schedules/{name}", get(schedule::get).delete(schedule::remove))
+        .route("/v1/schedules/{name}/pause", post(schedule::pause))
+        .route("/v1/schedules/{name}/resume", post(schedule::resume))
         .route("/v1/agents", post(agent::create).get(agent::list))
         .route("/v1/agents/load", post(agent::load))
         .route("/v1/agents/statuses", post(agent::statuses))

@@ -15,10 +15,10 @@ use keiko_runtime::TaskDetail;
 use super::caller::{Caller, Segment};
 use super::limit::{BULK_BYTES_MAX, JSON_BYTES_MAX};
 use super::problem::Problem;
-use super::{Api, body, dto, json_answer, query, trace};
+use super::{Api, body, dto, json_answer, query, stream, trace};
 
 /// The media type of one task a line.
-const LINES: &str = "application/x-ndjson";
+pub(super) const LINES: &str = "application/x-ndjson";
 const JSON: &str = "application/json";
 
 pub(super) async fn submit(
@@ -29,6 +29,13 @@ pub(super) async fn submit(
     body: Body,
 ) -> Result<Response, Problem> {
     let wait = query::read::<query::Wait>(&uri)?.duration()?;
+    if stream::is_asked(&headers) {
+        body::expect_media_type(&headers, &[LINES])?;
+        if wait.is_some() {
+            return Err(Problem::invalid("`wait` goes with one task, not with a stream"));
+        }
+        return stream::submit(api, caller, &headers, body);
+    }
     body::expect_media_type(&headers, &[JSON, LINES])?;
     let key = idempotency_key(&headers)?;
     // What is larger than a JSON body announces its length, and was let in as an upload.

@@ -16,6 +16,7 @@ mod plugin;
 mod print;
 mod report;
 mod run;
+mod schedule;
 mod serve;
 mod stats;
 mod submit;
@@ -69,6 +70,9 @@ enum Command {
     /// Submit tasks as one group, and see what became of each
     #[command(subcommand)]
     Group(group::Command),
+    /// Submit tasks again and again, by calendars
+    #[command(subcommand)]
+    Schedule(schedule::Command),
     /// Make, list and change agents of a host
     #[command(subcommand)]
     Agent(agent::Command),
@@ -114,6 +118,7 @@ pub fn main() -> ExitCode {
         Command::Plugin(command) => end(plugin::plugin(command)),
         Command::Task(command) => end(task::task(command)),
         Command::Group(command) => end(group::group(command)),
+        Command::Schedule(command) => end(schedule::schedule(command)),
         Command::Agent(command) => end(agent::agent(command)),
         Command::User(command) => end(user::user(command)),
         Command::Batch(command) => end(batch::batch(command)),

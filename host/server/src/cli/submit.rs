@@ -109,6 +109,9 @@ pub(super) struct Submit {
     /// How long for --debounce and --throttle
     #[arg(long, value_name = "MS")]
     every: Option<u64>,
+    /// Run at the same time as few others of the kind that name this key: one, unless the kind says how many
+    #[arg(long, value_name = "KEY")]
+    concurrency_key: Option<String>,
     /// How urgent it is, from 0 to 9; each level counts as a minute of waiting [default: 0]
     #[arg(long, value_name = "0-9")]
     priority: Option<u64>,
@@ -228,6 +231,8 @@ struct TaskBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    concurrency_key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     unique: Option<Unique<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     debounce: Option<Debounce<'a>>,
@@ -284,6 +289,7 @@ impl Submit {
             delay_ms: self.delay,
             run_at: self.run_at.as_deref(),
             priority: self.priority,
+            concurrency_key: self.concurrency_key.as_deref(),
             unique: self.unique.as_deref().map(|key| Unique { key, refuse: self.refuse }),
             debounce: self
                 .debounce
@@ -303,7 +309,7 @@ impl Submit {
     /// Whether a line of a file is only an input, and everything else is said here.
     fn describes_tasks(&self) -> bool {
         let numbers = [self.fuel, self.memory, self.timeout, self.attempts, self.delay, self.priority];
-        let names = [&self.plugin, &self.kind, &self.agent, &self.user, &self.run_at];
+        let names = [&self.plugin, &self.kind, &self.agent, &self.user, &self.run_at, &self.concurrency_key];
         let times = [self.queued_timeout, self.total_timeout, self.heartbeat_timeout, self.tree_timeout];
         let trees = [self.tree_fuel, self.tree_host_calls];
         names.iter().any(|name| name.is_some())

@@ -89,6 +89,7 @@ impl Checker {
                 connections_max: count("api.connections_max", 1_024, 65_536),
                 requests_max: count("api.requests_max", 256, 65_536),
                 waits_max: count("api.waits_max", 512, 65_536),
+                streams_max: count("api.streams_max", 256, 65_536),
                 uploads_max: count("api.uploads_max", 4, 64),
                 request,
                 upload,
@@ -267,6 +268,7 @@ impl Checker {
             self.within(&format!("{path}.limits.{name}"), limits.get(name), default, 1, max)
         };
         policy.queue_max = one("queue_max", policy.queue_max, 100_000_000);
+        policy.schedules_max = one("schedules_max", policy.schedules_max, 1_000_000);
         policy.running_max = one("running_max", policy.running_max as u64, 1_000) as usize;
         policy.depth_max = one("depth_max", u64::from(policy.depth_max), 1_000) as u32;
         policy.fan_out_max = one("fan_out_max", policy.fan_out_max as u64, BULK_TASKS_MAX as u64) as usize;
@@ -282,6 +284,7 @@ impl Checker {
         let mib =
             one("batch_memory_mib_max", policy.batches.memory_bytes_max / MIB, BATCH_MEMORY_BYTES / MIB);
         policy.batches.memory_bytes_max = mib.saturating_mul(MIB);
+        policy.concurrency = self.concurrency(path, tenant);
         policy.grants = self.grants(path, tenant);
         policy
     }
@@ -411,11 +414,13 @@ impl TenantWritten {
             grants: None,
             settings: BTreeMap::new(),
             processors: BTreeMap::new(),
+            concurrency: BTreeMap::new(),
         }
     }
 }
 
 mod cache;
+mod concurrency;
 mod database;
 mod processor;
 #[cfg(test)]

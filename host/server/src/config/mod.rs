@@ -157,6 +157,8 @@ pub struct ApiLimits {
     pub requests_max: usize,
     /// Long polls at once.
     pub waits_max: usize,
+    /// Streams at once: events, and submits line by line.
+    pub streams_max: usize,
     /// Uploads, and bodies over the JSON limit, at once.
     pub uploads_max: usize,
     /// A request is answered within this time; a long poll within this and what it asked to wait.

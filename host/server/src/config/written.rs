@@ -65,6 +65,7 @@ pub(super) const SCALARS: &[(&str, Kind)] = &[
     ("api.connections_max", Kind::Number),
     ("api.requests_max", Kind::Number),
     ("api.waits_max", Kind::Number),
+    ("api.streams_max", Kind::Number),
     ("api.uploads_max", Kind::Number),
     ("api.request_s", Kind::Number),
     ("api.upload_s", Kind::Number),
@@ -82,6 +83,7 @@ pub(super) const LIMITS: &[&str] = &[
     "attempts",
     "attempts_max",
     "queue_max",
+    "schedules_max",
     "running_max",
     "tree_fuel",
     "tree_fuel_max",
@@ -96,6 +98,9 @@ pub(super) const LIMITS: &[&str] = &[
     "waiting_mib_max",
     "batch_memory_mib_max",
 ];
+
+/// How many tasks of a kind run at once.
+pub(super) const CONCURRENCY: &[&str] = &["max", "per_key"];
 
 /// The numbers of a processor.
 pub(super) const PROCESSOR: &[&str] = &["items", "kib", "age_ms", "in_flight"];
@@ -133,6 +138,9 @@ pub(super) struct Written {
     pub(super) mistakes: Vec<Mistake>,
 }
 
+/// Numbers by their names.
+pub(super) type NumbersWritten = BTreeMap<&'static str, Set<u64>>;
+
 /// A `[tenants.NAME]` table.
 #[derive(Clone, Debug)]
 pub(super) struct TenantWritten {
@@ -142,6 +150,8 @@ pub(super) struct TenantWritten {
     pub(super) grants: Option<Set<Vec<Set<String>>>>,
     pub(super) settings: BTreeMap<String, (Origin, BTreeMap<String, Set<String>>)>,
     pub(super) processors: BTreeMap<String, ProcessorWritten>,
+    /// By plugin and kind; without a kind, of each of the plugin's.
+    pub(super) concurrency: BTreeMap<(String, Option<String>), NumbersWritten>,
 }
 
 /// A `[tenants.NAME.processors.NAME]` table.
@@ -327,11 +337,18 @@ fn tenant(table: &Table<'_>) -> TenantWritten {
         }
         table.finish();
     }
-    let mut settings = BTreeMap::new();
+    let (mut settings, mut concurrency) = (BTreeMap::new(), BTreeMap::new());
     if let Some(plugins) = table.table("plugins") {
         for (name, plugin) in plugins.tables() {
             let values = plugin.table("settings").map(|settings| settings.texts()).unwrap_or_default();
-            settings.insert(name, (plugin.origin_of_first(), values));
+            settings.insert(name.clone(), (plugin.origin_of_first(), values));
+            concurrency.extend(declared(&plugin).map(|own| ((name.clone(), None), own)));
+            if let Some(kinds) = plugin.table("kinds") {
+                for (kind, table) in kinds.tables() {
+                    concurrency.extend(declared(&table).map(|own| ((name.clone(), Some(kind)), own)));
+                    table.finish();
+                }
+            }
             plugin.finish();
         }
     }
@@ -360,9 +377,19 @@ fn tenant(table: &Table<'_>) -> TenantWritten {
         grants: table.list_of_texts("grants"),
         settings,
         processors,
+        concurrency,
     };
     table.finish();
     written
+}
+
+/// What a plugin's or a kind's table says of how many tasks run at once.
+fn declared(table: &Table<'_>) -> Option<NumbersWritten> {
+    let table = table.table("concurrency")?;
+    let number = |name: &&'static str| Some((*name, table.number(name)?));
+    let numbers = CONCURRENCY.iter().filter_map(number).collect();
+    table.finish();
+    Some(numbers)
 }
 
 fn processor(table: &Table<'_>) -> ProcessorWritten {

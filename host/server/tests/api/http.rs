@@ -113,6 +113,19 @@ impl Connection {
         self.left.is_empty() && !self.more()
     }
 
+    /// The next piece of a body that comes in pieces; `None` when it has ended.
+    pub fn chunk(&mut self) -> Option<Vec<u8>> {
+        let size = String::from_utf8(self.until(b"\r\n")?).unwrap();
+        let size = usize::from_str_radix(size.trim_end(), 16).unwrap();
+        while self.left.len() < size + 2 {
+            if !self.more() {
+                return None;
+            }
+        }
+        let data = self.left.drain(..size + 2).take(size).collect();
+        (size > 0).then_some(data)
+    }
+
     fn until(&mut self, end: &[u8]) -> Option<Vec<u8>> {
         loop {
             if let Some(at) = self.left.windows(end.len()).position(|window| window == end) {

@@ -19,6 +19,8 @@ mod pauses;
 mod plugins;
 mod problems;
 mod runs;
+mod schedules;
+mod streams;
 mod tasks;
 mod watched;
 mod world;

@@ -447,3 +447,52 @@ fn tasks_of_a_key_are_unique_debounced_or_throttled() {
     keyed(&unique).expect(200);
     keyed(&body(r#""unique":{"key":"other"}"#)).problem(409, "conflict");
 }
+
+#[test]
+fn few_tasks_of_a_kind_and_a_key_run_at_once() {
+    let config = "[tenants.default.plugins.guest.kinds.loop.concurrency]\nmax = 2\n";
+    let world = World::with(config);
+    let client = world.client(None);
+    client.install("guest");
+    let start = |key: &str| {
+        let body = format!(r#"{{"kind":"loop","fuel":100000000000,"concurrency_key":"{key}"}}"#);
+        let task = client.post_json("/v1/tasks?wait=1", &body).expect(201).json();
+        (task["id"].as_str().unwrap().to_owned(), task["state"].as_str().unwrap().to_owned())
+    };
+    let (first, state) = start("a");
+    assert_eq!(state, "running");
+    let (second, state) = start("a");
+    assert_eq!(state, "pending", "its key has one slot");
+    let (third, state) = start("b");
+    assert_eq!(state, "running");
+    let (fourth, state) = start("c");
+    assert_eq!(state, "pending", "its kind has two");
+    let other = client.run(r#"{"kind":"echo","input":1,"concurrency_key":"a"}"#);
+    assert_eq!(other["state"], "completed", "another kind has slots of its own");
+    client.post(&format!("/v1/tasks/{first}/cancel")).expect(200);
+    let state = |id: &str| client.get(&format!("/v1/tasks/{id}")).expect(200).json()["state"].clone();
+    let until_running = |id: &str| {
+        let begun = std::time::Instant::now();
+        while state(id) != "running" {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(20), "the slot is not taken");
+            std::thread::yield_now();
+        }
+    };
+    // Who waits for the kind is first, and then who waited for a key before.
+    until_running(&fourth);
+    assert_eq!(state(&second), "pending");
+    client.post(&format!("/v1/tasks/{third}/cancel")).expect(200);
+    until_running(&second);
+
+    let refused = |key: &str| {
+        let body = serde_json::json!({"kind": "echo", "concurrency_key": key}).to_string();
+        client.post_json("/v1/tasks", &body).problem(400, "invalid_input")
+    };
+    refused("");
+    refused("a\nb");
+    refused(&"k".repeat(keiko_core::limit::KEY_BYTES_MAX + 1));
+    client.submit(&format!(
+        r#"{{"kind":"echo","concurrency_key":"{}"}}"#,
+        "k".repeat(keiko_core::limit::KEY_BYTES_MAX)
+    ));
+}

@@ -91,14 +91,17 @@ impl State {
             take_turns(&mut taken, &shares, |due| *due);
         }
         let parked = self.park(&mut taken);
+        let moved = self.take_slots(&mut taken, request);
         let wanted = taken.len();
         self.drop_what_does_not_fit(&mut taken);
-        let next_run_at_ms = match (taken.len() == wanted && !parked, taken.len() < request.room) {
+        let next_run_at_ms = match (taken.len() == wanted && !parked && !moved, taken.len() < request.room) {
             (false, _) => Some(request.now_ms),
             (true, true) => self.next_due(request.now_ms),
             (true, false) => None,
         };
-        let tasks = taken.iter().filter_map(|&(_, _, id)| self.take(id, request.holder)).collect();
+        let mut tasks: Vec<_> =
+            taken.iter().filter_map(|&(_, _, id)| self.take(id, request.holder)).collect();
+        self.look_at_slots(&mut tasks, request);
         let after = shares.last().map(|&(tenant, _)| tenant).or(request.after);
         Lease { tasks, after, next_run_at_ms, lost: false }
     }
@@ -273,5 +276,7 @@ fn leased(id: TaskId, row: &Row) -> LeasedTask {
         ends: row.ends,
         group: row.group,
         tree: None,
+        slot_key: row.slot_key.clone(),
+        has_slot: false,
     }
 }

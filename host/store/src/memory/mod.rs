@@ -20,7 +20,9 @@ mod mutation;
 mod onces;
 mod pauses;
 mod records;
+mod schedules;
 mod settles;
+mod slots;
 mod state;
 mod tasks;
 #[cfg(test)]

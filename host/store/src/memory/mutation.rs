@@ -392,6 +392,46 @@ mutations! {
     ParkForgetsDueTime;
     /// All parked tasks come back at once.
     UnparkIgnoresItsNumber;
+    /// Any number of tasks of a kind or a key is leased.
+    SlotsIgnored;
+    /// One task more than there are slots is leased.
+    SlotOneMore;
+    /// A slot is never free again.
+    SlotNeverFree;
+    /// Nobody is woken when a slot is free.
+    SlotWakesNobody;
+    /// Who waited last for a slot has it first.
+    SlotToTheLast;
+    /// A slot is not kept for the task that is woken for it.
+    SlotNotKept;
+    /// Keys of all tenants have the same slots.
+    SlotOfAnyTenant;
+    /// Keys of all kinds have the same slots.
+    SlotOfAnyKind;
+    /// Keys have no slots of their own.
+    SlotKeyIgnored;
+    /// A retry by hand loses the key of the slot.
+    RetryForgetsSlotKey;
+    /// An occurrence that somebody has submitted is submitted again.
+    OccurrenceTwice;
+    /// An occurrence is written without its task.
+    OccurrenceLost;
+    /// A schedule does not say what became of its last occurrence.
+    OccurrenceForgotten;
+    /// A schedule takes the place of one of the same name.
+    ScheduleReplaced;
+    /// A tenant may have any number of schedules.
+    SchedulesUnbounded;
+    /// A paused schedule occurs.
+    PausedScheduleOccurs;
+    /// A schedule that is removed occurs.
+    RemovedScheduleOccurs;
+    /// A tenant sees and changes another's schedules.
+    ScheduleForOthers;
+    /// A page of schedules starts with the one that the page before ended with.
+    SchedulesRepeatTheirEdge;
+    /// Nobody is told when the next schedule occurs.
+    NextScheduleForgotten;
     /// Agents are loaded in the order of their ids.
     AgentsInIdOrder;
     /// Agents that are missing are left out.

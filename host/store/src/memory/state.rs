@@ -11,12 +11,14 @@ use keiko_core::id::{
     AgentId, Digest, GroupId, Holder, KindId, PluginId, TaskId, TenantId, Token, UserId, VersionId,
 };
 use keiko_core::manifest::Manifest;
-use keiko_core::name::{KindName, PluginName, TenantName, VersionName};
+use keiko_core::name::{KindName, PluginName, ScheduleName, TenantName, VersionName};
 use keiko_core::outcome::Failure;
 use keiko_core::pause::Paused;
 use keiko_core::policy::BudgetRequest;
 use keiko_core::port::{StoreError, StoreErrorKind};
 use keiko_core::priority::Priority;
+use keiko_core::schedule::Schedule;
+use keiko_core::slot::Slot;
 use keiko_core::task::{AttemptRecord, Key, Lineage, NewTask, Payload, TaskState};
 use keiko_core::time_out::Ends;
 use keiko_core::tree::Tree;
@@ -64,6 +66,11 @@ pub(super) struct State {
     pub(super) users: BTreeMap<UserId, (TenantId, User)>,
     pub(super) groups: BTreeMap<GroupId, GroupRow>,
     pub(super) trees: BTreeMap<TaskId, TreeRow>,
+    /// Whose each slot is: of the lease of a task under a token.
+    pub(super) slot_use: BTreeMap<(Slot, TaskId), Token>,
+    /// Tasks that wait for a slot, by their places.
+    pub(super) slot_wait: BTreeSet<(Slot, i64, TaskId)>,
+    pub(super) schedules: BTreeMap<(TenantId, ScheduleName), Schedule>,
     pub(super) batches: Batches,
     /// By tenant and day.
     pub(super) usage: BTreeMap<(TenantId, i64), Spent>,
@@ -169,6 +176,7 @@ pub(super) struct Row {
     pub(super) budget: BudgetRequest,
     pub(super) ends: Ends,
     pub(super) group: Option<GroupId>,
+    pub(super) slot_key: Option<String>,
     pub(super) trace: Option<String>,
     pub(super) input: Payload,
     pub(super) agent: Option<AgentId>,
@@ -204,6 +212,7 @@ impl Row {
             budget: task.budget,
             ends: ends(task),
             group: task.group,
+            slot_key: task.slot_key.clone(),
             trace: task.trace.clone(),
             input: task.input.clone(),
             agent: task.agent,

@@ -385,6 +385,9 @@ fn revive(row: &mut Row, now_ms: i64, mutation: Option<Mutation>) {
     if mutation == Some(Mutation::RetryForgetsPriority) {
         (row.priority, row.place_ms) = (Priority::default(), row.run_at_ms);
     }
+    if mutation == Some(Mutation::RetryForgetsSlotKey) {
+        row.slot_key = None;
+    }
     if mutation == Some(Mutation::RetryRestartsTokens) {
         row.token = Token(0);
     }

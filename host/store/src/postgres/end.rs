@@ -32,9 +32,10 @@ pub(crate) const FINISH: &str = "
         WHERE t.id = e.id AND t.tenant = coalesce($8, t.tenant) RETURNING t.*)
     INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
         finished_ms, root, parent, depth, code, message, detail, budget, trace, input_type, input, agent, app_user,
-        priority, task_group)
+        priority, task_group, slot_key)
     SELECT id, tenant, kind, $2, token + $3, attempts, crashes + $4, earlier, created_ms, coalesce(due_ms, run_at_ms),
-        $5, root, parent, depth, $6, $7, $9, budget, trace, input_type, input, agent, app_user, priority, task_group
+        $5, root, parent, depth, $6, $7, $9, budget, trace, input_type, input, agent, app_user, priority, task_group,
+        slot_key
     FROM gone RETURNING id, tenant, agent, task_group, kind";
 
 /// Up to `$2` tasks whose time is over, which nobody else changes until the commit, with times on the caller's clock, `$1`:
@@ -67,12 +68,12 @@ const REVIVE: &str = "
         FROM gone WHERE started_ms IS NOT NULL),
     revived AS (
         INSERT INTO task (id, tenant, kind, token, earlier, created_ms, run_at_ms, root, parent, depth, budget, trace,
-            input_type, input, agent, app_user, priority, due_ms, start_by_ms, end_by_ms, task_group)
+            input_type, input, agent, app_user, priority, due_ms, start_by_ms, end_by_ms, task_group, slot_key)
         SELECT id, tenant, kind, token, earlier + attempts, created_ms,
             keiko_now($3) - coalesce(priority, 0) * $5::bigint, root, parent, depth, budget, trace, input_type,
             coalesce(input, ''), agent, app_user, priority, CASE WHEN priority IS NOT NULL THEN keiko_now($3) END,
             keiko_now($3) + (budget::json ->> 'queued_ms')::bigint, keiko_now($3) + least((budget::json ->> 'total_ms')::bigint,
-                (budget::json ->> 'tree_ms')::bigint), task_group
+                (budget::json ->> 'tree_ms')::bigint), task_group, slot_key
         FROM gone)
     SELECT agent, elapsed_us, task_group FROM gone";
 

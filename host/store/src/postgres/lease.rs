@@ -23,6 +23,7 @@ use super::end::fail_undecodable;
 use super::pause::park;
 use super::row::{self, get};
 use super::session::Session;
+use super::slot::{self, is_over};
 use super::tree::trees;
 use crate::admit::read_type;
 use crate::format::{Undecodable, decode_budget};
@@ -46,7 +47,7 @@ macro_rules! leased {
             t.parent, t.depth, t.budget, t.trace, t.input_type, octet_length(t.input) AS input_bytes,
             CASE WHEN octet_length(t.input) <= 8192 THEN t.input END AS input, t.agent, t.app_user,
             t.start_by_ms - (keiko_now($2) - $2) AS start_by_ms, t.end_by_ms - (keiko_now($2) - $2) AS end_by_ms,
-            t.task_group, t.kind IN (SELECT kind FROM pause WHERE NOT ending) AS paused"
+            t.task_group, t.kind IN (SELECT kind FROM pause WHERE NOT ending) AS paused, t.slot_key"
     };
 }
 
@@ -92,7 +93,10 @@ pub(crate) const LEASE: &str = concat!(
     ", due.place, due.share
     )
     SELECT leased.*, (SELECT count(*) FROM placed), EXISTS (
-        SELECT FROM task WHERE run_at_ms = due_ms AND due_ms <= keiko_now($2) AND holder IS NULL)
+        SELECT FROM task WHERE run_at_ms = due_ms AND due_ms <= keiko_now($2) AND holder IS NULL),
+        EXISTS (SELECT FROM slot_use AS u WHERE ",
+    is_over!("$2"),
+    ")
     FROM alive LEFT JOIN leased ON true"
 );
 
@@ -132,8 +136,9 @@ pub(crate) const NEXT_RUN_AT: &str = "
     WHERE waiting.tenant NOT IN (SELECT tenant FROM pause WHERE kind = 0)";
 
 /// Prolongs the holder `$1` and looks when the first pending task comes due, on the caller's clock, and the caller's
-/// time: one look into `task_ready` for each tenant. Parameters: now, lease.
-pub(crate) const LOOK: &str = "
+/// time: one look into `task_ready` for each tenant. It says first whether a slot may be free. Parameters: now, lease.
+pub(crate) const LOOK: &str = concat!(
+    "
     WITH RECURSIVE alive AS (
         UPDATE holder SET until_ms = greatest(until_ms, keiko_now($2) + $3) WHERE id = $1 RETURNING id
     ), waiting (tenant) AS (
@@ -142,11 +147,14 @@ pub(crate) const LOOK: &str = "
         SELECT next.tenant FROM waiting CROSS JOIN LATERAL (
             SELECT tenant FROM task WHERE tenant > waiting.tenant ORDER BY tenant LIMIT 1) AS next
     )
-    SELECT (SELECT min(first.run_at_ms) - (keiko_now($2) - $2) FROM waiting CROSS JOIN LATERAL (
+    SELECT EXISTS (SELECT FROM slot_use AS u WHERE ",
+    is_over!("$2"),
+    "), (SELECT min(first.run_at_ms) - (keiko_now($2) - $2) FROM waiting CROSS JOIN LATERAL (
         SELECT run_at_ms FROM task WHERE tenant = waiting.tenant AND holder IS NULL
         ORDER BY run_at_ms, id LIMIT 1) AS first
         WHERE waiting.tenant NOT IN (SELECT tenant FROM pause WHERE kind = 0))
-    FROM alive";
+    FROM alive"
+);
 
 /// What a lease that takes nothing answers; `None` when there is something to take.
 pub(crate) async fn look(session: &mut Session, request: &LeaseRequest) -> Result<Option<Lease>, StoreError> {
@@ -154,8 +162,8 @@ pub(crate) async fn look(session: &mut Session, request: &LeaseRequest) -> Resul
     let Some(row) = session.row(query).await? else {
         return Ok(Some(Lease { lost: true, ..Lease::default() }));
     };
-    let next_run_at_ms: Option<i64> = get(&row, 0)?;
-    let due = next_run_at_ms.is_some_and(|at| at <= request.now_ms);
+    let (freed, next_run_at_ms): (bool, Option<i64>) = (get(&row, 0)?, get(&row, 1)?);
+    let due = freed || next_run_at_ms.is_some_and(|at| at <= request.now_ms);
     Ok((!due).then(|| Lease { after: request.after, next_run_at_ms, ..Lease::default() }))
 }
 
@@ -167,25 +175,27 @@ pub(crate) async fn lease(session: &mut Session, request: &LeaseRequest) -> Resu
     }
     let mut taken = Taken::default();
     taken.add(&rows)?;
-    let raised = get::<bool>(&rows[0], 26)?;
+    let raised = get::<bool>(&rows[0], 27)?;
     if raised {
         let query = sqlx::query(RAISE).bind(request.now_ms).bind(AGEING_MS).bind(RAISE_MAX);
         session.run(query).await?;
     }
     // Behind as many tenants as there is room there may be others, whose turn it is when somebody else had those.
-    let cut = get::<i64>(&rows[0], 25)? >= number(request.room) && taken.count < request.room;
+    let cut = get::<i64>(&rows[0], 26)? >= number(request.room) && taken.count < request.room;
     let whole =
         more_rounds(session, request, &mut taken).await? && !cut && !raised && taken.paused.is_empty();
     park(session, &taken.paused).await?;
+    let freed = get::<bool>(&rows[0], 28)?;
     let after = taken.tenants.last().map(|&(tenant, _)| tenant).or(request.after);
     let Taken { mut tasks, mut unreadable, tenants, .. } = taken;
     take_turns(&mut tasks, &tenants, |one| (one.task.tenant, one.task.place_ms, one.task.id));
+    let moved = slot::take(session, request, freed, &mut tasks, |one| &mut one.task).await?;
     let fitted = load_inputs(session, &mut tasks, &mut unreadable).await?;
     let trees = trees(session, roots(tasks.iter().map(|one| &one.task))).await?;
     tasks.iter_mut().for_each(|one| one.task.tree = trees.get(&one.task.lineage.root).copied());
     fail_undecodable(session, &unreadable, request.now_ms).await?;
-    let next_run_at_ms = match (fitted && whole, tasks.len() < request.room) {
-        // What did not fit, or took its place just now, is due for the next lease.
+    let next_run_at_ms = match (fitted && whole && !moved, tasks.len() < request.room) {
+        // What did not fit, or took its place or a slot just now, is due for the next lease.
         (false, _) => Some(request.now_ms),
         (true, true) => next_run_at(session, request.now_ms).await?,
         (true, false) => None,
@@ -269,7 +279,7 @@ impl Taken {
         let mut places: BTreeMap<i64, (TenantId, i64, usize)> = BTreeMap::new();
         for row in rows {
             let Some(id) = get::<Option<i64>>(row, 0)? else { continue };
-            let (tenant, place, share) = (TenantId(get(row, 1)?), get(row, 23)?, get(row, 24)?);
+            let (tenant, place, share) = (TenantId(get(row, 1)?), get(row, 24)?, get(row, 25)?);
             places.entry(place).or_insert((tenant, share, 0)).2 += 1;
             self.count += 1;
             if get(row, 22)? {
@@ -336,6 +346,8 @@ fn decode(row: &PgRow) -> Result<Leased, StoreError> {
         ends: Ends { start_by_ms: get(row, 19)?, end_by_ms: get(row, 20)? },
         group: get::<Option<i64>>(row, 21)?.map(GroupId),
         tree: None,
+        slot_key: get(row, 23)?,
+        has_slot: false,
     };
     let input_bytes = input.is_none().then_some(u64::from(input_bytes));
     Ok(Leased { task, input_bytes })

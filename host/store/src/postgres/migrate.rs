@@ -28,6 +28,8 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("canaries", include_str!("../../../../migrations/postgres/0013_canaries.sql")),
     ("task_root", include_str!("../../../../migrations/postgres/0014_task_root.sql")),
     ("joins", include_str!("../../../../migrations/postgres/0015_joins.sql")),
+    ("slots", include_str!("../../../../migrations/postgres/0016_slots.sql")),
+    ("schedules", include_str!("../../../../migrations/postgres/0017_schedules.sql")),
 ];
 
 /// How a file starts that cannot run in a transaction.

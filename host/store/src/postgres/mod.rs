@@ -40,8 +40,10 @@ mod prune;
 mod records;
 mod replica;
 pub(crate) mod row;
+mod schedule;
 pub(crate) mod session;
 mod settle;
+mod slot;
 mod submit;
 #[cfg(test)]
 mod tenancy;

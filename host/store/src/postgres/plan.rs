@@ -25,7 +25,7 @@ use super::records::{TASK, list_text};
 use super::submit::PRUNE_KEYS;
 use super::tree::{CHARGE, TREES};
 use super::world::database::Database;
-use super::{agents, once};
+use super::{agents, once, schedule, slot};
 
 /// Ended tasks of the short and of the long form.
 const ENDED: i64 = 1_000_000;
@@ -56,6 +56,10 @@ const LIVE: &str = "
         SELECT 1 + n % 20, 'k' || n, n, 1, '', n FROM generate_series(1, 20000) AS n;
     INSERT INTO task_key (tenant, kind, key, task, due_ms, expires_ms)
         SELECT 1 + n % 20, 1 + n % 20, 'k' || n, n, n, n FROM generate_series(1, 20000) AS n;
+    INSERT INTO schedule (tenant, name, definition, input, created_ms, next_ms)
+        SELECT 1 + n % 50, 's' || n, '{}', '', n, n FROM generate_series(1, 2000) AS n;
+    INSERT INTO slot_wait (tenant, kind, key, place_ms, task)
+        SELECT 1 + n % 50, 1 + n % 50, 'k' || n % 3, n, 9000000000 + n FROM generate_series(1, 20000) AS n;
     INSERT INTO pause (tenant, kind, since_ms, ending) VALUES (48, 48, 0, true), (47, 0, 0, false);
     INSERT INTO attempt (task, number, tenant, started_ms, fuel_used, memory_bytes_peak, host_calls, elapsed_us, taint,
             effects)
@@ -195,6 +199,10 @@ fn systems_cases() -> Vec<Case> {
         case(WALK, "2, 0, 9223372036854775807, 100", &["finished_pkey"]),
         case(PRUNE_KEYS, "9000000000000, 100", &["idempotency_expires", "idempotency_pkey"]),
         case(UNPARK, "48, 48, 1000, 2305843009213693952", &["task_ready"]),
+        case(schedule::DUE, "9000000000000, 100", &["schedule_next"]),
+        case(schedule::NEXT, "5", &["schedule_next"]),
+        case(slot::STAND, "'{2}', '{2}', '{k}', '{1}'", &["slot_use_pkey", "slot_wait_pkey"]),
+        case(slot::WAKE, "'{2}', '{2}', '{k}', '{5}', 2305843009213693952", &["slot_wait_pkey", "task_pkey"]),
         case(once::LOAD, "'{2}', '{2}', '{k41}'", &["task_key_pkey", "task_pkey"]),
         case(once::PRUNE, "9000000000000, 100", &["task_key_expires"]),
         case(once::PUT_OFF, "9000000000000, 100, 5", &["task_key_expires"]),

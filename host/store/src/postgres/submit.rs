@@ -38,16 +38,16 @@ const UPSERT_KEYS: &str = "INSERT INTO idempotency AS i (tenant, key, first, cou
 /// Only tasks whose kind is their tenant's; the number tells.
 const INSERT_TASKS: &str = "INSERT INTO task (id, tenant, kind, created_ms, run_at_ms, root, parent, depth, budget,
         trace, input_type, input, agent, app_user, priority, due_ms, start_by_ms, end_by_ms,
-        task_group)
+        task_group, slot_key)
     SELECT n.id, n.tenant, n.kind, n.created_ms, n.run_at_ms, n.root, n.parent, n.depth, n.budget,
         n.trace, n.input_type, n.input, n.agent, n.app_user, n.priority, n.due_ms, n.start_by_ms,
-        n.end_by_ms, n.task_group
+        n.end_by_ms, n.task_group, n.slot_key
     FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
         $8::integer[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::bigint[], $14::bigint[],
         $15::smallint[], $16::bigint[], $17::bigint[], $18::bigint[],
-        $19::bigint[])
+        $19::bigint[], $20::text[])
         AS n (id, tenant, kind, created_ms, run_at_ms, root, parent, depth, budget, trace, input_type, input, agent,
-            app_user, priority, due_ms, start_by_ms, end_by_ms, task_group)
+            app_user, priority, due_ms, start_by_ms, end_by_ms, task_group, slot_key)
     JOIN kind AS k ON k.id = n.kind AND k.tenant = n.tenant";
 
 /// Stores submits, each with its own now; the answers are in their order.
@@ -175,6 +175,7 @@ pub(crate) async fn insert(
         let query = query.bind(perhaps(|task| Some(task.agent?.0))).bind(perhaps(|task| Some(task.user?.0)));
         let query = query.bind(priorities.collect::<Vec<_>>()).bind(due.collect::<Vec<_>>());
         let query = query.bind(start_by).bind(end_by).bind(perhaps(|task| Some(task.group?.0)));
+        let query = query.bind(texts(|task| task.slot_key.as_deref().map(stored_text)));
         if session.run(query).await? != chunk.len() as u64 {
             let message = "a task's kind is not its tenant's";
             return Err(StoreError::new(StoreErrorKind::Refused, message));

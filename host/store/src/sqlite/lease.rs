@@ -16,6 +16,7 @@ use super::end::fail_undecodable;
 use super::error::store_error;
 use super::pause::park;
 use super::session::{Session, json};
+use super::slot;
 use super::tree::trees;
 use crate::admit::read_type;
 use crate::format::decode_budget;
@@ -63,7 +64,8 @@ pub(crate) const LEASE_TASKS: &str = "
     RETURNING id, tenant, kind, token, attempts, deadlines, crashes, created_ms, run_at_ms, root, parent, depth,
         budget, trace, input_type, input_bytes, input, agent, app_user, start_by_ms, end_by_ms,
         task_group,
-        EXISTS (SELECT 1 FROM pause WHERE pause.tenant = task.tenant AND pause.kind = task.kind AND NOT ending)";
+        EXISTS (SELECT 1 FROM pause WHERE pause.tenant = task.tenant AND pause.kind = task.kind AND NOT ending),
+        slot_key";
 
 /// Due tasks of each tenant in `?1`, in that order, counted up to `?3`.
 pub(crate) const COUNT_DUE: &str = "
@@ -91,10 +93,13 @@ macro_rules! raise {
     };
 }
 
-/// Prolongs the holder `?1` to `?2`, and moves up to `?5` tasks with a priority that have come due by `?3` to their place,
+/// Prolongs the holder `?1` to `?2`, says whether anybody has a slot, and moves up to `?5` tasks with a priority that have come due by `?3` to their place,
 /// each level being worth `?4`. Tasks without a priority are not in the index: then this is one look at nothing.
-const PROLONG_AND_RAISE: &str =
-    concat!("UPDATE holder SET until_ms = max(until_ms, ?2) WHERE id = ?1 RETURNING 1; ", raise!());
+const PROLONG_AND_RAISE: &str = concat!(
+    "UPDATE holder SET until_ms = max(until_ms, ?2) WHERE id = ?1
+        RETURNING EXISTS (SELECT 1 FROM slot_use); ",
+    raise!()
+);
 
 /// The second half, whose plan is checked.
 #[cfg(test)]
@@ -105,9 +110,9 @@ pub(crate) async fn lease(session: &mut Session, request: &LeaseRequest) -> Resu
     let until_ms = request.now_ms.saturating_add(request.lease_ms);
     let query = sqlx::query(PROLONG_AND_RAISE).bind(request.holder.0).bind(until_ms);
     let query = query.bind(request.now_ms).bind(AGEING_MS).bind(RAISE_MAX);
-    if session.rows(query).await?.is_empty() {
-        return Ok(Lease { lost: true, ..Lease::default() });
-    }
+    let alive = session.rows(query).await?;
+    let Some(alive) = alive.first() else { return Ok(Lease { lost: true, ..Lease::default() }) };
+    let slots: bool = alive.try_get(0).map_err(store_error)?;
     let claims = claims(session, request).await?;
     let first_shares = shares(&claims, request.room, request.after);
     let mut rows = Vec::new();
@@ -117,11 +122,12 @@ pub(crate) async fn lease(session: &mut Session, request: &LeaseRequest) -> Resu
     rows.retain(|row| !is_paused(row));
     let (mut taken, mut undecodable) = decode(&rows);
     take_turns(&mut taken, &first_shares, |taken| (taken.task.tenant, taken.task.place_ms, taken.task.id));
+    let moved = slot::take(session, request, slots, &mut taken, |taken| &mut taken.task).await?;
     let fitted = load_inputs(session, &mut taken, &mut undecodable).await?;
     fail_undecodable(session, &undecodable, request.now_ms).await?;
     let trees = trees(session, roots(taken.iter().map(|taken| &taken.task))).await?;
     taken.iter_mut().for_each(|taken| taken.task.tree = trees.get(&taken.task.lineage.root).copied());
-    let next_run_at_ms = match (fitted && parked.is_empty(), taken.len() < request.room) {
+    let next_run_at_ms = match (fitted && parked.is_empty() && !moved, taken.len() < request.room) {
         // What did not fit is due, for the next lease, and so may be what stands behind paused ones.
         (false, _) => Some(request.now_ms),
         (true, true) => next_run_at(session, request.now_ms).await?,
@@ -291,6 +297,8 @@ fn decode_row(row: &SqliteRow) -> Option<Taken> {
         ends: Ends { start_by_ms: row.try_get(19).ok()?, end_by_ms: row.try_get(20).ok()? },
         group: row.try_get::<Option<i64>, _>(21).ok()?.map(GroupId),
         tree: None,
+        slot_key: row.try_get(23).ok()?,
+        has_slot: false,
     };
     let input_bytes = input_bytes.map(|bytes| u64::try_from(bytes).ok());
     let input_bytes = if input_bytes == Some(None) { return None } else { input_bytes.flatten() };

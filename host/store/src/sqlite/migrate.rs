@@ -24,6 +24,8 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("canaries", include_str!("../../../../migrations/sqlite/0013_canaries.sql")),
     ("task_root", include_str!("../../../../migrations/sqlite/0014_task_root.sql")),
     ("joins", include_str!("../../../../migrations/sqlite/0015_joins.sql")),
+    ("slots", include_str!("../../../../migrations/sqlite/0016_slots.sql")),
+    ("schedules", include_str!("../../../../migrations/sqlite/0017_schedules.sql")),
 ];
 
 /// Why a database cannot be brought to this schema.

@@ -17,7 +17,7 @@ use super::pause::UNPARK;
 use super::records::{COUNTS, TASK, list_text};
 use super::submit::PRUNE_KEYS;
 use super::tree::{CHARGE, TREES};
-use super::{agents, migrate, once, prune, settle};
+use super::{agents, migrate, once, prune, schedule, settle, slot};
 
 /// Databases with so many tasks that the planner's guesses matter: without statistics, as the store leaves it, and
 /// with them, as after somebody's `ANALYZE`.
@@ -244,6 +244,14 @@ async fn the_data_layer_uses_its_indexes() {
         }
         check(&mut connection, prune::WALK, &["finished_tenant (tenant=? AND rowid>? AND rowid<?)"]).await;
         check(&mut connection, PRUNE_KEYS, &["idempotency_expires (expires_ms<?)"]).await;
+        check(&mut connection, schedule::DUE, &["schedule_next (next_ms>? AND next_ms<?)"]).await;
+        check(
+            &mut connection,
+            slot::STAND,
+            &["u USING PRIMARY KEY (tenant=? AND kind=? AND key=?", "w USING PRIMARY KEY (tenant=?"],
+        )
+        .await;
+        check(&mut connection, slot::FIRST, &["w USING PRIMARY KEY (tenant=? AND kind=? AND key=?)"]).await;
     }
 }
 
@@ -273,6 +281,8 @@ fn statements() -> Vec<String> {
         PRUNE_KEYS,
         BELOW_ROOTS,
         once::PRUNE,
+        schedule::DUE,
+        schedule::NEXT,
     ];
     let batches = [CANDIDATES, GROUPS, LETTERS, LOOK, NEXT, ROWS];
     let fixed = fixed.into_iter().chain(batches).map(str::to_owned);

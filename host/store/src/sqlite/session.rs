@@ -19,7 +19,7 @@ use super::error::store_error;
 use super::{batch, submit};
 use crate::transaction::Transactions;
 
-/// Rows of one statement, few sizes so that few statements are cached. 512 rows of 20 columns stay below
+/// Rows of one statement, few sizes so that few statements are cached. 512 rows of 21 columns stay below
 /// SQLite's 32,766 parameters.
 const SIZES: [usize; 4] = [1, 8, 64, 512];
 

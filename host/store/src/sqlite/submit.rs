@@ -25,9 +25,9 @@ static INSERT_TASK: LazyLock<RowStatement> = LazyLock::new(|| {
     RowStatement::new(
         "INSERT INTO task (id, tenant, kind, created_ms, run_at_ms, root, parent, depth, budget, trace,
             input_type, input_bytes, input, agent, app_user, priority, due_ms, start_by_ms,
-            end_by_ms, task_group)
+            end_by_ms, task_group, slot_key)
          SELECT * FROM (VALUES) WHERE column1 IS NOT NULL",
-        20,
+        21,
     )
 });
 
@@ -158,7 +158,8 @@ pub(crate) async fn insert(session: &mut Session, tasks: &[(TenantId, &NewTask)]
                 .add(stored_due_ms(task))
                 .add(ends.start_by_ms)
                 .add(ends.end_by_ms)
-                .add(task.group.map(|id| id.0));
+                .add(task.group.map(|id| id.0))
+                .add(task.slot_key.as_deref());
         })
         .await?;
     let large: Vec<_> = tasks.iter().filter(|(_, task)| task.input.bytes.len() > INLINE_BYTES_MAX).collect();

@@ -28,6 +28,8 @@ const SCHEMA: &[&str] = &[
     include_str!("../../../../migrations/postgres/0013_canaries.sql"),
     include_str!("../../../../migrations/postgres/0014_task_root.sql"),
     include_str!("../../../../migrations/postgres/0015_joins.sql"),
+    include_str!("../../../../migrations/postgres/0016_slots.sql"),
+    include_str!("../../../../migrations/postgres/0017_schedules.sql"),
 ];
 
 /// Keeps tests apart that find no template.

@@ -14,7 +14,7 @@ use keiko_core::outcome::{Failure, Meter, Taint};
 use keiko_core::policy::BudgetRequest;
 use keiko_core::port::{
     Agents, BatchRecords, BatchStore, CanaryStore, CatalogStore, Components, History, Lease, LeaseRequest,
-    Records, Reserved, TaskStore, Usage,
+    Records, Reserved, Schedules, TaskStore, Usage,
 };
 use keiko_core::priority::Priority;
 use keiko_core::task::{
@@ -47,6 +47,7 @@ pub struct World {
     pub batches: Arc<dyn BatchStore>,
     pub batch_records: Arc<dyn BatchRecords>,
     pub usage: Arc<dyn Usage>,
+    pub schedules: Arc<dyn Schedules>,
     pub ada: Customer,
     pub bob: Customer,
     _kept: Box<dyn Any + Send + Sync>,
@@ -93,7 +94,8 @@ where
         + History
         + BatchStore
         + BatchRecords
-        + Usage,
+        + Usage
+        + Schedules,
 {
     let ada = customer(&*store, "ada").await;
     let bob = customer(&*store, "bob").await;
@@ -107,7 +109,8 @@ where
         history: store.clone(),
         batches: store.clone(),
         batch_records: store.clone(),
-        usage: store,
+        usage: store.clone(),
+        schedules: store,
         ada,
         bob,
         _kept: kept,
@@ -206,6 +209,7 @@ pub fn request(holder: Holder, room: usize) -> LeaseRequest {
         caps: HashMap::new(),
         cap_default: usize::MAX,
         after: None,
+        slots: Default::default(),
         lease_ms: LEASE_MS,
         now_ms: NOW,
     }
@@ -227,6 +231,7 @@ pub fn new_task(id: TaskId, kind: KindId) -> NewTask {
         group: None,
         held: false,
         tree_end_ms: None,
+        slot_key: None,
     }
 }
 

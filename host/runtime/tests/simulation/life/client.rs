@@ -107,7 +107,10 @@ impl Clients {
         let Some(handle) = self.hosts.handle(random) else { return };
         let (tenant, mark) = (self.tenant(random), self.mark());
         let scripts: Vec<Script> = (0..random.among(1, 4)).map(|_| Script::draw(random)).collect();
-        let tasks = scripts.iter().map(|script| task(script.input(&mark))).collect();
+        // Few run at once under a key.
+        let key = random.percent(30).then(|| format!("key-{}", random.among(1, 3)));
+        let keyed = |script: &Script| TaskRequest { slot_key: key.clone(), ..task(script.input(&mark)) };
+        let tasks = scripts.iter().map(keyed).collect();
         if let Ok(accepted) = handle.submit(tenant, tasks, None).await {
             self.note(tenant, accepted.first, &scripts);
         }
@@ -227,5 +230,6 @@ fn task(input: String) -> TaskRequest {
         user: None,
         trace: None,
         once: None,
+        slot_key: None,
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use keiko_core::policy::TenantPolicy;
 use keiko_core::port::{BatchRecords, Clock, Records};
+use keiko_core::slot::Concurrency;
 use keiko_core::{TenantId, TenantName};
 use keiko_runtime::cache::CacheParts;
 use keiko_runtime::{Handle, Options, Parts, Runtime, TenantOptions};
@@ -112,6 +113,11 @@ impl Hosts {
         let mut policy = TenantPolicy { queue_max: random.among(20, 60), ..TenantPolicy::default() };
         policy.default.wall_ms = 60_000;
         policy.running_max = random.among(1, 8) as usize;
+        if random.percent(50) {
+            let max = Some(random.among(2, 6) as u32);
+            let plugin = "script".parse().expect("a name");
+            policy.concurrency.insert((plugin, None), Concurrency { max, per_key: None });
+        }
         let folder = tempfile::tempdir().expect("a folder");
         let count = random.among(1, 3);
         let place = |number| Place {
@@ -232,6 +238,7 @@ impl Hosts {
                 clock: clock.clone(),
             },
             usage: shared.clone(),
+            schedules: shared.clone(),
             signals: shared,
             runner: Arc::new(guests),
             clock,

@@ -61,6 +61,11 @@ impl Safeguard {
         Safeguard::Store(Mutation::EffectsThoughStale),
         Safeguard::Store(Mutation::TaskItemsLost),
         Safeguard::Store(Mutation::DoneItemStays),
+        // Slots.
+        Safeguard::Store(Mutation::SlotsIgnored),
+        Safeguard::Store(Mutation::SlotNeverFree),
+        Safeguard::Store(Mutation::SlotWakesNobody),
+        Safeguard::Store(Mutation::SlotNotKept),
         // One end, and counts that equal a recount.
         Safeguard::Store(Mutation::CancelOfEnded),
         Safeguard::Store(Mutation::CancelUncounted),

@@ -4,6 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use keiko_core::Code;
+use keiko_core::effect::check_key;
 use keiko_core::group::NewGroup;
 use keiko_core::limit::{BULK_TASKS_MAX, LimitFact, MIB};
 use keiko_core::once::{Once, OnceRule};
@@ -45,6 +46,9 @@ struct TaskBody<'a> {
     delay_ms: Option<u64>,
     run_at: Option<String>,
     priority: Option<u64>,
+    concurrency_key: Option<String>,
+    /// Only of a line of a stream.
+    idempotency_key: Option<String>,
     unique: Option<UniqueBody>,
     debounce: Option<DebounceBody>,
     throttle: Option<ThrottleBody>,
@@ -174,6 +178,12 @@ pub(in crate::api) fn submit(body: &Bytes, trace: Option<&str>) -> Result<Submit
     Ok(SubmitRequest { tasks: requests(&many.tasks, body, trace)?, many: true })
 }
 
+/// Reads the task of a schedule.
+pub(in crate::api) fn template(body: &Bytes, task: &RawValue) -> Result<TaskRequest, Problem> {
+    let parsed: TaskBody<'_> = json::parse_part(body, task, "task")?;
+    parsed.request(body, None).map_err(|problem| within("task", problem))
+}
+
 /// Reads a submit of a group.
 pub(in crate::api) fn submit_group(
     body: &Bytes,
@@ -220,12 +230,29 @@ pub(in crate::api) fn submit_lines(body: &Bytes, trace: Option<&str>) -> Result<
     Ok(SubmitRequest { tasks, many: true })
 }
 
+/// Reads a line of a stream: a task, and its idempotency key.
+pub(in crate::api) fn stream_line(
+    line: &Bytes,
+    trace: Option<&str>,
+) -> Result<(TaskRequest, Option<String>), Problem> {
+    let mut task: TaskBody<'_> = json::parse(line)?;
+    let key = task.idempotency_key.take();
+    if let Some(key) = &key {
+        check_key(key).map_err(|text| Problem::invalid(format!("`idempotency_key`: {text}")))?;
+    }
+    Ok((task.request(line, trace)?, key))
+}
+
 fn within(path: &str, problem: Problem) -> Problem {
     Problem { message: format!("{path}: {}", problem.message), ..problem }
 }
 
 impl TaskBody<'_> {
     fn request(self, body: &Bytes, trace: Option<&str>) -> Result<TaskRequest, Problem> {
+        if self.idempotency_key.is_some() {
+            let text = "`idempotency_key` goes with a line of a stream; elsewhere it is the header `Idempotency-Key`";
+            return Err(Problem::invalid(text));
+        }
         let input = payload(body, self.input, self.input_base64, self.content_type)?;
         Ok(TaskRequest {
             plugin: self.plugin,
@@ -248,6 +275,7 @@ impl TaskBody<'_> {
             run_at_ms: run_at_ms(self.run_at)?,
             priority: priority(self.priority)?,
             once: once(self.unique, self.debounce, self.throttle)?,
+            slot_key: self.concurrency_key,
             agent: parse("agent", self.agent)?,
             user: parse("user", self.user)?,
             trace: trace.map(str::to_owned),

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::super::written::read_text;
 use keiko_core::policy::BUDGET_CEILING;
+use keiko_core::slot::Concurrency;
 use keiko_runtime::Retention;
 
 use super::super::{Flags, Layers};
@@ -75,6 +76,11 @@ fn each_mistake_is_named_with_its_place() {
         "tenants.acme.plugins.a.settings.x (keiko.toml:4)",
     );
     check(&tenant("[tenants.acme.plugins.a]\nsetting = 1"), "did you mean `settings`?");
+    let declared = |text: &str| tenant(&format!("[tenants.acme.plugins.a{text}"));
+    check(&declared(".concurrency]\nmax = 0"), "tenants.acme.plugins.a.concurrency.max");
+    check(&declared(".concurrency]\nmax = 10001"), "10001 is not a number from 1 to 10000");
+    check(&declared(".kinds.run.concurrency]\nper-key = 1"), "did you mean `per_key`?");
+    check(&declared(".kinds.\"A B\".concurrency]\nmax = 1"), "a kind name is 1 to 63");
     check("[tenants.ACME]\ntokens = []", "a tenant name is 1 to 63");
     check(
         "[tenants.a]\ntokens = [{ id = \"00000000aa\" }]",
@@ -213,7 +219,9 @@ fn a_tenant_is_read_whole() {
         "[host]\nlisten = \"0.0.0.0:7700\"\n[tenants.acme]\ntokens = [{}]\ngrants = [\"attempt\"]\n\
          [tenants.acme.limits]\nfuel_max = 1000\nmemory_mib = 8\nqueue_max = 5\ncomponent_mib_max = 64\ntree_fuel = 7\n\
          tree_host_calls_max = 8\n\
-         [tenants.acme.plugins.movie-facts.settings]\nbase = \"https://films\"\n",
+         [tenants.acme.plugins.movie-facts.settings]\nbase = \"https://films\"\n\
+         [tenants.acme.plugins.movie-facts]\nconcurrency = {{ max = 4 }}\n\
+         [tenants.acme.plugins.movie-facts.kinds.normalise]\nconcurrency = {{ max = 5, per_key = 2 }}\n",
         token.line(None)
     );
     let config = read(&text).unwrap();
@@ -227,6 +235,8 @@ fn a_tenant_is_read_whole() {
     assert_eq!((policy.default.tree_host_calls, policy.max.tree_host_calls), (8, 8));
     assert!(policy.grants.allow(Capability::Attempt) && !policy.grants.allow(Capability::Tasks));
     let plugin: PluginName = "movie-facts".parse().unwrap();
+    let declared = policy.concurrency_of(&plugin, &"normalise".parse().unwrap(), Concurrency::default());
+    assert_eq!(declared, Concurrency { max: Some(4), per_key: Some(2) });
     assert_eq!(tenant.options.settings[&plugin]["base"], "https://films");
     let shown = serde_json::to_string(&config.effective.iter().map(|entry| &entry.value).collect::<Vec<_>>())
         .unwrap();
