@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keiko_core::port::{Beat, Dead, StoreError};
+use keiko_core::port::{Beat, Dead, Signal, StoreError};
 use keiko_core::stop::StopReason;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -86,7 +86,10 @@ impl Heart {
         match shared.tasks.beat(shared.tenure().holder, shared.clock.now_ms(), lease_ms).await? {
             Beat::Alive { others_end_ms, catalog } if self.alive => {
                 shared.pulse.prove(began);
-                shared.pulse.note_others(others_end_ms);
+                if shared.pulse.note_others(others_end_ms) {
+                    // What became ready here while nobody was known may be theirs.
+                    shared.signals.tell(Signal { ready: true, ..Signal::default() });
+                }
                 self.follow_catalog(catalog).await;
                 if !self.change_names(lease_ms).await {
                     lose(&shared);

@@ -78,13 +78,16 @@ impl Pulse {
         self.lost.swap(false, Ordering::AcqRel)
     }
 
-    /// Notes when the first lease of another holder ends.
-    pub(crate) fn note_others(&self, end_ms: Option<i64>) {
+    /// Notes when the first lease of another holder ends; whether there were no others before.
+    pub(crate) fn note_others(&self, end_ms: Option<i64>) -> bool {
+        let mut first = false;
         self.others_end_ms.send_if_modified(|known| {
+            first = known.is_none() && end_ms.is_some();
             let changed = *known != end_ms;
             *known = end_ms;
             changed
         });
+        first
     }
 
     /// What was noted, and what comes.
