@@ -29,7 +29,8 @@ pub enum Safeguard {
 }
 
 impl Safeguard {
-    /// Every one. What no life can tell is left to the suite of the stores: a rescue of the living, say, which fences cover.
+    /// Every one. What no life can tell is left to the suite of the stores: a rescue of the living, say, which fences cover, a
+    /// holder that keeps its tasks when it is closed, which the next rescue finds, or for whom a free slot is kept.
     pub const ALL: &'static [Safeguard] = &[
         Safeguard::SelfCancel,
         Safeguard::Beat,
@@ -45,7 +46,6 @@ impl Safeguard {
         Safeguard::Store(Mutation::BeatProlongsNothing),
         Safeguard::Store(Mutation::BeatHidesOthers),
         Safeguard::Store(Mutation::RescueNothing),
-        Safeguard::Store(Mutation::CloseKeepsTasks),
         Safeguard::Store(Mutation::HandBackCharged),
         // Crashes.
         Safeguard::Store(Mutation::CrashUncharged),
@@ -65,7 +65,6 @@ impl Safeguard {
         Safeguard::Store(Mutation::SlotsIgnored),
         Safeguard::Store(Mutation::SlotNeverFree),
         Safeguard::Store(Mutation::SlotWakesNobody),
-        Safeguard::Store(Mutation::SlotNotKept),
         // One end, and counts that equal a recount.
         Safeguard::Store(Mutation::CancelOfEnded),
         Safeguard::Store(Mutation::CancelUncounted),
