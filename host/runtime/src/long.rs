@@ -74,6 +74,8 @@ async fn begin(run: &mut Run, short: Duration) -> Option<Report> {
 pub(crate) async fn work(pool: Arc<Pool>, spares: bool, stop: CancellationToken) {
     loop {
         if let Some(left) = pool.spared(Instant::now()).filter(|_| spares) {
+            // Who had a turn here last may want another, and told nobody else.
+            pool.ready.notify_one();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -552,9 +554,13 @@ mod tests {
         }
         let ended = Arc::new(AtomicUsize::new(0));
         let attempt = || {
-            let ended = Arc::clone(&ended);
+            let (ended, pool) = (Arc::clone(&ended), Arc::clone(&pool));
             async move {
-                for _ in 0..100 {
+                for turn in 0..100 {
+                    // Now and then one thread leaves all turns to the other.
+                    if turn % 10 == 0 {
+                        pool.note_fresh(Instant::now());
+                    }
                     tick().await;
                 }
                 ended.fetch_add(1, Ordering::SeqCst);
