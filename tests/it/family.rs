@@ -48,8 +48,8 @@ fn a_task_joins_its_siblings_with_their_outcomes() {
     assert_eq!(collected, expected);
     let fast = sum(&running, json!({"n": 7, "count": 3, "bad": 0, "live_max": 1, "fail_fast": true}));
     assert_eq!(fast["states"], json!(["failed", "cancelled", "cancelled"]));
-    let many = sum(&running, json!({"n": 0, "count": 99, "live_max": 50}));
-    assert_eq!(many["sum"], 98 * 99 / 2);
+    let many = sum(&running, json!({"n": 0, "count": 999, "live_max": 50}));
+    assert_eq!(many["sum"], 998 * 999 / 2);
     let none = running.client.run("family", "many", json!({"n": 1, "count": 0}), json!(null)).unwrap();
     assert_eq!(none["error"]["code"], "plugin_failed", "{none}");
 }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use keiko_core::code::Code;
 use keiko_core::port::{StoreError, StoreErrorKind};
-use keiko_core::stop::StopReason;
 use keiko_core::tree::{Branch, Cut};
 use keiko_core::{TaskId, TenantId};
 use tokio::time::Instant;
@@ -43,11 +42,7 @@ pub(crate) async fn cut(shared: &Shared, tenant: TenantId, branch: Branch) -> Re
         let Cut { ended, left } = shared.tasks.cancel_branch(tenant, branch, now_ms, CANCEL_COUNT).await?;
         let none = ended.is_empty();
         count += ended.len() as u64;
-        for task in &ended {
-            shared.running.stop(*task, StopReason::Cancelled);
-        }
-        shared.gauge.change(tenant, -(ended.len() as i64));
-        shared.ended(ended);
+        shared.cancelled(tenant, ended);
         if !left {
             return Ok(count);
         }

@@ -3,7 +3,6 @@
 
 use futures::future::join_all;
 use keiko_core::code::Code;
-use keiko_core::stop::StopReason;
 use keiko_core::task::{
     Amendment, CancelAnswer, DropAnswer, RetryAnswer, TaskFilter, TaskState, TaskSummary,
 };
@@ -43,24 +42,26 @@ impl Handle {
             Some(_) => return Err(invalid("only pending and running tasks can be cancelled")),
         };
         let (page, next) = self.page(tenant, filter, states, limit).await?;
-        let mut ended = Vec::new();
+        let mut changed = 0;
         let now_ms = self.shared.clock.now_ms();
         for part in page.chunks(AT_ONCE) {
             let answers =
                 join_all(part.iter().map(|task| self.shared.tasks.cancel(tenant, task.id, now_ms))).await;
+            let (mut ended, mut failed) = (Vec::new(), None);
             for (task, answer) in part.iter().zip(answers) {
-                if answer? == CancelAnswer::Cancelled {
-                    self.shared.running.stop(task.id, StopReason::Cancelled);
-                    ended.push(task.id);
+                match answer {
+                    Ok(CancelAnswer::Cancelled) => ended.push(task.id),
+                    Ok(_) => {}
+                    Err(error) => failed = Some(error),
                 }
             }
+            changed += ended.len() as u64;
+            self.shared.cancelled(tenant, ended);
+            if let Some(error) = failed {
+                return Err(error.into());
+            }
         }
-        let bulk = Bulk { matched: page.len() as u64, changed: ended.len() as u64, next };
-        self.shared.gauge.change(tenant, -(ended.len() as i64));
-        self.shared.ended(ended);
-        // Some of their groups may go now.
-        self.shared.ready();
-        Ok(bulk)
+        Ok(Bulk { matched: page.len() as u64, changed, next })
     }
 
     /// Makes up to `limit` failed or cancelled tasks that the filter names pending again, newest first, as far as the queue

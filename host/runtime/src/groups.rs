@@ -7,7 +7,6 @@ use keiko_core::code::Code;
 use keiko_core::group::{Group, GroupState, NewGroup, Outcome};
 use keiko_core::limit::LimitFact;
 use keiko_core::port::StoreError;
-use keiko_core::stop::StopReason;
 use keiko_core::tree::Branch;
 use keiko_core::{GroupId, TenantId};
 use tokio::time::Instant;
@@ -103,11 +102,7 @@ async fn cancel(
         let ended = shared.tasks.cancel_group(tenant, id, only_failed, now_ms, CANCEL_COUNT).await?;
         let Some(ended) = ended else { return Ok(None) };
         let count = ended.len();
-        for task in &ended {
-            shared.running.stop(*task, StopReason::Cancelled);
-        }
-        shared.gauge.change(tenant, -(count as i64));
-        shared.ended(ended);
+        shared.cancelled(tenant, ended);
         if count < CANCEL_COUNT as usize {
             return Ok(Some(()));
         }

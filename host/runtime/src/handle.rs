@@ -16,7 +16,6 @@ use keiko_core::log::Kept;
 use keiko_core::manifest::Manifest;
 use keiko_core::once::{Once, OnceError, OnceRule};
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
-use keiko_core::stop::StopReason;
 use keiko_core::task::{
     Amendment, CancelAnswer, DropAnswer, Key, Lineage, NewTask, Payload, RetryAnswer, Submit, Submitted,
     TaskCounts, TaskFilter, TaskState, TaskSummary,
@@ -340,11 +339,7 @@ impl Handle {
     pub async fn cancel(&self, tenant: TenantId, id: TaskId) -> Result<TaskDetail, Error> {
         match self.shared.tasks.cancel(tenant, id, self.shared.clock.now_ms()).await? {
             CancelAnswer::Cancelled => {
-                self.shared.running.stop(id, StopReason::Cancelled);
-                self.shared.gauge.change(tenant, -1);
-                self.shared.ended(vec![id]);
-                // One of its group may go now.
-                self.shared.ready();
+                self.shared.cancelled(tenant, vec![id]);
                 self.task(tenant, id).await
             }
             CancelAnswer::AlreadyTerminal(TaskState::Cancelled) => self.task(tenant, id).await,

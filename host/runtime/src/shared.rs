@@ -12,6 +12,7 @@ use keiko_core::port::{
     Agents, Clock, FailedByKind, History, Records, Runner, Signal, Signals, StoreError, StoreErrorKind,
     TaskStore, Usage,
 };
+use keiko_core::stop::StopReason;
 use keiko_core::task::LeasedTask;
 use keiko_core::{PluginName, ProcessorName, TaskId, TenantId, TenantName};
 use tokio::sync::{Notify, mpsc};
@@ -144,6 +145,17 @@ impl Shared {
         if !ids.is_empty() && self.pulse.has_others() {
             self.signals.tell(Signal { ended: ids, ..Signal::default() });
         }
+    }
+
+    /// The store has cancelled tasks: what runs of them here stops, who waits is told, and what waited for one of them, by
+    /// its group or its slot, may go now.
+    pub(crate) fn cancelled(&self, tenant: TenantId, ids: Vec<TaskId>) {
+        for id in &ids {
+            self.running.stop(*id, StopReason::Cancelled);
+        }
+        self.gauge.change(tenant, -(ids.len() as i64));
+        self.ended(ids);
+        self.ready();
     }
 
     /// Counts tasks that the store has ended as failed by itself.
