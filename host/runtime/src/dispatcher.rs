@@ -1,6 +1,7 @@
 //! Leases tasks for the room this host has, fairly across tenants, and sleeps when there are none.
 
 use std::collections::HashMap;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::pauses;
+use crate::queue::Lanes;
 use crate::shared::{Counters, Job, Leased, Shared};
 use crate::tenure::Tenure;
 
@@ -28,21 +30,13 @@ pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let wake = shared.wake.notified();
         let tenure = shared.tenure();
-        let sleep = match lease(&shared, tenure.holder, after).await {
+        let rest = match lease(&shared, tenure.holder, after).await {
             Ok(lease) => {
                 backoff = BACKOFF.0;
                 after = lease.after.or(after);
-                let got = lease.tasks.len();
-                let next_run_at_ms = lease.next_run_at_ms;
+                let (got, next_run_at_ms) = (lease.tasks.len(), lease.next_run_at_ms);
                 take(&shared, tenure, lease).await;
-                if got > 0 {
-                    // There may be more: look again as soon as half of this is gone.
-                    let low = shared.queue.low(got / 2);
-                    tokio::select! { biased; () = stop.cancelled() => {}, () = low => {}, () = wake => {} }
-                    continue;
-                }
-                let due = next_run_at_ms.map(|at| at.saturating_sub(shared.clock.now_ms()).max(1) as u64);
-                due.map_or(shared.options.poll, |ms| Duration::from_millis(ms).min(shared.options.poll))
+                Rest::after(&shared, got, next_run_at_ms)
             }
             Err(error) => {
                 tracing::warn!(error = %error, "no tasks could be leased");
@@ -50,28 +44,66 @@ pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
                 // Kept, it would look like work.
                 drop(tenure);
                 backoff = (backoff * 2).min(BACKOFF.1);
-                backoff
+                Rest { time: backoff, mark: None }
+            }
+        };
+        let low = async {
+            match rest.mark {
+                Some(mark) => shared.queue.low(mark, &capped(&shared)).await,
+                None => pending().await,
             }
         };
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
+            () = low => {}
             () = wake => {}
-            () = tokio::time::sleep(sleep) => {}
+            () = tokio::time::sleep(rest.time) => {}
         }
     }
+}
+
+/// How long to wait for news until the next lease.
+struct Rest {
+    time: Duration,
+    /// Or until so many tasks wait here.
+    mark: Option<usize>,
+}
+
+impl Rest {
+    /// After a lease that got so many tasks. There may be more than it got, and where it got none, what waits here may be
+    /// all that its tenant may have: look again as soon as half of it is gone.
+    fn after(shared: &Shared, got: usize, next_run_at_ms: Option<i64>) -> Rest {
+        let waits = if got > 0 { got } else { shared.queue.look(Lanes::waiting) };
+        let due = next_run_at_ms.filter(|_| got == 0);
+        let due = due.map(|at| at.saturating_sub(shared.clock.now_ms()).max(1) as u64);
+        let poll = shared.options.poll;
+        Rest {
+            time: due.map_or(poll, |ms| Duration::from_millis(ms).min(poll)),
+            mark: (waits > 0).then_some(waits / 2),
+        }
+    }
+}
+
+/// How many more tasks of a tenant may be leased, of whom this host holds so many.
+fn cap(shared: &Shared, tenant: TenantId, held: usize) -> usize {
+    let policy_max = shared.tenant(tenant).map_or(1, |entry| entry.policy.running_max);
+    (policy_max.min(shared.options.running_max) * ROUNDS_AHEAD).saturating_sub(held)
+}
+
+/// Tenants of whom no more tasks may be leased now.
+fn capped(shared: &Shared) -> Vec<TenantId> {
+    let held = shared.queue.look(Lanes::held).into_iter();
+    held.filter(|&(tenant, held)| cap(shared, tenant, held) == 0).map(|(tenant, _)| tenant).collect()
 }
 
 async fn lease(shared: &Shared, holder: Holder, after: Option<TenantId>) -> Result<Lease, StoreError> {
     let (held, waiting) = shared.queue.look(|lanes| (lanes.held(), lanes.waiting()));
     let room =
         if shared.pauses.of_host() { 0 } else { shared.options.local_queue_max.saturating_sub(waiting) };
-    let cap = |tenant: &TenantId| {
-        let policy_max = shared.tenant(*tenant).map_or(1, |entry| entry.policy.running_max);
-        let running_max = policy_max.min(shared.options.running_max);
-        (running_max * ROUNDS_AHEAD).saturating_sub(held.get(tenant).copied().unwrap_or(0))
-    };
-    let caps: HashMap<TenantId, usize> = shared.tenants.keys().map(|tenant| (*tenant, cap(tenant))).collect();
+    let held = |tenant: &TenantId| held.get(tenant).copied().unwrap_or(0);
+    let caps: HashMap<TenantId, usize> =
+        shared.tenants.keys().map(|tenant| (*tenant, cap(shared, *tenant, held(tenant)))).collect();
     if room == 0 || (!caps.is_empty() && caps.values().all(|cap| *cap == 0)) {
         return Ok(Lease::default());
     }

@@ -28,6 +28,8 @@ pub(crate) struct Lanes<T> {
     last_ticket: u64,
     running: usize,
     running_max: usize,
+    /// Who leases is told when at most so many tasks wait.
+    mark: usize,
 }
 
 #[derive(Debug)]
@@ -38,6 +40,8 @@ struct Lane<T> {
     offered: VecDeque<(u64, T)>,
     running: usize,
     running_max: usize,
+    /// Who leases is told when at most so many tasks wait here: set while the tenant has as many as it may.
+    mark: Option<usize>,
 }
 
 /// A run that waits, until it is popped: how it is taken back.
@@ -58,7 +62,7 @@ pub(crate) enum Full {
 
 impl<T> Lane<T> {
     fn new() -> Lane<T> {
-        Lane { waiting: VecDeque::new(), offered: VecDeque::new(), running: 0, running_max: 0 }
+        Lane { waiting: VecDeque::new(), offered: VecDeque::new(), running: 0, running_max: 0, mark: None }
     }
 
     fn is_empty(&self) -> bool {
@@ -79,6 +83,7 @@ impl<T> Lanes<T> {
             last_ticket: 0,
             running: 0,
             running_max,
+            mark: 0,
         }
     }
 
@@ -210,6 +215,32 @@ impl<T> Lanes<T> {
         items
     }
 
+    /// Sets when these are low: at `mark` tasks in all, or when half of what waits now has left the lane of one of `capped`,
+    /// who could have no more.
+    pub(crate) fn mark(&mut self, mark: usize, capped: &[TenantId]) {
+        self.mark = mark;
+        for lane in self.lanes.values_mut() {
+            lane.mark = None;
+        }
+        for tenant in capped {
+            if let Some(lane) = self.lanes.get_mut(tenant) {
+                lane.mark = Some(lane.waiting.len() / 2);
+            }
+        }
+    }
+
+    /// Whether they are low. A lane that went has nothing any more.
+    pub(crate) fn are_low(&self, capped: &[TenantId]) -> bool {
+        let is_low = |lane: &Lane<T>| lane.mark.is_none_or(|mark| lane.waiting.len() <= mark);
+        self.waiting <= self.mark || capped.iter().any(|tenant| self.lanes.get(tenant).is_none_or(is_low))
+    }
+
+    /// Whether they may be low since this tenant's lane lost a task.
+    fn may_be_low_by(&self, tenant: TenantId) -> bool {
+        let is_low = |lane: &Lane<T>| lane.mark.is_some_and(|mark| lane.waiting.len() <= mark);
+        self.waiting <= self.mark || self.lanes.get(&tenant).is_some_and(is_low)
+    }
+
     fn keep_what_is_left(&mut self) {
         self.lanes.retain(|_, lane| lane.running > 0 || !lane.is_empty());
         let lanes = &self.lanes;
@@ -253,8 +284,8 @@ pub(crate) struct LocalQueue<T> {
     lanes: Mutex<Lanes<T>>,
     /// Something was pushed, or something ended.
     ready: Notify,
-    /// Something was popped: the dispatcher may have room again.
-    popped: Notify,
+    /// The lanes are low: the dispatcher has room again.
+    low: Notify,
     /// The last running task ended.
     idle: Notify,
 }
@@ -264,7 +295,7 @@ impl<T> LocalQueue<T> {
         LocalQueue {
             lanes: Mutex::new(Lanes::new(running_max)),
             ready: Notify::new(),
-            popped: Notify::new(),
+            low: Notify::new(),
             idle: Notify::new(),
         }
     }
@@ -310,10 +341,15 @@ impl<T> LocalQueue<T> {
             let ready = self.ready.notified();
             let popped = {
                 let mut lanes = self.lanes.lock();
-                lanes.pop().map(|popped| (popped, lanes.has_more()))
+                lanes.pop().map(|popped| {
+                    let low = lanes.may_be_low_by(popped.0);
+                    (popped, low, lanes.has_more())
+                })
             };
-            if let Some((popped, more)) = popped {
-                self.popped.notify_one();
+            if let Some((popped, low, more)) = popped {
+                if low {
+                    self.low.notify_one();
+                }
                 if more {
                     self.ready.notify_one();
                 }
@@ -339,18 +375,19 @@ impl<T> LocalQueue<T> {
     /// See [`Lanes::clear`].
     pub(crate) fn clear(&self) -> Vec<T> {
         let items = self.lanes.lock().clear();
-        self.popped.notify_one();
+        self.low.notify_one();
         items
     }
 
-    /// Waits until at most `mark` tasks wait.
-    pub(crate) async fn low(&self, mark: usize) {
+    /// Waits until at most `mark` tasks wait, or until one of the `capped` tenants has room again; see [`Lanes::mark`].
+    pub(crate) async fn low(&self, mark: usize, capped: &[TenantId]) {
+        self.lanes.lock().mark(mark, capped);
         loop {
-            let popped = self.popped.notified();
-            if self.lanes.lock().waiting() <= mark {
+            let low = self.low.notified();
+            if self.lanes.lock().are_low(capped) {
                 return;
             }
-            popped.await;
+            low.await;
         }
     }
 
@@ -440,6 +477,32 @@ mod tests {
     }
 
     #[test]
+    fn lanes_are_low_by_their_mark_or_by_that_of_a_tenant_who_had_all_it_may() {
+        let mut lanes = Lanes::new(100);
+        for item in 0..4 {
+            lanes.push(A, 1, false, 0, item);
+            lanes.push(B, 100, false, 0, 10 + item);
+        }
+        lanes.mark(1, &[A]);
+        let mut seen = Vec::new();
+        while let Some((tenant, item)) = lanes.pop() {
+            seen.push((item, lanes.are_low(&[A]), lanes.are_low(&[]), lanes.may_be_low_by(tenant)));
+            if tenant == A {
+                lanes.done(A);
+            }
+        }
+        let before = [(0, false, false, false), (10, false, false, false)];
+        let by_lane = [
+            (1, true, false, true),
+            (11, true, false, false),
+            (2, true, false, true),
+            (12, true, false, false),
+        ];
+        assert_eq!(seen, [&before[..], &by_lane, &[(3, true, true, true), (13, true, true, true)]].concat());
+        assert!(lanes.are_low(&[A]) && lanes.held().get(&A).is_none(), "a lane that is gone is low");
+    }
+
+    #[test]
     fn clearing_leaves_only_what_runs() {
         let mut lanes = Lanes::new(1);
         for item in 0..3 {
@@ -524,7 +587,7 @@ mod tests {
         };
         let (got, ()) = tokio::join!(two, push);
         assert_eq!(got, (1, 2));
-        queue.low(0).await;
+        queue.low(0, &[]).await;
         queue.done(A);
         queue.done(A);
         queue.idle().await;

@@ -30,7 +30,7 @@ use keiko_core::task::{Payload, TaskFilter, TaskState};
 use keiko_runtime::{Handle, TaskDetail};
 use keiko_store::memory::MemoryStore;
 use support::{Bench, MANIFEST, SOON, echo, fails, report, start_on, submit, task};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 /// A guest that says when it has started, and runs until it is stopped.
 fn endless(
@@ -160,6 +160,37 @@ async fn an_urgent_task_goes_before_older_ones_that_wait() {
     ended(&handle, tenant, older).await;
     runtime.drain().await;
     assert_eq!(ran.lock().unwrap()[..3], ["\"first\"", "\"urgent\"", "\"older\""]);
+}
+
+#[tokio::test]
+async fn a_wake_while_a_tenant_has_all_it_may_leaves_nothing_waiting() {
+    let mut bench = Bench::new().await;
+    (bench.options.workers, bench.policy.running_max) = (1, 1);
+    bench.options.poll = Duration::from_secs(3_600);
+    let release = Arc::new(Semaphore::new(0));
+    let held = Arc::clone(&release);
+    let play = move |attempt: Attempt, _, _| {
+        let held = Arc::clone(&held);
+        async move {
+            held.acquire().await.expect("open").forget();
+            echo(&attempt)
+        }
+        .boxed()
+    };
+    let (runtime, handle, tenant) = bench.start(play).await;
+    let accepted = handle.submit(tenant, vec![task("1"); 20], None).await.expect("accepted");
+    while handle.figures().waiting < 3 {
+        tokio::task::yield_now().await;
+    }
+    // Each of these wakes who leases, and none can be leased: the tenant has as many as it may.
+    for _ in 0..10 {
+        submit(&handle, tenant, "2").await;
+    }
+    release.add_permits(30);
+    for id in accepted.ids() {
+        ended(&handle, tenant, id).await;
+    }
+    runtime.drain().await;
 }
 
 fn limit(detail: &TaskDetail) -> Option<&str> {
@@ -380,7 +411,7 @@ async fn a_host_starts_and_stops_many_times() {
 #[tokio::test]
 async fn one_end_that_the_database_refuses_does_not_hold_up_the_others() {
     let bench = Bench::new().await;
-    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let gate = Arc::new(Semaphore::new(0));
     let open = Arc::clone(&gate);
     let (runtime, handle, tenant) = bench
         .start(move |attempt, _, _| {

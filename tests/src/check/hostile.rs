@@ -6,6 +6,7 @@
 //! A short run asserts counts only; the neighbour's times and the host's memory are reported. `--long` asserts them
 //! too, repeats the attacks, runs several at once and adds uploads that keep the compiler busy.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -189,17 +190,20 @@ pub fn run_attack(attack: &Attack, attacker: &Client, at_once: usize, report: &m
 }
 
 /// What became of the neighbour while the attacks ran.
+#[derive(Default)]
 struct During {
     /// Of every task, in milliseconds.
     times: Vec<f64>,
     /// The slowest task beside each attack, in milliseconds.
     slowest: BTreeMap<&'static str, f64>,
+    /// How many tasks beside each attack took longer than [`P99_FLOOR_MS`].
+    slow: BTreeMap<&'static str, usize>,
     /// Why tasks failed.
     failures: Vec<String>,
 }
 
 fn steady_tasks(victim: &Client, now: &Now) -> During {
-    let mut during = During { times: Vec::new(), slowest: BTreeMap::new(), failures: Vec::new() };
+    let mut during = During::default();
     loop {
         let Some(attack) = *now.lock().unwrap_or_else(PoisonError::into_inner) else { return during };
         match steady_task(victim) {
@@ -207,6 +211,7 @@ fn steady_tasks(victim: &Client, now: &Now) -> During {
                 during.times.push(time);
                 let slowest = during.slowest.entry(attack).or_default();
                 *slowest = time.max(*slowest);
+                *during.slow.entry(attack).or_default() += usize::from(time > P99_FLOOR_MS);
             }
             Err(error) => during.failures.push(format!("beside {attack}: {error:#}")),
         }
@@ -235,6 +240,10 @@ fn judge_neighbour(plan: &Plan, before: &[f64], during: &During, report: &mut Re
     slowest.sort_by(|a, b| b.1.total_cmp(a.1));
     let slowest = slowest.into_iter().take(SLOWEST).map(|(attack, time)| json!([attack, rounded(*time)]));
     report.tried("neighbour_slowest_ms_beside", slowest.collect::<Vec<Value>>());
+    let mut slow: Vec<_> = during.slow.iter().filter(|(_, tasks)| **tasks > 0).collect();
+    slow.sort_by_key(|(_, tasks)| Reverse(**tasks));
+    let slow = slow.into_iter().take(SLOWEST).map(|(attack, tasks)| json!([attack, tasks]));
+    report.tried("neighbour_slow_tasks_beside", slow.collect::<Vec<Value>>());
     for failure in &during.failures {
         report.violation("neighbour", failure.as_str());
     }
