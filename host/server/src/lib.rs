@@ -19,6 +19,7 @@ pub mod auth;
 pub mod cli;
 pub mod config;
 mod seen;
+pub mod signature;
 mod store;
 pub mod token;
 mod watch;

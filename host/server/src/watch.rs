@@ -1,7 +1,7 @@
 //! The watched folder: a component that is put there is installed and made current.
 //!
 //! Files in the folder itself are the tenant `default`'s, those in a folder named like a tenant are that tenant's. `NAME.wasm` is a
-//! component, `NAME.toml` beside it its manifest, when it carries none itself; what begins with a dot is passed over.
+//! component, `NAME.toml` beside it its manifest, when it carries none itself, and `NAME.sig` their signature, where the tenant wants one; what begins with a dot is passed over.
 //!
 //! A file is taken when neither it nor its manifest has changed for [`QUIET`], and only if both are still the same after they were
 //! read: one that is being written never is, as long as its writer does not pause for longer. Whoever wants to be sure writes
@@ -22,6 +22,7 @@ use keiko_runtime::{Error, Handle};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::signature::Signers;
 use crate::wiring::apart;
 
 /// Time between two looks.
@@ -30,6 +31,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const QUIET: Duration = Duration::from_secs(1);
 /// Components of one folder that are looked at.
 const FILES_MAX: usize = 1_000;
+/// What the name of a signature ends with.
+const SIGNATURE: &str = "sig";
+/// Bytes of a signature's file.
+const SIGNATURE_BYTES_MAX: u64 = 1_000;
 /// The file in the data folder that says what was installed.
 const INSTALLED: &str = "watched.json";
 
@@ -54,6 +59,7 @@ pub(crate) struct Watcher {
     pub(crate) folder: PathBuf,
     pub(crate) data_dir: PathBuf,
     pub(crate) tenants: Vec<(TenantName, TenantId)>,
+    pub(crate) signers: Arc<Signers>,
     pub(crate) files: WatchedFiles,
 }
 
@@ -69,6 +75,7 @@ struct Stamp {
 struct Look {
     component: Stamp,
     manifest: Option<Stamp>,
+    signature: Option<Stamp>,
 }
 
 /// Which files are ready to be taken.
@@ -114,6 +121,7 @@ impl Looks {
 struct Read {
     component: Vec<u8>,
     manifest: Option<Vec<u8>>,
+    signature: Option<String>,
 }
 
 impl Read {
@@ -191,6 +199,14 @@ impl Watcher {
     }
 
     async fn install(&self, tenant: TenantId, read: Read) -> Result<(String, String), Error> {
+        let signers = Arc::clone(&self.signers);
+        let (read, checked) = apart(move || {
+            let signature = read.signature.as_deref().filter(|_| signers.are_wanted(tenant));
+            let checked = signers.check(tenant, &read.component, read.manifest.as_deref(), signature);
+            (read, checked)
+        })
+        .await;
+        checked?;
         let manifest = read.manifest.map(|manifest| Manifest::parse(&manifest)).transpose();
         let manifest = manifest.map_err(|error| Error::new(Code::InvalidInput, error.to_string()))?;
         let (plugin, _) = self.handle.install(tenant, Bytes::from(read.component), manifest).await?;
@@ -266,7 +282,8 @@ fn components(folder: &Path) -> Vec<(PathBuf, Look)> {
     let look = |path: PathBuf| {
         let component = stamp(&path)?;
         let manifest = stamp(&path.with_extension("toml"));
-        Some((path, Look { component, manifest }))
+        let signature = stamp(&path.with_extension(SIGNATURE));
+        Some((path, Look { component, manifest, signature }))
     };
     paths.into_iter().filter_map(look).collect()
 }
@@ -285,10 +302,14 @@ fn read(path: &Path, look: Look) -> io::Result<Option<Read>> {
     }
     let component = std::fs::read(path)?;
     let manifest = look.manifest.map(|_| std::fs::read(&beside)).transpose()?;
+    let signed = path.with_extension(SIGNATURE);
+    let signature = look.signature.filter(|signature| signature.bytes <= SIGNATURE_BYTES_MAX);
+    let signature = signature.map(|_| std::fs::read_to_string(&signed)).transpose()?;
     let is_whole = component.len() as u64 == look.component.bytes
         && stamp(path) == Some(look.component)
-        && stamp(&beside) == look.manifest;
-    Ok(is_whole.then_some(Read { component, manifest }))
+        && stamp(&beside) == look.manifest
+        && stamp(&signed) == look.signature;
+    Ok(is_whole.then_some(Read { component, manifest, signature }))
 }
 
 #[cfg(test)]
@@ -297,7 +318,7 @@ mod tests {
 
     fn look(bytes: u64, manifest: Option<u64>) -> Look {
         let stamp = |bytes| Stamp { bytes, modified: None };
-        Look { component: stamp(bytes), manifest: manifest.map(stamp) }
+        Look { component: stamp(bytes), manifest: manifest.map(stamp), signature: None }
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::api::{Api, Listening, Metrics, PoolLook, serve};
 use crate::auth::Auth;
 use crate::config::Config;
 use crate::seen::Seen;
+use crate::signature::Signers;
 use crate::store::{OpenError, Seams, Store};
 use crate::watch::{WatchedFiles, Watcher};
 
@@ -298,6 +299,7 @@ impl Http {
             Some(tenant) if config.is_open() => Auth::Open(tenant),
             _ => Auth::Tokens(tokens),
         };
+        let signers = Arc::new(signers(config, &handle));
         let api = Arc::new(Api {
             handle,
             components,
@@ -308,6 +310,7 @@ impl Http {
             metrics: Metrics::new(),
             engine,
             pool,
+            signers,
             watched,
         });
         let (stop, serving) = (CancellationToken::new(), TaskTracker::new());
@@ -324,6 +327,14 @@ impl Http {
         // Nobody is misled by an address that stays: it only costs the next client a refused connection.
         let _ = std::fs::remove_file(&self.address_file);
     }
+}
+
+/// Whom each tenant believes.
+fn signers(config: &Config, handle: &Handle) -> Signers {
+    let tenants = config.tenants.iter();
+    Signers::new(
+        tenants.filter_map(|tenant| Some((handle.tenant(&tenant.options.name)?, tenant.signers.clone()))),
+    )
 }
 
 /// The watching of a folder, while there is one to watch.
@@ -345,6 +356,7 @@ impl Watching {
             folder,
             data_dir: config.data_dir.clone(),
             tenants,
+            signers: Arc::new(signers(config, handle)),
             files: Arc::clone(&files),
         };
         let (stop, watching) = (CancellationToken::new(), TaskTracker::new());

@@ -49,6 +49,7 @@ use keiko_runtime::Handle;
 
 use crate::auth::Auth;
 use crate::config::ApiLimits;
+use crate::signature::Signers;
 use crate::watch::WatchedFiles;
 use keiko_store::postgres::PoolFigures;
 use problem::Problem;
@@ -81,6 +82,8 @@ pub(crate) struct Api {
     pub(crate) engine: Engine,
     /// What the pool of database connections has done.
     pub(crate) pool: PoolLook,
+    /// Whose plugins each tenant takes.
+    pub(crate) signers: Arc<Signers>,
     /// What became of the files of the watched folder.
     pub(crate) watched: WatchedFiles,
 }

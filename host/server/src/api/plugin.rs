@@ -17,6 +17,7 @@ use keiko_core::{Code, VersionName};
 use super::caller::{Caller, Segment};
 use super::problem::Problem;
 use super::{Api, body, dto, json, json_answer, query};
+use crate::wiring::apart;
 
 /// The media type of a component.
 const WASM: &str = "application/wasm";
@@ -29,8 +30,10 @@ pub(super) async fn install(
     body: Body,
 ) -> Result<Response, Problem> {
     let query: query::Install = query::read(&uri)?;
-    let canary = query.canary_percent;
-    let manifest = manifest(query)?;
+    let (canary, signature) = (query.canary_percent, query.signature);
+    let beside = query.manifest.as_deref().map(manifest_bytes).transpose()?;
+    let manifest = beside.as_deref().map(Manifest::parse).transpose();
+    let manifest = manifest.map_err(|error| Problem::invalid(format!("manifest: {error}")))?;
     body::expect_media_type(&headers, &[WASM])?;
     let policy = policy(&api, caller)?;
     let bytes_max = policy.component_bytes_max;
@@ -40,6 +43,8 @@ pub(super) async fn install(
         Problem::at_limit(Code::QuotaExceeded, fact).with_status(StatusCode::PAYLOAD_TOO_LARGE)
     };
     let component = body::read(body, &headers, bytes_max, caller.until, too_large).await?;
+    let (signers, signed, tenant) = (Arc::clone(&api.signers), component.clone(), caller.tenant);
+    apart(move || signers.check(tenant, &signed, beside.as_deref(), signature.as_deref())).await?;
     if let Some(percent) = canary {
         let plugin = api.handle.install_canary(caller.tenant, component, manifest, percent).await?;
         return Ok(json_answer(StatusCode::CREATED, dto::plugin(&plugin, &policy)));
@@ -49,12 +54,9 @@ pub(super) async fn install(
     Ok(json_answer(status, dto::plugin(&plugin, &policy)))
 }
 
-fn manifest(query: query::Install) -> Result<Option<Manifest>, Problem> {
-    let Some(text) = query.manifest else { return Ok(None) };
-    let decoded = URL_SAFE_NO_PAD.decode(&text).or_else(|_| URL_SAFE.decode(&text));
-    let bytes = decoded.map_err(|error| Problem::invalid(format!("manifest: not base64url: {error}")))?;
-    let manifest = Manifest::parse(&bytes);
-    manifest.map(Some).map_err(|error| Problem::invalid(format!("manifest: {error}")))
+fn manifest_bytes(text: &str) -> Result<Vec<u8>, Problem> {
+    let decoded = URL_SAFE_NO_PAD.decode(text).or_else(|_| URL_SAFE.decode(text));
+    decoded.map_err(|error| Problem::invalid(format!("manifest: not base64url: {error}")))
 }
 
 pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller, uri: Uri) -> Result<Response, Problem> {

@@ -40,6 +40,8 @@ pub(super) struct Cancel {
 pub(super) struct Install {
     /// `plugin.toml` as base64url.
     pub(super) manifest: Option<String>,
+    /// The signature of both, as base64url.
+    pub(super) signature: Option<String>,
     /// The part of the plugin's tasks that try it, when it is not to be current.
     pub(super) canary_percent: Option<u64>,
 }

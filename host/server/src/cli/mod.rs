@@ -18,6 +18,7 @@ mod report;
 mod run;
 mod schedule;
 mod serve;
+mod sign;
 mod stats;
 mod submit;
 mod task;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::client::{self, Call, segment};
 use super::exit::Failure;
-use super::print;
+use super::{print, sign};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -20,11 +20,30 @@ pub(super) enum Command {
         /// Its manifest, when the component carries none itself
         #[arg(long, value_name = "FILE")]
         manifest: Option<PathBuf>,
+        /// The signature of both, as `keiko plugin sign` writes it [default: beside the component, if it is there]
+        #[arg(long, value_name = "FILE")]
+        signature: Option<PathBuf>,
         /// Let this part of the plugin's tasks try it instead of making it current: 1% to 50%
         #[arg(long, value_name = "PERCENT", value_parser = percent)]
         canary: Option<u64>,
         #[command(flatten)]
         host: client::HostArguments,
+    },
+    /// Make a key to sign plugins with, and show who its signatures are of
+    Key {
+        /// Where the secret key is written; it must not be there yet
+        file: PathBuf,
+    },
+    /// Sign a component, for tenants that take signed ones only
+    Sign {
+        /// The component (.wasm); the signature is written beside it (.sig)
+        file: PathBuf,
+        /// The secret key, as `keiko plugin key` made it
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// The manifest that is given beside the component
+        #[arg(long, value_name = "FILE")]
+        manifest: Option<PathBuf>,
     },
     /// List the installed plugins
     List {
@@ -142,9 +161,11 @@ struct Plugins {
 
 pub(super) fn plugin(command: Command) -> Result<ExitCode, Failure> {
     match command {
-        Command::Install { file, manifest, canary, host } => {
-            install(&file, manifest.as_deref(), canary, &host)?;
+        Command::Install { file, manifest, signature, canary, host } => {
+            install(&file, manifest.as_deref(), signature, canary, &host)?;
         }
+        Command::Key { file } => sign::key(&file)?,
+        Command::Sign { file, key, manifest } => sign::sign(&file, &key, manifest.as_deref())?,
         Command::List { host } => list(&host)?,
         Command::Show { name, host } => {
             let answer = host.client()?.send(Call::get(&format!("/v1/plugins/{}", segment(&name))))?;
@@ -173,6 +194,7 @@ pub(super) fn plugin(command: Command) -> Result<ExitCode, Failure> {
 fn install(
     file: &std::path::Path,
     manifest: Option<&std::path::Path>,
+    signature: Option<PathBuf>,
     canary: Option<u64>,
     host: &client::HostArguments,
 ) -> Result<(), Failure> {
@@ -184,6 +206,11 @@ fn install(
     let manifest = manifest.map(read).transpose()?.map(|manifest| URL_SAFE_NO_PAD.encode(manifest));
     let mut query = client::Query::default();
     query.add("manifest", manifest.as_deref());
+    let beside = sign::beside(file);
+    let signature = signature.or_else(|| beside.is_file().then_some(beside));
+    let signature = signature.map(|path| read(&path)).transpose()?;
+    let signature = signature.map(|signature| String::from_utf8_lossy(&signature).trim().to_owned());
+    query.add("signature", signature.as_deref());
     query.add("canary_percent", canary.map(|percent| percent.to_string()).as_deref());
     let path = query.of("/v1/plugins");
     let call = Call::post(&path).body("application/wasm", &component).upload();

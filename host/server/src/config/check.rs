@@ -18,6 +18,7 @@ use super::origin::Origin;
 use super::suggest::nearest;
 use super::written::{LIMITS, SCALARS, Scalar, Set, TenantWritten, TokenWritten, Written};
 use super::{ApiLimits, Config, ConfigError, Effective, LogFormat, Mistake, TenantConfig};
+use crate::signature::Signer;
 use crate::token::{self, TokenEntry};
 
 /// The tenant of a host whose configuration declares none.
@@ -26,6 +27,8 @@ pub(crate) const DEFAULT_TENANT: &str = "default";
 const TENANTS_MAX: usize = 10_000;
 /// Tokens of one tenant.
 const TOKENS_MAX: usize = 1_000;
+/// Signers of one tenant.
+const SIGNERS_MAX: usize = 100;
 /// Longest value of a plugin's setting, in bytes.
 const SETTING_BYTES_MAX: usize = 64 << 10;
 
@@ -185,10 +188,11 @@ impl Checker {
             let policy = self.policy(&path, &tenant);
             let settings = self.settings(&path, &tenant);
             let processors = self.processors(&path, &tenant);
+            let signers = self.signers(&path, &tenant);
             match name.parse::<TenantName>() {
                 Ok(name) => {
                     let options = TenantOptions { name, policy, settings, processors };
-                    checked.push(TenantConfig { options, tokens });
+                    checked.push(TenantConfig { options, tokens, signers });
                 }
                 Err(error) => self.mistake(path, tenant.origin, error.to_string()),
             }
@@ -287,6 +291,24 @@ impl Checker {
         policy.concurrency = self.concurrency(path, tenant);
         policy.grants = self.grants(path, tenant);
         policy
+    }
+
+    fn signers(&mut self, path: &str, tenant: &TenantWritten) -> Vec<Signer> {
+        let Some(list) = &tenant.signers else { return Vec::new() };
+        if list.value.len() > SIGNERS_MAX {
+            let text = format!("{} signers exceed the limit of {SIGNERS_MAX}", list.value.len());
+            self.mistake(format!("{path}.signers"), list.origin.clone(), text);
+        }
+        let mut signers = Vec::new();
+        for (at, key) in list.value.iter().enumerate() {
+            match key.value.parse::<Signer>() {
+                Ok(signer) => signers.push(signer),
+                Err(text) => self.mistake(format!("{path}.signers[{at}]"), key.origin.clone(), text),
+            }
+        }
+        let shown: Vec<String> = signers.iter().map(Signer::to_string).collect();
+        self.effective(&format!("{path}.signers"), Value::from(shown), list.origin.clone());
+        signers
     }
 
     fn grants(&mut self, path: &str, tenant: &TenantWritten) -> Grants {
@@ -412,6 +434,7 @@ impl TenantWritten {
             tokens: Vec::new(),
             limits: BTreeMap::new(),
             grants: None,
+            signers: None,
             settings: BTreeMap::new(),
             processors: BTreeMap::new(),
             concurrency: BTreeMap::new(),

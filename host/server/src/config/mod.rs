@@ -13,6 +13,7 @@ use keiko_engine::ClusterKey;
 use keiko_runtime::cache::CacheOptions;
 use keiko_runtime::{Retention, TenantOptions};
 
+use crate::signature::Signer;
 use crate::token::TokenEntry;
 
 mod check;
@@ -137,6 +138,8 @@ pub struct TenantConfig {
     pub options: TenantOptions,
     /// Its tokens.
     pub tokens: Vec<TokenEntry>,
+    /// Who signs its plugins; with none, nobody needs to.
+    pub signers: Vec<Signer>,
 }
 
 /// Form of the host's own log.

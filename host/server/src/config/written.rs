@@ -148,6 +148,7 @@ pub(super) struct TenantWritten {
     pub(super) tokens: Vec<TokenWritten>,
     pub(super) limits: BTreeMap<&'static str, Set<u64>>,
     pub(super) grants: Option<Set<Vec<Set<String>>>>,
+    pub(super) signers: Option<Set<Vec<Set<String>>>>,
     pub(super) settings: BTreeMap<String, (Origin, BTreeMap<String, Set<String>>)>,
     pub(super) processors: BTreeMap<String, ProcessorWritten>,
     /// By plugin and kind; without a kind, of each of the plugin's.
@@ -375,6 +376,7 @@ fn tenant(table: &Table<'_>) -> TenantWritten {
         tokens: table.list_of_tables("tokens").into_iter().map(token).collect(),
         limits,
         grants: table.list_of_texts("grants"),
+        signers: table.list_of_texts("signers"),
         settings,
         processors,
         concurrency,

@@ -20,6 +20,7 @@ mod plugins;
 mod problems;
 mod runs;
 mod schedules;
+mod signatures;
 mod streams;
 mod tasks;
 mod watched;

@@ -6,7 +6,9 @@ use std::time::Duration;
 use keiko_tests::wait;
 use serde_json::{Value, json};
 
+use crate::cli::{out, run};
 use crate::guest;
+use crate::signatures::signature;
 use crate::world::{Client, World, tenant};
 
 /// Everything here is done by then.
@@ -93,6 +95,51 @@ fn what_is_refused_says_why_and_changes_nothing() {
     );
     until(&client, "guest.wasm", |file| file["version"] == "0.2.0");
     assert_eq!(version(&client), "0.2.0");
+}
+
+#[test]
+fn a_file_is_installed_when_its_signature_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = out(&run(&["plugin", "key", "secret.key"], folder.path(), 0));
+    let signers = format!("[tenants.default]\nsigners = [\"{}\"]\n", key.trim());
+    let world = World::with(&format!("{CONFIG}{signers}"));
+    let client = world.client(None);
+    let (first, second) = (guest::component("guest", "0.1.0"), guest::component("guest", "0.2.0"));
+    put(&world, "guest.wasm", &first);
+    until(&client, "guest.wasm", |file| file["code"] == "denied");
+    // The signature comes later, and is reason enough to look again.
+    let signed = |component: &[u8]| signature(folder.path(), "secret.key", component, None);
+    put(&world, "guest.sig", signed(&first).as_bytes());
+    until(&client, "guest.wasm", |file| file["version"] == "0.1.0");
+    // It is of other bytes than the next version's.
+    put(&world, "guest.wasm", &second);
+    until(&client, "guest.wasm", |file| file["code"] == "denied");
+    assert_eq!(version(&client), "0.1.0");
+    // A file that is larger than a signature may be is none, though it begins with one.
+    let padded = |bytes: usize| format!("{:<bytes$}", signed(&second));
+    put(&world, "guest.sig", padded(1_001).as_bytes());
+    let refused = until(&client, "guest.wasm", |file| {
+        file["message"].as_str().is_some_and(|text| text.contains("signed components only"))
+    });
+    assert_eq!(refused["code"], "denied");
+    put(&world, "guest.sig", padded(1_000).as_bytes());
+    until(&client, "guest.wasm", |file| file["version"] == "0.2.0");
+}
+
+#[test]
+fn a_file_without_the_signature_that_its_tenant_wants_is_refused() {
+    // Of the secret key of all ones.
+    let signers = "[tenants.default]\nsigners = [\"ed25519:iojj3XQJ8ZX9UtstPLpdcspnCb8dlBIb83SIAbQPb1w\"]\n";
+    let world = World::with(&format!("{CONFIG}{signers}"));
+    let client = world.client(None);
+    put(&world, "guest.wasm", &guest::component("guest", "0.1.0"));
+    until(&client, "guest.wasm", |file| file["code"] == "denied");
+    put(&world, "guest.sig", b"no signature");
+    until(&client, "guest.wasm", |file| file["code"] == "invalid_input");
+    client.get("/v1/plugins/guest").problem(404, "not_found");
+    client.upload("/v1/plugins", &guest::component("guest", "0.1.0")).problem(403, "denied");
+    let path = format!("/v1/plugins?signature={}", "A".repeat(86));
+    client.upload(&path, &guest::component("guest", "0.1.0")).problem(403, "denied");
 }
 
 #[test]

@@ -333,3 +333,27 @@ fn a_cluster_key_comes_from_the_environment_alone_and_is_not_shown() {
     let error = read(&format!("[host]\ncluster_key = \"{key}\"")).unwrap_err().to_string();
     assert!(error.contains("host.cluster_key (keiko.toml:2): there is no such setting"), "{error}");
 }
+
+#[test]
+fn each_mistake_about_where_plugins_come_from_is_named_with_its_place() {
+    let check = |text: &str, expected: &str| {
+        let error = read(text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}\ngave\n{error}\nnot\n{expected}");
+    };
+    check(
+        "[tenants.default]\nsigners = [\"ed25519:AAAA\"]",
+        "tenants.default.signers[0] (keiko.toml:2): `ed25519:AAAA` is no key",
+    );
+    check("[tenants.default]\nsigners = \"x\"", "tenants.default.signers (keiko.toml:2): expected a list");
+}
+
+#[test]
+fn a_tenant_has_as_many_signers_as_the_limit_and_no_more() {
+    let key = format!("\"ed25519:{}\",", "A".repeat(43));
+    let read = |count: usize| read(&format!("[tenants.default]\nsigners = [{}]", key.repeat(count)));
+    let config = read(SIGNERS_MAX).unwrap();
+    assert_eq!(config.tenants[0].signers.len(), SIGNERS_MAX);
+    assert!(matches!(origin_of(&config, "tenants.default.signers"), Origin::File { line: 2, .. }));
+    let error = read(SIGNERS_MAX + 1).unwrap_err().to_string();
+    assert!(error.contains("101 signers exceed the limit of 100"), "{error}");
+}
