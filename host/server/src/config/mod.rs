@@ -14,6 +14,7 @@ use keiko_runtime::cache::CacheOptions;
 use keiko_runtime::{Retention, TenantOptions};
 
 use crate::signature::Signer;
+use crate::source::Place;
 use crate::token::TokenEntry;
 
 mod check;
@@ -65,6 +66,8 @@ pub struct Config {
     pub api: ApiLimits,
     /// The tenants; never empty.
     pub tenants: Vec<TenantConfig>,
+    /// Hosts that components may be fetched from.
+    pub sources: Vec<Place>,
     /// Every value above with where it came from, in the order of the documentation.
     pub effective: Vec<Effective>,
 }
