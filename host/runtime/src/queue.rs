@@ -499,7 +499,7 @@ mod tests {
             (12, true, false, false),
         ];
         assert_eq!(seen, [&before[..], &by_lane, &[(3, true, true, true), (13, true, true, true)]].concat());
-        assert!(lanes.are_low(&[A]) && lanes.held().get(&A).is_none(), "a lane that is gone is low");
+        assert!(lanes.are_low(&[A]) && !lanes.held().contains_key(&A), "a lane that is gone is low");
     }
 
     #[test]
