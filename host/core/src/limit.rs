@@ -160,6 +160,10 @@ pub const BULK_TASKS_MAX: usize = 10_000;
 pub const LOCAL_QUEUE_MAX: usize = 1_000;
 /// Attempts that run on one worker thread at once.
 pub const RUNNING_PER_WORKER_MAX: usize = 16;
+/// Calls that block a thread and that attempts of one worker thread have under way at once, unless the host says otherwise.
+pub const BLOCKING_PER_WORKER: usize = 4;
+/// The same for everything else of a host.
+pub const BLOCKING_PER_HOST: usize = 64;
 /// Attempts that run on one host at once.
 pub const RUNNING_PER_HOST_MAX: usize = 100;
 

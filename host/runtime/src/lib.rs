@@ -10,6 +10,7 @@ mod bulk;
 pub mod cache;
 mod canary;
 mod catalog;
+mod cores;
 mod data;
 mod direct;
 mod dispatcher;
@@ -49,6 +50,7 @@ mod worker;
 
 pub use batch::{AddedItems, BatchFigures, ProcessorView};
 pub use bulk::Bulk;
+pub use cores::{CORES_MAX, Cores};
 pub use data::NewAgent;
 pub use handle::Handle;
 pub use metrics::{MetricValue, MetricView, TaskErrors};

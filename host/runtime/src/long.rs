@@ -550,7 +550,8 @@ mod tests {
         let mut services = crate::service::Services::default();
         for number in 0..2 {
             let (pool, stop) = (Arc::clone(&pool), services.stop_signal());
-            services.thread(format!("test-{number}"), 0, move || work(pool, number == 0, stop));
+            let standing = crate::service::Standing { nice: 0, core: None, blocking_max: 1 };
+            services.thread(format!("test-{number}"), standing, move || work(pool, number == 0, stop));
         }
         let ended = Arc::new(AtomicUsize::new(0));
         let attempt = || {

@@ -7,6 +7,7 @@ use keiko_core::limit;
 use keiko_core::retention::KeptFrom;
 
 use crate::cache::CacheOptions;
+use crate::cores::Cores;
 use crate::point::KillAt;
 
 /// Options of a runtime. The defaults are those of the limits table.
@@ -14,6 +15,11 @@ use crate::point::KillAt;
 pub struct Options {
     /// Threads that begin attempts and end the short ones; as many more go on with long ones.
     pub workers: usize,
+    /// The processors that these threads keep to.
+    pub cores: Cores,
+    /// Calls that block a thread, such as reading a component, that attempts of one worker may have under way at once; more
+    /// of them wait.
+    pub blocking_per_worker: usize,
     /// Short attempts on one of them at once.
     pub running_per_worker: usize,
     /// How long an attempt may compute before it is a long one.
@@ -87,6 +93,8 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
+            cores: Cores::Any,
+            blocking_per_worker: limit::BLOCKING_PER_WORKER,
             running_per_worker: limit::RUNNING_PER_WORKER_MAX,
             // Most first slices end at a tick before this; with a whole tick every long attempt would have two.
             short: Duration::from_millis(limit::EPOCH_TICK_MS / 2),

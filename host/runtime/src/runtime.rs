@@ -35,7 +35,7 @@ use crate::queue::LocalQueue;
 use crate::request::{Error, TenantOptions};
 use crate::running::Running;
 use crate::schedules::{self, Almanac};
-use crate::service::Services;
+use crate::service::{Services, Standing};
 use crate::settler::{self, Ended};
 use crate::shared::{Counters, Job, Shared, TenantEntry};
 use crate::tenure::Tenures;
@@ -118,6 +118,7 @@ impl Runtime {
         options: Options,
         tenants: Vec<TenantOptions>,
     ) -> Result<(Runtime, Handle), Error> {
+        let cores = options.cores.plan(options.workers)?;
         let (entries, names) = tenant_rows(&parts, tenants).await?;
         let (lease_ms, now_ms) = (options.lease.as_millis() as i64, parts.clock.now_ms());
         let holder = parts.tasks.open_holder(now_ms, lease_ms).await?;
@@ -174,19 +175,16 @@ impl Runtime {
             counters: Counters::default(),
             batches,
         });
-        shared.gauge.correct(&shared.records.live().await?);
-        shared.catalog.refresh().await?;
-        pauses::refresh(&shared).await;
-        shared.batches.gauge.correct(&batch::waiting(&shared).await?);
-        batch::read(&shared).await?;
+        read_again(&shared).await?;
         rescuer::note(&shared, &rescued);
         let handle = Handle { shared: Arc::clone(&shared), names: Arc::new(names) };
-        Ok((Runtime::spawn(shared, &handle, endings, events), handle))
+        Ok((Runtime::spawn(shared, &handle, &cores, endings, events), handle))
     }
 
     fn spawn(
         shared: Arc<Shared>,
         handle: &Handle,
+        cores: &[Option<usize>],
         endings: mpsc::Receiver<Ended>,
         events: mpsc::Receiver<batch::Event>,
     ) -> Runtime {
@@ -196,14 +194,17 @@ impl Runtime {
         shared.pulse.poke();
         keeping.spawn(settler::settle(Arc::clone(&shared), endings, keeping.stop_signal()));
         let (heart, stop) = (Arc::clone(&shared), keeping.stop_signal());
-        keeping.thread("keiko-heart".to_owned(), 0, move || heart::beat(heart, stop));
-        for number in 0..shared.options.workers {
+        let usual = Standing { nice: 0, core: None, blocking_max: shared.options.blocking_per_worker };
+        keeping.thread("keiko-heart".to_owned(), usual, move || heart::beat(heart, stop));
+        for (number, core) in cores.iter().copied().enumerate() {
             let (worker, stop) = (Arc::clone(&shared), workers.stop_signal());
-            workers.thread(format!("keiko-guest-{number}"), 0, move || worker::work(worker, stop));
+            let standing = Standing { core, ..usual };
+            workers.thread(format!("keiko-guest-{number}"), standing, move || worker::work(worker, stop));
             let (pool, stop) = (Arc::clone(&shared.long), long.stop_signal());
             // One of several spares a processor.
             let spares = number == 0 && shared.options.workers > 1;
-            long.thread(format!("keiko-long-{number}"), LONG_NICE, move || long::work(pool, spares, stop));
+            let standing = Standing { nice: LONG_NICE, ..standing };
+            long.thread(format!("keiko-long-{number}"), standing, move || long::work(pool, spares, stop));
         }
         intake.spawn(dispatcher::dispatch(Arc::clone(&shared), intake.stop_signal()));
         intake.spawn(rescuer::rescue(Arc::clone(&shared), intake.stop_signal()));
@@ -274,6 +275,15 @@ async fn close_holders(shared: &Shared) -> Result<u64, StoreError> {
         left += shared.tasks.close_holder(holder, shared.clock.now_ms()).await?;
     }
     Ok(left)
+}
+
+/// Learns what the store has.
+async fn read_again(shared: &Arc<Shared>) -> Result<(), Error> {
+    shared.gauge.correct(&shared.records.live().await?);
+    shared.catalog.refresh().await?;
+    pauses::refresh(shared).await;
+    shared.batches.gauge.correct(&batch::waiting(shared).await?);
+    Ok(batch::read(shared).await?)
 }
 
 type Entries = HashMap<TenantId, Arc<TenantEntry>>;

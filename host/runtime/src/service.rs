@@ -12,6 +12,8 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cores;
+
 /// Loops and threads that start together and are stopped together.
 #[derive(Debug, Default)]
 pub(crate) struct Services {
@@ -20,6 +22,17 @@ pub(crate) struct Services {
     stop: CancellationToken,
     /// Set when there are no threads: everything that was started.
     in_place: Option<Started>,
+}
+
+/// How a thread stands beside the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// How much less the operating system favours it, from 0 to 19.
+    pub(crate) nice: i32,
+    /// The one processor that it keeps to.
+    pub(crate) core: Option<usize>,
+    /// Calls that block a thread, each on one of its own, that it has under way at once; at least 1.
+    pub(crate) blocking_max: usize,
 }
 
 /// Tasks that end with this.
@@ -54,9 +67,13 @@ impl Services {
 
     /// Runs a future on a thread of its own, with a runtime of its own that looks at the future and at timers after
     /// every poll of what was spawned beside it: a guest may hold the thread for a tick in each, and the default
-    /// interval would let 61 pass. The operating system favours the thread less by `nice`, from 0 to 19.
-    pub(crate) fn thread<F>(&mut self, name: String, nice: i32, make: impl FnOnce() -> F + Send + 'static)
-    where
+    /// interval would let 61 pass.
+    pub(crate) fn thread<F>(
+        &mut self,
+        name: String,
+        standing: Standing,
+        make: impl FnOnce() -> F + Send + 'static,
+    ) where
         F: Future<Output = ()> + Send + 'static,
     {
         if self.in_place.is_some() {
@@ -65,10 +82,12 @@ impl Services {
         let (done, ended) = oneshot::channel();
         self.threads.push(ended);
         let body = move || {
-            step_back(nice);
+            // Before its runtime is there: threads for what blocks are children of this one, and keep to what it keeps to.
+            standing.take();
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .event_interval(1)
+                .max_blocking_threads(standing.blocking_max.max(1))
                 .build()
                 .expect("a runtime needs an epoll instance, without which no host can work");
             runtime.block_on(make());
@@ -99,19 +118,30 @@ pub(crate) fn spawn_beside(future: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(future);
 }
 
-/// Lowers the priority of this thread. Only Linux has one for each thread; elsewhere it would be the whole process's.
-fn step_back(nice: i32) {
-    if nice > 0
-        && cfg!(target_os = "linux")
-        && let Err(error) = rustix::process::nice(nice)
-    {
-        tracing::debug!(error = %error, "a thread keeps its usual priority");
+impl Standing {
+    /// Gives it to this thread. Only Linux has a priority for each thread; elsewhere it would be the whole process's.
+    fn take(self) {
+        if self.nice > 0
+            && cfg!(target_os = "linux")
+            && let Err(error) = rustix::process::nice(self.nice)
+        {
+            tracing::debug!(error = %error, "a thread keeps its usual priority");
+        }
+        // It could when the host started: what the process may use has changed since.
+        if let Some(Err(error)) = self.core.map(cores::keep_to) {
+            tracing::warn!(error = %error, "a thread does not keep to its processor");
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Barrier};
+
     use super::*;
+
+    const STANDING: Standing = Standing { nice: 1, core: None, blocking_max: 2 };
 
     #[tokio::test]
     async fn services_stop_and_say_whether_all_did() {
@@ -121,11 +151,33 @@ mod tests {
             let stop = stop.clone();
             async move { stop.cancelled().await }
         });
-        services.thread("test".to_owned(), 1, move || async move { stop.cancelled().await });
+        services.thread("test".to_owned(), STANDING, move || async move { stop.cancelled().await });
         assert!(services.stop(Duration::from_secs(10)).await);
 
         let services = Services::default();
         services.spawn(std::future::pending());
         assert!(!services.stop(Duration::from_millis(1)).await);
+    }
+
+    #[tokio::test]
+    async fn a_thread_has_as_many_calls_that_block_as_it_may_and_no_more() {
+        let mut services = Services::default();
+        let most = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&most);
+        services.thread("test".to_owned(), STANDING, move || async move {
+            // Each waits for one more, so they end only when two run at once.
+            let (pair, under_way) = (Arc::new(Barrier::new(2)), Arc::new(AtomicUsize::new(0)));
+            let calls = (0..6).map(|_| {
+                let (pair, under_way, seen) = (Arc::clone(&pair), Arc::clone(&under_way), Arc::clone(&seen));
+                tokio::task::spawn_blocking(move || {
+                    seen.fetch_max(under_way.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    pair.wait();
+                    under_way.fetch_sub(1, Ordering::SeqCst);
+                })
+            });
+            futures::future::join_all(calls).await;
+        });
+        assert!(services.stop(Duration::from_secs(10)).await);
+        assert_eq!(most.load(Ordering::SeqCst), 2);
     }
 }

@@ -12,6 +12,7 @@ mod pauses;
 mod slots;
 mod support;
 mod swap;
+mod threads;
 mod trees;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -574,7 +575,7 @@ async fn only_a_task_that_ran_at_three_crashes_is_quarantined() {
         started.notified().await;
         // Forgotten, not drained: what a crash leaves is a lease, and a journal that nobody cleared.
         std::mem::forget(runtime);
-        let first = ids.expect("submitted").first;
+        let first = ids.as_ref().expect("submitted").first;
         let view = handle.task(tenant, first).await.expect("there").view;
         assert_eq!(view.summary.crashes, crash - 1);
     }

@@ -26,7 +26,6 @@ use crate::auth::Auth;
 use crate::config::Config;
 use crate::seen::Seen;
 use crate::signature::Signers;
-use crate::source::Sources;
 use crate::store::{OpenError, Seams, Store};
 use crate::watch::{WatchedFiles, Watcher};
 
@@ -312,7 +311,6 @@ impl Http {
             engine,
             pool,
             signers,
-            sources: Sources::new(config.sources.clone()),
             watched,
         });
         let (stop, serving) = (CancellationToken::new(), TaskTracker::new());
@@ -422,6 +420,8 @@ fn runtime_options(config: &Config) -> Options {
     let part_of_lease = |ms: u64| config.lease.mul_f64(ms as f64 / LEASE_MS as f64);
     Options {
         workers: config.workers,
+        cores: config.worker_cores.clone(),
+        blocking_per_worker: config.blocking_per_worker,
         running_max: config.running_max,
         drain: config.drain,
         lease: config.lease,

@@ -47,6 +47,9 @@ pub(super) struct Settings {
     /// Threads that run plugins [default: one for each processor]
     #[arg(long, value_name = "N")]
     workers: Option<u64>,
+    /// Processors that these threads keep to, one each in turn: `all`, or numbers such as 0-3,6 [default: any]
+    #[arg(long, value_name = "CORES")]
+    worker_cores: Option<String>,
     /// Folder whose components are installed when they change [default: none]
     #[arg(long, value_name = "DIR")]
     plugins_dir: Option<String>,
@@ -71,6 +74,7 @@ impl Settings {
         self.place.config_with([
             ("host.listen", "--listen", self.listen.clone()),
             ("host.workers", "--workers", self.workers.map(|workers| workers.to_string())),
+            ("host.worker_cores", "--worker-cores", self.worker_cores.clone()),
             ("host.plugins_dir", "--plugins-dir", self.plugins_dir.clone()),
             ("host.log", "--log", self.log.clone()),
             ("host.log_format", "--log-format", format.map(str::to_owned)),

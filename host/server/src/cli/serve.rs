@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
+use keiko_core::code::Code;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -32,7 +33,8 @@ pub(super) struct Arguments {
 pub(super) fn serve(arguments: Arguments) -> Result<ExitCode, Failure> {
     let config = arguments.settings.config()?;
     start_log(&config);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("keiko").build();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.enable_all().thread_name("keiko").max_blocking_threads(config.blocking_max).build();
     let runtime = runtime.map_err(|error| Failure::Host(format!("no threads: {error}")))?;
     runtime.block_on(serve_until_told(config))
 }
@@ -42,6 +44,10 @@ async fn serve_until_told(config: Config) -> Result<ExitCode, Failure> {
     let data_dir = config.data_dir.clone();
     let host = Host::builder().config(config).build().await.map_err(|error| match error {
         StartError::Exposed(_) => Failure::Usage(error.to_string()),
+        // A setting that does not go with this machine.
+        StartError::Runtime(ref runtime) if runtime.code == Code::InvalidInput => {
+            Failure::Usage(error.to_string())
+        }
         error => Failure::Host(error.to_string()),
     })?;
     if let Some(address) = host.address() {

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use keiko_core::limit::{
-    BATCH_BYTES_MAX, BATCH_ITEMS_MAX, BATCH_MEMORY_BYTES, BULK_TASKS_MAX, COMPONENT_BYTES_CEILING, KIB,
-    LEASE_MS, MIB,
+    BATCH_BYTES_MAX, BATCH_ITEMS_MAX, BATCH_MEMORY_BYTES, BLOCKING_PER_HOST, BLOCKING_PER_WORKER,
+    BULK_TASKS_MAX, COMPONENT_BYTES_CEILING, KIB, LEASE_MS, MIB,
 };
 use keiko_core::policy::{BUDGET_CEILING, Capability, Grants, TenantPolicy};
 use keiko_core::{PluginName, TenantName};
-use keiko_runtime::TenantOptions;
+use keiko_runtime::{Cores, TenantOptions};
 use serde_json::Value;
 
 use super::origin::Origin;
@@ -34,12 +34,11 @@ const SETTING_BYTES_MAX: usize = 64 << 10;
 
 /// Checks everything, and says all that is wrong.
 pub(super) fn check(written: Written) -> Result<Config, ConfigError> {
-    let Written { scalars, tenants, sources, cluster_key, mistakes } = written;
+    let Written { scalars, tenants, cluster_key, mistakes } = written;
     let mut checker = Checker { scalars, mistakes, effective: Vec::new() };
     let mut config = checker.host();
     config.cluster_key = checker.cluster_key(cluster_key);
     config.tenants = checker.tenants(tenants);
-    config.sources = checker.sources(sources, &config.tenants);
     checker.reachable(&config);
     if !checker.mistakes.is_empty() {
         return Err(ConfigError { mistakes: checker.mistakes });
@@ -60,7 +59,9 @@ struct Checker {
 
 impl Checker {
     fn host(&mut self) -> Config {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+        let worker_cores = self.text("host.worker_cores", "", str::parse::<Cores>).unwrap_or_default();
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = worker_cores.count().unwrap_or_else(cores) as u64;
         let listen = self.text("host.listen", "127.0.0.1:7700", |text| {
             text.parse()
                 .map_err(|_| format!("`{text}` is not an address with a port, such as 127.0.0.1:7700"))
@@ -86,7 +87,10 @@ impl Checker {
             listen: listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
             data_dir: data_dir.unwrap_or_default(),
             plugins_dir: plugins_dir.flatten(),
-            workers: count("host.workers", cores, 1_024),
+            workers: count("host.workers", workers, 1_024),
+            worker_cores,
+            blocking_per_worker: count("host.blocking_per_worker", BLOCKING_PER_WORKER as u64, 1_024),
+            blocking_max: count("host.blocking_max", BLOCKING_PER_HOST as u64, 4_096),
             running_max: count("host.running_max", 100, 1_000),
             readers: count("host.readers", 4, 64) as u32,
             api: ApiLimits {
@@ -108,7 +112,6 @@ impl Checker {
             log: log.unwrap_or_default(),
             log_format: log_format.unwrap_or(LogFormat::Text),
             tenants: Vec::new(),
-            sources: Vec::new(),
             effective: Vec::new(),
         }
     }
@@ -448,6 +451,5 @@ mod cache;
 mod concurrency;
 mod database;
 mod processor;
-mod source;
 #[cfg(test)]
 mod tests;

@@ -11,10 +11,9 @@ use std::time::Duration;
 
 use keiko_engine::ClusterKey;
 use keiko_runtime::cache::CacheOptions;
-use keiko_runtime::{Retention, TenantOptions};
+use keiko_runtime::{Cores, Retention, TenantOptions};
 
 use crate::signature::Signer;
-use crate::source::Place;
 use crate::token::TokenEntry;
 
 mod check;
@@ -42,6 +41,12 @@ pub struct Config {
     pub plugins_dir: Option<PathBuf>,
     /// Threads that run guests.
     pub workers: usize,
+    /// The processors that they keep to.
+    pub worker_cores: Cores,
+    /// Calls that block a thread and that attempts of one of them have under way at once.
+    pub blocking_per_worker: usize,
+    /// The same for everything else of the host; who embeds one has threads of their own.
+    pub blocking_max: usize,
     /// Attempts on this host at once.
     pub running_max: usize,
     /// Database connections that read.
@@ -66,8 +71,6 @@ pub struct Config {
     pub api: ApiLimits,
     /// The tenants; never empty.
     pub tenants: Vec<TenantConfig>,
-    /// Hosts that components may be fetched from.
-    pub sources: Vec<Place>,
     /// Every value above with where it came from, in the order of the documentation.
     pub effective: Vec<Effective>,
 }
