@@ -1,12 +1,13 @@
 //! Requests of the command line to a running host: plain HTTP, for a host on this machine or behind a proxy that
 //! ends TLS.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 use ureq::Agent;
-use ureq::http::{Method, Request};
+use ureq::http::{Method, Request, Response};
 
 use super::exit::Failure;
 use super::print;
@@ -89,7 +90,8 @@ pub(super) struct Call<'a> {
     path: &'a str,
     headers: Vec<(&'static str, &'a str)>,
     body: &'a [u8],
-    time: Duration,
+    /// Until when the answer is whole; `None` is any time.
+    time: Option<Duration>,
 }
 
 impl<'a> Call<'a> {
@@ -110,7 +112,7 @@ impl<'a> Call<'a> {
     }
 
     fn new(method: Method, path: &'a str) -> Call<'a> {
-        Call { method, path, headers: Vec::new(), body: &[], time: ANSWER_TIME }
+        Call { method, path, headers: Vec::new(), body: &[], time: Some(ANSWER_TIME) }
     }
 
     pub(super) fn body(mut self, content_type: &'a str, body: &'a [u8]) -> Call<'a> {
@@ -126,13 +128,19 @@ impl<'a> Call<'a> {
 
     /// Waits for the answer as long as an upload takes.
     pub(super) fn upload(mut self) -> Call<'a> {
-        self.time = UPLOAD_TIME;
+        self.time = Some(UPLOAD_TIME);
+        self
+    }
+
+    /// Waits for the end of the answer so long, or as long as it takes.
+    pub(super) fn for_as_long_as(mut self, time: Option<Duration>) -> Call<'a> {
+        self.time = time;
         self
     }
 
     /// Waits for the answer this much longer.
     pub(super) fn and_wait(mut self, seconds: u64) -> Call<'a> {
-        self.time += Duration::from_secs(seconds);
+        self.time = self.time.map(|time| time + Duration::from_secs(seconds));
         self
     }
 }
@@ -191,6 +199,21 @@ struct Problem {
 impl Client {
     /// Sends a request. What the host refuses is a failure with the host's words.
     pub(super) fn send(&self, call: Call<'_>) -> Result<Answer, Failure> {
+        let mut answer = self.answered(call)?;
+        Ok(Answer { body: self.whole(&mut answer)? })
+    }
+
+    /// Sends a request whose answer is read as it comes.
+    pub(super) fn open(&self, call: Call<'_>) -> Result<impl Read + use<>, Failure> {
+        Ok(self.answered(call)?.into_body().into_reader())
+    }
+
+    fn whole(&self, answer: &mut Response<ureq::Body>) -> Result<Vec<u8>, Failure> {
+        let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
+        body.map_err(|error| Failure::Host(format!("{}: the answer broke off: {error}", self.base)))
+    }
+
+    fn answered(&self, call: Call<'_>) -> Result<Response<ureq::Body>, Failure> {
         let mut request = Request::builder().method(call.method).uri(format!("{}{}", self.base, call.path));
         for (name, value) in call.headers {
             request = request.header(name, value);
@@ -199,16 +222,14 @@ impl Client {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         let request = request.body(call.body).map_err(|error| Failure::Usage(error.to_string()))?;
-        let request = self.agent.configure_request(request).timeout_global(Some(call.time)).build();
+        let request = self.agent.configure_request(request).timeout_global(call.time).build();
         let answer = self.agent.run(request);
         let mut answer = answer.map_err(|error| self.unreachable(&error))?;
         let status = answer.status();
-        let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
-        let body =
-            body.map_err(|error| Failure::Host(format!("{}: the answer broke off: {error}", self.base)))?;
         if status.is_success() {
-            return Ok(Answer { body });
+            return Ok(answer);
         }
+        let body = self.whole(&mut answer)?;
         let text = match serde_json::from_slice::<Problem>(&body) {
             Ok(problem) => {
                 let (code, id) = (print::clean(&problem.code), print::clean(&problem.request_id));

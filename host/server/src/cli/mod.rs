@@ -20,10 +20,12 @@ mod schedule;
 mod serve;
 mod sign;
 mod stats;
+mod stream;
 mod submit;
 mod task;
 mod token;
 mod user;
+mod watch;
 
 use std::process::ExitCode;
 

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use super::client::{self, Call, Client};
 use super::exit::Failure;
 use super::task::{Task, of_state, outcome, wait_one};
-use super::{input, print};
+use super::{input, print, stream};
 
 /// Bytes of one request with many tasks; the host takes a little more.
 const REQUEST_BYTES_MAX: usize = 60 << 20;
@@ -26,7 +26,8 @@ const REQUEST_BYTES_MAX: usize = 60 << 20;
 Examples:
   keiko task submit --plugin movie-facts --kind normalise --input film.json --wait 30
   keiko task submit --file tasks.ndjson                a task on each line, as the API takes it
-  keiko task submit --kind normalise --file films.ndjson              an input on each line")]
+  keiko task submit --kind normalise --file films.ndjson              an input on each line
+  tail -f tasks.ndjson | keiko task submit --stream -                 each as it comes")]
 pub(super) struct Submit {
     /// The plugin; may be left out when only one has the kind
     #[arg(long)]
@@ -49,6 +50,14 @@ pub(super) struct Submit {
     /// Many tasks: a file with one on each line, or - for stdin
     #[arg(long, value_name = "NDJSON", conflicts_with_all = ["input", "content_type", "wait"])]
     file: Option<PathBuf>,
+    /// Any number of tasks, each accepted or refused for itself as it comes: a file with one on each line, as the API takes
+    /// it with an `idempotency_key` of its own, or - for stdin
+    #[arg(long, value_name = "NDJSON", conflicts_with_all = [
+        "plugin", "kind", "input", "content_type", "key", "wait", "file", "fuel", "memory", "timeout", "attempts",
+        "queued_timeout", "total_timeout", "heartbeat_timeout", "tree_fuel", "tree_host_calls", "tree_timeout", "retry",
+        "agent", "user", "delay", "run_at", "unique", "debounce", "throttle", "concurrency_key", "priority",
+    ])]
+    stream: Option<PathBuf>,
     /// Fuel for each attempt
     #[arg(long, value_name = "N")]
     fuel: Option<u64>,
@@ -245,6 +254,9 @@ struct TaskBody<'a> {
 }
 
 pub(super) fn submit(arguments: &Submit) -> Result<ExitCode, Failure> {
+    if let Some(file) = &arguments.stream {
+        return stream::submit(file, &arguments.host);
+    }
     let client = arguments.host.client()?;
     match &arguments.file {
         Some(file) => many(arguments, &client, file),

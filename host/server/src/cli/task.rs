@@ -10,8 +10,8 @@ use serde_json::value::RawValue;
 
 use super::client::{self, Answer, Call, Client, Query, segment};
 use super::exit::{self, Failure};
-use super::print;
 use super::submit::{self, Submit};
+use super::{print, watch};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -37,6 +37,8 @@ pub(super) enum Command {
         #[command(flatten)]
         host: client::HostArguments,
     },
+    /// Follow a task as it changes, to its end; exits as `wait` does
+    Watch(watch::Watch),
     /// Cancel tasks that have not ended, by their ids or all that a filter names
     Cancel(Cancel),
     /// Run failed or cancelled tasks again, by their ids or all that a filter names
@@ -169,9 +171,9 @@ struct Tree {
 }
 
 #[derive(Debug, Deserialize)]
-struct Progress {
-    fraction: f64,
-    message: String,
+pub(super) struct Progress {
+    pub(super) fraction: f64,
+    pub(super) message: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -249,6 +251,7 @@ pub(super) fn task(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::List(arguments) => list(&arguments),
         Command::Wait { ids, timeout, host } => wait(&ids, timeout, &host),
+        Command::Watch(arguments) => watch::watch(&arguments),
         Command::Cancel(Cancel { many, .. }) if many.ids.is_empty() => {
             by_filter(&many, &|path| Call::post(path), "/v1/tasks/cancel")
         }

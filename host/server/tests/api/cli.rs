@@ -40,7 +40,7 @@ pub fn err(output: &Output) -> String {
 pub struct Served {
     pub child: Child,
     pub folder: TempDir,
-    server: String,
+    pub server: String,
     /// Outlives the process.
     _engine: Engine,
 }

@@ -1,0 +1,158 @@
+//! What the command line does with schedules, keys, streams and events, as processes.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::cli::{Served, err, keiko, out, run};
+
+fn served() -> Served {
+    let served = Served::start(&[]);
+    served.run(&["plugin", "install", "guest.wasm"], 0);
+    served
+}
+
+/// The JSON that a command prints.
+#[track_caller]
+fn shown(served: &Served, arguments: &[&str]) -> Value {
+    let all = [arguments, &["--json"]].concat();
+    serde_json::from_str(&out(&served.run(&all, 0))).unwrap()
+}
+
+#[test]
+fn a_person_makes_a_schedule_pauses_it_and_takes_it_away() {
+    let served = served();
+    let create = ["schedule", "create", "nightly", "--cron", "30 2 * * *", "--zone", "Europe/Berlin"];
+    let task = ["--kind", "echo", "--input", "[1]", "--missed", "run_once", "--overlap", "skip"];
+    let made = out(&served.run(&[&create[..], &task].concat(), 0));
+    assert!(made.lines().nth(1).unwrap().starts_with("nightly "), "{made}");
+    let known = shown(&served, &["schedule", "get", "nightly"]);
+    assert_eq!((&known["zone"], &known["missed"]), (&json!("Europe/Berlin"), &json!("run_once")));
+    assert_eq!(known["task"], json!({"kind": "echo", "input": [1], "priority": 0}));
+    let next = known["next_at"].as_str().unwrap().to_owned();
+    assert!(out(&served.run(&["schedule", "get", "nightly"], 0)).contains(&next));
+    served.run(&[&create[..], &task].concat(), 3);
+    served.run(&["schedule", "pause", "nightly"], 0);
+    assert_eq!(shown(&served, &["schedule", "get", "nightly"]).get("next_at"), None);
+    served.run(&["schedule", "resume", "nightly"], 0);
+    assert_eq!(shown(&served, &["schedule", "get", "nightly"])["next_at"], json!(next));
+
+    let whole = r#"{"kind":"echo","priority":3,"concurrency_key":"k"}"#;
+    let second = ["schedule", "create", "often", "--cron", "@hourly", "--paused", "--task", whole];
+    served.run(&second, 0);
+    assert_eq!(shown(&served, &["schedule", "get", "often"])["task"]["concurrency_key"], "k");
+    let page = served.run(&["schedule", "list", "--limit", "1"], 0);
+    let (table, note) = (out(&page), err(&page));
+    assert!(table.contains("nightly") && !table.contains("often"), "{table}");
+    assert!(note.contains("--after nightly"), "{note}");
+    assert!(out(&served.run(&["schedule", "list", "--after", "nightly"], 0)).contains("often"));
+    served.run(&["schedule", "remove", "nightly"], 0);
+    served.run(&["schedule", "get", "nightly"], 3);
+    served.run(&["schedule", "remove", "nightly"], 3);
+    let wrong = served.run(&["schedule", "create", "bad", "--cron", "61 * * * *", "--kind", "echo"], 3);
+    assert!(err(&wrong).contains("`cron`: "), "{}", err(&wrong));
+    served.run(&["schedule", "create", "bad", "--cron", "@daily", "--kind", "echo", "--task", "{}"], 2);
+}
+
+#[test]
+fn tasks_with_one_concurrency_key_go_one_after_the_other() {
+    let served = served();
+    let submit = |fuel: &str| {
+        let all = ["task", "submit", "--kind", "loop", "--fuel", fuel, "--concurrency-key", "k"];
+        out(&served.run(&all, 0)).trim().to_owned()
+    };
+    let first = submit("100000000000");
+    let state = |id: &str| shown(&served, &["task", "get", id])["state"].as_str().unwrap().to_owned();
+    while state(&first) == "pending" {}
+    let second = submit("1000000");
+    served.run(&["task", "wait", &second, "--timeout", "1"], 6);
+    assert_eq!((state(&first), state(&second)), ("running".to_owned(), "pending".to_owned()));
+    served.run(&["task", "cancel", &first], 0);
+    assert!(out(&served.run(&["task", "wait", &second, "--timeout", "60"], 1)).contains("fuel_exhausted"));
+    let long = "k".repeat(256);
+    let refused = served.run(&["task", "submit", "--kind", "echo", "--concurrency-key", &long], 3);
+    assert!(err(&refused).contains("`concurrency_key`"), "{}", err(&refused));
+}
+
+#[test]
+fn a_person_follows_a_task_to_its_end() {
+    let served = served();
+    let id = out(&served.run(&["task", "submit", "--kind", "echo", "--input", "[7]"], 0));
+    let followed = served.run(&["task", "watch", id.trim(), "--timeout", "60"], 0);
+    let (result, notes) = (out(&followed), err(&followed));
+    assert_eq!(result, "[7]\n", "its result alone");
+    assert!(notes.contains(&format!("{} completed, attempt 1: ", id.trim())), "{notes}");
+    let lines = out(&served.run(&["task", "watch", id.trim(), "--json"], 0));
+    let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["event"], &last["data"]["state"]), (&json!("end"), &json!("completed")));
+
+    let failed = out(&served.run(&["task", "submit", "--kind", "fail", "--input", "\"no\""], 0));
+    assert!(err(&served.run(&["task", "watch", failed.trim()], 1)).contains("plugin_failed: "));
+    let waits = out(&served.run(&["task", "submit", "--kind", "echo", "--delay", "3600000"], 0));
+    let waited = served.run(&["task", "watch", waits.trim(), "--timeout", "1"], 6);
+    assert_eq!(err(&waited), format!("{} pending\n", waits.trim()));
+    served.run(&["task", "watch", "task_0000000000001"], 3);
+    served.run(&["task", "watch", "nonsense"], 3);
+}
+
+#[test]
+fn a_stream_of_tasks_is_answered_as_it_comes_and_says_what_was_refused() {
+    let served = served();
+    let arguments = ["task", "submit", "--stream", "-", "--server", &served.server];
+    let mut child = keiko(&arguments, served.folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    stdin.write_all(b"{\"kind\":\"echo\",\"idempotency_key\":\"k\"}\n").unwrap();
+    // Answered while the next one has not been written yet.
+    let first = lines.next().unwrap().unwrap();
+    assert!(first.starts_with("task_"), "{first}");
+    stdin.write_all(b"\nnonsense\n{\"kind\":\"echo\",\"idempotency_key\":\"k\"}").unwrap();
+    drop(stdin);
+    assert_eq!(lines.next().unwrap().unwrap(), first, "the same by its key");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", err(&output));
+    assert!(
+        err(&output).contains("line 3: ") && err(&output).ends_with("2 accepted, 1 refused\n"),
+        "{}",
+        err(&output)
+    );
+
+    // More than goes at a time, from a file.
+    let file = served.folder.path().join("tasks.ndjson");
+    std::fs::write(&file, "{\"kind\":\"echo\"}\n".repeat(450) + "{\"kind\":\"nothing\"}\n").unwrap();
+    let file = file.to_str().unwrap();
+    let sent = served.run(&["task", "submit", "--stream", file, "--json"], 3);
+    let answers: Vec<Value> = out(&sent).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let numbers: Vec<u64> = answers.iter().map(|answer| answer["line"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (1..=451).collect::<Vec<_>>());
+    assert_eq!((answers[449]["id"].is_string(), &answers[450]["code"]), (true, &json!("not_found")));
+    served.run(&["task", "submit", "--stream", file, "--kind", "echo"], 2);
+    served.run(&["task", "submit", "--stream", "nowhere.ndjson"], 2);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_host_does_not_start_on_processors_that_it_may_not_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--worker-cores", "1023"];
+    let wrong = run(&arguments, folder.path(), 2);
+    assert!(err(&wrong).contains("may not use processor 1023"), "{}", err(&wrong));
+    let shown = run(&["config", "--json", "--worker-cores", "0-1"], folder.path(), 0);
+    let settings: Value = serde_json::from_str(&out(&shown)).unwrap();
+    let of = |path: &str| {
+        let all = settings["settings"].as_array().unwrap();
+        all.iter().find(|entry| entry["path"] == path).unwrap()["value"].clone()
+    };
+    let names = ["workers", "worker_cores", "blocking_per_worker", "blocking_max"];
+    let values = names.map(|name| of(&format!("host.{name}")));
+    assert_eq!(values, [json!(2), json!("0-1"), json!(4), json!(64)]);
+    let served = Served::start(&["--worker-cores", "all"]);
+    served.run(&["plugin", "install", "guest.wasm"], 0);
+    served.run(&["task", "submit", "--kind", "echo", "--wait", "60"], 0);
+}
