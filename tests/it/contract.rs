@@ -272,6 +272,54 @@ fn children_are_refused_by_name() {
 }
 
 #[test]
+fn a_child_gets_what_it_asks_for_and_no_more_than_its_tenant() {
+    let running = with_tenant("limits = { fuel_max = 2000000000, attempts_max = 7 }");
+    let submit = |options: Value| {
+        let child = json!({"kind": "trivial", "delay_ms": 3_600_000, "options": options});
+        running.result("submit", json!({ "child": child }))[0].clone()
+    };
+    let whole = json!({
+        "priority": 9, "fuel": 2_000_000_000, "memory_bytes": 1 << 20, "timeout_ms": 1_000, "attempts": 7,
+        "queued_timeout_ms": 5_000_000, "total_timeout_ms": 6_000_000, "heartbeat_timeout_ms": 500,
+        "retry": {"first_ms": 1, "max_ms": 86_400_000, "factor": 10, "jitter_percent": 0, "codes": ["trap"]},
+        "concurrency_key": "k".repeat(255), "once": ["u", "unique"],
+    });
+    let id = submit(whole.clone())["ok"].as_str().unwrap().to_owned();
+    let task = running.client.task(&id).unwrap();
+    assert_eq!((&task["priority"], &task["state"]), (&json!(9), &json!("pending")), "{task}");
+    let again = submit(whole)["ok"].as_str().unwrap().to_owned();
+    assert_ne!(again, id, "its id was given before its key was looked at");
+    assert_eq!(running.client.list("&kind=trivial", 10).unwrap().len(), 1, "and it is the first one");
+    let day = 86_400_000_u64;
+    for bad in [
+        json!({"priority": 10}),
+        json!({"fuel": 2_000_000_001}),
+        json!({"attempts": 8}),
+        json!({"attempts": 0}),
+        json!({"retry": {"first_ms": day + 1}}),
+        json!({"retry": {"factor": 11}}),
+        json!({"retry": {"codes": ["no_such_code"]}}),
+        json!({"concurrency_key": "k".repeat(256)}),
+        json!({"concurrency_key": ""}),
+        json!({"run_at_ms": 1}),
+        json!({"once": ["", "unique"]}),
+        json!({"once": ["k", {"throttle": 0}]}),
+        json!({"once": ["k", {"throttle": 366 * day + 1}]}),
+        json!({"once": ["k", {"debounce": {"wait_ms": 1}}]}),
+    ] {
+        assert_eq!(submit(bad.clone())["error"]["name"], "invalid-input", "{bad}");
+    }
+    let far = json!({"kind": "trivial", "options": {"run_at_ms": u64::MAX}});
+    let refused = running.result("submit", json!({ "child": far }));
+    assert_eq!(refused[0]["error"]["name"], "invalid-input", "{refused}");
+
+    // What conflicts when it is stored fails the task that asked for it.
+    let taken = json!({"kind": "trivial", "options": {"once": ["u", "unique_or_conflict"]}});
+    let failed = running.contract("submit", json!({ "child": taken }), Value::Null);
+    assert_eq!(failed["error"]["code"], "conflict", "{failed}");
+}
+
+#[test]
 fn effects_are_held_to_their_number_and_bytes() {
     let running = Running::with_guests(&["contract"]);
     let many = |copies: u64| {

@@ -43,6 +43,9 @@ fn a_task_joins_its_siblings_with_their_outcomes() {
     let all = json!({"n": 7, "sum": 70 + 71 + 72, "states": states(3), "codes": []});
     assert_eq!(sum(&running, json!({"n": 7, "count": 3})), all);
     assert_eq!(sum(&running, json!({"n": 7, "count": 3, "live_max": 1})), all, "one after the other");
+    assert_eq!(sum(&running, json!({"n": 7, "count": 3, "live_max": 2, "priority": 5})), all);
+    let urgent = running.client.list("&kind=sum", 10).unwrap();
+    assert_eq!((&urgent[0]["priority"], urgent[1].get("priority")), (&json!(5), None), "{urgent:?}");
     let collected = sum(&running, json!({"n": 7, "count": 3, "bad": 0}));
     let expected = json!({"n": 7, "sum": 143, "states": ["failed", "completed", "completed"], "codes": ["invalid_input"]});
     assert_eq!(collected, expected);

@@ -13,7 +13,7 @@ use crate::join;
 use crate::limit::{
     CONTENT_TYPE_BYTES_MAX, DELAY_MS_MAX, EFFECT_BYTES_MAX, EFFECTS_MAX, INPUT_BYTES_MAX, KEY_BYTES_MAX,
 };
-use crate::once::Once;
+use crate::once::{Once, OnceRule};
 use crate::policy::BudgetRequest;
 use crate::port::Reserved;
 use crate::priority::Priority;
@@ -36,6 +36,23 @@ pub struct ChildWish {
     pub key: Option<String>,
     /// Not before this many milliseconds after the parent completes.
     pub delay_ms: u64,
+    /// What else it asks for.
+    pub options: ChildOptions,
+}
+
+/// What a guest asks for a child beside its input; nothing by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChildOptions {
+    /// How urgent it is; `None` is as its parent.
+    pub priority: Option<Priority>,
+    /// Not before this time, in milliseconds since 1970; excludes a delay.
+    pub run_at_ms: Option<i64>,
+    /// What it asks of the policy, in place of what it inherits.
+    pub budget: BudgetRequest,
+    /// The key of its kind under which few run at once.
+    pub slot_key: Option<String>,
+    /// What it asks of others of its kind and a key.
+    pub once: Option<Once>,
 }
 
 /// A child with what the host reserved for it.
@@ -45,14 +62,22 @@ pub struct Child {
     pub id: TaskId,
     /// Which handler.
     pub kind: KindId,
-    /// What it asks beside what it inherits: the time-outs of its kind.
+    /// What it asks in place of what it inherits, with the time-outs of its kind.
     pub budget: BudgetRequest,
+    /// How urgent it is; `None` is as its parent.
+    pub priority: Option<Priority>,
     /// What it is given.
     pub input: Payload,
     /// Idempotency key with the hash of the body.
     pub key: Option<Key>,
     /// Not before this many milliseconds after the parent completes.
     pub delay_ms: u64,
+    /// Not before this time.
+    pub run_at_ms: Option<i64>,
+    /// The key of its kind under which few run at once.
+    pub slot_key: Option<String>,
+    /// What it asks of others of its kind and a key.
+    pub once: Option<Once>,
     /// The group that it is of.
     pub group: Option<GroupId>,
     /// Whether it is held until others of its group have ended.
@@ -195,21 +220,35 @@ impl Effects {
     pub fn push(&mut self, wish: ChildWish, reserved: Reserved) {
         let Reserved { id, kind, budget } = reserved;
         self.bytes += wish.bytes();
-        let key = wish.key.map(|text| {
+        let ChildWish { input, key, delay_ms, options, .. } = wish;
+        let ChildOptions { priority, run_at_ms, budget: asked, slot_key, once } = options;
+        let key = key.map(|text| {
             let mut body = BodyHash::default();
-            body.add(&Body { delay_ms: wish.delay_ms, ..Body::of(kind, &wish.input) });
+            once.iter().for_each(|once| body.add_once(once));
+            body.add(&Body {
+                delay_ms,
+                run_at_ms,
+                budget: asked,
+                priority: priority.unwrap_or_default(),
+                slot_key: slot_key.as_deref(),
+                ..Body::of(kind, &input)
+            });
             Key { text, body: body.finish() }
         });
-        let delay_ms = wish.delay_ms;
+        let (group, held) = (None, false);
         self.children.push(Child {
             id,
             kind,
             budget,
-            input: wish.input,
+            priority,
+            input,
             key,
             delay_ms,
-            group: None,
-            held: false,
+            run_at_ms,
+            slot_key,
+            once,
+            group,
+            held,
         });
     }
 
@@ -227,8 +266,8 @@ impl Effects {
         if grouping.live_max == Some(0) {
             return invalid("`live-max` is at least 1");
         }
-        if wishes.iter().chain([then]).any(|wish| wish.key.is_some()) {
-            return invalid("children that are joined have no keys");
+        if wishes.iter().chain([then]).any(|wish| wish.key.is_some() || wish.options.once.is_some()) {
+            return invalid("children that are joined have no keys that find other tasks");
         }
         join::check_context(&then.input).map_err(Refused::Invalid)?;
         let all: Vec<ChildWish> = wishes.iter().chain([then]).cloned().collect();
@@ -266,7 +305,10 @@ impl Effects {
 
 impl ChildWish {
     fn bytes(&self) -> usize {
-        EFFECT_BYTES_BASE + self.input.bytes.len() + self.key.as_ref().map_or(0, String::len)
+        let ChildOptions { slot_key, once, .. } = &self.options;
+        let keys = [self.key.as_ref(), slot_key.as_ref(), once.as_ref().map(|once| &once.key)];
+        let keys = keys.into_iter().flatten().map(String::len).sum::<usize>();
+        EFFECT_BYTES_BASE + self.input.bytes.len() + keys
     }
 
     fn check(&self) -> Result<(), Refused> {
@@ -283,7 +325,24 @@ impl ChildWish {
                 self.delay_ms
             )));
         }
-        Ok(())
+        self.options.check(self.delay_ms).map_err(Refused::Invalid)
+    }
+}
+
+impl ChildOptions {
+    fn check(&self, delay_ms: u64) -> Result<(), String> {
+        let waits = delay_ms > 0 || self.run_at_ms.is_some();
+        if delay_ms > 0 && self.run_at_ms.is_some() {
+            return Err("a delay and a time to run at exclude each other".to_owned());
+        }
+        if let Some(key) = &self.slot_key {
+            check_key(key).map_err(|text| format!("the concurrency key: {text}"))?;
+        }
+        let Some(once) = &self.once else { return Ok(()) };
+        if waits && matches!(once.rule, OnceRule::Debounce { .. }) {
+            return Err("what is debounced says when it is due; a delay and a time exclude it".to_owned());
+        }
+        once.check().map_err(|error| error.to_string())
     }
 }
 
@@ -448,6 +507,7 @@ pub fn wish_of(len: usize) -> ChildWish {
         input: Payload::json(Bytes::from(vec![b'1'; len])),
         key: None,
         delay_ms: 0,
+        options: ChildOptions::default(),
     }
 }
 
@@ -498,6 +558,43 @@ mod tests {
         hashes.sort_unstable();
         hashes.dedup();
         assert_eq!(hashes.len(), count, "each difference is another body");
+    }
+
+    #[test]
+    fn the_key_of_a_child_means_everything_that_it_asks_for() {
+        let of = |change: fn(&mut ChildWish)| {
+            let mut wish = ChildWish { key: Some("k".to_owned()), ..wish_of(1) };
+            change(&mut wish);
+            let mut effects = Effects::default();
+            effects.push(wish, reserved());
+            effects.children.remove(0).key.unwrap().body
+        };
+        let plain = of(|_| {});
+        let mut body = BodyHash::default();
+        body.add(&Body::of(KindId(1), &wish_of(1).input));
+        assert_eq!(plain, body.finish(), "as it was before there were options");
+        let unique = Once { key: "u".to_owned(), rule: OnceRule::Unique { refuse: false } };
+        assert_eq!(of(|wish| wish.options.once = None), plain);
+        let mut all = vec![
+            plain,
+            of(|wish| wish.delay_ms = 1),
+            of(|wish| wish.options.run_at_ms = Some(1)),
+            of(|wish| wish.options.priority = Priority::new(1)),
+            of(|wish| wish.options.budget.attempts = Some(1)),
+            of(|wish| wish.options.slot_key = Some("u".to_owned())),
+            of(|wish| {
+                wish.options.once =
+                    Some(Once { key: "u".to_owned(), rule: OnceRule::Unique { refuse: true } });
+            }),
+        ];
+        let mut effects = Effects::default();
+        let options = ChildOptions { once: Some(unique), ..ChildOptions::default() };
+        effects.push(ChildWish { key: Some("k".to_owned()), options, ..wish_of(1) }, reserved());
+        all.push(effects.children.remove(0).key.unwrap().body);
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count);
     }
 
     #[test]
@@ -596,6 +693,26 @@ mod tests {
         bad(|wish| wish.key = Some("k".repeat(KEY_BYTES_MAX + 1)));
         bad(|wish| wish.key = Some("a\nb".to_owned()));
         bad(|wish| wish.delay_ms = DELAY_MS_MAX + 1);
+        bad(|wish| (wish.delay_ms, wish.options.run_at_ms) = (1, Some(1)));
+        bad(|wish| wish.options.slot_key = Some("k".repeat(KEY_BYTES_MAX + 1)));
+        let once = |key: &str, rule| Some(Once { key: key.to_owned(), rule });
+        bad(|wish| {
+            wish.options.once = Some(Once { key: String::new(), rule: OnceRule::Unique { refuse: true } });
+        });
+        bad(|wish| {
+            let rule = OnceRule::Throttle { interval_ms: DELAY_MS_MAX + 1 };
+            wish.options.once = Some(Once { key: "k".to_owned(), rule });
+        });
+        let debounce = OnceRule::Debounce { wait_ms: 1, max_ms: None };
+        let mut wish = wish_of(1);
+        wish.options = ChildOptions {
+            slot_key: Some("k".repeat(KEY_BYTES_MAX)),
+            once: once("k", debounce),
+            ..ChildOptions::default()
+        };
+        assert_eq!(effects.check(&[wish.clone()]), Ok(()));
+        wish.delay_ms = 1;
+        assert!(matches!(effects.check(&[wish]), Err(Refused::Invalid(_))), "both say when it is due");
         bad(|wish| wish.input.content_type = "text/plain\r\nx: y".to_owned());
         bad(|wish| wish.input.content_type = "x".repeat(CONTENT_TYPE_BYTES_MAX + 1));
     }

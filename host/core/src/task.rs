@@ -135,6 +135,8 @@ pub struct NewTask {
     pub tree_end_ms: Option<i64>,
     /// The key of its kind under which few run at once: see [`crate::slot`].
     pub slot_key: Option<String>,
+    /// What it asks of others of its kind and a key.
+    pub once: Option<Once>,
 }
 
 /// An idempotency key with a hash of the body it came with.
@@ -157,14 +159,12 @@ pub struct Submit {
     pub key: Option<Key>,
     /// Refused when the tenant would have more live tasks than this.
     pub queue_max: u64,
-    /// The group that the tasks are; its number is the first one's.
+    /// The group that the tasks are, of which none asks for anything of others; its number is the first one's.
     pub group: Option<NewGroup>,
-    /// What the one task of the submit asks of others of its kind and a key.
-    pub once: Option<Once>,
 }
 
 /// What a submit became.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Submitted {
     /// The tasks are stored: their first id and how many there are.
     Accepted {
@@ -175,14 +175,28 @@ pub enum Submitted {
         /// Whether an earlier submit with the same key had stored them.
         duplicate: bool,
     },
+    /// Of several tasks some were there already, under keys of their kinds; the others are stored.
+    Mixed {
+        /// The tasks that they are, in the order of the submit.
+        ids: Vec<TaskId>,
+        /// How many of them were stored now.
+        stored: u32,
+    },
     /// The key stands for another body.
     Conflict,
-    /// A task of the same kind and key is live: this one.
-    Taken(TaskId),
-    /// The task would be due so many milliseconds from now, which is later than a task may wait.
+    /// A task of the same kind and key is live.
+    Taken {
+        /// That one.
+        task: TaskId,
+        /// Which task of the submit it is in the way of, from 0.
+        place: u32,
+    },
+    /// A task would be due so many milliseconds from now, which is later than a task may wait.
     TooLate {
         /// Milliseconds from now.
         ahead_ms: u64,
+        /// Which task of the submit, from 0.
+        place: u32,
     },
     /// The tenant has no such agent.
     NoAgent(AgentId),

@@ -42,20 +42,16 @@ pub(crate) struct Artifacts {
 
 /// Bytes of an artifact whose MAC was right, or that our own compile child has just made.
 #[derive(Debug)]
-pub(crate) struct Trusted {
-    bytes: Vec<u8>,
-    /// Where the artifact begins in them.
-    from: usize,
-}
+pub(crate) struct Trusted(Vec<u8>);
 
 impl Trusted {
     /// What the compile child, a program that the operator named, wrote on its own pipe.
     pub(crate) fn from_child(bytes: Vec<u8>) -> Trusted {
-        Trusted { bytes, from: 0 }
+        Trusted(bytes)
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes[self.from..]
+        &self.0
     }
 
     /// Loads the component for `engine`; wasmtime refuses artifacts of other settings by itself once more.
@@ -97,10 +93,8 @@ impl Artifacts {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let bytes_max = HEADER_BYTES as u64 + ARTIFACT_BYTES_MAX + 1;
-        // Room for all of it at once: what grows on the way is copied with every doubling.
-        let mut bytes = Vec::with_capacity(file.metadata()?.len().min(bytes_max) as usize + 1);
-        file.take(bytes_max).read_to_end(&mut bytes)?;
+        let mut bytes = Vec::new();
+        file.take(HEADER_BYTES as u64 + ARTIFACT_BYTES_MAX + 1).read_to_end(&mut bytes)?;
         if let Some(trusted) = self.verify(digest, bytes) {
             return Ok(Some(trusted));
         }
@@ -140,7 +134,7 @@ impl Artifacts {
         fs::File::open(&self.dir)?.sync_all()
     }
 
-    fn verify(&self, digest: Digest, bytes: Vec<u8>) -> Option<Trusted> {
+    fn verify(&self, digest: Digest, mut bytes: Vec<u8>) -> Option<Trusted> {
         if bytes.len() < HEADER_BYTES || !bytes.starts_with(MAGIC) {
             return None;
         }
@@ -149,7 +143,8 @@ impl Artifacts {
         if self.mac(digest, &bytes[HEADER_BYTES..]) != blake3::Hash::from_bytes(mac) {
             return None;
         }
-        Some(Trusted { bytes, from: HEADER_BYTES })
+        bytes.drain(..HEADER_BYTES);
+        Some(Trusted(bytes))
     }
 
     fn mac(&self, digest: Digest, bytes: &[u8]) -> blake3::Hash {

@@ -29,6 +29,8 @@ wasmtime::component::bindgen!({
         "keiko:tasks/tasks.submit": async | trappable,
         "keiko:tasks/tasks.submit-many": async | trappable,
         "keiko:tasks/tasks.submit-joined": async | trappable,
+        "keiko:tasks/tasks.submit-with": async | trappable,
+        "keiko:tasks/tasks.submit-joined-with": async | trappable,
         "keiko:batch/batch.add": async | trappable,
         default: trappable,
     },

@@ -14,7 +14,7 @@ use keiko_core::group::NewGroup;
 use keiko_core::limit::{BULK_TASKS_MAX, DELAY_MS_MAX, INPUT_BYTES_MAX, LimitFact, SetBy};
 use keiko_core::log::Kept;
 use keiko_core::manifest::Manifest;
-use keiko_core::once::{Once, OnceError, OnceRule};
+use keiko_core::once::{OnceError, OnceRule};
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
 use keiko_core::task::{
     Amendment, CancelAnswer, DropAnswer, Key, Lineage, NewTask, Payload, RetryAnswer, Submit, Submitted,
@@ -94,7 +94,7 @@ impl Handle {
         let submit = self.shape(tenant, tasks, key, group).await?;
         let times =
             submit.tasks.iter().filter_map(|task| Ends::of(&task.budget, task.run_at_ms).first_ms()).min();
-        let moves = submit.once.is_some();
+        let moves = submit.tasks.iter().any(|task| task.once.is_some());
         let answer = self.shared.tasks.enqueue(vec![submit], self.shared.clock.now_ms()).await?.pop();
         let accepted = self.submitted(tenant, entry, &named, answer)?;
         times.into_iter().for_each(|over_ms| self.shared.time_outs.note(over_ms));
@@ -110,15 +110,17 @@ impl Handle {
     pub(crate) async fn shape(
         &self,
         tenant: TenantId,
-        mut tasks: Vec<TaskRequest>,
+        tasks: Vec<TaskRequest>,
         key: Option<String>,
         group: Option<NewGroup>,
     ) -> Result<Submit, Error> {
         let entry = self.entry(tenant)?;
         let count = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
         let handlers = self.check_or_read(tenant, &tasks).await?;
-        let once = once_of(&mut tasks, group.is_some())?;
-        let key = key.map(|text| self.key(text, &tasks, &handlers, group, once.as_ref())).transpose()?;
+        for (place, task) in tasks.iter().enumerate() {
+            check_once(task, group.is_some()).map_err(|error| at(place, tasks.len(), error))?;
+        }
+        let key = key.map(|text| self.key(text, &tasks, &handlers, group)).transpose()?;
         let first = self.shared.ids.take(count).await?;
         let now_ms = self.shared.clock.now_ms();
         let ids = (first.0..).map(TaskId);
@@ -130,7 +132,7 @@ impl Handle {
             task.held = group.is_some_and(|group| group.holds(place));
         }
         let queue_max = entry.policy.queue_max.saturating_sub(self.shared.gauge.promised(tenant));
-        Ok(Submit { tenant, tasks, key, group, once, queue_max })
+        Ok(Submit { tenant, tasks, key, group, queue_max })
     }
 
     /// Which handlers tasks mean, and what their manifests ask for; also of a plugin that was installed elsewhere just now.
@@ -161,21 +163,24 @@ impl Handle {
         };
         match answer {
             Some(Submitted::Accepted { first, count, duplicate }) => {
-                if !duplicate {
-                    self.shared.gauge.change(tenant, i64::from(count));
-                    self.shared.ready();
-                }
-                Ok(Accepted { first, count, duplicate })
+                self.stored(tenant, if duplicate { 0 } else { count });
+                Ok(Accepted { first, count, duplicate, mixed: None })
+            }
+            Some(Submitted::Mixed { ids, stored }) => {
+                self.stored(tenant, stored);
+                let first = ids.first().copied().unwrap_or(TaskId(0));
+                Ok(Accepted { first, count: ids.len() as u32, duplicate: stored == 0, mixed: Some(ids) })
             }
             Some(Submitted::Conflict) => {
                 Err(Error::new(Code::Conflict, "the idempotency key stands for another submit"))
             }
-            Some(Submitted::Taken(id)) => {
-                Err(Error::new(Code::Conflict, format!("a task of this kind and key has not ended: {id}")))
+            Some(Submitted::Taken { task, place }) => {
+                let text = format!("a task of this kind and key has not ended: {task}");
+                Err(at(place as usize, named.len(), Error::new(Code::Conflict, text)))
             }
-            Some(Submitted::TooLate { ahead_ms }) => {
+            Some(Submitted::TooLate { ahead_ms, place }) => {
                 let fact = LimitFact::of_host("delay_ms", DELAY_MS_MAX, Some(ahead_ms));
-                Err(Error::at_limit(Code::RateLimited, fact))
+                Err(at(place as usize, named.len(), Error::at_limit(Code::RateLimited, fact)))
             }
             Some(Submitted::NoAgent(id)) => {
                 let index = named.iter().position(|(agent, _)| *agent == Some(id));
@@ -187,6 +192,14 @@ impl Handle {
             }
             Some(Submitted::QueueFull { live }) => Err(queue_full(entry, live + named.len() as u64)),
             None => Err(Error::new(Code::Internal, "the store did not answer a submit")),
+        }
+    }
+
+    /// So many tasks are in the queue that were not before.
+    fn stored(&self, tenant: TenantId, count: u32) {
+        if count > 0 {
+            self.shared.gauge.change(tenant, i64::from(count));
+            self.shared.ready();
         }
     }
 
@@ -261,13 +274,12 @@ impl Handle {
         tasks: &[TaskRequest],
         kinds: &[(KindId, BudgetRequest)],
         group: Option<NewGroup>,
-        once: Option<&Once>,
     ) -> Result<Key, Error> {
         check_key(&text).map_err(|text| Error::new(Code::InvalidInput, text))?;
         let mut body = BodyHash::default();
         group.iter().for_each(|group| body.add_group(group));
-        once.into_iter().for_each(|once| body.add_once(once));
         for (task, (kind, _)) in tasks.iter().zip(kinds) {
+            task.once.iter().for_each(|once| body.add_once(once));
             body.add(&Body {
                 delay_ms: task.delay_ms,
                 run_at_ms: task.run_at_ms,
@@ -489,26 +501,20 @@ impl Handle {
     }
 }
 
-/// What the one task of a submit asks of others of its kind and a key.
-fn once_of(tasks: &mut [TaskRequest], is_group: bool) -> Result<Option<Once>, Error> {
-    let many = tasks.len() > 1 || is_group;
-    let Some(task) = tasks.iter_mut().find(|task| task.once.is_some()) else { return Ok(None) };
-    let once = task.once.take();
-    let invalid = |text: String| Err(Error::new(Code::InvalidInput, text));
-    if many {
-        return invalid("`unique`, `debounce` and `throttle` go with one task, not with many".to_owned());
+/// Whether a task may ask what it asks of others of its kind and a key.
+fn check_once(task: &TaskRequest, of_group: bool) -> Result<(), Error> {
+    let Some(once) = &task.once else { return Ok(()) };
+    let invalid = |text: &str| Err(Error::new(Code::InvalidInput, text));
+    if of_group {
+        return invalid("`unique`, `debounce` and `throttle` find other tasks, which a group cannot have");
     }
-    if let Some(Once { rule: OnceRule::Debounce { .. }, .. }) = once
-        && (task.delay_ms > 0 || task.run_at_ms.is_some())
-    {
-        return invalid(
-            "`debounce` says when the task is due; `delay_ms` and `run_at` exclude it".to_owned(),
-        );
+    if matches!(once.rule, OnceRule::Debounce { .. }) && (task.delay_ms > 0 || task.run_at_ms.is_some()) {
+        return invalid("`debounce` says when the task is due; `delay_ms` and `run_at` exclude it");
     }
-    match once.as_ref().map_or(Ok(()), Once::check) {
-        Ok(()) => Ok(once),
+    match once.check() {
+        Ok(()) => Ok(()),
         Err(OnceError::Time(fact)) => Err(Error::at_limit(Code::InvalidInput, fact)),
-        Err(error @ OnceError::Key(_)) => invalid(error.to_string()),
+        Err(error @ OnceError::Key(_)) => invalid(&error.to_string()),
     }
 }
 
@@ -532,6 +538,7 @@ fn new_task(id: TaskId, kind: KindId, manifest: &BudgetRequest, task: TaskReques
         held: false,
         tree_end_ms: None,
         slot_key: task.slot_key,
+        once: task.once,
     }
 }
 

@@ -4,11 +4,12 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use keiko_core::admission::admit;
 use keiko_core::agent::{Agent, AgentFilter, AgentStatistics};
 use keiko_core::batch::{ItemWish, NewItem};
 use keiko_core::effect::ChildWish;
 use keiko_core::history::{DateRange, Statistics, UserTask};
-use keiko_core::limit::HOSTCALL_BYTES_MAX;
+use keiko_core::limit::{DELAY_MS_MAX, HOSTCALL_BYTES_MAX, LimitFact};
 use keiko_core::metric::{Measured, MetricRefused};
 use keiko_core::page::Page;
 use keiko_core::policy::BudgetRequest;
@@ -16,7 +17,7 @@ use keiko_core::port::{
     AskError, CacheFilling, CacheRefused, HostPort, ItemsError, Keeping, ReserveError, Reserved, StoreError,
 };
 use keiko_core::task::Lineage;
-use keiko_core::{AgentId, TaskId, TenantId, UserId};
+use keiko_core::{AgentId, KindId, TaskId, TenantId, UserId};
 use parking_lot::Mutex;
 
 use crate::batch::promise::Promised;
@@ -72,13 +73,7 @@ impl HostPort for AttemptPort {
         if self.lineage.depth >= policy.depth_max {
             return Err(ReserveError::DepthExceeded(policy.depth_max));
         }
-        let mut kinds = Vec::with_capacity(wishes.len());
-        for wish in wishes {
-            let plugin = wish.plugin.as_deref().unwrap_or(self.loaded.plugin.name.as_str());
-            let found = self.shared.catalog.resolve(self.tenant, Some(plugin), wish.kind.as_deref());
-            let (kind, handler) = found.map_err(|error: Error| ReserveError::NotFound(error.message))?;
-            kinds.push((kind, BudgetRequest::default().with_time_outs_of(&handler.budget())));
-        }
+        let kinds = wishes.iter().map(|wish| self.kind(wish)).collect::<Result<Vec<_>, _>>()?;
         self.promise(wishes.len() as u64)?;
         let count = u32::try_from(wishes.len()).map_err(|_| ReserveError::Unavailable)?;
         let first = self.shared.ids.take(count).await.map_err(|error| {
@@ -160,6 +155,21 @@ impl AttemptPort {
             let (cache, tenant) = (self.shared.cache.clone(), self.policy.row(self.tenant));
             PluginCache::new(cache, tenant, &self.loaded)
         })
+    }
+
+    /// Which handler a child means, and the budget that it asks for, if its tenant may have that.
+    fn kind(&self, wish: &ChildWish) -> Result<(KindId, BudgetRequest), ReserveError> {
+        let invalid = |text: String| ReserveError::Invalid(text);
+        let plugin = wish.plugin.as_deref().unwrap_or(self.loaded.plugin.name.as_str());
+        let found = self.shared.catalog.resolve(self.tenant, Some(plugin), wish.kind.as_deref());
+        let (kind, handler) = found.map_err(|error: Error| ReserveError::NotFound(error.message))?;
+        let (manifest, asked) = (handler.budget(), &wish.options.budget);
+        admit(&self.policy.policy, &manifest, asked).map_err(|denied| invalid(denied.to_string()))?;
+        let ahead_ms = wish.options.run_at_ms.map_or(0, |at| at.saturating_sub(self.now_ms()).max(0) as u64);
+        if ahead_ms > DELAY_MS_MAX {
+            return Err(invalid(LimitFact::of_host("delay_ms", DELAY_MS_MAX, Some(ahead_ms)).to_string()));
+        }
+        Ok((kind, asked.with_time_outs_of(&manifest)))
     }
 
     fn promise(&self, more: u64) -> Result<(), ReserveError> {

@@ -83,21 +83,29 @@ pub struct RunReport {
     pub version: Option<(VersionName, Digest)>,
 }
 
-/// Stored tasks: their ids follow each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Stored tasks.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
     /// The first id.
     pub first: TaskId,
     /// How many tasks.
     pub count: u32,
-    /// Whether an earlier submit with the same key had stored them.
+    /// Whether there were all of them already.
     pub duplicate: bool,
+    /// All ids, when some of the tasks were there already and these do not follow each other.
+    pub(crate) mixed: Option<Vec<TaskId>>,
 }
 
 impl Accepted {
     /// The ids in the order of the request.
-    pub fn ids(self) -> impl Iterator<Item = TaskId> {
-        (self.first.0..self.first.0 + i64::from(self.count)).map(TaskId)
+    pub fn ids(&self) -> std::vec::IntoIter<TaskId> {
+        match &self.mixed {
+            Some(ids) => ids.clone().into_iter(),
+            None => (self.first.0..self.first.0 + i64::from(self.count))
+                .map(TaskId)
+                .collect::<Vec<_>>()
+                .into_iter(),
+        }
     }
 }
 

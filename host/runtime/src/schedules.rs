@@ -123,7 +123,8 @@ async fn task(handle: &Handle, schedule: &Schedule) -> Result<OccurrenceTask, Er
         Ok(mut submit) => {
             if schedule.recurrence.overlap == Overlap::Skip {
                 let key = format!("{KEY}schedule/{}", schedule.name);
-                submit.once = Some(Once { key, rule: OnceRule::Unique { refuse: false } });
+                let once = Once { key, rule: OnceRule::Unique { refuse: false } };
+                submit.tasks.iter_mut().for_each(|task| task.once = Some(once.clone()));
             }
             Ok(Ok(submit))
         }

@@ -124,9 +124,10 @@ async fn submit(
             held: false,
             tree_end_ms: None,
             slot_key: None,
+            once: None,
         };
         let tasks = (first..first + i64::from(batch)).map(task).collect();
-        let submit = Submit { tenant, tasks, key: None, queue_max: u64::MAX, group: None, once: None };
+        let submit = Submit { tenant, tasks, key: None, queue_max: u64::MAX, group: None };
         store.enqueue(vec![submit], NOW).await?;
     }
     Ok(())

@@ -6,7 +6,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use keiko_core::group::HELD_MS;
 use keiko_core::id::{AgentId, TaskId, TenantId, UserId};
 use keiko_core::limit::KEY_AGE_MS;
-use keiko_core::once::Verdict;
 use keiko_core::task::{JSON, Key, NewTask, Payload, Submit, Submitted};
 use keiko_core::time_out::Ends;
 
@@ -21,14 +20,9 @@ pub(crate) fn decide(
     onces: &mut Onces,
     live: &mut u64,
 ) -> Submitted {
-    let wanted = submit.tasks.len() as u64;
     let known = submit.key.as_ref().and_then(|key| keys.find(submit.tenant, &key.text, now_ms));
     if let (Some(key), Some(known)) = (&submit.key, known) {
-        return if known.body == key.body {
-            Submitted::Accepted { first: known.first, count: known.count, duplicate: true }
-        } else {
-            Submitted::Conflict
-        };
+        return if known.body == key.body { known.answer() } else { Submitted::Conflict };
     }
     let Some(first) = submit.tasks.first().map(|task| task.id) else {
         return Submitted::Accepted { first: TaskId(0), count: 0, duplicate: false };
@@ -36,33 +30,37 @@ pub(crate) fn decide(
     if let Some(missing) = people.missing(submit) {
         return missing;
     }
-    let verdict = onces.verdict(submit, now_ms);
-    match verdict {
-        Some(Verdict::Taken(task)) => return Submitted::Taken(task),
-        Some(Verdict::TooLate { ahead_ms }) => return Submitted::TooLate { ahead_ms },
-        Some(Verdict::Found(task) | Verdict::Replaces { task, .. }) => {
-            if let Some(Verdict::Replaces { due_ms, .. }) = verdict {
-                onces.replace(submit, task, due_ms, now_ms);
-            }
-            if let Some(key) = &submit.key {
-                keys.remember(submit.tenant, key, task, 1, now_ms);
-            }
-            return Submitted::Accepted { first: task, count: 1, duplicate: true };
-        }
-        Some(Verdict::New { .. }) | None => {}
-    }
-    if *live + wanted > submit.queue_max {
+    let plan = match onces.plan(submit.tenant, &submit.tasks, now_ms) {
+        Ok(plan) => plan,
+        Err(refused) => return refused,
+    };
+    let wanted = (submit.tasks.len() - plan.found()) as u64;
+    if wanted > 0 && *live + wanted > submit.queue_max {
         return Submitted::QueueFull { live: *live };
     }
     *live += wanted;
-    if let Some(Verdict::New { due_ms }) = verdict {
-        onces.note(submit, due_ms, now_ms);
-    }
-    let count = wanted as u32;
+    let count = submit.tasks.len() as u32;
+    let found = plan.found() > 0;
+    let ids = found.then(|| submit.tasks.iter().map(|task| plan.stands_for(task.id)).collect::<Vec<_>>());
+    onces.accept(plan);
     if let Some(key) = &submit.key {
-        keys.remember(submit.tenant, key, first, count, now_ms);
+        let ids = ids.clone();
+        keys.remember(submit.tenant, key, Stood { first, count, ids }, now_ms);
     }
-    Submitted::Accepted { first, count, duplicate: false }
+    match ids.as_deref() {
+        None => Submitted::Accepted { first, count, duplicate: false },
+        Some(&[only]) => Submitted::Accepted { first: only, count, duplicate: true },
+        Some(ids) => Submitted::Mixed { ids: ids.to_vec(), stored: wanted as u32 },
+    }
+}
+
+/// Whether an answer says that something of the submit is to be written.
+pub(crate) fn stores(answer: &Submitted) -> bool {
+    match answer {
+        Submitted::Accepted { duplicate, .. } => !duplicate,
+        Submitted::Mixed { stored, .. } => *stored > 0,
+        _ => false,
+    }
 }
 
 /// The agents and users that submits name, as far as they exist.
@@ -113,13 +111,40 @@ pub(crate) fn read_body(stored: Vec<u8>) -> [u8; 32] {
     stored.try_into().unwrap_or([0; 32])
 }
 
-/// What a key stands for.
-#[derive(Clone, Copy)]
-pub(crate) struct Known {
+/// Tasks, or items, that a key stands for.
+#[derive(Clone, Debug)]
+pub(crate) struct Stood {
     pub(crate) first: TaskId,
     pub(crate) count: u32,
+    /// All of them, where they do not follow each other.
+    pub(crate) ids: Option<Vec<TaskId>>,
+}
+
+impl Stood {
+    /// One task.
+    pub(crate) fn one(id: TaskId) -> Stood {
+        Stood { first: id, count: 1, ids: None }
+    }
+}
+
+/// What a key stands for, and for how long.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pub(crate) tasks: Stood,
     pub(crate) body: [u8; 32],
     pub(crate) expires_ms: i64,
+}
+
+impl Known {
+    /// The answer to another submit with the key and the same body.
+    fn answer(&self) -> Submitted {
+        let Stood { first, count, ids } = &self.tasks;
+        match ids.as_deref() {
+            None => Submitted::Accepted { first: *first, count: *count, duplicate: true },
+            Some(&[only]) => Submitted::Accepted { first: only, count: 1, duplicate: true },
+            Some(ids) => Submitted::Mixed { ids: ids.to_vec(), stored: 0 },
+        }
+    }
 }
 
 /// The idempotency keys that a call names: as they are stored, and as the call changes them.
@@ -136,14 +161,14 @@ impl Keys {
     }
 
     /// What the key stands for, unless it has expired.
-    pub(crate) fn find(&self, tenant: TenantId, text: &str, now_ms: i64) -> Option<Known> {
+    pub(crate) fn find(&self, tenant: TenantId, text: &str, now_ms: i64) -> Option<&Known> {
         let known = self.known.get(&(tenant, text.to_owned()))?;
-        (known.expires_ms > now_ms).then_some(*known)
+        (known.expires_ms > now_ms).then_some(known)
     }
 
     /// Makes the key stand for these tasks.
-    pub(crate) fn remember(&mut self, tenant: TenantId, key: &Key, first: TaskId, count: u32, now_ms: i64) {
-        let known = Known { first, count, body: key.body, expires_ms: now_ms.saturating_add(KEY_AGE_MS) };
+    pub(crate) fn remember(&mut self, tenant: TenantId, key: &Key, tasks: Stood, now_ms: i64) {
+        let known = Known { tasks, body: key.body, expires_ms: now_ms.saturating_add(KEY_AGE_MS) };
         self.known.insert((tenant, key.text.clone()), known);
         self.fresh.insert((tenant, key.text.clone()));
     }

@@ -10,8 +10,9 @@ use keiko_core::priority::Priority;
 use keiko_core::task::{Key, Lineage, NewTask, Settled, Settlement, Transition};
 use keiko_core::tree;
 
-use crate::admit::Keys;
+use crate::admit::{Keys, Stood};
 use crate::count::{AgentChange, Change, Changes};
+use crate::once::{Asking, Onces};
 
 /// What a child takes from its parent's row, and the row's fence.
 pub(crate) struct Parent {
@@ -42,16 +43,32 @@ pub(crate) fn asks(one: &Settlement) -> bool {
     matches!(one.transition, Transition::Complete(_)) && !one.effects.children.is_empty()
 }
 
-/// The children to write, of settlements that have some. Their keys are remembered in `keys`, their number in `changes`;
+/// The keys that children give.
+pub(crate) struct ChildKeys {
+    /// Idempotency keys.
+    pub(crate) keys: Keys,
+    /// Keys of kinds.
+    pub(crate) onces: Onces,
+}
+
+/// What children of these settlements ask of others of their kind.
+pub(crate) fn asking_once<'a>(asking: &[&'a Settlement]) -> impl Iterator<Item = Asking<'a>> {
+    asking.iter().copied().flat_map(|one| {
+        one.effects.children.iter().map(|child| (one.tenant, child.kind, child.once.as_ref()))
+    })
+}
+
+/// The children to write, of settlements that have some. Their keys are remembered in `named`, their number in `changes`;
 /// settlements that must not be settled go into `refused` with their answers.
 pub(crate) fn children(
     asking: &[&Settlement],
     parents: &HashMap<TaskId, Parent>,
-    keys: &mut Keys,
+    named: &mut ChildKeys,
     now_ms: i64,
     changes: &mut Changes,
     refused: &mut HashMap<TaskId, Settled>,
 ) -> Vec<(TenantId, NewTask)> {
+    let ChildKeys { keys, onces } = named;
     let mut tasks = Vec::new();
     for &one in asking {
         let parent = parents.get(&one.id);
@@ -63,16 +80,27 @@ pub(crate) fn children(
             refused.insert(one.id, Settled::Conflict);
             continue;
         };
-        for child in children {
+        let made: Vec<NewTask> =
+            children.iter().map(|child| new_task(child, one.id, parent, now_ms)).collect();
+        let Ok(plan) = onces.plan(one.tenant, &made, now_ms) else {
+            refused.insert(one.id, Settled::Conflict);
+            continue;
+        };
+        for child in &children {
             if let Some(key) = &child.key {
-                keys.remember(one.tenant, key, child.id, 1, now_ms);
+                keys.remember(one.tenant, key, Stood::one(plan.stands_for(child.id)), now_ms);
             }
-            tasks.push((one.tenant, new_task(child, one.id, parent, now_ms)));
-            changes.add(one.tenant, Change { live: 1, ..Change::default() });
-            changes.add_agent(one.tenant, parent.agent, AgentChange::NEW);
         }
+        onces.accept(plan);
+        tasks.extend(made.into_iter().map(|task| (one.tenant, task)));
     }
-    tasks
+    let shaped = onces.shape(tasks.iter().map(|(tenant, task)| (*tenant, task)));
+    let shaped: Vec<_> = shaped.into_iter().map(|(tenant, task)| (tenant, task.into_owned())).collect();
+    for (tenant, task) in &shaped {
+        changes.add(*tenant, Change { live: 1, ..Change::default() });
+        changes.add_agent(*tenant, task.agent, AgentChange::NEW);
+    }
+    shaped
 }
 
 /// Whether the task still has the token under which it was settled, unless this build leaves the fence out.
@@ -103,16 +131,16 @@ fn without_known<'a>(one: &'a Settlement, keys: &Keys, now_ms: i64) -> Option<Ve
 }
 
 fn new_task(child: &Child, parent_id: TaskId, parent: &Parent, now_ms: i64) -> NewTask {
-    let run_at_ms = now_ms.saturating_add_unsigned(child.delay_ms);
+    let run_at_ms = child.run_at_ms.unwrap_or(now_ms).max(now_ms).saturating_add_unsigned(child.delay_ms);
     let tree_end_ms = parent.tree_end_ms();
-    let budget = parent.budget.inherited().with_time_outs_of(&child.budget);
+    let budget = parent.budget.inherited().changed_by(&child.budget);
     NewTask {
         id: child.id,
         kind: child.kind,
         input: child.input.clone(),
         created_ms: now_ms,
         run_at_ms,
-        priority: parent.priority,
+        priority: child.priority.unwrap_or(parent.priority),
         budget: tree::under(budget, run_at_ms, tree_end_ms),
         lineage: Lineage {
             root: parent.root,
@@ -125,6 +153,7 @@ fn new_task(child: &Child, parent_id: TaskId, parent: &Parent, now_ms: i64) -> N
         group: child.group,
         held: child.held,
         tree_end_ms,
-        slot_key: None,
+        slot_key: child.slot_key.clone(),
+        once: child.once.clone(),
     }
 }

@@ -91,6 +91,18 @@ pub(crate) fn decode_failure(
     Ok(failure)
 }
 
+/// Tasks that a key stands for, where they do not follow each other.
+pub(crate) fn encode_ids(ids: &[TaskId]) -> String {
+    let numbers: Vec<i64> = ids.iter().map(|id| id.0).collect();
+    serde_json::to_string(&numbers).expect("numbers always encode")
+}
+
+/// Tasks that a key stands for.
+pub(crate) fn decode_ids(text: &str) -> Result<Vec<TaskId>, Undecodable> {
+    let numbers: Vec<i64> = serde_json::from_str(text).map_err(|_| Undecodable("ids of a key"))?;
+    Ok(numbers.into_iter().map(TaskId).collect())
+}
+
 /// A budget's wishes as they are stored.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "BudgetRequest")]
@@ -253,6 +265,14 @@ mod tests {
         let again = encode_detail(&failure).unwrap();
         assert_eq!(decode_failure("trap", "it broke".to_owned(), Some(&again)), Ok(failure));
         assert_eq!(decode_failure("trap", String::new(), None).unwrap().retry, RetryWish::ByCode);
+    }
+
+    #[test]
+    fn the_first_form_of_a_keys_tasks_still_decodes() {
+        let ids = vec![TaskId(7), TaskId(3), TaskId(7)];
+        assert_eq!(decode_ids("[7,3,7]"), Ok(ids.clone()));
+        assert_eq!(encode_ids(&ids), "[7,3,7]");
+        assert!(decode_ids("7").is_err());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use keiko_core::id::{ItemId, TaskId, TenantId};
 use keiko_core::outcome::Failure;
 use keiko_core::task::{Settled, Settlement, Transition};
 
-use crate::admit::Keys;
+use crate::admit::{Keys, Stood};
 
 /// An item that waits, as far as a batch looks at it before it loads the payload. Times are the caller's.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +94,8 @@ pub(crate) fn decide(add: &Add, now_ms: i64, keys: &mut Keys, waiting: &mut Wait
     let known = add.key.as_ref().and_then(|key| keys.find(add.tenant, &key.text, now_ms));
     if let (Some(key), Some(known)) = (&add.key, known) {
         return if known.body == key.body {
-            Added::Accepted { first: ItemId(known.first.0), count: known.count, duplicate: true }
+            let Stood { first, count, .. } = known.tasks.clone();
+            Added::Accepted { first: ItemId(first.0), count, duplicate: true }
         } else {
             Added::Conflict
         };
@@ -109,7 +110,8 @@ pub(crate) fn decide(add: &Add, now_ms: i64, keys: &mut Keys, waiting: &mut Wait
     }
     *waiting = Waiting { items, bytes };
     if let Some(key) = &add.key {
-        keys.remember(add.tenant, key, TaskId(first.0), count, now_ms);
+        let items = Stood { first: TaskId(first.0), count, ids: None };
+        keys.remember(add.tenant, key, items, now_ms);
     }
     Added::Accepted { first, count, duplicate: false }
 }

@@ -69,15 +69,15 @@ pub(crate) fn decode(text: &str, input: Payload) -> Result<(Recurrence, Template
 }
 
 /// What is noted of an occurrence whose submit was answered so; `None` when it was missed.
-pub(crate) fn noted(firing: &Firing, answer: Option<Submitted>) -> Option<Last> {
+pub(crate) fn noted(firing: &Firing, answer: Option<&Submitted>) -> Option<Last> {
     let (at_ms, outcome) = firing.occurrence.as_ref()?;
     let problem = |code: &str, text: String| Some((code.to_owned(), text));
     let (task, problem) = match (outcome, answer) {
         (Err((code, text)), _) => (None, problem(code.as_str(), text.clone())),
-        (Ok(_), Some(Submitted::Accepted { first, duplicate: false, .. })) => (Some(first), None),
+        (Ok(_), Some(Submitted::Accepted { first, duplicate: false, .. })) => (Some(*first), None),
         (Ok(_), Some(Submitted::Accepted { first, duplicate: true, .. })) => {
             let text = "the task of an occurrence before has not ended".to_owned();
-            (Some(first), problem("conflict", text))
+            (Some(*first), problem("conflict", text))
         }
         (Ok(submit), Some(Submitted::QueueFull { live })) => {
             let text = format!("the tenant has {live} live tasks and may have {}", submit.queue_max);
@@ -89,9 +89,17 @@ pub(crate) fn noted(firing: &Firing, answer: Option<Submitted>) -> Option<Last> 
         (Ok(_), Some(Submitted::NoUser(id))) => {
             (None, problem("not_found", format!("there is no user {id}")))
         }
-        (Ok(_), Some(Submitted::Conflict | Submitted::Taken(_) | Submitted::TooLate { .. }) | None) => {
-            (None, problem("internal", "the store did not take the task".to_owned()))
-        }
+        // One task without a key finds or refuses nothing else.
+        (
+            Ok(_),
+            Some(
+                Submitted::Conflict
+                | Submitted::Mixed { .. }
+                | Submitted::Taken { .. }
+                | Submitted::TooLate { .. },
+            )
+            | None,
+        ) => (None, problem("internal", "the store did not take the task".to_owned())),
     };
     Some(Last { at_ms: *at_ms, task, problem })
 }

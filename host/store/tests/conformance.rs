@@ -169,6 +169,10 @@ macro_rules! every_promise {
                 a_key_of_a_kind_is_its_tenants_and_kinds
                 a_refused_submit_takes_no_key_of_a_kind
                 keys_of_kinds_are_forgotten_when_their_task_has_ended
+                tasks_of_one_submit_find_others_and_are_refused_together
+                a_child_gets_what_it_asks_for_beside_what_it_inherits
+                children_find_and_replace_tasks_by_keys_of_kinds
+                a_child_that_is_replaced_ends_with_its_tree
             }
             pauses {
                 a_paused_kind_waits_and_comes_back_in_its_order

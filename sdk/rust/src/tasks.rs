@@ -4,7 +4,7 @@
 //! never when the attempt does not complete.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,21 +12,33 @@ use crate::{Failure, Payload, host};
 
 /// Submit one child; the answer is its task id, final unless its key finds an earlier task.
 pub fn submit(child: Child) -> Result<String, Error> {
-    host::submit(child)
+    if child.options.is_empty() {
+        return host::submit(child);
+    }
+    let ids = host::submit_with(vec![child])?;
+    ids.into_iter().next().ok_or(Error::Unavailable)
 }
 
 /// Submit up to 1,000 children, all or none; the ids are in the order of the children.
 pub fn submit_many(children: Vec<Child>) -> Result<Vec<String>, Error> {
-    host::submit_many(children)
+    if children.iter().all(|child| child.options.is_empty()) {
+        host::submit_many(children)
+    } else {
+        host::submit_with(children)
+    }
 }
 
 /// Submit up to 999 children as a group, and one more that starts when all of them have ended, however they did; all or
 /// none. The ids are in the order of the children, that of `then` last.
 ///
-/// None of them has a key. The input of `then` is JSON and comes back as [`Joined::context`]: a handler of its kind takes a
+/// None of them has a key that finds other tasks. The input of `then` is JSON and comes back as [`Joined::context`]: a handler of its kind takes a
 /// `Joined`.
 pub fn submit_joined(children: Vec<Child>, grouping: Grouping, then: Child) -> Result<Vec<String>, Error> {
-    host::submit_joined(children, grouping, then)
+    if children.iter().chain([&then]).all(|child| child.options.is_empty()) {
+        host::submit_joined(children, grouping, then)
+    } else {
+        host::submit_joined_with(children, grouping, then)
+    }
 }
 
 /// How children that are joined go on: by default all at once, and to the end whatever becomes of the others.
@@ -80,7 +92,7 @@ pub struct OutcomeError {
     pub message: String,
 }
 
-/// A task to submit: `Child::json(&input)?.kind("resize").delay(Duration::from_secs(60))`.
+/// A task to submit: `Child::json(&input)?.kind("resize").delay(Duration::from_secs(60)).priority(3)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Child {
     /// The plugin that runs it; `None` means this plugin.
@@ -94,12 +106,83 @@ pub struct Child {
     pub key: Option<String>,
     /// Not before this long after the submitting task completes; at most 366 days.
     pub delay: Option<Duration>,
+    /// What else it asks for.
+    pub options: Options,
+}
+
+/// What a child asks for beside its input; nothing by default. A limit that it does not name is the submitting task's; a
+/// time-out or a retry is its kind's. What it names must be within the tenant's policy.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// From 0 to 9; `None` is the submitting task's.
+    pub priority: Option<u8>,
+    /// Not before this time, at most 366 days from now; excludes a delay.
+    pub run_at: Option<SystemTime>,
+    /// Units of fuel of an attempt.
+    pub fuel: Option<u64>,
+    /// Bytes of memory of an attempt.
+    pub memory_bytes: Option<u64>,
+    /// Wall clock of an attempt.
+    pub timeout: Option<Duration>,
+    /// Attempts in all.
+    pub attempts: Option<u32>,
+    /// Until its first attempt begins.
+    pub queued_timeout: Option<Duration>,
+    /// Until it ends.
+    pub total_timeout: Option<Duration>,
+    /// Without a sign of life from a host call.
+    pub heartbeat_timeout: Option<Duration>,
+    /// When it is tried again.
+    pub retry: Option<Retry>,
+    /// Of the tasks of its kind that name the same key few run at once; 1 to 255 bytes.
+    pub concurrency_key: Option<String>,
+    /// What it asks of others of its kind under a key of 1 to 255 bytes.
+    pub once: Option<(String, Once)>,
+}
+
+impl Options {
+    fn is_empty(&self) -> bool {
+        *self == Options::default()
+    }
+}
+
+/// When a child is tried again after a failed attempt; `None` leaves it to its kind, then to the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Retry {
+    /// The wait after the first failed attempt, at most 24 hours.
+    pub first: Option<Duration>,
+    /// The longest wait, at most 24 hours.
+    pub max: Option<Duration>,
+    /// By how much the wait grows with every attempt, 1 to 10.
+    pub factor: Option<u32>,
+    /// How much of a wait is drawn by chance, 0 to 100.
+    pub jitter_percent: Option<u32>,
+    /// The error codes that are tried again, instead of those whose class says so.
+    pub codes: Option<Vec<String>>,
+}
+
+/// What a child asks of the other tasks of its kind and a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Once {
+    /// While one of them has not ended there is no other: that one is the child.
+    Unique,
+    /// The same, but this attempt fails with `conflict` when it is stored.
+    UniqueOrConflict,
+    /// While one of them waits for its first attempt it takes this input, and is the child. Excludes a delay and a time.
+    Debounce {
+        /// It is due when none has come for so long; at most 366 days.
+        wait: Duration,
+        /// And no later than so long after the first; `None` is any time.
+        max: Option<Duration>,
+    },
+    /// It is due no sooner than so long after the one before; at most 366 days.
+    Throttle(Duration),
 }
 
 impl Child {
     /// A task of this plugin's only kind, with any payload.
     pub fn new(input: Payload) -> Self {
-        Self { plugin: None, kind: None, input, key: None, delay: None }
+        Self { plugin: None, kind: None, input, key: None, delay: None, options: Options::default() }
     }
 
     /// A task of this plugin's only kind, with JSON.
@@ -128,6 +211,54 @@ impl Child {
     /// How long it waits after the submitting task completes.
     pub fn delay(mut self, delay: Duration) -> Self {
         self.delay = Some(delay);
+        self
+    }
+
+    /// Not before this time.
+    pub fn run_at(mut self, time: SystemTime) -> Self {
+        self.options.run_at = Some(time);
+        self
+    }
+
+    /// How urgent it is, from 0 to 9.
+    pub fn priority(mut self, level: u8) -> Self {
+        self.options.priority = Some(level);
+        self
+    }
+
+    /// Attempts in all.
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.options.attempts = Some(attempts);
+        self
+    }
+
+    /// Wall clock of an attempt.
+    pub fn timeout(mut self, time: Duration) -> Self {
+        self.options.timeout = Some(time);
+        self
+    }
+
+    /// Until it ends, however often it is tried.
+    pub fn total_timeout(mut self, time: Duration) -> Self {
+        self.options.total_timeout = Some(time);
+        self
+    }
+
+    /// When it is tried again.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.options.retry = Some(retry);
+        self
+    }
+
+    /// The key of its kind under which few run at once.
+    pub fn concurrency_key(mut self, key: impl Into<String>) -> Self {
+        self.options.concurrency_key = Some(key.into());
+        self
+    }
+
+    /// What it asks of others of its kind and a key.
+    pub fn once(mut self, key: impl Into<String>, rule: Once) -> Self {
+        self.options.once = Some((key.into(), rule));
         self
     }
 }

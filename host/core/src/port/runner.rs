@@ -223,7 +223,7 @@ pub struct Reserved {
     pub id: TaskId,
     /// Which handler.
     pub kind: KindId,
-    /// The time-outs that its kind's manifest asks for.
+    /// What it asks of the policy, with the time-outs that its kind's manifest asks for.
     pub budget: BudgetRequest,
 }
 
@@ -233,6 +233,9 @@ pub enum ReserveError {
     /// No such plugin or kind.
     #[error("{0}")]
     NotFound(String),
+    /// A child asks for what it may not have; the text says for what.
+    #[error("{0}")]
+    Invalid(String),
     /// The task has this many children and may have no more.
     #[error("the task exceeds the limit of {0} children")]
     FanOutExceeded(u64),

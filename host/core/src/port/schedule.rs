@@ -53,7 +53,7 @@ pub struct Firing {
 }
 
 /// What became of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fired {
     /// It was somebody else's, or is not due any more.
     NotDue,

@@ -27,7 +27,7 @@ pub(crate) const INTERFACES: &[(&str, &str)] = &[
     ("keiko:attempt/attempt", "0.1.0"),
     ("keiko:config/config", "0.1.0"),
     ("keiko:progress/progress", "0.1.0"),
-    ("keiko:tasks/tasks", "0.1.1"),
+    ("keiko:tasks/tasks", "0.1.2"),
     ("keiko:agents/agents", "0.1.0"),
     ("keiko:history/history", "0.1.0"),
     (adapt::EXIT, adapt::EXIT_VERSION),

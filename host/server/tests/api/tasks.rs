@@ -437,8 +437,6 @@ fn tasks_of_a_key_are_unique_debounced_or_throttled() {
     ] {
         client.post_json("/v1/tasks", &body(rule)).problem(400, "invalid_input");
     }
-    let many = format!(r#"{{"tasks":[{unique},{unique}]}}"#);
-    client.post_json("/v1/tasks", &many).problem(400, "invalid_input");
     // What must be equal for an idempotency key to mean the same.
     let keyed = |body: &str| {
         let headers = [("content-type", "application/json"), ("idempotency-key", "i")];
@@ -446,6 +444,37 @@ fn tasks_of_a_key_are_unique_debounced_or_throttled() {
     };
     keyed(&unique).expect(200);
     keyed(&body(r#""unique":{"key":"other"}"#)).problem(409, "conflict");
+}
+
+#[test]
+fn many_tasks_find_others_by_their_keys_and_are_refused_together() {
+    let world = World::open();
+    let client = world.client(None);
+    let of = |rule: &str| format!(r#"{{"kind":"echo","delay_ms":3600000,{rule}}}"#);
+    let live = client.submit(&of(r#""unique":{"key":"k"}"#));
+    let task = |key: &str, refuse: bool| of(&format!(r#""unique":{{"key":"{key}","refuse":{refuse}}}"#));
+    let plain = r#"{"kind":"echo","delay_ms":3600000,"concurrency_key":"c"}"#;
+    let lines = [plain, &task("k", false), &task("n", false), &task("n", false)].join("\n");
+    let headers = [("content-type", "application/x-ndjson"), ("idempotency-key", "i")];
+    let made = client.send("POST", "/v1/tasks", &headers, lines.as_bytes()).expect(201).json();
+    let ids: Vec<&str> = made["tasks"].as_array().unwrap().iter().map(|id| id.as_str().unwrap()).collect();
+    assert_eq!((ids[1], ids[2], ids.len()), (live.as_str(), ids[3], 4), "{made}");
+    let again = client.send("POST", "/v1/tasks", &headers, lines.as_bytes()).expect(200).json();
+    assert_eq!(again, made, "by its idempotency key");
+    let found = format!(r#"{{"tasks":[{},{}]}}"#, task("k", false), task("n", false));
+    assert_eq!(client.post_json("/v1/tasks", &found).expect(200).json()["tasks"][0], json!(live));
+    let refused = format!(r#"{{"tasks":[{plain},{},{}]}}"#, task("fresh", false), task("k", true));
+    let problem = client.post_json("/v1/tasks", &refused).problem(409, "conflict");
+    let message = problem["message"].as_str().unwrap();
+    assert!(message.contains("tasks[2]") && message.contains(&live), "{message}");
+    client.post_json("/v1/tasks", &task("fresh", true)).expect(201);
+    let bad = format!(r#"{{"tasks":[{plain},{}]}}"#, of(r#""throttle":{"key":"t","interval_ms":0}"#));
+    let problem = client.post_json("/v1/tasks", &bad).problem(400, "invalid_input");
+    assert!(problem["message"].as_str().unwrap().contains("tasks[1]"), "{problem}");
+    let group = format!(r#"{{"tasks":[{}]}}"#, task("g", false));
+    client.post_json("/v1/groups", &group).problem(400, "invalid_input");
+    let live = client.get("/v1/tasks?state=pending").expect(200).json();
+    assert_eq!(live["tasks"].as_array().unwrap().len(), 4, "{live}");
 }
 
 #[test]

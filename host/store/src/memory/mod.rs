@@ -16,6 +16,7 @@ mod groups;
 mod history;
 mod leases;
 mod link;
+mod listed;
 mod mutation;
 mod onces;
 mod pauses;

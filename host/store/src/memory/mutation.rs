@@ -1,19 +1,7 @@
 //! What a store in memory can do wrong on purpose: one broken promise each, which some body of the conformance suite
 //! must notice. A promise that no body notices broken is not one that the suite keeps.
 
-macro_rules! mutations {
-    ($($(#[doc = $doc:literal])+ $name:ident;)+) => {
-        /// One broken promise.
-        #[doc(hidden)]
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum Mutation { $($(#[doc = $doc])+ $name,)+ }
-
-        impl Mutation {
-            /// Every one.
-            pub const ALL: &'static [Mutation] = &[$(Mutation::$name,)+];
-        }
-    };
-}
+use super::listed::mutations;
 
 mutations! {
     /// A settlement needs neither the token nor the holder of the lease.
@@ -374,6 +362,20 @@ mutations! {
     ReplaceKeepsTime;
     /// A prune forgets keys of kinds whose task is live.
     PruneForgetsLiveOnces;
+    /// A child that is given another input may take longer than its tree.
+    ReplaceOutlivesTree;
+    /// An idempotency key of tasks of which some were found answers numbers that follow each other.
+    KeyForgetsWhatWasFound;
+    /// Keys of kinds that children name are not looked at.
+    ChildOnceIgnored;
+    /// A child loses the key under which few run at once.
+    ChildForgetsSlotKey;
+    /// A child is as urgent as its parent though it asks for something else.
+    ChildForgetsOwnPriority;
+    /// A child has its parent's limits though it asks for others.
+    ChildForgetsOwnBudget;
+    /// A child is due at once though it names a time.
+    ChildRunAtIgnored;
     /// A retry by hand runs with the input that the task had.
     AmendedInputLost;
     /// A retry by hand runs with the budget that the task had.

@@ -6,12 +6,12 @@ use keiko_core::id::TaskId;
 use keiko_core::limit::KEY_AGE_MS;
 use keiko_core::once::{Last, Stands};
 use keiko_core::pause::PARKED_MS;
-use keiko_core::task::{Submit, TaskState};
+use keiko_core::task::TaskState;
 use keiko_core::time_out::Ends;
 
 use super::mutation::Mutation;
 use super::state::State;
-use crate::once::{Name, Onces, Replaced, names};
+use crate::once::{Asking, Name, Onces, Replaced, names};
 
 /// What a key stands for.
 #[derive(Clone, Copy)]
@@ -22,9 +22,9 @@ pub(super) struct KeyRow {
 }
 
 impl State {
-    /// What the keys of these submits stand for.
-    pub(super) fn known_onces<'a>(&self, submits: impl Iterator<Item = &'a Submit>) -> Onces {
-        let (wanted, _) = names(submits);
+    /// What the keys of these tasks stand for.
+    pub(super) fn known_onces<'a>(&self, asking: impl Iterator<Item = Asking<'a>>) -> Onces {
+        let (wanted, _) = names(asking);
         let known: HashMap<Name, Last<TaskId>> =
             wanted.into_iter().filter_map(|name| self.last_of(&name).map(|last| (name, last))).collect();
         Onces::of(known)
@@ -64,9 +64,9 @@ impl State {
         let keeps_input = self.breaks(Mutation::ReplaceKeepsInput);
         let keeps_time = self.breaks(Mutation::ReplaceKeepsTime);
         for (id, Replaced { tenant, input, due_ms }) in onces.replaced() {
-            if self.tasks.get(&id).is_none_or(|row| row.tenant != *tenant) {
-                continue;
-            }
+            let Some(row) = self.tasks.get(&id).filter(|row| row.tenant == *tenant) else { continue };
+            let of_tree = row.lineage.parent.and_then(|_| self.trees.get(&row.lineage.root)?.end_ms);
+            let of_tree = of_tree.filter(|_| !self.breaks(Mutation::ReplaceOutlivesTree));
             self.change(id, |row| {
                 if !keeps_input {
                     row.input = input.clone();
@@ -75,7 +75,7 @@ impl State {
                     row.run_at_ms = *due_ms;
                     // A parked one stays parked.
                     row.place_ms = if row.place_ms == PARKED_MS { PARKED_MS } else { *due_ms };
-                    row.ends = Ends::of(&row.budget, *due_ms);
+                    row.ends = Ends::of(&row.budget, *due_ms).within(of_tree);
                 }
             });
         }

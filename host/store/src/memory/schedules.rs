@@ -140,7 +140,7 @@ impl State {
         let forgets = self.breaks(Mutation::OccurrenceForgotten);
         if let Some(known) = self.schedules.get_mut(&key) {
             known.next_ms = firing.next_ms;
-            if let Some(last) = noted(firing, answer).filter(|_| !forgets) {
+            if let Some(last) = noted(firing, answer.as_ref()).filter(|_| !forgets) {
                 known.last = Some(last);
             }
         }

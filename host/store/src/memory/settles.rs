@@ -14,9 +14,9 @@ use keiko_core::tree::Spending;
 use super::mutation::Mutation;
 use super::state::{Kept, Row, State, TreeRow};
 use super::tasks::strip;
-use crate::admit::Keys;
+use crate::admit::Stood;
 use crate::count::{Change, Changes};
-use crate::family::{self, Parent};
+use crate::family::{self, ChildKeys, Parent};
 use crate::gather::{WaitingChanges, of_tasks};
 use crate::group;
 use crate::stored::{Stored, count, statuses};
@@ -30,7 +30,7 @@ struct Plan<'a> {
     children: Vec<(TenantId, NewTask)>,
     trees: Vec<Opened>,
     groups: Vec<group::Row>,
-    keys: Keys,
+    named: ChildKeys,
     changes: Changes,
 }
 
@@ -45,7 +45,8 @@ impl State {
         self.insert(&plan.children)?;
         std::mem::take(&mut plan.groups).into_iter().for_each(|row| self.insert_group_row(row));
         self.insert_items(&self.asked_items(settlements, &plan.answers), WaitingChanges::default())?;
-        self.store_keys(&plan.keys);
+        self.store_keys(&plan.named.keys);
+        self.store_onces(&plan.named.onces);
         let stored: Vec<_> = plan.accepted.iter().filter_map(|one| self.store(one, now_ms)).collect();
         if !self.breaks(Mutation::SettleUncounted) {
             let usage = count(&stored, now_ms, &mut plan.changes);
@@ -82,7 +83,8 @@ impl State {
 
     fn plan<'a>(&self, holder: Holder, settlements: &'a [Settlement], now_ms: i64) -> Plan<'a> {
         let mut named = Vec::new();
-        for one in settlements.iter().filter(|one| family::asks(one)) {
+        let asking: Vec<_> = settlements.iter().filter(|one| family::asks(one)).collect();
+        for one in &asking {
             named.extend(
                 one.effects.children.iter().filter_map(|child| Some((one.tenant, child.key.as_ref()?))),
             );
@@ -93,7 +95,10 @@ impl State {
             children: Vec::new(),
             groups: Vec::new(),
             trees: Vec::new(),
-            keys: self.known_keys(&named),
+            named: ChildKeys {
+                keys: self.known_keys(&named),
+                onces: self.known_onces(family::asking_once(&asking)),
+            },
             changes: Changes::default(),
         };
         let mut seen = HashSet::new();
@@ -135,18 +140,27 @@ impl State {
         if self.breaks(Mutation::JoinGoesAtOnce) {
             one.effects.children.iter_mut().for_each(|child| child.held &= child.group.is_some());
         }
-        if self.breaks(Mutation::ChildDelayIgnored) {
-            one.effects.children.iter_mut().for_each(|child| child.delay_ms = 0);
-        }
+        let mutation = self.mutation;
+        one.effects.children.iter_mut().for_each(|child| match mutation {
+            Some(Mutation::ChildDelayIgnored) => child.delay_ms = 0,
+            Some(Mutation::ChildRunAtIgnored) => child.run_at_ms = None,
+            Some(Mutation::ChildForgetsOwnPriority) => child.priority = None,
+            Some(Mutation::ChildForgetsOwnBudget) => child.budget = Default::default(),
+            Some(Mutation::ChildForgetsSlotKey) => child.slot_key = None,
+            Some(Mutation::ChildOnceIgnored) => child.once = None,
+            _ => {}
+        });
         let parents = HashMap::from([(one.id, self.parent(&one, row))]);
         let (mut refused, mut changes) = (HashMap::new(), Changes::default());
         let children =
-            family::children(&[&one], &parents, &mut plan.keys, now_ms, &mut changes, &mut refused);
+            family::children(&[&one], &parents, &mut plan.named, now_ms, &mut changes, &mut refused);
         if let Some(answer) = refused.remove(&one.id) {
             if self.breaks(Mutation::ChildConflictTakesKeys) {
                 for child in &one.effects.children {
                     let key = child.key.iter();
-                    key.for_each(|key| plan.keys.remember(one.tenant, key, child.id, 1, now_ms));
+                    key.for_each(|key| {
+                        plan.named.keys.remember(one.tenant, key, Stood::one(child.id), now_ms);
+                    });
                 }
             }
             return if self.breaks(Mutation::ChildConflictIgnored) { Settled::Stored } else { answer };

@@ -314,7 +314,7 @@ impl State {
             let own = self.keys.get(&(tenant, key.text.clone()));
             let any = || self.keys.iter().find(|((_, text), _)| *text == key.text).map(|(_, known)| known);
             let found = if self.breaks(Mutation::KeyOfAnyTenant) { own.or_else(any) } else { own };
-            let Some(mut found) = found.copied() else { continue };
+            let Some(mut found) = found.cloned() else { continue };
             if self.breaks(Mutation::KeyNeverExpires) {
                 found.expires_ms = i64::MAX;
             }
@@ -325,8 +325,12 @@ impl State {
 
     /// Writes the keys that a call remembered.
     pub(super) fn store_keys(&mut self, keys: &Keys) {
-        let fresh = keys.fresh();
-        self.keys.extend(fresh.into_iter().map(|(name, known)| (name.clone(), *known)));
+        let in_a_row = self.breaks(Mutation::KeyForgetsWhatWasFound);
+        for (name, known) in keys.fresh() {
+            let mut known = known.clone();
+            known.tasks.ids = known.tasks.ids.filter(|_| !in_a_row);
+            self.keys.insert(name.clone(), known);
+        }
     }
 
     /// Writes what a call counted.

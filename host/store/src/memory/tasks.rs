@@ -17,10 +17,11 @@ use keiko_core::time_out::Ends;
 
 use super::mutation::Mutation;
 use super::state::{Row, State};
-use crate::admit::{Known, People, decide};
+use crate::admit::{Known, People, Stood, decide, stores};
 use crate::count::{AgentChange, Change, Changes, Spent, Usage};
 use crate::ending::End;
 use crate::format::decode_failure;
+use crate::once::of_submits;
 use crate::prune::{Ended, answer, changes, doomed, end_of_walk};
 use crate::time_out::{Candidate, Over};
 
@@ -31,9 +32,9 @@ impl State {
             submits.iter().filter_map(|submit| Some((submit.tenant, submit.key.as_ref()?))).collect();
         let mut keys = self.known_keys(&named);
         let people = self.people(&submits);
-        let mut onces = self.known_onces(submits.iter().map(Cow::as_ref));
+        let mut onces = self.known_onces(of_submits(submits.iter().map(Cow::as_ref)));
         let mut live: HashMap<TenantId, u64> = HashMap::new();
-        let mut tasks: Vec<(TenantId, NewTask)> = Vec::new();
+        let mut tasks: Vec<(TenantId, &NewTask)> = Vec::new();
         let mut answers = Vec::with_capacity(submits.len());
         for submit in &submits {
             let live = live.entry(submit.tenant).or_insert_with(|| self.live(submit.tenant));
@@ -52,25 +53,20 @@ impl State {
                 answer => answer,
             };
             let taken = match answer {
-                Submitted::Accepted { duplicate: false, .. } => submit.tasks.len(),
+                _ if stores(&answer) => submit.tasks.len(),
                 Submitted::QueueFull { .. } => self.taken_of_refused(submit, *live),
                 _ => 0,
             };
             if self.breaks(Mutation::KeyTakenByRefused)
-                && let (Submitted::QueueFull { .. }, Some(key)) = (answer, &submit.key)
+                && let (Submitted::QueueFull { .. }, Some(key)) = (&answer, &submit.key)
             {
-                keys.remember(submit.tenant, key, submit.tasks[0].id, 1, now_ms);
+                keys.remember(submit.tenant, key, Stood::one(submit.tasks[0].id), now_ms);
             }
-            tasks.extend(submit.tasks[..taken].iter().map(|task| (submit.tenant, task.clone())));
+            tasks.extend(submit.tasks[..taken].iter().map(|task| (submit.tenant, task)));
             answers.push(answer);
         }
-        let accepted: Vec<(&Submit, i64)> = submits.iter().map(|submit| (submit.as_ref(), now_ms)).collect();
-        let mut shaped = onces.shape(&accepted);
-        for (_, task) in &mut tasks {
-            if let Some(other) = shaped.remove(&task.id) {
-                *task = other;
-            }
-        }
+        let tasks = onces.shape(tasks);
+        let tasks: Vec<_> = tasks.into_iter().map(|(tenant, task)| (tenant, task.into_owned())).collect();
         self.insert(&tasks)?;
         for (submit, answer) in submits.iter().zip(&answers) {
             if matches!(answer, Submitted::Accepted { duplicate: false, .. }) {

@@ -10,9 +10,9 @@ use sqlx::postgres::PgRow;
 use super::row::{count, get};
 use super::session::Session;
 use super::settle::Held;
-use super::{group, submit, tree};
+use super::{group, once, submit, tree};
 use crate::count::Changes;
-use crate::family::{self, Parent};
+use crate::family::{self, ChildKeys, Parent};
 use crate::format::{decode_budget, read_priority};
 use crate::group::joined;
 use crate::tree::opened;
@@ -36,13 +36,23 @@ pub(crate) async fn apply(
     for one in &asking {
         named.extend(one.effects.children.iter().filter_map(|child| Some((one.tenant, child.key.as_ref()?))));
     }
-    let mut keys = submit::load_keys(session, &named, held.shift_ms).await?;
-    let tasks = family::children(&asking, &held.parents, &mut keys, now_ms, changes, &mut refused);
+    if family::asking_once(&asking).any(|(.., once)| once.is_some()) {
+        // Keys of kinds are read and written under the counts of their tenants, which are taken in one order with those
+        // of everything else that this transaction ends.
+        let tenants = settlements.iter().map(|one| one.tenant).collect();
+        submit::lock_tenants(session, tenants, now_ms).await?;
+    }
+    let mut named = ChildKeys {
+        keys: submit::load_keys(session, &named, held.shift_ms).await?,
+        onces: once::load(session, family::asking_once(&asking), held.shift_ms).await?,
+    };
+    let tasks = family::children(&asking, &held.parents, &mut named, now_ms, changes, &mut refused);
     let tasks: Vec<_> = tasks.iter().map(|(tenant, task)| (*tenant, task)).collect();
     submit::insert(session, &tasks, held.shift_ms).await?;
     group::insert_rows(session, &joined(&asking, &refused, now_ms)).await?;
     tree::open(session, &opened(&asking, &held.parents, &refused), held.shift_ms).await?;
-    submit::store_keys(session, &keys, held.shift_ms, now_ms).await?;
+    submit::store_keys(session, &named.keys, held.shift_ms, now_ms).await?;
+    once::store(session, &named.onces, held.shift_ms).await?;
     Ok(refused)
 }
 

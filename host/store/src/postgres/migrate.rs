@@ -30,6 +30,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("joins", include_str!("../../../../migrations/postgres/0015_joins.sql")),
     ("slots", include_str!("../../../../migrations/postgres/0016_slots.sql")),
     ("schedules", include_str!("../../../../migrations/postgres/0017_schedules.sql")),
+    ("key_tasks", include_str!("../../../../migrations/postgres/0018_key_tasks.sql")),
 ];
 
 /// How a file starts that cannot run in a transaction.

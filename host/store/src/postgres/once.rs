@@ -8,13 +8,12 @@ use keiko_core::limit::KEY_AGE_MS;
 use keiko_core::once::{Last, Stands};
 use keiko_core::pause::PARKED_MS;
 use keiko_core::port::StoreError;
-use keiko_core::task::Submit;
 use sqlx::postgres::PgRow;
 
 use super::row::{get, stored_text};
 use super::session::Session;
 use crate::admit::stored_type;
-use crate::once::{Name, Onces, Replaced, names};
+use crate::once::{Asking, Name, Onces, Replaced, names};
 
 pub(crate) const LOAD: &str = "
     SELECT k.tenant, k.kind, k.key, k.task, k.due_ms, t.created_ms,
@@ -39,7 +38,8 @@ pub(crate) const REPLACE: &str = "
     UPDATE task SET input_type = $3, input = $4, run_at_ms = CASE WHEN run_at_ms = $6 THEN run_at_ms ELSE $5 END,
         due_ms = CASE WHEN priority IS NOT NULL OR run_at_ms = $6 THEN $5 END,
         start_by_ms = $5 + (budget::json ->> 'queued_ms')::bigint,
-        end_by_ms = $5 + least((budget::json ->> 'total_ms')::bigint, (budget::json ->> 'tree_ms')::bigint)
+        end_by_ms = least($5 + (budget::json ->> 'total_ms')::bigint, $5 + (budget::json ->> 'tree_ms')::bigint,
+            (SELECT o.end_ms FROM tree AS o WHERE o.root = task.root AND task.parent IS NOT NULL))
     WHERE id = $1 AND tenant = $2";
 
 /// Puts off up to `$2` keys that have expired and whose task is live.
@@ -55,12 +55,12 @@ pub(crate) const PRUNE: &str = "DELETE FROM task_key
     AND NOT EXISTS (SELECT FROM task AS t WHERE t.id = task_key.task)";
 
 /// Reads those of the keys that are stored, and how their tasks stand, with times on the caller's clock.
-pub(crate) async fn load(
+pub(crate) async fn load<'a>(
     session: &mut Session,
-    submits: &[(&Submit, i64)],
+    asking: impl Iterator<Item = Asking<'a>>,
     shift_ms: i64,
 ) -> Result<Onces, StoreError> {
-    let (wanted, debounced) = names(submits.iter().map(|(submit, _)| *submit));
+    let (wanted, debounced) = names(asking);
     if wanted.is_empty() {
         return Ok(Onces::default());
     }

@@ -158,7 +158,7 @@ async fn fire(session: &mut Session, firing: &Firing, now_ms: i64) -> Result<Fir
         Some((_, Ok(wanted))) => submit::enqueue(session, &[(wanted, now_ms)]).await?.pop(),
         _ => None,
     };
-    if let Some(last) = noted(firing, answer) {
+    if let Some(last) = noted(firing, answer.as_ref()) {
         let (at_ms, task, code, message) = columns(Some(last));
         let query = "UPDATE schedule SET last_ms = $3, last_task = $4, last_code = $5, last_message = $6
             WHERE tenant = $1 AND name = $2";

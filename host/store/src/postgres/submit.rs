@@ -15,24 +15,28 @@ use super::count;
 use super::row::{self, get, stored_text};
 use super::session::{Session, chunks};
 use super::{group, once};
-use crate::admit::{Keys, Known, People, decide, ends, place_ms, read_body, stored_due_ms, stored_type};
+use crate::admit::{
+    Keys, Known, People, Stood, decide, ends, place_ms, read_body, stored_due_ms, stored_type, stores,
+};
 use crate::count::{AgentChange, Change, Changes};
-use crate::format::{encode_budget, stored_priority};
+use crate::format::{decode_ids, encode_budget, encode_ids, stored_priority};
+use crate::once::of_submits;
+use crate::trouble::undecodable;
 
 /// Live tasks of these tenants, whose counts nobody else changes until the commit, and how far the database's clock is
 /// before the caller's, `$2`.
 const LOCK_TENANTS: &str = "SELECT tenant, live, keiko_now($2) - $2 FROM tenant_count WHERE tenant = ANY($1)
     ORDER BY tenant FOR UPDATE";
 
-const KEYS: &str = "SELECT i.tenant, i.key, i.first, i.count, i.body, i.expires_ms
+const KEYS: &str = "SELECT i.tenant, i.key, i.first, i.count, i.body, i.expires_ms, i.ids
     FROM unnest($1::bigint[], $2::text[]) AS wanted (tenant, key)
     JOIN idempotency AS i ON i.tenant = wanted.tenant AND i.key = wanted.key";
 
 /// A key that somebody else took in the meantime stays theirs, and is missing in the answer.
-const UPSERT_KEYS: &str = "INSERT INTO idempotency AS i (tenant, key, first, count, body, expires_ms)
-    SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::integer[], $5::bytea[], $6::bigint[])
+const UPSERT_KEYS: &str = "INSERT INTO idempotency AS i (tenant, key, first, count, body, expires_ms, ids)
+    SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::integer[], $5::bytea[], $6::bigint[], $8::text[])
     ON CONFLICT (tenant, key) DO UPDATE SET first = excluded.first, count = excluded.count,
-        body = excluded.body, expires_ms = excluded.expires_ms
+        body = excluded.body, expires_ms = excluded.expires_ms, ids = excluded.ids
     WHERE i.expires_ms <= keiko_now($7)";
 
 /// Only tasks whose kind is their tenant's; the number tells.
@@ -62,20 +66,21 @@ pub(crate) async fn enqueue(
         submits.iter().filter_map(|(submit, _)| Some((submit.tenant, submit.key.as_ref()?))).collect();
     let mut keys = load_keys(session, &named, shift_ms).await?;
     let known = people(session, submits).await?;
-    let mut onces = once::load(session, submits, shift_ms).await?;
+    let asking = of_submits(submits.iter().map(|(submit, _)| *submit));
+    let mut onces = once::load(session, asking, shift_ms).await?;
     let mut accepted = Vec::new();
     let mut answers = Vec::with_capacity(submits.len());
     for &(submit, now_ms) in submits {
         let live = live.entry(submit.tenant).or_insert(0);
         let answer = decide(submit, now_ms, &mut keys, &known, &mut onces, live);
-        if let Submitted::Accepted { duplicate: false, .. } = answer {
+        if stores(&answer) {
             accepted.push((submit, now_ms));
         }
         answers.push(answer);
     }
-    let shaped = onces.shape(&accepted);
     let tasks = accepted.iter().flat_map(|(submit, _)| submit.tasks.iter().map(|task| (submit.tenant, task)));
-    let tasks: Vec<_> = tasks.map(|(tenant, task)| (tenant, shaped.get(&task.id).unwrap_or(task))).collect();
+    let tasks = onces.shape(tasks);
+    let tasks: Vec<_> = tasks.iter().map(|(tenant, task)| (*tenant, task.as_ref())).collect();
     insert(session, &tasks, shift_ms).await?;
     group::insert(session, &accepted).await?;
     store_keys(session, &keys, shift_ms, now_ms).await?;
@@ -204,9 +209,9 @@ pub(crate) async fn load_keys(
 }
 
 fn known(row: &PgRow, shift_ms: i64) -> Result<((TenantId, String), Known), StoreError> {
+    let ids = get::<Option<&str>>(row, 6)?.map(decode_ids).transpose().map_err(undecodable)?;
     let known = Known {
-        first: TaskId(get(row, 2)?),
-        count: row::count(row, 3)?,
+        tasks: Stood { first: TaskId(get(row, 2)?), count: row::count(row, 3)?, ids },
         body: read_body(get(row, 4)?),
         expires_ms: get::<i64>(row, 5)?.saturating_sub(shift_ms),
     };
@@ -226,12 +231,13 @@ pub(crate) async fn store_keys(
     }
     let tenants: Vec<i64> = fresh.iter().map(|((tenant, _), _)| tenant.0).collect();
     let texts: Vec<&str> = fresh.iter().map(|((_, text), _)| text.as_str()).collect();
-    let firsts: Vec<i64> = fresh.iter().map(|(_, known)| known.first.0).collect();
-    let counts: Vec<i32> = fresh.iter().map(|(_, known)| known.count as i32).collect();
+    let firsts: Vec<i64> = fresh.iter().map(|(_, known)| known.tasks.first.0).collect();
+    let counts: Vec<i32> = fresh.iter().map(|(_, known)| known.tasks.count as i32).collect();
     let bodies: Vec<&[u8]> = fresh.iter().map(|(_, known)| &known.body[..]).collect();
     let expires = fresh.iter().map(|(_, known)| known.expires_ms.saturating_add(shift_ms));
     let query = sqlx::query(UPSERT_KEYS).bind(tenants).bind(texts).bind(firsts).bind(counts).bind(bodies);
-    let query = query.bind(expires.collect::<Vec<i64>>()).bind(now_ms);
+    let ids: Vec<_> = fresh.iter().map(|(_, known)| known.tasks.ids.as_deref().map(encode_ids)).collect();
+    let query = query.bind(expires.collect::<Vec<i64>>()).bind(now_ms).bind(ids);
     if session.run(query).await? != fresh.len() as u64 {
         // Looked at again, the keys are known.
         return Err(StoreError::new(StoreErrorKind::Busy, "a key was taken at the same time"));

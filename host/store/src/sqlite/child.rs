@@ -13,8 +13,8 @@ use super::count::Changes;
 use super::error::store_error;
 use super::session::{Session, json};
 use super::submit::{self, Keys};
-use super::{group, tree};
-use crate::family::{self, Parent};
+use super::{group, once, tree};
+use crate::family::{self, ChildKeys, Parent};
 use crate::format::{decode_budget, read_priority};
 use crate::group::joined;
 use crate::tree::opened;
@@ -46,13 +46,17 @@ pub(crate) async fn apply(
     for one in &asking {
         named.extend(one.effects.children.iter().filter_map(|child| Some((one.tenant, child.key.as_ref()?))));
     }
-    let mut keys = Keys::load(session, &named).await?;
-    let tasks = family::children(&asking, &parents, &mut keys, now_ms, changes, &mut refused);
+    let mut named = ChildKeys {
+        keys: Keys::load(session, &named).await?,
+        onces: once::load(session, family::asking_once(&asking)).await?,
+    };
+    let tasks = family::children(&asking, &parents, &mut named, now_ms, changes, &mut refused);
     let tasks: Vec<_> = tasks.iter().map(|(tenant, task)| (*tenant, task)).collect();
     submit::insert(session, &tasks).await?;
     group::insert_rows(session, &joined(&asking, &refused, now_ms)).await?;
     tree::open(session, &opened(&asking, &parents, &refused)).await?;
-    keys.store(session).await?;
+    named.keys.store(session).await?;
+    once::store(session, &named.onces).await?;
     Ok(refused)
 }
 

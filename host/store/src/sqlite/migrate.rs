@@ -26,6 +26,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("joins", include_str!("../../../../migrations/sqlite/0015_joins.sql")),
     ("slots", include_str!("../../../../migrations/sqlite/0016_slots.sql")),
     ("schedules", include_str!("../../../../migrations/sqlite/0017_schedules.sql")),
+    ("key_tasks", include_str!("../../../../migrations/sqlite/0018_key_tasks.sql")),
 ];
 
 /// Why a database cannot be brought to this schema.

@@ -7,7 +7,6 @@ use keiko_core::limit::KEY_AGE_MS;
 use keiko_core::once::{Last, Stands};
 use keiko_core::pause::PARKED_MS;
 use keiko_core::port::StoreError;
-use keiko_core::task::Submit;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
@@ -15,7 +14,7 @@ use super::error::store_error;
 use super::session::{Session, json};
 use super::submit::INLINE_BYTES_MAX;
 use crate::admit::stored_type;
-use crate::once::{Name, Onces, Replaced, names};
+use crate::once::{Asking, Name, Onces, Replaced, names};
 
 pub(crate) const LOAD: &str = "
     SELECT k.tenant, k.kind, k.key, k.task, k.due_ms, t.created_ms, t.state = 0 AND t.attempts = 0 AND t.crashes = 0
@@ -35,8 +34,9 @@ pub(crate) const REPLACE: &str = "
         run_at_ms = iif(run_at_ms = ?8, run_at_ms, ?7),
         due_ms = iif(priority IS NULL AND run_at_ms <> ?8, NULL, ?7),
         start_by_ms = ?7 + (budget ->> 'queued_ms'),
-        end_by_ms = ?7 + coalesce(min(budget ->> 'total_ms', budget ->> 'tree_ms'), budget ->> 'total_ms',
-            budget ->> 'tree_ms')
+        end_by_ms = (SELECT min(value) FROM json_each(json_array(
+            ?7 + (budget ->> 'total_ms'), ?7 + (budget ->> 'tree_ms'),
+            (SELECT o.end_ms FROM tree AS o WHERE o.root = task.root AND task.parent IS NOT NULL))))
     WHERE id = ?1 AND tenant = ?2 AND state = 0;
     DELETE FROM task_input WHERE task = ?1 AND tenant = ?2;
     INSERT INTO task_input (task, tenant, bytes) SELECT ?1, ?2, ?6 WHERE ?6 IS NOT NULL";
@@ -54,8 +54,11 @@ pub(crate) const PRUNE: &str = "
         AND NOT EXISTS (SELECT 1 FROM task AS t WHERE t.id = task_key.task) RETURNING 1";
 
 /// Reads those of the keys that are stored, and how their tasks stand.
-pub(crate) async fn load(session: &mut Session, submits: &[(&Submit, i64)]) -> Result<Onces, StoreError> {
-    let (wanted, _) = names(submits.iter().map(|(submit, _)| *submit));
+pub(crate) async fn load<'a>(
+    session: &mut Session,
+    asking: impl Iterator<Item = Asking<'a>>,
+) -> Result<Onces, StoreError> {
+    let (wanted, _) = names(asking);
     if wanted.is_empty() {
         return Ok(Onces::default());
     }

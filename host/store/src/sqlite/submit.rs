@@ -14,8 +14,12 @@ use super::error::store_error;
 use super::session::{RowStatement, Session, json};
 use super::{group, once};
 pub(crate) use crate::admit::Keys;
-use crate::admit::{Known, People, decide, ends, place_ms, read_body, stored_due_ms, stored_type};
-use crate::format::{encode_budget, stored_priority};
+use crate::admit::{
+    Known, People, Stood, decide, ends, place_ms, read_body, stored_due_ms, stored_type, stores,
+};
+use crate::format::{decode_ids, encode_budget, encode_ids, stored_priority};
+use crate::once::of_submits;
+use crate::trouble::undecodable;
 
 /// Inputs larger than this are kept beside the task's row, in bytes: half a page, so that a state change
 /// rewrites one page.
@@ -40,11 +44,11 @@ static INSERT_INPUT: LazyLock<RowStatement> = LazyLock::new(|| {
 
 static UPSERT_KEY: LazyLock<RowStatement> = LazyLock::new(|| {
     RowStatement::new(
-        "INSERT INTO idempotency (tenant, key, first, count, body, expires_ms)
+        "INSERT INTO idempotency (tenant, key, first, count, body, expires_ms, ids)
          SELECT * FROM (VALUES) WHERE column1 IS NOT NULL
          ON CONFLICT (tenant, key) DO UPDATE SET first = excluded.first, count = excluded.count,
-            body = excluded.body, expires_ms = excluded.expires_ms",
-        6,
+            body = excluded.body, expires_ms = excluded.expires_ms, ids = excluded.ids",
+        7,
     )
 });
 
@@ -62,21 +66,21 @@ pub(crate) async fn enqueue(
         submits.iter().filter_map(|(submit, _)| Some((submit.tenant, submit.key.as_ref()?))).collect();
     let mut keys = Keys::load(session, &named).await?;
     let known = People::load(session, submits).await?;
-    let mut onces = once::load(session, submits).await?;
+    let mut onces = once::load(session, of_submits(submits.iter().map(|(submit, _)| *submit))).await?;
     let mut live = live(session, submits.iter().map(|(submit, _)| submit.tenant).collect()).await?;
     let mut accepted = Vec::new();
     let mut answers = Vec::with_capacity(submits.len());
     for &(submit, now_ms) in submits {
         let live = live.entry(submit.tenant).or_insert(0);
         let answer = decide(submit, now_ms, &mut keys, &known, &mut onces, live);
-        if let Submitted::Accepted { duplicate: false, .. } = answer {
+        if stores(&answer) {
             accepted.push((submit, now_ms));
         }
         answers.push(answer);
     }
-    let shaped = onces.shape(&accepted);
     let tasks = accepted.iter().flat_map(|(submit, _)| submit.tasks.iter().map(|task| (submit.tenant, task)));
-    let tasks: Vec<_> = tasks.map(|(tenant, task)| (tenant, shaped.get(&task.id).unwrap_or(task))).collect();
+    let tasks = onces.shape(tasks);
+    let tasks: Vec<_> = tasks.iter().map(|(tenant, task)| (*tenant, task.as_ref())).collect();
     insert(session, &tasks).await?;
     group::insert(session, &accepted).await?;
     keys.store(session).await?;
@@ -179,33 +183,35 @@ impl Keys {
         if wanted.is_empty() {
             return Ok(Keys::default());
         }
-        let query = "SELECT i.tenant, i.key, i.first, i.count, i.body, i.expires_ms
+        let query = "SELECT i.tenant, i.key, i.first, i.count, i.body, i.expires_ms, i.ids
             FROM json_each(?1) AS wanted CROSS JOIN idempotency AS i
             ON i.tenant = wanted.value ->> 0 AND i.key = wanted.value ->> 1";
         let rows = session.rows(sqlx::query(query).bind(json(&wanted))).await?;
-        let known = rows.iter().map(known).collect::<Result<_, _>>().map_err(store_error)?;
-        Ok(Keys::of(known))
+        Ok(Keys::of(rows.iter().map(known).collect::<Result<_, _>>()?))
     }
 
     /// Writes what was remembered.
     pub(crate) async fn store(self, session: &mut Session) -> Result<(), StoreError> {
         session
             .each(&UPSERT_KEY, &self.fresh(), |((tenant, text), known), binds| {
-                binds.add(tenant.0).add(text.as_str()).add(known.first.0).add(known.count);
+                binds.add(tenant.0).add(text.as_str()).add(known.tasks.first.0).add(known.tasks.count);
                 binds.add(&known.body[..]).add(known.expires_ms);
+                binds.add(known.tasks.ids.as_deref().map(encode_ids));
             })
             .await?;
         Ok(())
     }
 }
 
-fn known(row: &sqlx::sqlite::SqliteRow) -> Result<((TenantId, String), Known), sqlx::Error> {
-    let body: Vec<u8> = row.try_get(4)?;
+fn known(row: &sqlx::sqlite::SqliteRow) -> Result<((TenantId, String), Known), StoreError> {
+    let read = || Ok((TenantId(row.try_get(0)?), row.try_get(1)?, TaskId(row.try_get(2)?), row.try_get(3)?));
+    let (tenant, key, first, count) = read().map_err(store_error)?;
+    let ids: Option<&str> = row.try_get(6).map_err(store_error)?;
+    let ids = ids.map(decode_ids).transpose().map_err(undecodable)?;
     let known = Known {
-        first: TaskId(row.try_get(2)?),
-        count: row.try_get(3)?,
-        body: read_body(body),
-        expires_ms: row.try_get(5)?,
+        tasks: Stood { first, count, ids },
+        body: read_body(row.try_get(4).map_err(store_error)?),
+        expires_ms: row.try_get(5).map_err(store_error)?,
     };
-    Ok(((TenantId(row.try_get(0)?), row.try_get(1)?), known))
+    Ok(((tenant, key), known))
 }

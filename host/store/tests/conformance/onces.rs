@@ -5,14 +5,20 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use futures::future::join_all;
 use keiko_core::code::Code;
+use keiko_core::effect::ChildOptions;
 use keiko_core::id::TaskId;
 use keiko_core::limit::{DELAY_MS_MAX, KEY_AGE_MS};
 use keiko_core::once::{Once, OnceRule};
 use keiko_core::pause::Paused;
-use keiko_core::priority::Priority;
-use keiko_core::task::{NewTask, Payload, Submit, Submitted, TaskState};
+use keiko_core::policy::BudgetRequest;
+use keiko_core::priority::{AGEING_MS, Priority};
+use keiko_core::task::{NewTask, Payload, Settled, Submit, Submitted, TaskState};
+use keiko_core::time_out::Ends;
+use keiko_core::tree::{Charge, Spending};
 
-use crate::world::{Customer, NOW, World, complete, fail, key, retry, submit};
+use crate::world::{
+    Customer, NOW, NewChild, World, child, complete, fail, key, retry, submit, with_children,
+};
 
 fn unique(refuse: bool) -> OnceRule {
     OnceRule::Unique { refuse }
@@ -26,9 +32,12 @@ fn throttle(interval_ms: u64) -> OnceRule {
     OnceRule::Throttle { interval_ms }
 }
 
+fn asks(task: NewTask, key: &str, rule: OnceRule) -> NewTask {
+    NewTask { once: Some(Once { key: key.to_owned(), rule }), ..task }
+}
+
 fn once(customer: &Customer, task: NewTask, key: &str, rule: OnceRule) -> Submit {
-    let once = Some(Once { key: key.to_owned(), rule });
-    Submit { once, ..submit(customer, vec![task]) }
+    submit(customer, vec![asks(task, key, rule)])
 }
 
 async fn one(world: &World) -> NewTask {
@@ -44,6 +53,10 @@ async fn send(world: &World, rule: OnceRule, input: &str, now_ms: i64) -> (Submi
     let answer =
         world.tasks.enqueue(vec![once(&world.ada, task, "k", rule)], now_ms).await.unwrap().remove(0);
     (answer, id)
+}
+
+fn taken(task: TaskId) -> Submitted {
+    Submitted::Taken { task, place: 0 }
 }
 
 fn stored(answer: Submitted) -> (TaskId, bool) {
@@ -64,13 +77,13 @@ pub async fn a_unique_task_is_found_or_refuses_while_it_is_live(world: &World) {
     let holder = world.holder().await;
     let id = fresh(world, unique(false), NOW).await;
     assert_eq!(stored(send(world, unique(false), "2", NOW).await.0), (id, true));
-    assert_eq!(send(world, unique(true), "3", NOW).await.0, Submitted::Taken(id));
+    assert_eq!(send(world, unique(true), "3", NOW).await.0, taken(id));
     assert_eq!(world.live(&world.ada).await, 1);
     let leased = world.lease(holder, 5).await.remove(0);
     assert_eq!((leased.id, &leased.input.bytes[..]), (id, &b"1"[..]), "it has its own input");
     assert_eq!(stored(send(world, unique(false), "2", NOW).await.0), (id, true), "while it runs, too");
     world.settle(holder, retry(&leased, Code::Internal, NOW)).await;
-    assert_eq!(send(world, unique(true), "3", NOW).await.0, Submitted::Taken(id), "and between attempts");
+    assert_eq!(send(world, unique(true), "3", NOW).await.0, taken(id), "and between attempts");
     let leased = world.lease(holder, 5).await.remove(0);
     world.settle(holder, complete(&leased)).await;
     let second = fresh(world, unique(true), NOW).await;
@@ -150,7 +163,7 @@ pub async fn throttled_tasks_keep_their_distance(world: &World) {
     assert_eq!(world.view(&world.ada, last).await.summary.run_at_ms, NOW + 300);
     fresh(world, throttle(DELAY_MS_MAX - 200), NOW + 300).await;
     let late = send(world, throttle(DELAY_MS_MAX), "1", NOW + 300).await.0;
-    assert!(matches!(late, Submitted::TooLate { ahead_ms } if ahead_ms > DELAY_MS_MAX), "{late:?}");
+    assert!(matches!(late, Submitted::TooLate { ahead_ms, place: 0 } if ahead_ms > DELAY_MS_MAX), "{late:?}");
 }
 
 pub async fn one_key_submitted_at_once_makes_one_task(world: &World) {
@@ -165,7 +178,7 @@ pub async fn one_key_submitted_at_once_makes_one_task(world: &World) {
             ids.insert(stored(answer).0);
         }
         for answer in join_all(rest.iter().map(|one| world.tasks.enqueue(vec![one.clone()], NOW))).await {
-            ids.insert(stored(answer.unwrap()[0]).0);
+            ids.insert(stored(answer.unwrap().remove(0)).0);
         }
         assert_eq!(ids.len(), 1, "{rule:?}");
     }
@@ -224,9 +237,172 @@ pub async fn keys_of_kinds_are_forgotten_when_their_task_has_ended(world: &World
     assert_eq!(world.tasks.prune(NOW + KEY_AGE_MS - 1, 10).await.unwrap(), 0);
     assert_eq!(world.tasks.prune(NOW + KEY_AGE_MS, 10).await.unwrap(), 0, "it is live");
     let later = NOW + KEY_AGE_MS;
-    assert_eq!(send(world, unique(true), "1", later).await.0, Submitted::Taken(id));
+    assert_eq!(send(world, unique(true), "1", later).await.0, taken(id));
     let leased = world.lease_at(holder, 1, later).await.tasks.remove(0);
     world.settle(holder, complete(&leased)).await;
     assert_eq!(world.tasks.prune(later + KEY_AGE_MS, 10).await.unwrap(), 1);
     assert_eq!(world.tasks.prune(later + KEY_AGE_MS, 10).await.unwrap(), 0);
+}
+
+pub async fn tasks_of_one_submit_find_others_and_are_refused_together(world: &World) {
+    let live = fresh(world, unique(false), NOW).await;
+    let all = |tasks: &[NewTask]| {
+        let mut tasks = tasks.to_vec();
+        tasks[1] = asks(tasks[1].clone(), "k", unique(false));
+        tasks[2] = asks(tasks[2].clone(), "d", debounce(5));
+        tasks[3] = NewTask { input: Payload::json("3"), ..asks(tasks[3].clone(), "d", debounce(7)) };
+        tasks[4] = asks(tasks[4].clone(), "u", unique(true));
+        Submit { key: key("many", 1), ..submit(&world.ada, tasks) }
+    };
+    let tasks = world.new_tasks(&world.ada, 5).await;
+    let ids = vec![tasks[0].id, live, tasks[2].id, tasks[2].id, tasks[4].id];
+    // What is there already needs no room, and one task too many takes all along, their keys too.
+    let tight = |queue_max| Submit { queue_max, ..all(&tasks) };
+    assert_eq!(world.try_submit(tight(3)).await, Submitted::QueueFull { live: 1 });
+    assert_eq!(world.try_submit(tight(4)).await, Submitted::Mixed { ids: ids.clone(), stored: 3 });
+    assert_eq!(world.live(&world.ada).await, 4);
+    assert_eq!(world.view(&world.ada, tasks[2].id).await.summary.run_at_ms, NOW + 7);
+    for missing in [1, 3] {
+        assert_eq!(world.records.task(world.ada.tenant, tasks[missing].id).await.unwrap(), None);
+    }
+    let again = world.new_tasks(&world.ada, 5).await;
+    let known = Submitted::Mixed { ids: ids.clone(), stored: 0 };
+    assert_eq!(world.try_submit(all(&again)).await, known, "the same by its idempotency key");
+
+    let mut refused = Submit { key: None, ..all(&again) };
+    refused.tasks[1] = asks(refused.tasks[1].clone(), "new", unique(false));
+    let answer = world.try_submit(refused).await;
+    assert_eq!(answer, Submitted::Taken { task: ids[4], place: 4 });
+    assert_eq!(world.live(&world.ada).await, 4, "all or none");
+    let one = world.new_tasks(&world.ada, 1).await.remove(0);
+    let answer = world.try_submit(once(&world.ada, one, "new", unique(true))).await;
+    assert!(!stored(answer).1, "what was refused took no key");
+
+    let holder = world.holder().await;
+    let leased = world.lease_at(holder, 10, NOW + 7).await.tasks;
+    let newest = leased.iter().find(|task| task.id == ids[2]).unwrap();
+    assert_eq!(newest.input.bytes, "3");
+}
+
+/// A child of Ada's that asks for so much.
+fn asking(world: &World, id: TaskId, input: &'static str, options: ChildOptions) -> NewChild {
+    let mut child = child(&world.ada, id, None, input);
+    child.wish.options = options;
+    child
+}
+
+fn under(key: &str, rule: OnceRule) -> ChildOptions {
+    ChildOptions { once: Some(Once { key: key.to_owned(), rule }), ..ChildOptions::default() }
+}
+
+pub async fn a_child_gets_what_it_asks_for_beside_what_it_inherits(world: &World) {
+    let holder = world.holder().await;
+    let mut task = one(world).await;
+    task.priority = Priority::new(1).unwrap();
+    (task.budget.fuel, task.budget.attempts, task.budget.total_ms) = (Some(7), Some(2), Some(1_000));
+    world.submit(&world.ada, vec![task]).await;
+    let parent = world.lease(holder, 1).await.remove(0);
+    let ids = world.tasks.reserve_ids(3, NOW).await.unwrap().first.0;
+    let mut options = ChildOptions {
+        priority: Priority::new(3),
+        run_at_ms: Some(NOW + 20),
+        slot_key: Some("s".to_owned()),
+        ..ChildOptions::default()
+    };
+    (options.budget.fuel, options.budget.queued_ms, options.budget.total_ms) = (Some(9), Some(30), Some(50));
+    options.budget.retry.factor = Some(3);
+    let asked = options.budget;
+    let past = ChildOptions { run_at_ms: Some(NOW - 20), ..ChildOptions::default() };
+    let children = vec![
+        asking(world, TaskId(ids), "1", options),
+        asking(world, TaskId(ids + 1), "2", ChildOptions::default()),
+        asking(world, TaskId(ids + 2), "3", past),
+    ];
+    assert_eq!(world.settle(holder, with_children(complete(&parent), children)).await, Settled::Stored);
+    let due = world.lease(holder, 5).await;
+    let plain: Vec<_> = due.iter().map(|task| (task.id.0, task.place_ms, task.slot_key.clone())).collect();
+    let place_ms = NOW - AGEING_MS;
+    assert_eq!(plain, [(ids + 1, place_ms, None), (ids + 2, place_ms, None)], "no earlier than it is there");
+    // The first lease after its time gives it its place.
+    world.lease_at(holder, 0, NOW + 20).await;
+    let leased = world.lease_at(holder, 5, NOW + 20).await.tasks.remove(0);
+    assert_eq!((leased.id.0, leased.slot_key.as_deref()), (ids, Some("s")));
+    assert_eq!(world.view(&world.ada, leased.id).await.summary.priority.level(), 3);
+    let budget = BudgetRequest { attempts: Some(2), ..asked };
+    assert_eq!(leased.budget, budget, "what it does not name is its parent's");
+    assert_eq!(leased.ends, Ends { start_by_ms: Some(NOW + 50), end_by_ms: Some(NOW + 70) });
+}
+
+pub async fn children_find_and_replace_tasks_by_keys_of_kinds(world: &World) {
+    let holder = world.holder().await;
+    let live = fresh(world, unique(false), NOW).await;
+    world.lease(holder, 1).await;
+    world.submit_plain(&world.ada, 3).await;
+    let parents = world.lease(holder, 3).await;
+    let ids = world.tasks.reserve_ids(9, NOW).await.unwrap().first.0;
+    let new = |at: i64, input, key, rule| asking(world, TaskId(ids + at), input, under(key, rule));
+    let call = vec![
+        with_children(
+            complete(&parents[0]),
+            vec![
+                new(0, "0", "k", unique(false)),
+                new(1, "1", "d", debounce(5)),
+                new(2, "2", "t", throttle(9)),
+            ],
+        ),
+        // Refused, so nothing of it is there, and nobody's key is taken.
+        with_children(
+            complete(&parents[1]),
+            vec![new(3, "3", "n", unique(false)), new(4, "4", "k", unique(true))],
+        ),
+        with_children(
+            complete(&parents[2]),
+            vec![
+                new(5, "5", "d", debounce(6)),
+                new(6, "6", "t", throttle(9)),
+                new(7, "7", "n", unique(true)),
+            ],
+        ),
+    ];
+    let answers = world.tasks.settle(holder, call, NOW).await.unwrap();
+    assert_eq!(answers, [Settled::Stored, Settled::Conflict, Settled::Stored]);
+    let mut there = Vec::new();
+    for at in 0..8 {
+        let view = world.records.task(world.ada.tenant, TaskId(ids + at)).await.unwrap();
+        there.push(view.map(|view| view.summary.run_at_ms - NOW));
+    }
+    assert_eq!(there, [None, Some(6), Some(0), None, None, None, Some(9), Some(0)]);
+    assert_eq!(world.live(&world.ada).await, 6, "the one that runs, a parent, and four children");
+    assert_eq!(stored(send(world, unique(false), "9", NOW).await.0), (live, true));
+    let due = world.lease_at(holder, 9, NOW + 6).await.tasks;
+    let debounced = due.iter().find(|task| task.id.0 == ids + 1).unwrap();
+    assert_eq!(debounced.input.bytes, "5");
+    assert_eq!(debounced.lineage.parent, Some(parents[0].id), "it stays its first parent's");
+    // An idempotency key of a child remembers what the child found.
+    let parent = due.iter().find(|task| task.id.0 == ids + 2).unwrap();
+    let mut found = new(8, "8", "k", unique(false));
+    found.wish.key = Some("same".to_owned());
+    assert_eq!(world.settle(holder, with_children(complete(parent), vec![found])).await, Settled::Stored);
+    assert_eq!(world.records.task(world.ada.tenant, TaskId(ids + 8)).await.unwrap(), None);
+}
+
+pub async fn a_child_that_is_replaced_ends_with_its_tree(world: &World) {
+    let holder = world.holder().await;
+    let mut task = one(world).await;
+    task.budget.tree_ms = Some(50);
+    world.submit(&world.ada, vec![task]).await;
+    let root = world.lease(holder, 1).await.remove(0);
+    let id = world.tasks.reserve_ids(1, NOW).await.unwrap().first;
+    let mut options = under("k", debounce(10));
+    options.budget.total_ms = Some(20);
+    let mut end = with_children(complete(&root), vec![asking(world, id, "1", options)]);
+    let max = Spending { fuel: 100, host_calls: 10 };
+    end.charge = Some(Charge { root: root.id, used: Spending::default(), opens: Some(max) });
+    assert_eq!(world.settle(holder, end).await, Settled::Stored);
+    for (at, end) in [(0, 30), (25, 50)] {
+        let (answer, _) = send(world, debounce(10), "2", NOW + at).await;
+        assert_eq!(stored(answer), (id, true));
+        let next_ms = world.tasks.expire(NOW + at, 10).await.unwrap().next_ms;
+        assert_eq!(next_ms, Some(NOW + end), "after {at} ms");
+    }
 }

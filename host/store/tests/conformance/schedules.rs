@@ -136,7 +136,9 @@ pub async fn an_occurrence_without_a_task_says_why(world: &World) {
     };
     let unique = async || {
         let rule = OnceRule::Unique { refuse: false };
-        Submit { once: Some(Once { key: "\u{1}s".to_owned(), rule }), ..one(world, &world.ada).await }
+        let mut submit = one(world, &world.ada).await;
+        submit.tasks[0].once = Some(Once { key: "\u{1}s".to_owned(), rule });
+        submit
     };
     let fire = async |at: i64, task| {
         let firing = firing(&schedule, NOW + at, Some(NOW + at + 1), Some(task));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use keiko_core::catalog::{Installed, NewVersion, Plugin};
 use keiko_core::code::Code;
-use keiko_core::effect::{ChildWish, Effects};
+use keiko_core::effect::{ChildOptions, ChildWish, Effects};
 use keiko_core::id::{Digest, Holder, KindId, TaskId, TenantId, Token, VersionId};
 use keiko_core::manifest::Manifest;
 use keiko_core::name::TenantName;
@@ -232,11 +232,12 @@ pub fn new_task(id: TaskId, kind: KindId) -> NewTask {
         held: false,
         tree_end_ms: None,
         slot_key: None,
+        once: None,
     }
 }
 
 pub fn submit(customer: &Customer, tasks: Vec<NewTask>) -> Submit {
-    Submit { tenant: customer.tenant, tasks, key: None, queue_max: ROOMY, group: None, once: None }
+    Submit { tenant: customer.tenant, tasks, key: None, queue_max: ROOMY, group: None }
 }
 
 pub fn key(text: &str, body: u8) -> Option<Key> {
@@ -298,14 +299,21 @@ pub fn child(customer: &Customer, id: TaskId, key: Option<&str>, input: &'static
     NewChild {
         id,
         kind: customer.kind,
-        wish: ChildWish { plugin: None, kind: None, input, key, delay_ms: 0 },
+        wish: ChildWish {
+            plugin: None,
+            kind: None,
+            input,
+            key,
+            delay_ms: 0,
+            options: ChildOptions::default(),
+        },
     }
 }
 
 /// The settlement with these children.
 pub fn with_children(mut settlement: Settlement, children: Vec<NewChild>) -> Settlement {
     for child in children {
-        let budget = BudgetRequest::default();
+        let budget = child.wish.options.budget;
         settlement.effects.push(child.wish, Reserved { id: child.id, kind: child.kind, budget });
     }
     settlement

@@ -63,6 +63,18 @@ pub(crate) fn submit_many(_children: Vec<tasks::Child>) -> Result<Vec<String>, t
     Err(tasks::Error::Unavailable)
 }
 
+pub(crate) fn submit_with(_children: Vec<tasks::Child>) -> Result<Vec<String>, tasks::Error> {
+    Err(tasks::Error::Unavailable)
+}
+
+pub(crate) fn submit_joined_with(
+    _children: Vec<tasks::Child>,
+    _grouping: tasks::Grouping,
+    _then: tasks::Child,
+) -> Result<Vec<String>, tasks::Error> {
+    Err(tasks::Error::Unavailable)
+}
+
 pub(crate) fn submit_joined(
     _children: Vec<tasks::Child>,
     _grouping: tasks::Grouping,

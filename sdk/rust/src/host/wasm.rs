@@ -4,18 +4,20 @@ mod batch;
 mod cache;
 mod data;
 mod metrics;
+mod tasks;
 
 use std::fmt::Display;
 use std::time::Duration;
 
 use crate::bindings::exports::keiko::plugin::task as export;
-use crate::bindings::keiko::{attempt, config, log, progress, tasks};
+use crate::bindings::keiko::{attempt, config, log, progress};
 use crate::{Failure, Payload, TaskPlugin};
 
 pub(crate) use batch::*;
 pub(crate) use cache::*;
 pub(crate) use data::*;
 pub(crate) use metrics::*;
+pub(crate) use tasks::*;
 
 pub(crate) fn log(level: crate::log::Level, message: &str, fields: &[(&str, &dyn Display)]) {
     let field = |(name, value): &(&str, &dyn Display)| log::log::Field {
@@ -56,25 +58,6 @@ pub(crate) fn config_all() -> Result<Vec<(String, String)>, crate::config::Error
     Ok(config::config::get_all()?)
 }
 
-pub(crate) fn submit(child: crate::tasks::Child) -> Result<String, crate::tasks::Error> {
-    Ok(tasks::tasks::submit(&child.into())?)
-}
-
-pub(crate) fn submit_many(children: Vec<crate::tasks::Child>) -> Result<Vec<String>, crate::tasks::Error> {
-    let children: Vec<_> = children.into_iter().map(Into::into).collect();
-    Ok(tasks::tasks::submit_many(&children)?)
-}
-
-pub(crate) fn submit_joined(
-    children: Vec<crate::tasks::Child>,
-    grouping: crate::tasks::Grouping,
-    then: crate::tasks::Child,
-) -> Result<Vec<String>, crate::tasks::Error> {
-    let children: Vec<_> = children.into_iter().map(Into::into).collect();
-    let crate::tasks::Grouping { live_max, fail_fast } = grouping;
-    Ok(tasks::tasks::submit_joined(&children, tasks::tasks::Grouping { live_max, fail_fast }, &then.into())?)
-}
-
 /// The component's export, for the type that `plugin!` makes.
 impl<P: TaskPlugin> export::Guest for P {
     fn run(kind: String, input: export::Payload) -> Result<export::Payload, export::Failure> {
@@ -111,21 +94,6 @@ impl From<crate::log::Level> for log::log::Level {
     }
 }
 
-impl From<crate::tasks::Child> for tasks::tasks::Child {
-    /// JSON is what the contract takes for granted, so its name need not cross.
-    fn from(child: crate::tasks::Child) -> Self {
-        let content_type = child.input.content_type;
-        Self {
-            plugin: child.plugin,
-            kind: child.kind,
-            content_type: (content_type != Payload::JSON).then_some(content_type),
-            input: child.input.bytes,
-            key: child.key,
-            delay_ms: child.delay.map(milliseconds),
-        }
-    }
-}
-
 impl From<attempt::attempt::Error> for crate::attempt::Error {
     fn from(error: attempt::attempt::Error) -> Self {
         match error {
@@ -152,25 +120,6 @@ impl From<progress::progress::Error> for crate::progress::Error {
         match error {
             Error::FractionOutOfRange => Self::FractionOutOfRange,
             Error::MessageTooLong(limit) => Self::MessageTooLong(limit),
-            Error::Denied => Self::Denied,
-            Error::Unavailable => Self::Unavailable,
-            Error::Other(text) => Self::Other(text),
-        }
-    }
-}
-
-impl From<tasks::tasks::Error> for crate::tasks::Error {
-    fn from(error: tasks::tasks::Error) -> Self {
-        use tasks::tasks::Error;
-        match error {
-            Error::NotFound(what) => Self::NotFound(what),
-            Error::InvalidInput(how) => Self::InvalidInput(how),
-            Error::InputTooLarge(limit) => Self::InputTooLarge(limit),
-            Error::FanOutExceeded(limit) => Self::FanOutExceeded(limit),
-            Error::DepthExceeded(limit) => Self::DepthExceeded(limit),
-            Error::EffectsExceeded(limit) => Self::EffectsExceeded(limit),
-            Error::EffectBytesExceeded(limit) => Self::EffectBytesExceeded(limit),
-            Error::QueueFull(limit) => Self::QueueFull(limit),
             Error::Denied => Self::Denied,
             Error::Unavailable => Self::Unavailable,
             Error::Other(text) => Self::Other(text),

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use keiko_core::batch::{ItemOutcome, ItemWish};
 use keiko_core::code::Code;
-use keiko_core::effect::{ChildWish, Effects};
+use keiko_core::effect::{ChildWish, Effects, wish_of};
 use keiko_core::log::LogBuffer;
 use keiko_core::manifest::Manifest;
 use keiko_core::outcome::{AttemptReport, Failure, Meter, Outcome, RetryWish, Taint};
@@ -386,7 +386,7 @@ pub fn item(text: &str) -> ItemWish {
 
 fn child(run: usize, index: u64) -> ChildWish {
     let input = json!({"end": "completes", "parent_run": run, "index": index});
-    ChildWish { plugin: None, kind: None, input: Payload::json(input.to_string()), key: None, delay_ms: 0 }
+    ChildWish { input: Payload::json(input.to_string()), ..wish_of(0) }
 }
 
 fn report(outcome: Outcome) -> AttemptReport {
