@@ -1,7 +1,7 @@
 //! The short forms of the long checks, on every run of the tests.
 
 use keiko_tests::check::{
-    Report, batch_kill, cache_faults, canary, cancel, hostile, hosts, kill, swap, uploading,
+    Report, batch_kill, cache_faults, canary, cancel, hostile, hosts, kill, restart, swap, uploading,
 };
 
 fn passes(report: Report) {
@@ -14,6 +14,12 @@ fn kills_lose_and_double_nothing() {
     eprintln!("KEIKO_SEED={seed} repeats the choices of this run");
     let folder = tempfile::tempdir().unwrap();
     passes(kill::run(&kill::Plan::short(seed), folder.path()).unwrap());
+}
+
+#[test]
+fn a_host_that_starts_again_has_every_plugin_and_compiles_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    passes(restart::run(&restart::Plan::short(), folder.path()).unwrap());
 }
 
 #[test]

@@ -38,6 +38,7 @@ usage: cargo xtask COMMAND
   bench NAME                      one benchmark, as JSON lines
   bench queue|run [--sides A,B] [--rounds N]
                                   beside others, in turns; of queue also --tasks N and --bulk-only
+  bench swap [--rounds N]         tasks beside swaps, and without, in turns
   check NAME [--long] [--postgres]
                                   one check of the whole system, as one JSON line; --postgres: of a host on PostgreSQL
   check sim [--long] [--seeds N] [--from SEED]

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
-use keiko_tests::{ENGINE_VARIABLE, POSTGRESQL, tree};
+use keiko_tests::check::swap;
+use keiko_tests::{ENGINE_VARIABLE, Options, POSTGRESQL, tree};
 
 use crate::arguments::Arguments;
 use crate::batch;
@@ -19,7 +20,7 @@ use crate::peers;
 use crate::redis;
 use crate::step::{Steps, cargo};
 
-const BENCHES: &[&str] = &["attempt", BATCH, CACHE, QUEUE, RUN];
+const BENCHES: &[&str] = &["attempt", BATCH, CACHE, QUEUE, RUN, SWAP];
 /// The one of batches, which needs a host and both databases.
 const BATCH: &str = "batch";
 /// The one of the cache, which needs a Redis.
@@ -27,6 +28,10 @@ const CACHE: &str = "cache";
 /// Those beside others.
 const QUEUE: &str = "queue";
 const RUN: &str = "run";
+/// The one of swaps under load.
+const SWAP: &str = "swap";
+/// Its rounds, unless `--rounds` asks for others.
+const SWAP_ROUNDS: usize = 4;
 const CHECKS: &[&str] = &[
     "canary",
     "cancel",
@@ -34,6 +39,7 @@ const CHECKS: &[&str] = &[
     "batch-kill",
     "hosts",
     "hostile",
+    "restart",
     "swap",
     "upload",
     CACHE_FAULTS,
@@ -60,6 +66,7 @@ pub fn bench(mut arguments: Arguments) -> Result<ExitCode> {
         BATCH => return bench_batch(arguments),
         QUEUE => return peers::queue(arguments),
         RUN => return peers::run(arguments),
+        SWAP => return bench_swap(arguments),
         _ => {}
     }
     let install = Install::unless(arguments.clone().flag("--no-install"));
@@ -81,6 +88,18 @@ fn bench_batch(mut arguments: Arguments) -> Result<ExitCode> {
     let (mut steps, _) = prepare(arguments, &["batches"])?;
     let program = build_host(&mut steps)?;
     batch::run(&mut steps, &program, found)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn bench_swap(mut arguments: Arguments) -> Result<ExitCode> {
+    let rounds = arguments.option("--rounds")?;
+    let rounds = rounds.map_or(Ok(SWAP_ROUNDS), |rounds| rounds.parse()).context("--rounds")?;
+    let (mut steps, _) = prepare(arguments, &["family"])?;
+    let program = build_host(&mut steps)?;
+    let folder = tempfile::tempdir().context("a folder")?;
+    let options = Options { program, ..Options::in_folder(folder.path())? };
+    let lines = swap::bench(&swap::Plan::round(), rounds.max(1), options)?;
+    lines.iter().for_each(|line| println!("{line}"));
     Ok(ExitCode::SUCCESS)
 }
 

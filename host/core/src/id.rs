@@ -155,6 +155,29 @@ impl fmt::Display for Digest {
     }
 }
 
+/// A text that is no digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a digest is `sha256:` and 64 hexadecimal digits in lower case")]
+pub struct NotADigest;
+
+impl FromStr for Digest {
+    type Err = NotADigest;
+
+    fn from_str(text: &str) -> Result<Digest, NotADigest> {
+        let digits = text.strip_prefix("sha256:").ok_or(NotADigest)?.as_bytes();
+        let value = |digit: &u8| HEX.iter().position(|known| known == digit).map(|value| value as u8);
+        let mut digest = [0; 32];
+        if digits.len() != 2 * digest.len() {
+            return Err(NotADigest);
+        }
+        for (byte, pair) in digest.iter_mut().zip(digits.chunks_exact(2)) {
+            let (high, low) = (value(&pair[0]).ok_or(NotADigest)?, value(&pair[1]).ok_or(NotADigest)?);
+            *byte = high << 4 | low;
+        }
+        Ok(Digest(digest))
+    }
+}
+
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -176,6 +199,25 @@ mod tests {
         }
         assert_eq!(AgentId(7).to_string().parse(), Ok(AgentId(7)));
         assert_eq!(UserId(7).to_string().parse::<AgentId>(), Err(NotAnAgentId));
+    }
+
+    #[test]
+    fn digests_read_back_and_other_texts_are_none() {
+        let digest = Digest(std::array::from_fn(|at| (at * 37) as u8));
+        let text = digest.to_string();
+        assert_eq!(text.parse(), Ok(digest));
+        for bad in [
+            "",
+            "sha256:",
+            &text[..70],
+            &format!("{text}0"),
+            &text.to_uppercase(),
+            &text.replace("sha256", "sha512"),
+            &text.replace(":0", ":é"),
+            &text.replace(":0", ":g"),
+        ] {
+            assert_eq!(bad.parse::<Digest>(), Err(NotADigest), "{bad}");
+        }
     }
 
     #[test]

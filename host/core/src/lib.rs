@@ -3,6 +3,7 @@
 //! Everything here is data and functions from data to data, with the time passed in; the traits in [`port`]
 //! are what the other crates are to each other. Nothing here does I/O, spawns, or reads a clock.
 
+pub mod address;
 pub mod admission;
 pub mod agent;
 pub mod batch;

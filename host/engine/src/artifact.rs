@@ -42,16 +42,20 @@ pub(crate) struct Artifacts {
 
 /// Bytes of an artifact whose MAC was right, or that our own compile child has just made.
 #[derive(Debug)]
-pub(crate) struct Trusted(Vec<u8>);
+pub(crate) struct Trusted {
+    bytes: Vec<u8>,
+    /// Where the artifact begins in them.
+    from: usize,
+}
 
 impl Trusted {
     /// What the compile child, a program that the operator named, wrote on its own pipe.
     pub(crate) fn from_child(bytes: Vec<u8>) -> Trusted {
-        Trusted(bytes)
+        Trusted { bytes, from: 0 }
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes[self.from..]
     }
 
     /// Loads the component for `engine`; wasmtime refuses artifacts of other settings by itself once more.
@@ -93,8 +97,10 @@ impl Artifacts {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let mut bytes = Vec::new();
-        file.take(HEADER_BYTES as u64 + ARTIFACT_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+        let bytes_max = HEADER_BYTES as u64 + ARTIFACT_BYTES_MAX + 1;
+        // Room for all of it at once: what grows on the way is copied with every doubling.
+        let mut bytes = Vec::with_capacity(file.metadata()?.len().min(bytes_max) as usize + 1);
+        file.take(bytes_max).read_to_end(&mut bytes)?;
         if let Some(trusted) = self.verify(digest, bytes) {
             return Ok(Some(trusted));
         }
@@ -134,7 +140,7 @@ impl Artifacts {
         fs::File::open(&self.dir)?.sync_all()
     }
 
-    fn verify(&self, digest: Digest, mut bytes: Vec<u8>) -> Option<Trusted> {
+    fn verify(&self, digest: Digest, bytes: Vec<u8>) -> Option<Trusted> {
         if bytes.len() < HEADER_BYTES || !bytes.starts_with(MAGIC) {
             return None;
         }
@@ -143,8 +149,7 @@ impl Artifacts {
         if self.mac(digest, &bytes[HEADER_BYTES..]) != blake3::Hash::from_bytes(mac) {
             return None;
         }
-        bytes.drain(..HEADER_BYTES);
-        Some(Trusted(bytes))
+        Some(Trusted { bytes, from: HEADER_BYTES })
     }
 
     fn mac(&self, digest: Digest, bytes: &[u8]) -> blake3::Hash {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures::stream::{self, StreamExt};
 use keiko_core::catalog::{
     Activated, Canary, Generation, Installed, NewVersion, Plugin, RemoveWhen, Removed, Target,
 };
@@ -24,6 +25,10 @@ use crate::request::Error;
 
 /// Time between two reads for submits and tasks of what this host does not know.
 const READ_EVERY: Duration = Duration::from_millis(50);
+
+/// Plugins that are loaded beside each other: a start with many takes as long as its processors need, and each artifact is in
+/// memory twice while it is loaded.
+const LOADS_AT_ONCE: usize = 4;
 
 /// The plugins, replaced as a whole whenever one changes.
 pub(crate) struct Catalog {
@@ -174,14 +179,19 @@ impl Catalog {
 
     async fn read(&self) -> Result<(), Error> {
         let before = self.now.load_full();
-        let mut next = Snapshot::default();
-        for plugin in self.store.plugins().await? {
+        let loading = self.store.plugins().await?.into_iter().map(|plugin| {
             let known = before.plugins.get(&(plugin.tenant, plugin.name.clone()));
-            let known = known.filter(|known| known.plugin == plugin && known.problem.is_none());
-            let loaded = match known {
-                Some(loaded) => Arc::clone(loaded),
-                None => Arc::new(self.load(plugin).await),
-            };
+            let known = known.filter(|known| known.plugin == plugin && known.problem.is_none()).cloned();
+            async {
+                match known {
+                    Some(loaded) => loaded,
+                    None => Arc::new(self.load(plugin).await),
+                }
+            }
+        });
+        let mut loading = stream::iter(loading).buffered(LOADS_AT_ONCE);
+        let mut next = Snapshot::default();
+        while let Some(loaded) = loading.next().await {
             next.add(loaded);
         }
         let live = next.live();

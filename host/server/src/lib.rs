@@ -20,6 +20,7 @@ pub mod cli;
 pub mod config;
 mod seen;
 pub mod signature;
+pub mod source;
 mod store;
 pub mod token;
 mod watch;

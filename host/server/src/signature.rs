@@ -97,20 +97,29 @@ impl Signers {
         manifest: Option<&[u8]>,
         signature: Option<&str>,
     ) -> Result<(), Error> {
-        let refused = |code, text: String| Err(Error::new(code, text));
-        let (signers, signature) = match (self.0.get(&tenant), signature) {
-            (None, None) => return Ok(()),
+        match (self.0.get(&tenant), signature) {
+            (None, None) => Ok(()),
             (None, Some(_)) => {
                 let text = "the tenant has no signers, so that nobody can say whose signature this is";
-                return refused(Code::InvalidInput, text.to_owned());
+                Err(Error::new(Code::InvalidInput, text))
             }
-            (Some(_), None) => {
-                return refused(
-                    Code::Denied,
-                    "the tenant takes signed components only, and this one is not".to_owned(),
-                );
-            }
-            (Some(signers), Some(signature)) => (signers, signature),
+            (Some(signers), signature) => Signers::believe(signers, component, manifest, signature),
+        }
+    }
+
+    /// Whether one of these has signed an upload.
+    pub(crate) fn believe(
+        signers: &[Signer],
+        component: &[u8],
+        manifest: Option<&[u8]>,
+        signature: Option<&str>,
+    ) -> Result<(), Error> {
+        let refused = |code, text: String| Err(Error::new(code, text));
+        let Some(signature) = signature else {
+            return refused(
+                Code::Denied,
+                "the tenant takes signed components only, and this one is not".to_owned(),
+            );
         };
         let Some(bytes) = decode::<64>(signature.trim()) else {
             return refused(Code::InvalidInput, "a signature is 86 letters of base64".to_owned());

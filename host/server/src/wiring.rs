@@ -26,6 +26,7 @@ use crate::auth::Auth;
 use crate::config::Config;
 use crate::seen::Seen;
 use crate::signature::Signers;
+use crate::source::Sources;
 use crate::store::{OpenError, Seams, Store};
 use crate::watch::{WatchedFiles, Watcher};
 
@@ -311,6 +312,7 @@ impl Http {
             engine,
             pool,
             signers,
+            sources: Sources::new(config.sources.clone()),
             watched,
         });
         let (stop, serving) = (CancellationToken::new(), TaskTracker::new());

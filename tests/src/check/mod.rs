@@ -14,13 +14,17 @@ pub mod hostile;
 pub mod hosts;
 pub mod kill;
 pub mod load;
+pub mod restart;
 pub mod swap;
 pub mod upload;
 pub mod uploading;
 
 use std::collections::BTreeMap;
 
+use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
+
+use crate::Client;
 
 /// Notes kept of a run; the rest is only counted.
 const NOTES_MAX: usize = 20;
@@ -90,6 +94,15 @@ impl Report {
             "notes": self.notes,
         })
     }
+}
+
+/// The value of a metric without labels.
+fn metric(client: &Client, name: &str) -> Result<u64> {
+    let page = client.get("/metrics")?;
+    let text = String::from_utf8_lossy(&page.bytes).into_owned();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
+    let value = line.with_context(|| format!("there is no metric {name}"))?;
+    Ok(value.trim().parse::<f64>().with_context(|| format!("{name} is {value}"))? as u64)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //!
 //! Promises: no task fails, every attempt ran on exactly one digest and it is one of the two, what was swapped out is freed,
 //! the memory of the host stays where it was, and the slowest hundredth of the tasks takes at most twice as long as without
-//! swaps.
+//! swaps. As a benchmark, both loads take turns, and only figures are said.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::Report;
 use super::attack::with_section;
+use super::{Report, metric};
 use crate::{Client, Host, Options, tree, wait};
 
 /// What is looked at.
@@ -50,6 +50,11 @@ impl Plan {
         Plan { rate: 100, swaps: 50, time: Duration::from_secs(3), is_timed: false }
     }
 
+    /// A round of the benchmark.
+    pub fn round() -> Plan {
+        Plan { rate: 500, swaps: 250, time: Duration::from_secs(10), is_timed: false }
+    }
+
     /// 1,000 swaps under 500 tasks a second.
     pub fn long() -> Plan {
         Plan { rate: 500, swaps: 1_000, time: Duration::from_secs(30), is_timed: true }
@@ -63,18 +68,7 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     let digests = [install(&client, 1)?, install(&client, 2)?];
     let mut report = Report::new("swap", INVARIANTS);
     let quiet = load(plan, &client, &digests, None, &mut report)?;
-    let done = AtomicBool::new(false);
-    let (swapping, tasks) = std::thread::scope(|scope| {
-        let swaps = scope.spawn(|| {
-            let swapped = swap_all(plan, &host, &client);
-            done.store(true, Ordering::Release);
-            swapped
-        });
-        let tasks = load(plan, &client, &digests, Some(&done), &mut report);
-        (swaps.join(), tasks)
-    });
-    let Ok(swapping) = swapping else { bail!("the swapping thread panicked") };
-    let (swapping, swapped) = (swapping?, tasks?);
+    let (swapping, swapped) = load_swapping(plan, &host, &digests, &mut report)?;
     let (before, after) = (quiet.p99(), swapped.p99());
     let both = swapped.versions.iter().all(|count| count.load(Ordering::Relaxed) > 0);
     report.require(both, "attempt on no version", || "one of the two versions ran nothing".to_owned());
@@ -99,6 +93,79 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     Ok(report)
 }
 
+/// Rounds of the load without swaps and with them, in turns, on one host: a line of figures for each side of each round, and one of
+/// both. Fails where a task does.
+pub fn bench(plan: &Plan, rounds: usize, options: Options) -> Result<Vec<Value>> {
+    let host = Host::start(options)?;
+    let client = host.client();
+    let digests = [install(&client, 1)?, install(&client, 2)?];
+    let mut report = Report::new("swap", INVARIANTS);
+    let (mut lines, mut quiet, mut swapped) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut swap_times, mut memory) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        // Whichever comes second meets a host that has done more: they change places.
+        for side in [round % 2, (round + 1) % 2] {
+            let (run, side, swaps) = if side == 0 {
+                (load(plan, &client, &digests, None, &mut report)?, "quiet", 0)
+            } else {
+                let (swapping, run) = load_swapping(plan, &host, &digests, &mut report)?;
+                swap_times.push(swapping.p50);
+                memory.push(swapping.last_bytes);
+                (run, "swapping", swapping.swaps)
+            };
+            let p99s = if side == "quiet" { &mut quiet } else { &mut swapped };
+            p99s.push(run.p99());
+            let seconds = run.took.as_secs_f64();
+            lines.push(json!({
+                "bench": "swap", "round": round, "side": side, "tasks": run.times.len(),
+                "tasks_per_s": (run.times.len() as f64 / seconds).round(), "swaps": swaps,
+                "swaps_per_s": swaps as f64 / seconds, "p50_us": run.at(50).as_micros() as u64,
+                "p99_us": run.p99().as_micros() as u64,
+            }));
+        }
+    }
+    if report.violations() > 0 {
+        bail!("a task did not go as it should: {}", report.json());
+    }
+    let (quiet, swapped) = (median(quiet), median(swapped));
+    // Of the first round, what a host needs anyway is a part.
+    let grown = memory.last().zip(memory.first()).map_or(0, |(last, first)| *last as i64 - *first as i64);
+    lines.push(json!({
+        "bench": "swap", "side": "swapping/quiet", "rounds": rounds, "quiet_p99_us": quiet.as_micros() as u64,
+        "swapping_p99_us": swapped.as_micros() as u64,
+        "p99_ratio": swapped.as_secs_f64() / quiet.as_secs_f64().max(f64::EPSILON),
+        "swap_p50_us": median(swap_times).as_micros() as u64, "memory_grown_bytes": grown,
+        "swaps_between": plan.swaps * (rounds.saturating_sub(1)) as u64,
+    }));
+    Ok(lines)
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+/// The load while the current version changes all the time.
+fn load_swapping(
+    plan: &Plan,
+    host: &Host,
+    digests: &[String; 2],
+    report: &mut Report,
+) -> Result<(Swapping, Run)> {
+    let (done, client) = (AtomicBool::new(false), host.client());
+    let (swapping, tasks) = std::thread::scope(|scope| {
+        let swaps = scope.spawn(|| {
+            let swapped = swap_all(plan, host, &client);
+            done.store(true, Ordering::Release);
+            swapped
+        });
+        let tasks = load(plan, &client, digests, Some(&done), report);
+        (swaps.join(), tasks)
+    });
+    let Ok(swapping) = swapping else { bail!("the swapping thread panicked") };
+    Ok((swapping?, tasks?))
+}
+
 /// Installs a version of the plugin with a digest of its own, and gives that.
 fn install(client: &Client, version: u32) -> Result<String> {
     let manifest =
@@ -120,9 +187,14 @@ struct Run {
 
 impl Run {
     fn p99(&self) -> Duration {
+        self.at(99)
+    }
+
+    /// What so many of a hundred tasks were quicker than.
+    fn at(&self, percent: usize) -> Duration {
         let mut times = self.times.clone();
         times.sort_unstable();
-        times.get(times.len() * 99 / 100).copied().unwrap_or_default()
+        times.get(times.len() * percent / 100).copied().unwrap_or_default()
     }
 }
 
@@ -224,13 +296,4 @@ fn swap_all(plan: &Plan, host: &Host, client: &Client) -> Result<Swapping> {
 fn activate(client: &Client, version: &str) -> Result<()> {
     let body = json!({ "version": version });
     client.post_json("/v1/plugins/swapped/activate", &body, None)?.expect(&[200]).map(drop)
-}
-
-/// The value of a metric without labels.
-fn metric(client: &Client, name: &str) -> Result<u64> {
-    let page = client.get("/metrics")?;
-    let text = String::from_utf8_lossy(&page.bytes).into_owned();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
-    let value = line.with_context(|| format!("there is no metric {name}"))?;
-    Ok(value.trim().parse::<f64>().with_context(|| format!("{name} is {value}"))? as u64)
 }

@@ -50,6 +50,7 @@ use keiko_runtime::Handle;
 use crate::auth::Auth;
 use crate::config::ApiLimits;
 use crate::signature::Signers;
+use crate::source::Sources;
 use crate::watch::WatchedFiles;
 use keiko_store::postgres::PoolFigures;
 use problem::Problem;
@@ -84,6 +85,8 @@ pub(crate) struct Api {
     pub(crate) pool: PoolLook,
     /// Whose plugins each tenant takes.
     pub(crate) signers: Arc<Signers>,
+    /// Who may be asked for components.
+    pub(crate) sources: Sources,
     /// What became of the files of the watched folder.
     pub(crate) watched: WatchedFiles,
 }

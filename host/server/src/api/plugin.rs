@@ -8,19 +8,24 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
+use bytes::Bytes;
 use keiko_core::catalog::{Plugin, RemoveWhen, Target};
 use keiko_core::limit::{LimitFact, SetBy};
 use keiko_core::manifest::Manifest;
 use keiko_core::policy::TenantPolicy;
-use keiko_core::{Code, VersionName};
+use keiko_core::port::Stage;
+use keiko_core::{Code, Digest, VersionName};
 
 use super::caller::{Caller, Segment};
 use super::problem::Problem;
 use super::{Api, body, dto, json, json_answer, query};
+use crate::source::{self, Source};
 use crate::wiring::apart;
 
 /// The media type of a component.
 const WASM: &str = "application/wasm";
+/// That of a document that names where one is.
+const JSON: &str = "application/json";
 
 pub(super) async fn install(
     State(api): State<Arc<Api>>,
@@ -34,15 +39,15 @@ pub(super) async fn install(
     let beside = query.manifest.as_deref().map(manifest_bytes).transpose()?;
     let manifest = beside.as_deref().map(Manifest::parse).transpose();
     let manifest = manifest.map_err(|error| Problem::invalid(format!("manifest: {error}")))?;
-    body::expect_media_type(&headers, &[WASM])?;
+    body::expect_media_type(&headers, &[WASM, JSON])?;
     let policy = policy(&api, caller)?;
     let bytes_max = policy.component_bytes_max;
-    let too_large = |asked| {
-        let fact =
-            LimitFact { name: "component_bytes".to_owned(), limit: bytes_max, asked, set_by: SetBy::Tenant };
-        Problem::at_limit(Code::QuotaExceeded, fact).with_status(StatusCode::PAYLOAD_TOO_LARGE)
+    let component = if body::media_type(&headers) == JSON {
+        fetch(&api, caller, &headers, body, bytes_max).await?
+    } else {
+        let too_large = |asked| too_large(bytes_max, asked);
+        body::read(body, &headers, bytes_max, caller.until, too_large).await?
     };
-    let component = body::read(body, &headers, bytes_max, caller.until, too_large).await?;
     let (signers, signed, tenant) = (Arc::clone(&api.signers), component.clone(), caller.tenant);
     apart(move || signers.check(tenant, &signed, beside.as_deref(), signature.as_deref())).await?;
     if let Some(percent) = canary {
@@ -52,6 +57,52 @@ pub(super) async fn install(
     let (plugin, changed) = api.handle.install(caller.tenant, component, manifest).await?;
     let status = if changed { StatusCode::CREATED } else { StatusCode::OK };
     Ok(json_answer(status, dto::plugin(&plugin, &policy)))
+}
+
+/// The component at the source that a body names.
+async fn fetch(
+    api: &Api,
+    caller: Caller,
+    headers: &HeaderMap,
+    body: Body,
+    bytes_max: u64,
+) -> Result<Bytes, Problem> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Wanted {
+        source: String,
+        digest: Option<String>,
+    }
+    let body = body::read_json(body, headers, caller.until).await?;
+    let Wanted { source, digest } = json::parse(&body)?;
+    let digest = digest.map(|digest| digest.parse::<Digest>()).transpose();
+    let digest = digest.map_err(|error| Problem::invalid(format!("digest: {error}")))?;
+    let source: Source = source.parse().map_err(unfetched)?;
+    let tenant = api.tenants.get(&caller.tenant);
+    let tenant = tenant.ok_or_else(|| Problem::new(Code::Internal, "the tenant has no name"))?;
+    let component = api.sources.fetch(tenant, &source, bytes_max, caller.until).await.map_err(unfetched)?;
+    if let Some(digest) = digest {
+        source::check("component", &component, digest).await.map_err(unfetched)?;
+    }
+    tracing::info!(%tenant, bytes = component.len(), source = %source.host(), "a component was fetched");
+    Ok(component)
+}
+
+/// Why there is no component, for who named its source.
+fn unfetched(error: source::Error) -> Problem {
+    let problem = match error {
+        source::Error::TooLarge { limit, asked } => too_large(limit, asked),
+        source::Error::Digest { .. } => {
+            Problem::new(error.kind(), error.to_string()).with_status(StatusCode::BAD_GATEWAY)
+        }
+        error => Problem::new(error.kind(), error.to_string()),
+    };
+    Problem { stage: Some(Stage::Receive), ..problem }
+}
+
+fn too_large(limit: u64, asked: Option<u64>) -> Problem {
+    let fact = LimitFact { name: "component_bytes".to_owned(), limit, asked, set_by: SetBy::Tenant };
+    Problem::at_limit(Code::QuotaExceeded, fact).with_status(StatusCode::PAYLOAD_TOO_LARGE)
 }
 
 fn manifest_bytes(text: &str) -> Result<Vec<u8>, Problem> {

@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 
 use super::config::Place;
 use super::exit::{self, Failure};
-use super::print;
+use super::{print, sign};
+use crate::config::TenantConfig;
+use crate::signature::Signers;
 
 /// What `--help` says.
 pub(super) const ABOUT: &str = "\
@@ -29,6 +31,9 @@ pub(super) struct Arguments {
     /// Its manifest, when it carries none itself
     #[arg(long, value_name = "FILE")]
     manifest: Option<PathBuf>,
+    /// The signature of both, for a tenant that takes signed ones only [default: beside the component, if it is there]
+    #[arg(long, value_name = "FILE")]
+    signature: Option<PathBuf>,
     /// The tenant whose policy counts, of the configuration [default: the only one]
     #[arg(long, value_name = "NAME")]
     tenant: Option<String>,
@@ -44,17 +49,23 @@ pub(super) fn inspect(arguments: &Arguments) -> Result<ExitCode, Failure> {
         std::fs::read(path)
             .map_err(|error| Failure::Usage(format!("{} cannot be read: {error}", path.display())))
     };
-    let policy = policy(arguments)?;
-    let beside = arguments.manifest.as_ref().map(|path| {
-        let manifest = Manifest::parse(&read(path)?);
-        manifest.map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
-    });
-    let beside = beside.transpose()?;
-    let found = look(&read(&arguments.component)?).map_err(|error| {
+    let tenant = tenant(arguments)?;
+    let text = arguments.manifest.as_ref().map(read).transpose()?;
+    let beside = text.as_deref().map(Manifest::parse).transpose();
+    let beside = beside.map_err(|error| Failure::Usage(format!("the manifest: {error}")))?;
+    let component = read(&arguments.component)?;
+    let found = look(&component).map_err(|error| {
         Failure::Refused(format!("{} ({})", print::clean_lines(&error.message), error.code))
     })?;
     let manifest = beside.or_else(|| found.manifest.clone());
-    let verdict = Verdict::of(&found, manifest.as_ref(), &policy);
+    let mut verdict = Verdict::of(&found, manifest.as_ref(), &tenant.options.policy);
+    if !tenant.signers.is_empty() {
+        let file = Some(sign::beside(&arguments.component)).filter(|file| file.is_file());
+        let signature = arguments.signature.clone().or(file).map(|file| read(&file)).transpose()?;
+        let signature = signature.map(|text| String::from_utf8_lossy(&text).into_owned());
+        let believed = Signers::believe(&tenant.signers, &component, text.as_deref(), signature.as_deref());
+        verdict.refused.extend(believed.err().map(|error| error.message));
+    }
     if arguments.json {
         print::out(&json(&found, manifest.as_ref(), &verdict).to_string());
     } else {
@@ -63,16 +74,17 @@ pub(super) fn inspect(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(if verdict.refused.is_empty() { 0 } else { exit::REFUSED }))
 }
 
-fn policy(arguments: &Arguments) -> Result<TenantPolicy, Failure> {
+/// The tenant whose policy counts.
+fn tenant(arguments: &Arguments) -> Result<TenantConfig, Failure> {
     let config = arguments.place.config()?;
-    let mut tenants = config.tenants.iter().map(|tenant| &tenant.options);
+    let is_only = config.tenants.len() == 1;
+    let mut tenants = config.tenants.into_iter();
     let found = match &arguments.tenant {
-        Some(name) => tenants.find(|tenant| tenant.name.as_str() == name),
-        None if config.tenants.len() == 1 => tenants.next(),
+        Some(name) => tenants.find(|tenant| tenant.options.name.as_str() == name),
+        None if is_only => tenants.next(),
         None => return Err(Failure::Usage("there are several tenants; name one with --tenant".to_owned())),
     };
-    let missing = || Failure::Usage("the configuration has no such tenant".to_owned());
-    found.map(|tenant| tenant.policy.clone()).ok_or_else(missing)
+    found.ok_or_else(|| Failure::Usage("the configuration has no such tenant".to_owned()))
 }
 
 /// What would become of an upload under a policy.

@@ -1,11 +1,13 @@
 //! `keiko plugin`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use keiko_core::Digest;
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 
 use super::client::{self, Call, segment};
 use super::exit::Failure;
@@ -15,14 +17,18 @@ use super::{print, sign};
 pub(super) enum Command {
     /// Install a component, or a new version of one
     Install {
-        /// The component (.wasm)
-        file: PathBuf,
+        /// The component (.wasm), or where the host fetches it from: https://… or oci://HOST/NAME:TAG
+        #[arg(value_name = "FILE|SOURCE")]
+        component: String,
         /// Its manifest, when the component carries none itself
         #[arg(long, value_name = "FILE")]
         manifest: Option<PathBuf>,
         /// The signature of both, as `keiko plugin sign` writes it [default: beside the component, if it is there]
         #[arg(long, value_name = "FILE")]
         signature: Option<PathBuf>,
+        /// What the component must be: sha256:… of its bytes
+        #[arg(long)]
+        digest: Option<String>,
         /// Let this part of the plugin's tasks try it instead of making it current: 1% to 50%
         #[arg(long, value_name = "PERCENT", value_parser = percent)]
         canary: Option<u64>,
@@ -161,8 +167,10 @@ struct Plugins {
 
 pub(super) fn plugin(command: Command) -> Result<ExitCode, Failure> {
     match command {
-        Command::Install { file, manifest, signature, canary, host } => {
-            install(&file, manifest.as_deref(), signature, canary, &host)?;
+        Command::Install { component, manifest, signature, digest, canary, host } => {
+            let canary = canary.map(|percent| percent.to_string());
+            let wanted = Wanted { component, manifest, signature, digest };
+            install(&wanted, canary.as_deref(), &host)?;
         }
         Command::Key { file } => sign::key(&file)?,
         Command::Sign { file, key, manifest } => sign::sign(&file, &key, manifest.as_deref())?,
@@ -191,29 +199,45 @@ pub(super) fn plugin(command: Command) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn install(
-    file: &std::path::Path,
-    manifest: Option<&std::path::Path>,
+/// What is to be installed.
+struct Wanted {
+    component: String,
+    manifest: Option<PathBuf>,
     signature: Option<PathBuf>,
-    canary: Option<u64>,
-    host: &client::HostArguments,
-) -> Result<(), Failure> {
-    let read = |path: &std::path::Path| {
-        std::fs::read(path)
-            .map_err(|error| Failure::Usage(format!("{} cannot be read: {error}", path.display())))
+    digest: Option<String>,
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|error| Failure::Usage(format!("{} cannot be read: {error}", path.display())))
+}
+
+/// Sends a component, or where it is, with what is given beside it.
+fn install(wanted: &Wanted, canary: Option<&str>, host: &client::HostArguments) -> Result<(), Failure> {
+    // Whatever else it is called, a file has no scheme.
+    let is_source = wanted.component.contains("://");
+    let manifest = wanted.manifest.as_deref().map(read).transpose()?;
+    let signature = match &wanted.signature {
+        Some(file) => Some(file.clone()),
+        None => Some(sign::beside(Path::new(&wanted.component))).filter(|file| !is_source && file.is_file()),
     };
-    let component = read(file)?;
-    let manifest = manifest.map(read).transpose()?.map(|manifest| URL_SAFE_NO_PAD.encode(manifest));
+    let signature = signature.map(|file| read(&file)).transpose()?;
     let mut query = client::Query::default();
-    query.add("manifest", manifest.as_deref());
-    let beside = sign::beside(file);
-    let signature = signature.or_else(|| beside.is_file().then_some(beside));
-    let signature = signature.map(|path| read(&path)).transpose()?;
-    let signature = signature.map(|signature| String::from_utf8_lossy(&signature).trim().to_owned());
-    query.add("signature", signature.as_deref());
-    query.add("canary_percent", canary.map(|percent| percent.to_string()).as_deref());
+    query.add("manifest", manifest.map(|manifest| URL_SAFE_NO_PAD.encode(manifest)).as_deref());
+    query.add("signature", signature.map(|text| String::from_utf8_lossy(&text).trim().to_owned()).as_deref());
+    query.add("canary_percent", canary);
     let path = query.of("/v1/plugins");
-    let call = Call::post(&path).body("application/wasm", &component).upload();
+    let (kind, body) = if is_source {
+        let mut body = serde_json::json!({ "source": wanted.component });
+        if let Some(digest) = &wanted.digest {
+            body["digest"] = digest.as_str().into();
+        }
+        ("application/json", body.to_string().into_bytes())
+    } else {
+        let component = read(Path::new(&wanted.component))?;
+        check_digest(&component, wanted.digest.as_deref())?;
+        ("application/wasm", component)
+    };
+    let call = Call::post(&path).body(kind, &body).upload();
     let answer = host.client()?.send(call)?;
     if host.json {
         answer.print();
@@ -229,6 +253,17 @@ fn install(
         print::note(&print::clean(&text));
     }
     Ok(())
+}
+
+/// Fails unless a file is what it must be.
+fn check_digest(component: &[u8], wanted: Option<&str>) -> Result<(), Failure> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    let found = Digest(Sha256::digest(component).into());
+    match wanted.parse::<Digest>() {
+        Ok(wanted) if wanted == found => Ok(()),
+        Ok(wanted) => Err(Failure::Usage(format!("the component has the digest {found}, and not {wanted}"))),
+        Err(error) => Err(Failure::Usage(format!("--digest: {error}"))),
+    }
 }
 
 /// Sends what changes the current version, and says which one it is now.

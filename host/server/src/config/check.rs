@@ -34,11 +34,12 @@ const SETTING_BYTES_MAX: usize = 64 << 10;
 
 /// Checks everything, and says all that is wrong.
 pub(super) fn check(written: Written) -> Result<Config, ConfigError> {
-    let Written { scalars, tenants, cluster_key, mistakes } = written;
+    let Written { scalars, tenants, sources, cluster_key, mistakes } = written;
     let mut checker = Checker { scalars, mistakes, effective: Vec::new() };
     let mut config = checker.host();
     config.cluster_key = checker.cluster_key(cluster_key);
     config.tenants = checker.tenants(tenants);
+    config.sources = checker.sources(sources, &config.tenants);
     checker.reachable(&config);
     if !checker.mistakes.is_empty() {
         return Err(ConfigError { mistakes: checker.mistakes });
@@ -112,6 +113,7 @@ impl Checker {
             log: log.unwrap_or_default(),
             log_format: log_format.unwrap_or(LogFormat::Text),
             tenants: Vec::new(),
+            sources: Vec::new(),
             effective: Vec::new(),
         }
     }
@@ -451,5 +453,6 @@ mod cache;
 mod concurrency;
 mod database;
 mod processor;
+mod source;
 #[cfg(test)]
 mod tests;

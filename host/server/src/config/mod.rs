@@ -14,6 +14,7 @@ use keiko_runtime::cache::CacheOptions;
 use keiko_runtime::{Cores, Retention, TenantOptions};
 
 use crate::signature::Signer;
+use crate::source::Place;
 use crate::token::TokenEntry;
 
 mod check;
@@ -71,6 +72,8 @@ pub struct Config {
     pub api: ApiLimits,
     /// The tenants; never empty.
     pub tenants: Vec<TenantConfig>,
+    /// Hosts that components may be fetched from.
+    pub sources: Vec<Place>,
     /// Every value above with where it came from, in the order of the documentation.
     pub effective: Vec<Effective>,
 }

@@ -13,6 +13,10 @@ use super::origin::Origin;
 use super::suggest::nearest;
 use super::{ConfigError, Mistake};
 
+mod source;
+
+pub(super) use source::SourceWritten;
+
 /// Largest file, in bytes.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
@@ -136,6 +140,7 @@ pub(super) struct Set<T> {
 pub(super) struct Written {
     pub(super) scalars: BTreeMap<&'static str, Set<Scalar>>,
     pub(super) tenants: BTreeMap<String, TenantWritten>,
+    pub(super) sources: BTreeMap<String, SourceWritten>,
     pub(super) cluster_key: Option<Set<String>>,
     /// Mistakes that were found on the way; the check adds its own.
     pub(super) mistakes: Vec<Mistake>,
@@ -313,6 +318,12 @@ pub(super) fn read_text(path: &Path, text: &str) -> Result<Written, Vec<Mistake>
     if let Some(tenants) = root.table("tenants") {
         for (name, table) in tenants.tables() {
             written.tenants.insert(name, tenant(&table));
+        }
+    }
+    if let Some(sources) = root.table("sources") {
+        for (name, table) in sources.tables() {
+            let place = sources.origin_of(&name);
+            written.sources.insert(name, source::source(&table, place));
         }
     }
     root.finish();
@@ -557,6 +568,12 @@ impl<'a> Table<'a> {
     fn origin_of_first(&self) -> Origin {
         let first = self.entries.iter().map(|(name, _)| name.span().start).min();
         self.file.origin(first.unwrap_or(0))
+    }
+
+    /// Where an entry stands.
+    fn origin_of(&self, name: &str) -> Origin {
+        let place = self.entries.iter().find(|(known, _)| known.get_ref() == name);
+        self.file.origin(place.map_or(0, |(known, _)| known.span().start))
     }
 
     fn finish(&self) {

@@ -22,6 +22,7 @@ mod problems;
 mod runs;
 mod schedules;
 mod signatures;
+mod sources;
 mod streams;
 mod tasks;
 mod watched;

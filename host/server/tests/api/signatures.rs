@@ -102,7 +102,14 @@ fn a_person_signs_a_component_for_a_tenant_that_takes_signed_ones_only() {
     assert!(refused.contains("(denied, "), "{refused}");
     let signed = out(&run(&["plugin", "sign", "guest.wasm", "--key", "secret.key"], folder.path(), 0));
     assert!(signed.starts_with("guest.sig signed by ed25519:"), "{signed}");
+    let inspect = ["inspect", "guest.wasm", "--config", "keiko.toml"];
+    run(&inspect, folder.path(), 0);
     install(0);
     std::fs::write(&component, guest::component("guest", "0.2.0")).unwrap();
     assert!(install(3).contains("(denied, "), "the signature is of other bytes");
+    let told = out(&run(&inspect, folder.path(), 3));
+    assert!(told.contains("the signature is of none of the tenant's 1 signers"), "{told}");
+    std::fs::remove_file(folder.path().join("guest.sig")).unwrap();
+    let told = out(&run(&inspect, folder.path(), 3));
+    assert!(told.contains("takes signed components only"), "{told}");
 }

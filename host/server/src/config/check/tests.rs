@@ -366,6 +366,26 @@ fn each_mistake_about_where_plugins_come_from_is_named_with_its_place() {
         "tenants.default.signers[0] (keiko.toml:2): `ed25519:AAAA` is no key",
     );
     check("[tenants.default]\nsigners = \"x\"", "tenants.default.signers (keiko.toml:2): expected a list");
+    let source = |text: &str| format!("[sources.\"ghcr.io\"]\n{text}");
+    check("[sources.\"https://ghcr.io\"]", "`https://ghcr.io` is no host as it is looked up");
+    check("[sources.\"GHCR.io\"]", "sources.\"GHCR.io\" (keiko.toml:1): `GHCR.io` is no host");
+    check(
+        "[sources.\"ghcr.io\"]\n[sources.\"ghcr.io:443\"]",
+        "sources.\"ghcr.io:443\" (keiko.toml:2): the host is listed twice",
+    );
+    check(&source("tenants = [\"defualt\"]"), "there is no tenant `defualt`; did you mean `default`?");
+    check(
+        &source("addresses = [\"10.0.0.0/33\"]"),
+        "sources.\"ghcr.io\".addresses[0] (keiko.toml:2): `10.0.0.0/33` is no",
+    );
+    check(&source("address = []"), "did you mean `addresses`?");
+    check(&source("user = \"u\""), "a login is a `user` and a `password`");
+    check(&source("user = \"u:v\"\npassword = \"p\""), "a user has no `:`");
+    check(
+        &source("ca_file = \"nowhere.pem\""),
+        "sources.\"ghcr.io\".ca_file (keiko.toml:2): nowhere.pem cannot be used",
+    );
+    check(&source("http = true\nca_file = \"a.pem\""), "is of no use: the host is asked by http");
 }
 
 #[test]
@@ -377,4 +397,37 @@ fn a_tenant_has_as_many_signers_as_the_limit_and_no_more() {
     assert!(matches!(origin_of(&config, "tenants.default.signers"), Origin::File { line: 2, .. }));
     let error = read(SIGNERS_MAX + 1).unwrap_err().to_string();
     assert!(error.contains("101 signers exceed the limit of 100"), "{error}");
+}
+
+#[test]
+fn sources_are_listed_and_a_password_is_not_shown() {
+    let text = "[sources.\"ghcr.io\"]\n[sources.\"r.example:5000\"]\nhttp = true\ntenants = [\"default\"]\naddresses = [\"10.0.0.0/8\", \"::ffff:1.2.3.4\"]\nuser = \"u\"\npassword = \"hidden\"\n";
+    let config = read(text).unwrap();
+    let hosts: Vec<String> = config.sources.iter().map(|place| place.to_string()).collect();
+    assert_eq!(hosts, ["ghcr.io", "r.example:5000"]);
+    let shown = |path: &str| config.effective.iter().find(|entry| entry.path == path).unwrap().value.clone();
+    assert_eq!(
+        shown("sources.\"r.example:5000\".addresses"),
+        serde_json::json!(["10.0.0.0/8", "1.2.3.4/32"])
+    );
+    assert_eq!(shown("sources.\"r.example:5000\".password"), Value::Null);
+    assert!(!format!("{config:?}").contains("hidden"));
+    assert_eq!(
+        *origin_of(&config, "sources.\"ghcr.io\".http"),
+        Origin::File { path: "keiko.toml".into(), line: 1 }
+    );
+}
+
+#[test]
+fn sources_and_their_addresses_are_as_many_as_their_limits_and_no_more() {
+    let hosts = |count: usize| -> String {
+        (0..count).map(|number| format!("[sources.\"h{number}.example\"]\nhttp = true\n")).collect()
+    };
+    assert_eq!(read(&hosts(source::SOURCES_MAX)).unwrap().sources.len(), source::SOURCES_MAX);
+    let error = read(&hosts(source::SOURCES_MAX + 1)).unwrap_err().to_string();
+    assert!(error.contains("1001 sources exceed the limit of 1000"), "{error}");
+    let ranges = |count: usize| format!("[sources.a]\naddresses = [{}]", "\"10.0.0.1\",".repeat(count));
+    assert_eq!(read(&ranges(source::ADDRESSES_MAX)).unwrap().sources.len(), 1);
+    let error = read(&ranges(source::ADDRESSES_MAX + 1)).unwrap_err().to_string();
+    assert!(error.contains("101 addresses exceed the limit of 100"), "{error}");
 }
