@@ -27,10 +27,11 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
     let mut after = None;
     let mut backoff = BACKOFF.0;
+    let mut expects = false;
     while !stop.is_cancelled() {
         let wake = shared.wake.notified();
         let tenure = shared.tenure();
-        let rest = match lease(&shared, tenure.holder, after).await {
+        let rest = match lease(&shared, tenure.holder, after, expects).await {
             Ok(lease) => {
                 backoff = BACKOFF.0;
                 after = lease.after.or(after);
@@ -53,13 +54,13 @@ pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
                 None => pending().await,
             }
         };
-        tokio::select! {
+        expects = tokio::select! {
             biased;
-            () = stop.cancelled() => {}
-            () = low => {}
-            () = wake => {}
-            () = tokio::time::sleep(rest.time) => {}
-        }
+            () = stop.cancelled() => false,
+            () = low => true,
+            () = wake => true,
+            () = tokio::time::sleep(rest.time) => rest.time < shared.options.poll,
+        };
     }
 }
 
@@ -97,7 +98,12 @@ fn capped(shared: &Shared) -> Vec<TenantId> {
     held.filter(|&(tenant, held)| cap(shared, tenant, held) == 0).map(|(tenant, _)| tenant).collect()
 }
 
-async fn lease(shared: &Shared, holder: Holder, after: Option<TenantId>) -> Result<Lease, StoreError> {
+async fn lease(
+    shared: &Shared,
+    holder: Holder,
+    after: Option<TenantId>,
+    expects: bool,
+) -> Result<Lease, StoreError> {
     let (held, waiting) = shared.queue.look(|lanes| (lanes.held(), lanes.waiting()));
     let room =
         if shared.pauses.of_host() { 0 } else { shared.options.local_queue_max.saturating_sub(waiting) };
@@ -115,6 +121,7 @@ async fn lease(shared: &Shared, holder: Holder, after: Option<TenantId>) -> Resu
         cap_default: ROUNDS_AHEAD,
         after,
         slots: slots(shared),
+        expects,
         lease_ms: shared.options.lease.as_millis() as i64,
         now_ms: shared.clock.now_ms(),
     };

@@ -144,6 +144,7 @@ async fn drain(store: &dyn Store, batch: u32) -> Result<(), Box<dyn Error>> {
             cap_default: usize::MAX,
             slots: Default::default(),
             after,
+            expects: true,
             lease_ms: 30_000,
             now_ms: NOW,
         };

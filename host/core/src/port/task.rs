@@ -113,6 +113,8 @@ pub struct LeaseRequest {
     pub after: Option<TenantId>,
     /// How many tasks of kinds run at once, on all hosts, as this host knows it.
     pub slots: Arc<Concurrencies>,
+    /// Whether there should be something to lease. If not, a store may look first, which costs less than a lease.
+    pub expects: bool,
     /// The holder's lease lasts this long from now on.
     pub lease_ms: i64,
     /// Now.

@@ -41,7 +41,7 @@ pub(crate) const FINISH: &str = "
 /// Up to `$2` tasks whose time is over, which nobody else changes until the commit, with times on the caller's clock, `$1`:
 /// those that wait too long for their first attempt, and those that should have ended.
 pub(crate) const OVER: &str = "
-    SELECT t.id, t.tenant, t.budget, t.start_by_ms - (keiko_now($1) - $1), t.end_by_ms - (keiko_now($1) - $1),
+    SELECT t.id, t.tenant, t.budget, t.start_by_ms - (SELECT keiko_now($1) - $1), t.end_by_ms - (SELECT keiko_now($1) - $1),
         t.holder IS NULL AND t.attempts = 0 AND t.crashes = 0, t.task_group
     FROM task AS t WHERE t.id IN (
         SELECT id FROM task WHERE start_by_ms IS NOT NULL AND start_by_ms <= keiko_now($1) AND holder IS NULL
@@ -55,7 +55,7 @@ pub(crate) const NEXT_TIME_OUT: &str = "
     SELECT least(
         (SELECT min(start_by_ms) FROM task WHERE start_by_ms IS NOT NULL AND start_by_ms > keiko_now($1)),
         (SELECT min(end_by_ms) FROM task WHERE end_by_ms IS NOT NULL AND end_by_ms > keiko_now($1)))
-        - (keiko_now($1) - $1)";
+        - (SELECT keiko_now($1) - $1)";
 
 /// Moves an ended task back, and the attempt that ended it to the others; whose counts change, and how.
 const REVIVE: &str = "

@@ -26,7 +26,7 @@ use super::session::Session;
 use super::slot::{self, is_over};
 use super::tree::trees;
 use crate::admit::read_type;
-use crate::format::{Undecodable, decode_budget};
+use crate::format::decode_budget;
 use crate::tree::roots;
 use crate::trouble::undecodable;
 use crate::turns::take_turns;
@@ -46,14 +46,31 @@ macro_rules! leased {
         "t.id, t.tenant, t.kind, t.token, t.attempts, t.deadlines, t.crashes, t.created_ms, t.run_at_ms, t.root,
             t.parent, t.depth, t.budget, t.trace, t.input_type, octet_length(t.input) AS input_bytes,
             CASE WHEN octet_length(t.input) <= 8192 THEN t.input END AS input, t.agent, t.app_user,
-            t.start_by_ms - (keiko_now($2) - $2) AS start_by_ms, t.end_by_ms - (keiko_now($2) - $2) AS end_by_ms,
+            t.start_by_ms - (SELECT keiko_now($2) - $2) AS start_by_ms, t.end_by_ms - (SELECT keiko_now($2) - $2) AS end_by_ms,
             t.task_group, t.kind IN (SELECT kind FROM pause WHERE NOT ending) AS paused, t.slot_key"
+    };
+}
+
+/// When the first task that is not due comes due, on the clock of the caller, who says `$2`: one look per tenant.
+macro_rules! next_run_at {
+    () => {
+        "WITH RECURSIVE waiting (tenant) AS (
+            (SELECT tenant FROM task ORDER BY tenant LIMIT 1)
+            UNION ALL
+            SELECT next.tenant FROM waiting CROSS JOIN LATERAL (
+                SELECT tenant FROM task WHERE tenant > waiting.tenant ORDER BY tenant LIMIT 1) AS next
+        )
+        SELECT min(first.run_at_ms) - (SELECT keiko_now($2) - $2) FROM waiting CROSS JOIN LATERAL (
+            SELECT run_at_ms FROM task WHERE tenant = waiting.tenant AND holder IS NULL AND run_at_ms > keiko_now($2)
+            ORDER BY run_at_ms LIMIT 1) AS first
+        WHERE waiting.tenant NOT IN (SELECT tenant FROM pause WHERE kind = 0)"
     };
 }
 
 /// Prolongs the holder `$1` and leases a round for it. Parameters: now, lease, the tenant served last, room, the tenants
 /// with a cap of their own, their caps, the others' cap. The one row without a task says that the holder lives; every row
-/// says whether tasks with a priority came due and have not taken their place, which costs the others one look at nothing.
+/// says whether tasks with a priority came due and have not taken their place, which costs the others one look at nothing,
+/// whether a slot may be free, and when the next task comes due if there is room left.
 pub(crate) const LEASE: &str = concat!(
     "WITH RECURSIVE alive AS (
         UPDATE holder SET until_ms = greatest(until_ms, keiko_now($2) + $3) WHERE id = $1 RETURNING id
@@ -96,7 +113,9 @@ pub(crate) const LEASE: &str = concat!(
         SELECT FROM task WHERE run_at_ms = due_ms AND due_ms <= keiko_now($2) AND holder IS NULL),
         EXISTS (SELECT FROM slot_use AS u WHERE ",
     is_over!("$2"),
-    ")
+    "), CASE WHEN (SELECT count(*) FROM leased) < $5 THEN (",
+    next_run_at!(),
+    ") END
     FROM alive LEFT JOIN leased ON true"
 );
 
@@ -122,19 +141,6 @@ pub(crate) const LEASE_MORE: &str = concat!(
     ", due.place, due.share"
 );
 
-/// When the first task that is not due comes due, on the caller's clock: one look per tenant.
-pub(crate) const NEXT_RUN_AT: &str = "
-    WITH RECURSIVE waiting (tenant) AS (
-        (SELECT tenant FROM task ORDER BY tenant LIMIT 1)
-        UNION ALL
-        SELECT next.tenant FROM waiting CROSS JOIN LATERAL (
-            SELECT tenant FROM task WHERE tenant > waiting.tenant ORDER BY tenant LIMIT 1) AS next
-    )
-    SELECT min(first.run_at_ms) - (keiko_now($1) - $1) FROM waiting CROSS JOIN LATERAL (
-        SELECT run_at_ms FROM task WHERE tenant = waiting.tenant AND holder IS NULL AND run_at_ms > keiko_now($1)
-        ORDER BY run_at_ms LIMIT 1) AS first
-    WHERE waiting.tenant NOT IN (SELECT tenant FROM pause WHERE kind = 0)";
-
 /// Prolongs the holder `$1` and looks when the first pending task comes due, on the caller's clock, and the caller's
 /// time: one look into `task_ready` for each tenant. It says first whether a slot may be free. Parameters: now, lease.
 pub(crate) const LOOK: &str = concat!(
@@ -149,7 +155,7 @@ pub(crate) const LOOK: &str = concat!(
     )
     SELECT EXISTS (SELECT FROM slot_use AS u WHERE ",
     is_over!("$2"),
-    "), (SELECT min(first.run_at_ms) - (keiko_now($2) - $2) FROM waiting CROSS JOIN LATERAL (
+    "), (SELECT min(first.run_at_ms) - (SELECT keiko_now($2) - $2) FROM waiting CROSS JOIN LATERAL (
         SELECT run_at_ms FROM task WHERE tenant = waiting.tenant AND holder IS NULL
         ORDER BY run_at_ms, id LIMIT 1) AS first
         WHERE waiting.tenant NOT IN (SELECT tenant FROM pause WHERE kind = 0))
@@ -187,18 +193,19 @@ pub(crate) async fn lease(session: &mut Session, request: &LeaseRequest) -> Resu
     park(session, &taken.paused).await?;
     let freed = get::<bool>(&rows[0], 28)?;
     let after = taken.tenants.last().map(|&(tenant, _)| tenant).or(request.after);
-    let Taken { mut tasks, mut unreadable, tenants, .. } = taken;
+    let Taken { mut tasks, mut unreadable, tenants, count, .. } = taken;
     take_turns(&mut tasks, &tenants, |one| (one.task.tenant, one.task.place_ms, one.task.id));
     let moved = slot::take(session, request, freed, &mut tasks, |one| &mut one.task).await?;
     let fitted = load_inputs(session, &mut tasks, &mut unreadable).await?;
     let trees = trees(session, roots(tasks.iter().map(|one| &one.task))).await?;
     tasks.iter_mut().for_each(|one| one.task.tree = trees.get(&one.task.lineage.root).copied());
     fail_undecodable(session, &unreadable, request.now_ms).await?;
-    let next_run_at_ms = match (fitted && whole && !moved, tasks.len() < request.room) {
-        // What did not fit, or took its place or a slot just now, is due for the next lease.
-        (false, _) => Some(request.now_ms),
-        (true, true) => next_run_at(session, request.now_ms).await?,
-        (true, false) => None,
+    let room_left = tasks.len() < request.room;
+    let next_run_at_ms = match fitted && whole && !moved {
+        true if room_left && count < request.room => get(&rows[0], 29)?,
+        true if !room_left => None,
+        // What did not fit, took its place or a slot just now, or stands behind what cannot be read is due already.
+        _ => Some(request.now_ms),
     };
     let tasks = tasks.into_iter().map(|one| one.task).collect();
     Ok(Lease { tasks, after, next_run_at_ms, lost: false })
@@ -397,9 +404,4 @@ async fn load_inputs(
         give_back(session, &given_back).await?;
     }
     Ok(given_back.is_empty())
-}
-
-async fn next_run_at(session: &mut Session, now_ms: i64) -> Result<Option<i64>, StoreError> {
-    let row = session.row(sqlx::query(NEXT_RUN_AT).bind(now_ms)).await?;
-    row.as_ref().map_or(Err(undecodable(Undecodable("time"))), |row| get(row, 0))
 }

@@ -218,9 +218,10 @@ impl TaskStore for PostgresStore {
         self.0.submit.submit(submits, now_ms).await
     }
 
-    /// After a lease that found nothing, a look comes first: an idle host costs one statement a poll.
+    /// After a lease that found nothing, a look comes first where nothing is expected: an idle host costs one statement a
+    /// poll.
     async fn lease(&self, request: LeaseRequest) -> Result<Lease, StoreError> {
-        if self.0.quiet.load(Ordering::Relaxed) {
+        if !request.expects && self.0.quiet.load(Ordering::Relaxed) {
             let look = self
                 .0
                 .lease

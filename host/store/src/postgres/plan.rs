@@ -18,7 +18,7 @@ use super::branch::{BELOW_ROOTS, BELOW_TASK};
 use super::cache::{PRUNE_ENDED, PRUNE_OLDEST};
 use super::end::{NEXT_TIME_OUT, OVER};
 use super::history::{STATISTICS, USER_TASKS};
-use super::lease::{LEASE, NEXT_RUN_AT, RAISE};
+use super::lease::{LEASE, RAISE};
 use super::pause::UNPARK;
 use super::prune::WALK;
 use super::records::{TASK, list_text};
@@ -188,7 +188,6 @@ fn agents_cases(tenant: i64) -> Vec<Case> {
 fn systems_cases() -> Vec<Case> {
     vec![
         case(LEASE, LEASE_VALUES, &["task_ready", "task_pkey"]),
-        case(NEXT_RUN_AT, "0", &["task_ready"]),
         case(RAISE, "1800000000000, 60000, 1000", &["task_raise", "task_pkey"]),
         case(OVER, "1800000000000, 100", &["task_start_by", "task_end_by", "task_pkey"]),
         case(NEXT_TIME_OUT, "0", &["task_start_by", "task_end_by"]),

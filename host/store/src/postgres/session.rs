@@ -34,6 +34,12 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// How long the server is asked what became of a commit, and how long to wait between two questions.
 const RESOLVE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_millis(100));
 
+/// Begins a transaction and says its number...
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_current_xact_id()::text";
+/// ...which a crash of the server may lose for up to three times its `wal_writer_delay`.
+const BEGIN_UNSYNCED: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = off;
+    SELECT pg_current_xact_id()::text";
+
 /// A connection that writes; opened by the first `begin` that finds none.
 pub(crate) struct Session {
     options: PgConnectOptions,
@@ -112,13 +118,13 @@ impl Session {
         })
     }
 
-    async fn try_begin(&mut self) -> Result<String, sqlx::Error> {
+    async fn try_begin(&mut self, lasts: bool) -> Result<String, sqlx::Error> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => none.insert(connect(&self.options).await?),
         };
         self.statements.fetch_add(1, Ordering::Relaxed);
-        let text = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_current_xact_id()::text";
+        let text = if lasts { BEGIN } else { BEGIN_UNSYNCED };
         answered(sqlx::raw_sql(text).fetch_one(connection)).await?.try_get(0)
     }
 
@@ -175,17 +181,17 @@ impl Transactions for Session {
         Ok(())
     }
 
-    /// Everything lasts: a database that forgets a lease after a crash would give its task to another host while this
-    /// one works on it.
-    async fn begin(&mut self, _lasts: bool) -> Result<(), StoreError> {
+    /// A lease that the server forgets in a crash is one that has ended: its task goes to whoever leases next, and what the
+    /// first one writes is stale by the fence. Nobody was told of it but this host, so that it does not wait for the disk.
+    async fn begin(&mut self, lasts: bool) -> Result<(), StoreError> {
         (self.number, self.failed) = (None, false);
         let fresh = self.connection.is_none();
-        let number = match self.try_begin().await {
+        let number = match self.try_begin(lasts).await {
             // Nothing was done yet, so that another connection does as well.
             Err(error) if !fresh && is_lost(&error) => {
                 self.connection = None;
                 tracing::info!(error = %error, "connecting to the database again");
-                self.try_begin().await
+                self.try_begin(lasts).await
             }
             outcome => outcome,
         };

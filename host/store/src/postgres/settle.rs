@@ -51,7 +51,7 @@ macro_rules! fence {
 /// before the caller's, `$3`.
 pub(crate) const HOLD: &str = concat!(
     "SELECT t.id, t.tenant, t.token, t.root, t.depth, t.budget, t.trace, t.agent, t.app_user,
-        t.priority, keiko_now($3) - $3, t.end_by_ms - (keiko_now($3) - $3), o.end_ms - (keiko_now($3) - $3)
+        t.priority, keiko_now($3) - $3, t.end_by_ms - (SELECT keiko_now($3) - $3), o.end_ms - (SELECT keiko_now($3) - $3)
     FROM unnest($1::bigint[]) AS s (id) JOIN task AS t ON t.id = s.id
         LEFT JOIN tree AS o ON o.root = t.root AND t.parent IS NOT NULL WHERE ",
     fence!("$2"),
@@ -92,8 +92,8 @@ pub(crate) const RETRY: &str = concat!(
     "
     WITH back AS (
         UPDATE task AS t SET holder = NULL, attempts = t.attempts + 1, deadlines = t.deadlines + s.deadlines,
-            run_at_ms = s.run_at_ms + (keiko_now($18) - $18),
-            due_ms = CASE WHEN t.due_ms IS NOT NULL THEN s.run_at_ms + (keiko_now($18) - $18) END, start_by_ms = NULL
+            run_at_ms = s.run_at_ms + (SELECT keiko_now($18) - $18),
+            due_ms = CASE WHEN t.due_ms IS NOT NULL THEN s.run_at_ms + (SELECT keiko_now($18) - $18) END, start_by_ms = NULL
         FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[],
             $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::integer[], $11::integer[], $12::text[],
             $13::text[], $14::text[], $15::integer[], $16::bigint[])

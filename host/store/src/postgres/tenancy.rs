@@ -173,7 +173,7 @@ async fn a_lease_walks_its_index_whatever_the_statistics_say() {
     let plan =
         store.write(Priority::Task, 0, (), |session, ()| Box::pin(explain(session, super::lease::LEASE)));
     let plan = plan.await.unwrap();
-    assert_eq!(plan.matches("Index Scan using task_ready").count(), 5, "{plan}");
+    assert_eq!(plan.matches("Index Scan using task_ready").count(), 6, "{plan}");
     assert_eq!(plan.matches("Index Scan using task_raise").count(), 1, "{plan}");
     // What is paused is few rows, read once.
     for walk in ["Bitmap", "Sort", "Seq Scan on task", "Seq Scan on holder"] {

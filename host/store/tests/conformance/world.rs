@@ -210,6 +210,7 @@ pub fn request(holder: Holder, room: usize) -> LeaseRequest {
         cap_default: usize::MAX,
         after: None,
         slots: Default::default(),
+        expects: false,
         lease_ms: LEASE_MS,
         now_ms: NOW,
     }

@@ -19,8 +19,8 @@ use crate::cli::exit::Failure;
 use crate::wiring::spawn;
 
 const JSON: &str = "application/json";
-/// Between two looks at how many tasks are left.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Shortest and longest time between two looks at how many tasks are left.
+const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));
 /// A bulk of which no task ends for this long is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -116,9 +116,16 @@ pub(super) async fn bulk(load: &Arc<Load>, tasks: u64, batch: u64) -> Result<Don
                 format!("{} pending, {} running: no task has ended for a minute", now.pending, now.running);
             return Err(Failure::Host(text));
         }
-        sleep_until(Instant::now() + LOOK_EVERY).await;
+        sleep_until(Instant::now() + next_look(measure.start.elapsed(), ended, tasks)).await;
     }
     Ok(measure.end(done))
+}
+
+/// When to look again how many of `tasks` have ended: after half of the time that the rest will take, if it goes on so.
+/// A look counts what is pending, so it costs more the more there is left.
+fn next_look(elapsed: Duration, ended: u64, tasks: u64) -> Duration {
+    let left = elapsed.mul_f64((tasks - ended) as f64 / ended.max(1) as f64 / 2.0);
+    left.clamp(LOOK_EVERY.0, LOOK_EVERY.1)
 }
 
 /// One connection's part of a bulk.
@@ -289,4 +296,18 @@ impl Measure {
 fn cpu() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_come_closer_as_the_end_does() {
+        let second = Duration::from_secs(1);
+        assert_eq!(next_look(Duration::ZERO, 0, 1_000), LOOK_EVERY.0);
+        assert_eq!(next_look(second, 0, 1_000), LOOK_EVERY.1);
+        assert_eq!(next_look(second, 800, 1_000), Duration::from_millis(125));
+        assert_eq!(next_look(second, 999, 1_000), LOOK_EVERY.0);
+    }
 }

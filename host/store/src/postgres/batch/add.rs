@@ -22,11 +22,12 @@ const LOCK: &str = "SELECT tenant, items, bytes, keiko_now($2) - $2 FROM batch_c
     ORDER BY tenant FOR UPDATE";
 
 /// Only items whose processor is their tenant's; the number tells. Times are moved to the database's clock.
-const INSERT_ITEMS: &str = "INSERT INTO batch_item (id, tenant, processor, key, place, created_ms, due_ms, size, type,
+const INSERT_ITEMS: &str =
+    "INSERT INTO batch_item (id, tenant, processor, key, place, created_ms, due_ms, size, type,
         bytes)
-    SELECT n.id, n.tenant, n.processor, n.key, n.id, n.created_ms + t.shift, n.created_ms + t.shift, n.size, n.type,
-        n.bytes
-    FROM (SELECT keiko_now($9) - $9 AS shift) AS t, unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[],
+    SELECT n.id, n.tenant, n.processor, n.key, n.id, n.created_ms + (SELECT keiko_now($9) - $9),
+        n.created_ms + (SELECT keiko_now($9) - $9), n.size, n.type, n.bytes
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[],
         $5::bigint[], $6::bigint[], $7::text[], $8::bytea[])
         AS n (id, tenant, processor, key, created_ms, size, type, bytes)
     JOIN processor AS p ON p.id = n.processor AND p.tenant = n.tenant";

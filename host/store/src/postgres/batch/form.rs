@@ -28,8 +28,8 @@ const LOOK: &str = "SELECT EXISTS (SELECT 1 FROM holder WHERE id = $1),
 
 /// The first `$3` items of a group that are in no batch; of a group without order only those that are due. Times are
 /// the caller's, whose now is `$4`.
-pub(crate) const CANDIDATES: &str = "SELECT i.id, i.created_ms - (keiko_now($4) - $4),
-        i.due_ms - (keiko_now($4) - $4), i.attempts, i.size
+pub(crate) const CANDIDATES: &str = "SELECT i.id, i.created_ms - (SELECT keiko_now($4) - $4),
+        i.due_ms - (SELECT keiko_now($4) - $4), i.attempts, i.size
     FROM batch_item AS i
     WHERE i.processor = $1 AND i.key = $2 AND ($5 OR i.due_ms <= keiko_now($4))
         AND i.id NOT IN (SELECT unnest(b.items) FROM batch AS b WHERE b.processor = $1 AND b.key = $2)
@@ -37,7 +37,7 @@ pub(crate) const CANDIDATES: &str = "SELECT i.id, i.created_ms - (keiko_now($4) 
 
 /// When the first item of a group is due that is in no batch and not among `$4`, on the caller's clock. The time of this
 /// statement is later than that of the one before: what became due in between is found.
-pub(crate) const NEXT: &str = "SELECT min(i.due_ms) - (keiko_now($3) - $3) FROM batch_item AS i
+pub(crate) const NEXT: &str = "SELECT min(i.due_ms) - (SELECT keiko_now($3) - $3) FROM batch_item AS i
     WHERE i.processor = $1 AND i.key = $2 AND i.id <> ALL ($4)
         AND i.id NOT IN (SELECT unnest(b.items) FROM batch AS b WHERE b.processor = $1 AND b.key = $2)";
 
@@ -45,9 +45,10 @@ pub(crate) const NEXT: &str = "SELECT min(i.due_ms) - (keiko_now($3) - $3) FROM 
 const INSERT_BATCH: &str = "WITH made AS (
         INSERT INTO batch (id, tenant, processor, key, ordered, holder, token, formed_ms, items)
         VALUES ($1, $2, $3, $4, $5, $6, 1, keiko_now($7), $8))
-    SELECT id, created_ms - (keiko_now($7) - $7), attempts, type, bytes FROM batch_item WHERE id = ANY($8)";
+    SELECT id, created_ms - (SELECT keiko_now($7) - $7), attempts, type, bytes FROM batch_item WHERE id = ANY($8)";
 
-const ITEMS: &str = "SELECT id, created_ms - (keiko_now($2) - $2), attempts, type, bytes FROM batch_item
+const ITEMS: &str =
+    "SELECT id, created_ms - (SELECT keiko_now($2) - $2), attempts, type, bytes FROM batch_item
     WHERE id = ANY($1)";
 
 /// Takes over up to `$2` batches of working processors whose holder has no row.
@@ -67,7 +68,7 @@ pub(crate) const GROUPS: &str = "WITH RECURSIVE walk (id, processor, key) AS (
         SELECT next.id, next.processor, next.key FROM walk, LATERAL (
             SELECT id, processor, key FROM batch_item AS i WHERE (i.processor, i.key) > (walk.processor, walk.key)
             ORDER BY i.processor, i.key, i.place LIMIT 1) AS next)
-    SELECT i.tenant, i.processor, i.key, i.created_ms - (keiko_now($4) - $4)
+    SELECT i.tenant, i.processor, i.key, i.created_ms - (SELECT keiko_now($4) - $4)
     FROM (SELECT id FROM walk LIMIT $3) AS w JOIN batch_item AS i ON i.id = w.id";
 
 /// Forms a batch when the group is due.

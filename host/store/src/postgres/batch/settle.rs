@@ -39,7 +39,7 @@ const DELETE: &str = "WITH gone AS (DELETE FROM batch_item WHERE id = ANY($1) RE
 /// Times come from the caller's clock, whose now is `$4`.
 const AGAIN: &str =
     "UPDATE batch_item AS i SET attempts = i.attempts + 1, place = coalesce(a.place, i.place),
-        due_ms = a.due_ms + (keiko_now($4) - $4)
+        due_ms = a.due_ms + (SELECT keiko_now($4) - $4)
     FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS a (id, place, due_ms) WHERE i.id = a.id";
 
 /// Writes what became of batches; the answers are in their order.
