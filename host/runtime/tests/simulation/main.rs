@@ -1,9 +1,13 @@
-//! The short form of `cargo xtask check sim`: lives of a few seeds keep every promise, equal seeds live alike, and each
-//! safeguard that is switched off is missed.
+//! What happens in virtual time: schedules, and the short form of `cargo xtask check sim`: lives of a few seeds keep every
+//! promise, equal seeds live alike, and each safeguard that is switched off is missed.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod life;
+mod schedules;
+#[allow(dead_code, reason = "what is about real time is used by other tests")]
+#[path = "../support/mod.rs"]
+mod support;
 
 use life::{Safeguard, first_violation, live};
 

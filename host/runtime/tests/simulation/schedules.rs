@@ -1,0 +1,147 @@
+//! Schedules in virtual time: two hosts, a clock that is put forward and back, and hosts that were away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keiko_core::TenantId;
+use keiko_core::code::Code;
+use keiko_core::port::Clock;
+use keiko_core::schedule::{Missed, Overlap, Recurrence};
+use keiko_core::task::{TaskFilter, TaskState};
+use keiko_runtime::{Handle, ScheduleRequest, TaskRequest};
+use keiko_store::memory::MemoryStore;
+use tokio::time::{Instant, timeout};
+
+use crate::support::{MANIFEST, start_virtual, task};
+
+/// Virtual time that began then.
+struct Virtual {
+    start: Instant,
+    began_ms: i64,
+}
+
+impl Clock for Virtual {
+    fn now_ms(&self) -> i64 {
+        self.began_ms + self.start.elapsed().as_millis() as i64
+    }
+}
+
+fn at(text: &str) -> i64 {
+    text.parse::<jiff::Timestamp>().expect("a time").as_millisecond()
+}
+
+fn clock(began: &str) -> Arc<Virtual> {
+    Arc::new(Virtual { start: Instant::now(), began_ms: at(began) })
+}
+
+/// Lets virtual time go on.
+async fn pass(hours: u64) {
+    let _ = timeout(Duration::from_secs(hours * 3_600), std::future::pending::<()>()).await;
+}
+
+fn asked(name: &str, cron: &str, missed: Missed) -> ScheduleRequest {
+    ScheduleRequest {
+        name: name.parse().expect("a name"),
+        recurrence: Recurrence {
+            cron: cron.to_owned(),
+            zone: "Europe/Berlin".to_owned(),
+            missed,
+            overlap: Overlap::Allow,
+        },
+        task: TaskRequest { plugin: None, kind: Some("a".to_owned()), ..task(&format!("\"{name}\"")) },
+        paused: false,
+    }
+}
+
+async fn install(handle: &Handle) -> TenantId {
+    let tenant = handle.tenant(&"default".parse().expect("a name")).expect("the tenant");
+    handle.install(tenant, MANIFEST.into(), None).await.expect("the script installs");
+    tenant
+}
+
+/// When tasks were submitted, oldest first, to the second; they have all completed.
+async fn times(handle: &Handle, tenant: TenantId) -> Vec<String> {
+    let tasks = handle.list(tenant, &TaskFilter::default(), 100).await.expect("a list");
+    let time = |ms: i64| jiff::Timestamp::from_second(ms / 1_000).expect("a time").to_string();
+    assert!(tasks.iter().all(|task| task.state == TaskState::Completed), "{tasks:?}");
+    tasks.iter().rev().map(|task| time(task.created_ms)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn occurrences_are_submitted_once_by_any_host_where_clocks_change() {
+    let check = async |began: &str, cron: &str, expected: &[&str]| {
+        let (store, clock) = (MemoryStore::new(), clock(began));
+        let (first, handle) = start_virtual(store.clone(), clock.clone()).await;
+        let (second, other) = start_virtual(store.another_host(), clock.clone()).await;
+        let tenant = install(&handle).await;
+        handle.create_schedule(tenant, asked("s", cron, Missed::Skip)).await.expect("created");
+        pass(26).await;
+        // Whoever made it is gone, and the other one goes on.
+        first.drain().await;
+        pass(24).await;
+        assert_eq!(times(&other, tenant).await, expected, "{cron} from {began}");
+        second.drain().await;
+    };
+    let spring = "2026-03-28T12:00:00Z";
+    check(spring, "30 2 * * *", &["2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z"]).await;
+    let thirties = ["2026-03-29T01:30:00Z", "2026-03-30T00:30:00Z", "2026-03-30T01:30:00Z"];
+    check(spring, "30 2-3/1 * * *", &thirties).await;
+    let autumn = "2026-10-24T12:00:00Z";
+    check(autumn, "30 2 * * *", &["2026-10-25T00:30:00Z", "2026-10-26T01:30:00Z"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_missed_is_skipped_or_run_once() {
+    let (store, clock) = (MemoryStore::new(), clock("2026-06-01T12:00:00Z"));
+    let (runtime, handle) = start_virtual(store.clone(), clock.clone()).await;
+    let tenant = install(&handle).await;
+    for (name, missed) in [("skips", Missed::Skip), ("runs", Missed::RunOnce)] {
+        handle.create_schedule(tenant, asked(name, "15 * * * *", missed)).await.expect("created");
+    }
+    runtime.drain().await;
+    // Five of each are missed.
+    pass(5).await;
+    let (runtime, handle) = start_virtual(store.another_host(), clock.clone()).await;
+    pass(1).await;
+    let expected = ["2026-06-01T17:00:00Z", "2026-06-01T17:15:00Z", "2026-06-01T17:15:00Z"];
+    assert_eq!(times(&handle, tenant).await, expected);
+    let known = handle.schedule(tenant, "skips").await.expect("the schedule");
+    assert_eq!(known.last.expect("it has occurred").at_ms, at("2026-06-01T17:15:00Z"));
+
+    // Paused, it misses nothing: it goes on from when it is resumed.
+    for name in ["skips", "runs"] {
+        handle.pause_schedule(tenant, name).await.expect("paused");
+    }
+    pass(3).await;
+    assert_eq!(times(&handle, tenant).await.len(), 3);
+    let resumed = handle.resume_schedule(tenant, "runs").await.expect("resumed");
+    assert_eq!(resumed.next_ms, Some(at("2026-06-01T21:15:00Z")));
+    pass(1).await;
+    assert_eq!(times(&handle, tenant).await.len(), 4);
+    handle.remove_schedule(tenant, "runs").await.expect("removed");
+    pass(2).await;
+    assert_eq!(times(&handle, tenant).await.len(), 4);
+    let gone = handle.schedule(tenant, "runs").await.expect_err("it is gone");
+    assert_eq!(gone.code, Code::NotFound);
+    runtime.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_occurrence_that_cannot_be_submitted_says_why_and_the_next_one_comes() {
+    let (store, clock) = (MemoryStore::new(), clock("2026-06-01T12:00:00Z"));
+    let (runtime, handle) = start_virtual(store, clock).await;
+    let tenant = install(&handle).await;
+    handle.create_schedule(tenant, asked("s", "15 * * * *", Missed::Skip)).await.expect("created");
+    let when = keiko_core::catalog::RemoveWhen::Idle;
+    handle.remove_plugin(tenant, "script", when).await.expect("removed");
+    pass(1).await;
+    let known = handle.schedule(tenant, "s").await.expect("the schedule");
+    let problem = known.last.and_then(|last| last.problem).expect("it has no task");
+    assert_eq!(problem.0, "not_found", "{problem:?}");
+    install(&handle).await;
+    pass(1).await;
+    let known = handle.schedule(tenant, "s").await.expect("the schedule");
+    assert_eq!(known.last.and_then(|last| last.problem), None);
+    assert_eq!(times(&handle, tenant).await, ["2026-06-01T13:15:00Z"]);
+    runtime.drain().await;
+}
