@@ -1,5 +1,8 @@
 //! The short forms of the long checks, on every run of the tests.
 
+use std::time::Duration;
+
+use keiko_tests::Options;
 use keiko_tests::check::{
     Report, batch_kill, cache_faults, canary, cancel, hostile, hosts, kill, restart, swap, uploading,
 };
@@ -26,6 +29,20 @@ fn a_host_that_starts_again_has_every_plugin_and_compiles_nothing() {
 fn versions_swap_under_load_and_no_task_notices() {
     let folder = tempfile::tempdir().unwrap();
     passes(swap::run(&swap::Plan::short(), folder.path()).unwrap());
+}
+
+#[test]
+fn a_benchmark_of_swaps_has_a_line_for_each_side_of_each_round_and_one_of_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = swap::Plan { rate: 50, swaps: 8, time: Duration::from_secs(1), is_timed: false };
+    let lines = swap::bench(&plan, 2, Options::in_folder(folder.path()).unwrap()).unwrap();
+    let sides: Vec<&str> = lines.iter().map(|line| line["side"].as_str().unwrap()).collect();
+    assert_eq!(sides, ["quiet", "swapping", "swapping", "quiet", "swapping/quiet"]);
+    for line in &lines[..4] {
+        let swaps = if line["side"] == "swapping" { 8 } else { 0 };
+        assert!(line["tasks"].as_u64() > Some(40) && line["swaps"] == swaps, "{line}");
+    }
+    assert!(lines[4]["p99_ratio"].as_f64() > Some(0.0), "{}", lines[4]);
 }
 
 #[test]
