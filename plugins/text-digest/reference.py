@@ -104,13 +104,15 @@ def link_at(text, start):
             break
         end += 1
     run = text[start:end]
-    while run:
-        if run[-1] in ".,;:!?'*_~":
-            run = run[:-1]
-        elif run[-1] in ")]" and run.count(run[-1]) > run.count("(" if run[-1] == ")" else "["):
-            run = run[:-1]
-        else:
+    surplus = {")": run.count(")") - run.count("("), "]": run.count("]") - run.count("[")}
+    while end > start:
+        last = text[end - 1]
+        if surplus.get(last, 0) > 0:
+            surplus[last] -= 1
+        elif last not in ".,;:!?'*_~":
             break
+        end -= 1
+    run = text[start:end]
     rest = run[prefix.end() :]
     if not rest:
         return None
@@ -205,14 +207,14 @@ def takes_point(word):
 
 
 def ends(text, start, stops, end, limit, word_before):
-    rest = text[end:limit]
-    if all(is_blank(c) for c in rest):
+    first = next((at for at in range(end, limit) if not is_blank(text[at])), limit)
+    if first == limit:
         return True
     if any(c in STRONG for c in text[start:stops]):
         return True
-    if not is_blank(rest[0]):
+    if first == end:
         return False
-    begin = next((c for c in rest if not is_blank(c) and c not in OPENERS), None)
+    begin = next((text[at] for at in range(first, limit) if not is_blank(text[at]) and text[at] not in OPENERS), None)
     if begin and is_small(begin):
         return False
     return not (text[start:stops] == "." and word_before and takes_point(word_before))
@@ -328,8 +330,10 @@ def digest(text, wanted=3):
     ranked = sorted(range(len(sentences)), key=lambda i: (-worth(marks[sentences[i][2] : sentences[i][3]]), i))
     summary = {}
     for i in ranked:
+        if len(summary) == wanted:
+            break
         shown = re.sub("\0+", " ", "".join("\0" if is_blank(c) else c for c in text[sentences[i][0] : sentences[i][1]]))
-        if len(summary) < wanted and shown not in summary.values():
+        if shown not in summary.values():
             summary[i] = shown
     unspaced = sum(is_unspaced(text[word[0]]) for word in words)
     letters = [NAMES[c] for c in text if kind(c) == "letter"]

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use keiko_tests::Options;
 use keiko_tests::check::{
-    Report, batch_kill, cache_faults, canary, cancel, hostile, hosts, kill, restart, swap, uploading,
+    Report, batch_kill, cache_faults, canary, cancel, hostile, hosts, kill, languages, restart, swap,
+    uploading,
 };
 
 fn passes(report: Report) {
@@ -77,6 +78,14 @@ fn uploads_that_are_no_plugins_are_refused_and_hold_up_nobody() {
     eprintln!("KEIKO_SEED={seed} repeats the choices of this run");
     let folder = tempfile::tempdir().unwrap();
     passes(uploading::run(&uploading::Plan::short(seed), folder.path()).unwrap());
+}
+
+#[test]
+fn every_language_meets_the_contract() {
+    let seed = keiko_tests::seed();
+    eprintln!("KEIKO_SEED={seed} repeats the choices of this run");
+    let folder = tempfile::tempdir().unwrap();
+    passes(languages::run(&languages::Plan::short(seed), folder.path()).unwrap());
 }
 
 #[test]

@@ -61,7 +61,9 @@ fn contract() {
     let plugin = running.client.get("/v1/plugins/contract").unwrap().json().unwrap();
     assert_eq!(
         plugin["wants"],
-        json!(["agents", "attempt", "cache", "config", "history", "log", "metrics", "progress", "tasks"])
+        json!([
+            "agents", "attempt", "batch", "cache", "config", "history", "log", "metrics", "progress", "tasks"
+        ])
     );
     assert_eq!(plugin["denied"], json!([]));
     assert_eq!(running.result("trivial", json!({"as": ["it", "came"]})), json!({"as": ["it", "came"]}));
@@ -137,7 +139,7 @@ fn what_is_not_granted_is_denied_at_install_by_name_and_at_the_call_by_an_answer
     let plugin = running.client.get("/v1/plugins/contract").unwrap().json().unwrap();
     assert_eq!(
         plugin["denied"],
-        json!(["agents", "attempt", "cache", "config", "history", "metrics", "progress", "tasks"])
+        json!(["agents", "attempt", "batch", "cache", "config", "history", "metrics", "progress", "tasks"])
     );
     let denied = error("denied");
     for (kind, input) in [
@@ -148,6 +150,8 @@ fn what_is_not_granted_is_denied_at_install_by_name_and_at_the_call_by_an_answer
         ("progress", json!({"fraction": 0.5})),
         ("measure", json!({"name": "films_total", "add": 1})),
         ("submit-many", json!({"children": [{"kind": "trivial"}]})),
+        ("submit-joined", json!({"children": [{"kind": "trivial"}], "then": {"kind": "trivial"}})),
+        ("batch-add", json!({"processor": "things", "items": []})),
         ("agents-load", json!({"ids": []})),
         ("agents-list", json!({})),
         ("agents-set-statuses", json!({"changes": []})),

@@ -68,6 +68,23 @@ pub fn wasi_program(name: &str) -> Result<Vec<u8>> {
     })
 }
 
+/// Where guests in other languages than Rust are: `KEIKO_LANGUAGES_DIR`, or where `cargo xtask test` puts them.
+pub fn languages_dir() -> PathBuf {
+    match std::env::var_os("KEIKO_LANGUAGES_DIR") {
+        Some(given) => given.into(),
+        None => root().join("target/languages"),
+    }
+}
+
+/// The path of such a guest, for example `contract-python`.
+pub fn language_guest_path(name: &str) -> Result<PathBuf> {
+    let path = languages_dir().join(format!("{name}.wasm"));
+    if !path.is_file() {
+        bail!("there is no component {}: `cargo xtask programs` makes them", path.display());
+    }
+    Ok(path)
+}
+
 /// A file under `tests/fixtures`.
 pub fn fixture(name: &str) -> Result<Vec<u8>> {
     let path = root().join("tests/fixtures").join(name);

@@ -128,7 +128,9 @@ fn build_fallback(steps: &mut Steps, names: &[String]) -> Result<()> {
     let components = Toolchain::Fallback.guests_dir();
     fs::create_dir_all(&components).with_context(|| format!("create {}", components.display()))?;
     let mut componentize = cargo();
-    componentize.args(["run", "--quiet", "--package", "keiko-componentize", "--"]).arg(&components);
+    componentize
+        .args(["run", "--quiet", "--package", "keiko-componentize", "--", "components"])
+        .arg(&components);
     let modules = fallback_dir().join(FALLBACK_TARGET).join("guest");
     componentize.args(names.iter().map(|name| modules.join(format!("{}.wasm", name.replace('-', "_")))));
     steps.run("make components of the modules", &mut componentize)

@@ -12,6 +12,7 @@ mod demo;
 mod films;
 mod groups;
 mod guests;
+mod languages;
 mod machine;
 mod measure;
 mod peers;
@@ -45,7 +46,7 @@ usage: cargo xtask COMMAND
                                   lives of hosts and store in virtual time, 10,000 or 1,000,000, and one without each safeguard;
                                   --seed SEED [--without SAFEGUARD]: one life, and everything that happens in it
   check hosts --unfenced          the same against hosts whose store does not fence: it must fail
-  programs                        make and fetch the WASI programs that tests run
+  programs                        make and fetch the WASI programs and the guests in other languages that tests run
   postgres                        a PostgreSQL server for tests that are run by hand, until Ctrl-C
 
   --no-install                    never install anything; say what is missing
@@ -81,10 +82,12 @@ fn run() -> Result<ExitCode> {
     }
 }
 
-/// Makes and fetches the WASI programs of the tests.
+/// Makes and fetches the WASI programs of the tests, and the guests in other languages than Rust.
 fn programs(mut arguments: Arguments) -> Result<ExitCode> {
     let install = Install::unless(arguments.flag("--no-install"));
     arguments.finish()?;
-    programs::ensure(&mut Steps::new(), install)?;
+    let mut steps = Steps::new();
+    programs::ensure(&mut steps, install)?;
+    languages::ensure(&mut steps, install)?;
     Ok(ExitCode::SUCCESS)
 }

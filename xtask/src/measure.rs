@@ -15,6 +15,7 @@ use crate::arguments::Arguments;
 use crate::batch;
 use crate::database::{Found, Wish};
 use crate::guests::{self, Toolchain};
+use crate::languages;
 use crate::machine::Install;
 use crate::peers;
 use crate::redis;
@@ -43,9 +44,12 @@ const CHECKS: &[&str] = &[
     "swap",
     "upload",
     CACHE_FAULTS,
+    LANGUAGES,
     MUTATIONS,
     SIMULATION,
 ];
+/// The one of guests in other languages, which need toolchains of their own.
+const LANGUAGES: &str = "languages";
 /// The one of the cache, which starts a Redis of its own.
 const CACHE_FAULTS: &str = "cache-faults";
 /// The one of the conformance suite itself.
@@ -127,7 +131,10 @@ pub fn check(mut arguments: Arguments) -> Result<ExitCode> {
     }
     let wish = Wish::asked(&mut arguments)?;
     let found = (own_server || on_postgres).then(|| wish.ensure(install)).transpose()?;
-    let (mut steps, toolchain) = prepare(arguments, &["batches", "contract", "family"])?;
+    let (mut steps, toolchain) = prepare(arguments, &["batches", "contract", "family", "text-digest"])?;
+    if name == LANGUAGES {
+        languages::ensure(&mut steps, install)?;
+    }
     let program = if unfenced { build_unfenced(&mut steps)? } else { build_host(&mut steps)? };
     let mut run = cargo();
     run.args(["run", "--quiet", "--package", "keiko-tests", "--bin", "check", "--", &name])

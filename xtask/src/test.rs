@@ -14,6 +14,7 @@ use keiko_tests::{ENGINE_VARIABLE, POSTGRESQL};
 use crate::arguments::Arguments;
 use crate::database::{Server, Wish};
 use crate::guests::{self, Toolchain};
+use crate::languages;
 use crate::machine::{self, Install};
 use crate::programs;
 use crate::redis;
@@ -35,8 +36,15 @@ const LONG_VARIABLE: &str = "KEIKO_TEST_LONG";
 /// The test binaries that start the program: they run on both engines.
 const PROGRAM: &[&str] = &["--test", "it", "--test", "api"];
 /// Modules and tests of those that are about one engine, or about what no database is part of: they run once.
-const ONCE: &[&str] =
-    &["database::", "postgres::", "replica::", "readme::", "hosts_that_die_stop", "attacks_end_with"];
+const ONCE: &[&str] = &[
+    "database::",
+    "postgres::",
+    "replica::",
+    "readme::",
+    "hosts_that_die_stop",
+    "attacks_end_with",
+    "every_language",
+];
 /// Those of them that are about PostgreSQL.
 const POSTGRES: &[&str] = &["database::", "postgres::", "replica::", "hosts_that_die_stop"];
 /// The test binaries of the stores.
@@ -107,6 +115,7 @@ fn run_steps(
     let mut build = cargo();
     build.args(["build", "--workspace", "--lib", "--bins", "--tests"]);
     steps.run("build the host and its tests", &mut build)?;
+    languages::ensure(steps, install)?;
     let server = steps.step("PostgreSQL", || found.start())?;
     let redis = steps.step("Redis", redis::start)?;
     let all =

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use keiko_tests::check::{
-    Report, batch_kill, cache_faults, canary, cancel, hostile, hosts, kill, restart, swap, uploading,
+    Report, batch_kill, cache_faults, canary, cancel, hostile, hosts, kill, languages, restart, swap,
+    uploading,
 };
 
 fn main() -> ExitCode {
@@ -57,13 +58,17 @@ fn run(arguments: &[String]) -> Result<Report> {
         "restart" => {
             restart::run(&if long { restart::Plan::long() } else { restart::Plan::short() }, folder.path())
         }
+        "languages" => {
+            let plan = if long { languages::Plan::long(seed) } else { languages::Plan::short(seed) };
+            languages::run(&plan, folder.path())
+        }
         "swap" => swap::run(&if long { swap::Plan::long() } else { swap::Plan::short() }, folder.path()),
         "upload" => {
             let plan = if long { uploading::Plan::long(seed) } else { uploading::Plan::short(seed) };
             uploading::run(&plan, folder.path())
         }
         _ => bail!(
-            "there is no check `{name}`; there are: batch-kill, cache-faults, canary, cancel, hostile, hosts, kill, restart, swap, upload"
+            "there is no check `{name}`; there are: batch-kill, cache-faults, canary, cancel, hostile, hosts, kill, languages, restart, swap, upload"
         ),
     };
     if !matches!(&report, Ok(report) if report.violations() == 0) {

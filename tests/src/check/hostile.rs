@@ -108,14 +108,14 @@ pub fn two_tenants_with(folder: &Path, more: &str) -> Result<(Host, Client, Clie
 }
 
 /// A token as `keiko token hash` makes it.
-struct Token {
+pub(super) struct Token {
     /// What a client sends.
-    secret: String,
+    pub(super) secret: String,
     /// What the configuration holds.
-    entry: String,
+    pub(super) entry: String,
 }
 
-fn token() -> Result<Token> {
+pub(super) fn token() -> Result<Token> {
     let output =
         Command::new(tree::program()?).args(["token", "hash"]).output().context("keiko token hash")?;
     let text = |bytes| String::from_utf8(bytes).context("what keiko token hash prints");

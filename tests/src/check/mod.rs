@@ -13,6 +13,7 @@ mod history;
 pub mod hostile;
 pub mod hosts;
 pub mod kill;
+pub mod languages;
 pub mod load;
 pub mod restart;
 pub mod swap;

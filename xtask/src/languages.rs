@@ -1,0 +1,337 @@
+//! Guests in other languages than Rust: the example `text-digest` and the fixture `contract` in Python, TypeScript and C.
+//!
+//! The toolchains come through pip and npm, with their versions, and are kept under `target`, as what they make is. A
+//! component is made again when its sources, the contract or its toolchain have changed: compiling one takes many seconds.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use keiko_tests::tree;
+
+use crate::machine::{Install, ensure_packages};
+use crate::programs::{COMPILER, package_folder};
+use crate::step::{self, Steps, cargo};
+
+/// What makes components of Python; the version is the one in `sdk/python/requirements.txt`.
+const COMPONENTIZE_PY: &str = "componentize-py==0.25.1";
+/// The oldest Node.js that the TypeScript toolchain runs on.
+const NODE_MAJOR_MIN: u32 = 20;
+/// What a plugin of TypeScript does not get of the engine, because nothing of ours asks for it.
+const LEFT_OUT: &[&str] = &["random", "clocks", "http", "fetch-event"];
+/// How C is compiled: a library that is called, small and fast.
+const C_OPTIONS: &[&str] = &["-target", "wasm32-wasi", "-mexec-model=reactor", "-std=gnu11", "-O2", "-s"];
+const C_WARNINGS: &[&str] = &["-Wall", "-Wextra", "-Werror"];
+
+/// One component to be made.
+struct Guest {
+    /// What the tests call it.
+    name: &'static str,
+    language: Language,
+    /// What goes in: folders of Python, the first with `app.py`; one file of TypeScript or C.
+    sources: &'static [&'static str],
+    world: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Language {
+    Python,
+    TypeScript,
+    C,
+}
+
+const TASK_PLUGIN: &str = "task-plugin";
+/// The world of the fixture: everything that the contract has.
+const EVERYTHING: &str = "everything";
+
+const GUESTS: &[Guest] = &[
+    Guest {
+        name: "text-digest-python",
+        language: Language::Python,
+        sources: &["plugins/text-digest/python", "plugins/text-digest"],
+        world: TASK_PLUGIN,
+    },
+    Guest {
+        name: "text-digest-typescript",
+        language: Language::TypeScript,
+        sources: &["plugins/text-digest/typescript/text-digest.ts"],
+        world: TASK_PLUGIN,
+    },
+    Guest {
+        name: "text-digest-c",
+        language: Language::C,
+        sources: &["plugins/text-digest/c/text_digest.c"],
+        world: TASK_PLUGIN,
+    },
+    Guest {
+        name: "contract-python",
+        language: Language::Python,
+        sources: &["tests/fixtures/guests/contract/python"],
+        world: EVERYTHING,
+    },
+    Guest {
+        name: "contract-typescript",
+        language: Language::TypeScript,
+        sources: &["tests/fixtures/guests/contract/typescript/contract.ts"],
+        world: EVERYTHING,
+    },
+    Guest {
+        name: "contract-c",
+        language: Language::C,
+        sources: &["tests/fixtures/guests/contract/c/contract.c"],
+        world: EVERYTHING,
+    },
+];
+
+/// Makes what is missing or older than what it is made of.
+pub fn ensure(steps: &mut Steps, install: Install) -> Result<()> {
+    let mut componentizer = cargo();
+    // The selection has a test for its features, which are then those of everything else that is built.
+    componentizer.args(["build", "--workspace", "--bin", "keiko-componentize", "--test", "tidy"]);
+    steps.run("what makes components of C", &mut componentizer)?;
+    let made = tree::languages_dir();
+    let wit = steps.step("toolchains of other languages", || {
+        package_folder(COMPONENTIZE_PY, install)?;
+        package_folder(COMPILER, install)?;
+        npm_folder(install)?;
+        assemble_wit(&made.join("wit"))
+    })?;
+    for guest in GUESTS {
+        let target = made.join(format!("{}.wasm", guest.name));
+        let (mark, known) = (made.join(format!("{}.of", guest.name)), known(guest)?);
+        if target.is_file() && fs::read_to_string(&mark).is_ok_and(|found| found == known) {
+            continue;
+        }
+        let work = made.join("work").join(guest.name);
+        let _ = fs::remove_dir_all(&work);
+        create(&work)?;
+        steps.step(guest.name, || match guest.language {
+            Language::Python => python(guest, &wit, &target),
+            Language::TypeScript => typescript(guest, &wit, &work, &target),
+            Language::C => c(guest, &wit, &work, &target),
+        })?;
+        fs::write(&mark, known).with_context(|| format!("write {}", mark.display()))?;
+    }
+    Ok(())
+}
+
+/// The digest of everything that a component is made of.
+fn known(guest: &Guest) -> Result<String> {
+    let toolchain: &[&str] = match guest.language {
+        Language::Python => &[],
+        Language::TypeScript => &["sdk/typescript/package-lock.json", "sdk/typescript/tsconfig.json"],
+        Language::C => &["sdk/c", "xtask/componentize/src", "Cargo.toml"],
+    };
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(
+        format!("{COMPONENTIZE_PY} {COMPILER} {C_OPTIONS:?} {LEFT_OUT:?} {}", guest.world).as_bytes(),
+    );
+    for part in
+        guest.sources.iter().chain(toolchain).chain(&["wit", "tests/fixtures/guests/contract/everything.wit"])
+    {
+        hash(&mut hasher, &tree::root().join(part), guest.language)?;
+    }
+    Ok(hasher.finalize().to_string())
+}
+
+fn hash(hasher: &mut blake3::Hasher, path: &Path, language: Language) -> Result<()> {
+    if path.is_dir() {
+        let entries = fs::read_dir(path).with_context(|| format!("read {}", path.display()))?;
+        let mut entries = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+        entries.sort();
+        // Of a folder of several languages the others are left out.
+        let others = |path: &PathBuf| language == Language::Python && path.is_dir();
+        return entries.iter().filter(|path| !others(path)).try_for_each(|path| hash(hasher, path, language));
+    }
+    hasher.update(path.to_string_lossy().as_bytes());
+    hasher.update(&fs::read(path).with_context(|| format!("read {}", path.display()))?);
+    Ok(())
+}
+
+/// The contract as a dependency of the fixture's world, in one folder, as all toolchains read it.
+fn assemble_wit(folder: &Path) -> Result<PathBuf> {
+    let _ = fs::remove_dir_all(folder);
+    let (from, to) = (tree::root().join("wit"), folder.join("deps"));
+    let copy = |from: &Path, to: &Path| {
+        fs::copy(from, to).map(drop).with_context(|| format!("copy {}", from.display()))
+    };
+    create(&to.join("keiko-plugin"))?;
+    copy(&from.join("plugin.wit"), &to.join("keiko-plugin/plugin.wit"))?;
+    for package in fs::read_dir(from.join("deps")).context("read wit/deps")? {
+        let package = package?;
+        create(&to.join(package.file_name()))?;
+        for file in
+            fs::read_dir(package.path()).with_context(|| format!("read {}", package.path().display()))?
+        {
+            let file = file?;
+            copy(&file.path(), &to.join(package.file_name()).join(file.file_name()))?;
+        }
+    }
+    copy(
+        &tree::root().join("tests/fixtures/guests/contract/everything.wit"),
+        &folder.join("everything.wit"),
+    )?;
+    Ok(folder.to_owned())
+}
+
+/// The world's name in the folder that [`assemble_wit`] makes.
+fn world(guest: &Guest) -> String {
+    if guest.world == EVERYTHING { guest.world.to_owned() } else { format!("keiko:plugin/{}", guest.world) }
+}
+
+fn python(guest: &Guest, wit: &Path, target: &Path) -> Result<()> {
+    let package = packages_dir().join(COMPONENTIZE_PY);
+    let mut make = Command::new("python3");
+    make.arg(package.join("bin/componentize-py")).arg("--wit-path").arg(wit).args(["--world", &world(guest)]);
+    make.arg("componentize").arg("app").arg("--output").arg(target);
+    for folder in guest.sources {
+        make.arg("--python-path").arg(tree::root().join(folder));
+    }
+    step::run(make.env("PYTHONPATH", package).env("PYTHONDONTWRITEBYTECODE", "1"))
+}
+
+fn typescript(guest: &Guest, wit: &Path, work: &Path, target: &Path) -> Result<()> {
+    let program = |name: &str| Command::new(npm_dir().join("node_modules/.bin").join(name));
+    let source = tree::root().join(guest.sources.first().context("a source")?);
+    // The contract's own folder for a world of its own.
+    let (wit, world) = if guest.world == EVERYTHING {
+        (wit.to_owned(), guest.world)
+    } else {
+        (tree::root().join("wit"), guest.world)
+    };
+    let types = work.join("types");
+    step::run(
+        program("jco").arg("guest-types").arg(&wit).args(["--world-name", world, "--out-dir"]).arg(&types),
+    )?;
+    let config = work.join("tsconfig.json");
+    let options = serde_json::json!({
+        "extends": tree::root().join("sdk/typescript/tsconfig.json"),
+        "compilerOptions": { "outDir": work, "rootDir": source.parent() },
+        "files": [types.join(format!("{world}.d.ts")), &source],
+    });
+    fs::write(&config, options.to_string()).with_context(|| format!("write {}", config.display()))?;
+    step::run(program("tsc").arg("--project").arg(&config))?;
+    let compiled = work.join(source.file_name().context("a source has a name")?).with_extension("js");
+    let mut make = program("componentize-js");
+    make.arg(compiled).arg("--wit").arg(wit).args(["--world-name", world, "--out"]).arg(target);
+    step::run(make.arg("--disable").args(LEFT_OUT))
+}
+
+fn c(guest: &Guest, wit: &Path, work: &Path, target: &Path) -> Result<()> {
+    let componentizer = tree::target_dir().join("debug/keiko-componentize");
+    let face = guest.world.replace('-', "_");
+    step::run(Command::new(&componentizer).arg("bindings").arg(wit).arg(world(guest)).arg(work))?;
+    let sdk = tree::root().join("sdk/c");
+    let module = work.join(format!("{}.wasm", guest.name));
+    let compile = || -> Result<Command> {
+        let mut compiler = Command::new("python3");
+        compiler.args(["-m", "ziglang", "cc"]).args(C_OPTIONS);
+        compiler.env("PYTHONPATH", packages_dir().join(COMPILER)).envs(zig_caches());
+        compiler.arg("-I").arg(work).arg("-I").arg(&sdk);
+        Ok(compiler)
+    };
+    let objects = ["plugin.o", "json.o", "face.o"].map(|name| work.join(name));
+    let sources = [
+        tree::root().join(guest.sources.first().context("a source")?),
+        sdk.join("keiko_json.c"),
+        work.join(format!("{face}.c")),
+    ];
+    for (place, (object, source)) in objects.iter().zip(&sources).enumerate() {
+        // What is generated may have warnings, and what is ours may not.
+        let warnings = if place < 2 { C_WARNINGS } else { &[] };
+        step::run(compile()?.args(warnings).arg("-c").arg("-o").arg(object).arg(source))?;
+    }
+    let mut link = compile()?;
+    link.arg("-o").arg(&module).args(&objects).arg(work.join(format!("{face}_component_type.o")));
+    step::run(&mut link)?;
+    step::run(
+        Command::new(&componentizer).arg("components").arg(target.parent().context("a folder")?).arg(&module),
+    )
+}
+
+/// Where the npm packages are, installed.
+fn npm_folder(install: Install) -> Result<PathBuf> {
+    let (from, folder) = (tree::root().join("sdk/typescript"), npm_dir());
+    let lock = "package-lock.json";
+    let read = |path: PathBuf| fs::read(&path).with_context(|| format!("read {}", path.display()));
+    let wanted = read(from.join(lock))?;
+    if folder.join(".done").is_file() && read(folder.join(lock)).is_ok_and(|found| found == wanted) {
+        return Ok(folder);
+    }
+    if install == Install::Forbidden {
+        bail!("the npm packages of sdk/typescript are missing; `cargo xtask programs` fetches them");
+    }
+    ensure_node(install)?;
+    create(&folder)?;
+    for file in ["package.json", lock, ".npmrc"] {
+        fs::copy(from.join(file), folder.join(file)).with_context(|| format!("copy {file}"))?;
+    }
+    let mut npm = Command::new("npm");
+    npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(&folder);
+    step::run(&mut npm).context("plugins of TypeScript need the npm packages of sdk/typescript")?;
+    fs::write(folder.join(".done"), "").context("write .done")?;
+    Ok(folder)
+}
+
+fn ensure_node(install: Install) -> Result<()> {
+    let version = || step::output(Command::new("node").arg("--version"));
+    let has_npm = step::succeeds(Command::new("npm").arg("--version"));
+    if version().is_none() || !has_npm {
+        ensure_packages(&["nodejs", "npm"], install)?;
+    }
+    let version = version().unwrap_or_default();
+    let major =
+        version.trim().trim_start_matches('v').split('.').next().and_then(|number| number.parse().ok());
+    if major.is_none_or(|major: u32| major < NODE_MAJOR_MIN) {
+        bail!(
+            "the TypeScript toolchain needs Node.js {NODE_MAJOR_MIN} or newer, and there is `{}`",
+            version.trim()
+        );
+    }
+    Ok(())
+}
+
+fn packages_dir() -> PathBuf {
+    tree::root().join("target/packages")
+}
+
+fn npm_dir() -> PathBuf {
+    packages_dir().join("typescript")
+}
+
+/// Its caches stay in the tree's own folder of what is made.
+fn zig_caches() -> [(&'static str, PathBuf); 2] {
+    ["ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"].map(|name| (name, packages_dir().join("zig-cache")))
+}
+
+fn create(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_guest_is_made_of_files_that_exist_and_of_the_versions_that_authors_are_told() -> Result<()> {
+        for guest in GUESTS {
+            assert!(known(guest)?.len() == 64, "{}", guest.name);
+        }
+        for (language, package) in [("python", COMPONENTIZE_PY), ("c", COMPILER)] {
+            let told = fs::read_to_string(tree::root().join("sdk").join(language).join("requirements.txt"))?;
+            assert!(told.lines().any(|line| line == package), "{package} in {told}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_lock_of_npm_names_no_registry() -> Result<()> {
+        let lock = fs::read_to_string(tree::root().join("sdk/typescript/package-lock.json"))?;
+        assert!(
+            !lock.contains("resolved") && !lock.contains("://"),
+            "npm ci finds packages by name and checksum"
+        );
+        Ok(())
+    }
+}
