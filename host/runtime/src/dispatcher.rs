@@ -32,12 +32,12 @@ pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
         let wake = shared.wake.notified();
         let tenure = shared.tenure();
         let rest = match lease(&shared, tenure.holder, after, expects).await {
-            Ok(lease) => {
+            Ok((lease, all)) => {
                 backoff = BACKOFF.0;
                 after = lease.after.or(after);
                 let (got, next_run_at_ms) = (lease.tasks.len(), lease.next_run_at_ms);
                 take(&shared, tenure, lease).await;
-                Rest::after(&shared, got, next_run_at_ms)
+                Rest::after(&shared, got, all, next_run_at_ms)
             }
             Err(error) => {
                 tracing::warn!(error = %error, "no tasks could be leased");
@@ -72,16 +72,16 @@ struct Rest {
 }
 
 impl Rest {
-    /// After a lease that got so many tasks. There may be more than it got, and where it got none, what waits here may be
-    /// all that its tenant may have: look again as soon as half of it is gone.
-    fn after(shared: &Shared, got: usize, next_run_at_ms: Option<i64>) -> Rest {
+    /// After a lease that got so many tasks. Unless they are all that was due, look again as soon as half of them is gone,
+    /// or half of what waits here already, which may be all that its tenant may have.
+    fn after(shared: &Shared, got: usize, all: bool, next_run_at_ms: Option<i64>) -> Rest {
         let waits = if got > 0 { got } else { shared.queue.look(Lanes::waiting) };
-        let due = next_run_at_ms.filter(|_| got == 0);
+        let due = next_run_at_ms.filter(|_| got == 0 || all);
         let due = due.map(|at| at.saturating_sub(shared.clock.now_ms()).max(1) as u64);
         let poll = shared.options.poll;
         Rest {
             time: due.map_or(poll, |ms| Duration::from_millis(ms).min(poll)),
-            mark: (waits > 0).then_some(waits / 2),
+            mark: (waits > 0 && !all).then_some(waits / 2),
         }
     }
 }
@@ -98,12 +98,13 @@ fn capped(shared: &Shared) -> Vec<TenantId> {
     held.filter(|&(tenant, held)| cap(shared, tenant, held) == 0).map(|(tenant, _)| tenant).collect()
 }
 
+/// Leases once; with whether that was all that is due now.
 async fn lease(
     shared: &Shared,
     holder: Holder,
     after: Option<TenantId>,
     expects: bool,
-) -> Result<Lease, StoreError> {
+) -> Result<(Lease, bool), StoreError> {
     let (held, waiting) = shared.queue.look(|lanes| (lanes.held(), lanes.waiting()));
     let room =
         if shared.pauses.of_host() { 0 } else { shared.options.local_queue_max.saturating_sub(waiting) };
@@ -111,12 +112,12 @@ async fn lease(
     let caps: HashMap<TenantId, usize> =
         shared.tenants.keys().map(|tenant| (*tenant, cap(shared, *tenant, held(tenant)))).collect();
     if room == 0 || (!caps.is_empty() && caps.values().all(|cap| *cap == 0)) {
-        return Ok(Lease::default());
+        return Ok((Lease::default(), false));
     }
     let request = LeaseRequest {
         holder,
         room,
-        caps,
+        caps: caps.clone(),
         // A tenant that left the configuration: its tasks fail one by one with a clear error.
         cap_default: ROUNDS_AHEAD,
         after,
@@ -132,7 +133,17 @@ async fn lease(
     } else {
         shared.pulse.prove(began);
     }
-    Ok(lease)
+    let all = lease.tasks.len() < room && !is_capped(&lease, caps);
+    Ok((lease, all))
+}
+
+/// Whether a tenant got as many tasks as it could, and so may have more.
+fn is_capped(lease: &Lease, mut caps: HashMap<TenantId, usize>) -> bool {
+    for task in &lease.tasks {
+        let left = caps.entry(task.tenant).or_insert(ROUNDS_AHEAD);
+        *left = left.saturating_sub(1);
+    }
+    caps.values().any(|left| *left == 0)
 }
 
 /// How many tasks of kinds run at once, as the plugins and their tenants' policies say now.

@@ -29,6 +29,9 @@ use crate::options::Options;
 use crate::request::{Accepted, AttemptLog, Error, TaskDetail, TaskRequest};
 use crate::shared::{Figures, Shared, TenantEntry};
 
+/// How long a caller waits for a new task before it looks what became of it: more than most tasks take.
+const UNTOLD: Duration = Duration::from_millis(20);
+
 /// Talks to a runtime; cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
@@ -304,8 +307,32 @@ impl Handle {
 
     /// A task as soon as it has ended, or as it is after `at_most`, or when the host stops.
     pub async fn wait(&self, tenant: TenantId, id: TaskId, at_most: Duration) -> Result<TaskDetail, Error> {
+        self.wait_from(tenant, id, at_most, Duration::ZERO).await
+    }
+
+    /// The same for a task that was submitted just now: it can hardly have ended before its caller waits, so that nobody
+    /// looks before somebody tells, or [`UNTOLD`] has gone by.
+    pub async fn wait_for_new(
+        &self,
+        tenant: TenantId,
+        id: TaskId,
+        at_most: Duration,
+    ) -> Result<TaskDetail, Error> {
+        self.wait_from(tenant, id, at_most, UNTOLD.min(at_most)).await
+    }
+
+    async fn wait_from(
+        &self,
+        tenant: TenantId,
+        id: TaskId,
+        at_most: Duration,
+        untold: Duration,
+    ) -> Result<TaskDetail, Error> {
         let deadline = tokio::time::Instant::now() + at_most;
         let waiter = self.shared.waiters.wait(id);
+        if !untold.is_zero() {
+            let _ = tokio::time::timeout(untold, waiter.changed()).await;
+        }
         loop {
             let changed = waiter.changed();
             let detail = self.task(tenant, id).await?;

@@ -59,7 +59,10 @@ pub(super) async fn submit(
         return Ok(json_answer(status, dto::ids(accepted.ids())));
     }
     let detail = match wait {
-        Some(at_most) => api.handle.wait(caller.tenant, accepted.first, at_most).await?,
+        Some(at_most) if accepted.duplicate => {
+            api.handle.wait(caller.tenant, accepted.first, at_most).await?
+        }
+        Some(at_most) => api.handle.wait_for_new(caller.tenant, accepted.first, at_most).await?,
         None => api.handle.task(caller.tenant, accepted.first).await?,
     };
     let mut answer = json_answer(status, dto::task(&detail));
