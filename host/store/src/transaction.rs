@@ -527,8 +527,11 @@ fn spawn_thread(name: &str, service: impl Future<Output = ()> + Send + 'static) 
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use futures::future::join_all;
     use sqlx::{ConnectOptions, Row};
+    use tokio::sync::Semaphore;
 
     use super::*;
     use crate::sqlite::session::Session;
@@ -566,6 +569,22 @@ mod tests {
         writer.write(priority, 0, input, work).await
     }
 
+    /// Keeps the loop busy until all that `writes` sends at once has been sent, so that it is one group.
+    async fn together<T>(writer: &Writer<Session>, writes: impl Future<Output = T>) -> T {
+        let gate = Arc::new(Semaphore::new(0));
+        let busy = add_with(writer, Priority::Task, Arc::clone(&gate), |_, gate: &Arc<Semaphore>| {
+            Box::pin(async { gate.acquire().await.map(|_| 0).map_err(|_| internal("closed")) })
+        });
+        let mut writes = pin!(writes);
+        let sent = async {
+            assert!(futures::poll!(writes.as_mut()).is_pending());
+            gate.add_permits(1);
+            writes.await
+        };
+        // What keeps it busy goes alone or with them.
+        futures::join!(busy, sent).1
+    }
+
     async fn ids(writer: &Writer<Session>) -> Vec<i64> {
         let read = writer.write(Priority::Task, 0, (), |session, ()| Box::pin(read_ids(session)));
         read.await.unwrap()
@@ -591,15 +610,16 @@ mod tests {
             assert_eq!((write().await.unwrap(), write().await.unwrap()), (2, 2));
         }
         let before = writer.counts().transactions;
-        let (first, second, third) = tokio::join!(lease(), lease(), write());
-        assert_eq!((second.unwrap(), third.unwrap()), (2, 2), "{first:?} went alone or with them");
+        let mixed = together(&writer, async { tokio::join!(lease(), lease(), write()) }).await;
+        assert_eq!((mixed.0.unwrap(), mixed.1.unwrap(), mixed.2.unwrap()), (2, 2, 2));
         assert!(writer.counts().transactions - before <= 2);
     }
 
     #[tokio::test]
     async fn a_statement_that_is_refused_takes_nobody_along() {
         let writer = writer().await;
-        let answers = join_all((0..100).map(|at| add(&writer, if at == 40 { 39 } else { at }, None))).await;
+        let adds = join_all((0..100).map(|at| add(&writer, if at == 40 { 39 } else { at }, None)));
+        let answers = together(&writer, adds).await;
         for (at, answer) in (0..).zip(answers) {
             match answer {
                 Ok(id) => assert_eq!(id, at),
@@ -616,7 +636,7 @@ mod tests {
     async fn a_commit_that_fails_takes_nobody_along() {
         let writer = writer().await;
         let parent = |at| if at == 7 { Some(1_000) } else { None };
-        let answers = join_all((0..20).map(|at| add(&writer, at, parent(at)))).await;
+        let answers = together(&writer, join_all((0..20).map(|at| add(&writer, at, parent(at))))).await;
         let failed: Vec<_> = answers.iter().enumerate().filter(|(_, answer)| answer.is_err()).collect();
         assert!(matches!(failed[..], [(7, Err(_))]), "{failed:?}");
         assert_eq!(ids(&writer).await.len(), 19);
@@ -628,7 +648,8 @@ mod tests {
         let full = add_with(&writer, Priority::Task, (), |_, ()| {
             Box::pin(async { Err(StoreError::new(StoreErrorKind::Full, "the disk is full")) })
         });
-        let (before, full, after) = futures::join!(add(&writer, 1, None), full, add(&writer, 2, None));
+        let all = async { futures::join!(add(&writer, 1, None), full, add(&writer, 2, None)) };
+        let (before, full, after) = together(&writer, all).await;
         for answer in [before, full, after] {
             assert_eq!(answer.unwrap_err().kind(), StoreErrorKind::Full);
         }
@@ -640,7 +661,8 @@ mod tests {
         let writer = writer().await;
         let panic =
             add_with(&writer, Priority::Task, (), |_, ()| Box::pin(async { panic!("a fault of ours") }));
-        let (before, panicked, after) = futures::join!(add(&writer, 1, None), panic, add(&writer, 2, None));
+        let all = async { futures::join!(add(&writer, 1, None), panic, add(&writer, 2, None)) };
+        let (before, panicked, after) = together(&writer, all).await;
         assert_eq!(panicked.unwrap_err().kind(), StoreErrorKind::Internal);
         assert_eq!((before.unwrap(), after.unwrap()), (1, 2));
         assert_eq!(ids(&writer).await, [1, 2]);
@@ -649,10 +671,11 @@ mod tests {
     #[tokio::test]
     async fn tasks_go_before_the_background() {
         let writer = writer().await;
-        // Both wait when the loop first runs. The one that comes second in the group fails on the same key.
+        // The one that comes second in the group fails on the same key.
         let add_one =
             |priority| add_with(&writer, priority, (), |session, ()| Box::pin(insert(session, 1, None)));
-        let (background, task) = futures::join!(add_one(Priority::Background), add_one(Priority::Task));
+        let both = async { futures::join!(add_one(Priority::Background), add_one(Priority::Task)) };
+        let (background, task) = together(&writer, both).await;
         assert_eq!(task.unwrap(), 1);
         assert_eq!(background.unwrap_err().kind(), StoreErrorKind::Refused);
     }
