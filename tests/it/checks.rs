@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use keiko_tests::Options;
 use keiko_tests::check::{
-    Report, batch_kill, cache_faults, canary, cancel, hostile, hosts, kill, languages, restart, swap,
-    uploading,
+    Report, batch_canary, batch_kill, cache_faults, canary, cancel, hostile, hosts, kill, languages, restart,
+    swap, uploading,
 };
 
 fn passes(report: Report) {
@@ -50,6 +50,12 @@ fn a_benchmark_of_swaps_has_a_line_for_each_side_of_each_round_and_one_of_both()
 fn a_version_that_traps_at_30_percent_fails_no_task_and_is_taken_back() {
     let folder = tempfile::tempdir().unwrap();
     passes(canary::run(&canary::Plan::short(), folder.path()).unwrap());
+}
+
+#[test]
+fn a_version_that_panics_on_30_percent_loses_no_item_and_is_taken_back() {
+    let folder = tempfile::tempdir().unwrap();
+    passes(batch_canary::run(&batch_canary::Plan::short(), folder.path()).unwrap());
 }
 
 #[test]

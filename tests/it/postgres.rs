@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keiko_tests::check::canary;
+use keiko_tests::check::{batch_canary, canary};
 use keiko_tests::postgres::{Database, Postgres, Programs};
 use keiko_tests::{Host, Options, tree, wait};
 use serde_json::json;
@@ -16,6 +16,7 @@ const SETTLED: Duration = Duration::from_secs(3);
 
 fn host(folder: &tempfile::TempDir, database: &Database) -> Host {
     let config = format!("[database]\nurl = \"{}\"\npool_size = 2\npool_overflow = 2\n", database.url());
+    let config = config + batch_canary::CONFIG;
     Host::start(Options::in_folder(folder.path()).unwrap().with_config(&config).unwrap()).unwrap()
 }
 
@@ -59,6 +60,8 @@ fn two_hosts_try_one_canary_together_and_follow_one_verdict() {
     let hosts = folders.each_ref().map(|folder| host(folder, &database));
     let clients = hosts.each_ref().map(Host::client);
     let report = canary::run_on(&canary::Plan::short(), &clients).unwrap();
+    assert_eq!(report.violations(), 0, "{:#}", report.json());
+    let report = batch_canary::run_on(&batch_canary::Plan::short(), &clients).unwrap();
     assert_eq!(report.violations(), 0, "{:#}", report.json());
     for client in &clients {
         let page = String::from_utf8(client.get("/metrics").unwrap().bytes).unwrap();

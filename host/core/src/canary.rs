@@ -1,7 +1,11 @@
-//! Canaries: a version that a part of a plugin's tasks try, and the test that says whether it is worse than the current one.
+//! Canaries: a version that a part of a plugin's tasks and batches try, and the test that says whether it is worse than the current
+//! one.
 //!
 //! Only the first attempt of a task tries a canary, the same tasks on every host ([`is_chosen`]); when it fails, the task runs on
-//! the current version in the same attempt. At most [`CANARY_TASKS_MAX`] tasks try it before there is a verdict.
+//! the current version in the same attempt. A batch tries it as a task does, by its id and as a whole, when none of its items was
+//! handed over before; unless the canary is done with every item, the current version works the whole batch, and what it says of the
+//! items counts. At most [`CANARY_TASKS_MAX`] tasks and batches together try it before there is a verdict: a version has one, and
+//! the items of a batch share its fate, so that a batch is one attempt to the test and not as many as it has items.
 //!
 //! The test compares two streams of attempts, each failing at a rate that nobody knows, whenever there is news of both: an exact
 //! sequential test by e-values (R. Turner, A. Ly, P. Grünwald, "Generic E-variables for exact sequential k-sample tests that
@@ -15,12 +19,14 @@
 //! means); if the canary fails less often it is less. So the evidence ever reaches `1 / alpha` with a probability of at most alpha,
 //! however long and often one looks (Ville's inequality).
 //!
-//! What a plugin declares as its own failure says less than a trap: tasks may deserve it. There is one product of traps and the like,
-//! and one of all failures; the evidence is their mean. Of the canary, a declared failure counts when the current version
-//! does not fail the same.
+//! What a plugin declares as its own failure says less than a trap: tasks may deserve it, and so may items that a processor rejects
+//! or puts off. There is one product of traps and the like, and one of all failures; the evidence is their mean. Of the canary, a
+//! declared failure counts when the current version does not fail the same.
 
 use serde::{Deserialize, Serialize};
 
+use crate::batch::ItemOutcome;
+use crate::batch::work::Ran;
 use crate::code::Code;
 use crate::id::{TaskId, VersionId};
 use crate::limit::{CANARY_PATIENCE_MS, CANARY_TASKS_MAX};
@@ -67,7 +73,8 @@ impl State {
     }
 }
 
-/// Whether a task is one of the `percent` that try a canary: the same on every host and in every attempt.
+/// Whether a task, or a batch by its number, is one of the `percent` that try a canary: the same on every host and in every
+/// attempt.
 pub fn is_chosen(task: TaskId, canary: VersionId, percent: u8) -> bool {
     let mut hasher = blake3::Hasher::new_derive_key("keiko 2026 tasks of a canary");
     hasher.update(&task.0.to_le_bytes()).update(&canary.0.to_le_bytes());
@@ -124,11 +131,52 @@ pub fn compared(canary: &Failure, current: &Outcome) -> Option<Seen> {
     }
 }
 
+/// What a run of a whole batch of so many items says of the version; nothing when the failure was the host's.
+pub fn seen_of_batch(items: usize, ran: &Ran) -> Option<Seen> {
+    match ran {
+        Ran::Answered(outcomes) if outcomes.len() != items => Some(Seen::Broke),
+        Ran::Answered(outcomes) if outcomes.iter().all(is_done) => Some(Seen::Well),
+        Ran::Answered(_) => Some(Seen::Declared),
+        Ran::Failed(failure) => seen_failing(failure),
+    }
+}
+
+/// What a run on the canary says of it that was not done with every item, once the current version has run the same batch.
+pub fn compared_of_batch(items: usize, canary: &Ran, current: &Ran) -> Option<Seen> {
+    let seen = seen_of_batch(items, canary)?;
+    match (canary, current) {
+        (Ran::Answered(canary), Ran::Answered(current)) if seen == Seen::Declared => {
+            let same = |(canary, current): (&ItemOutcome, &ItemOutcome)| {
+                is_done(canary) || std::mem::discriminant(canary) == std::mem::discriminant(current)
+            };
+            let all = canary.len() == current.len() && canary.iter().zip(current).all(same);
+            Some(if all { Seen::Well } else { seen })
+        }
+        _ => Some(seen),
+    }
+}
+
+fn is_done(outcome: &ItemOutcome) -> bool {
+    *outcome == ItemOutcome::Done
+}
+
+/// What tries a canary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// A task, in its first attempt.
+    Task,
+    /// A batch, as a whole.
+    Batch,
+}
+
 /// How many attempts there were, and how many of them failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
-    /// All of them.
+    /// All of them, of tasks and of batches.
     pub tasks: u64,
+    /// Those of batches.
+    #[serde(default)]
+    pub batches: u64,
     /// Those that the plugin declared failed.
     pub declared: u64,
     /// Those that trapped and the like.
@@ -137,8 +185,9 @@ pub struct Tally {
 
 impl Tally {
     /// With one more.
-    pub fn with(mut self, seen: Seen) -> Tally {
+    pub fn with(mut self, unit: Unit, seen: Seen) -> Tally {
         self.tasks += 1;
+        self.batches += u64::from(unit == Unit::Batch);
         self.declared += u64::from(seen == Seen::Declared);
         self.broke += u64::from(seen == Seen::Broke);
         self
@@ -148,6 +197,7 @@ impl Tally {
     pub fn and(self, other: Tally) -> Tally {
         Tally {
             tasks: self.tasks.saturating_add(other.tasks),
+            batches: self.batches.saturating_add(other.batches),
             declared: self.declared.saturating_add(other.declared),
             broke: self.broke.saturating_add(other.broke),
         }
@@ -231,7 +281,7 @@ fn weight(before: Pair, block: Pair) -> f64 {
     likelihood(n, bad, p) + likelihood(m, bad_canary, q) - likelihood(n + m, bad + bad_canary, mean)
 }
 
-/// Whether a task may run on a canary.
+/// Whether a task or a batch may run on a canary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// It may, and is counted: what becomes of it is to be told.
@@ -247,8 +297,8 @@ pub enum Entry {
 pub struct News {
     /// What attempts on the current version came to since the host told last.
     pub current: Tally,
-    /// What the task that was counted says of the canary.
-    pub canary: Option<Seen>,
+    /// What the task or batch that was counted says of the canary.
+    pub canary: Option<(Unit, Seen)>,
     /// Why it failed on it.
     pub failure: Option<String>,
 }
@@ -258,7 +308,7 @@ pub struct News {
 pub struct Standing {
     /// How far it is.
     pub state: State,
-    /// Tasks that were let in, and have not come out without a result.
+    /// Tasks and batches that were let in, and have not come out without a result.
     pub touched: u32,
     /// When the last of them was.
     pub touched_ms: i64,
@@ -266,7 +316,7 @@ pub struct Standing {
     pub since_ms: i64,
     /// Its test.
     pub trial: Trial,
-    /// Why a task failed on it last.
+    /// Why a task or a batch failed on it last.
     pub failure: Option<String>,
 }
 
@@ -283,7 +333,7 @@ impl Standing {
         }
     }
 
-    /// Lets a task in, if it may.
+    /// Lets a task or a batch in, if it may.
     pub fn enter(&mut self, now_ms: i64) -> Entry {
         match self.state {
             State::Worse | State::Withdrawn => return Entry::Closed,
@@ -302,7 +352,7 @@ impl Standing {
         Entry::Closed
     }
 
-    /// Takes in what became of a task that was let in; whether that was the verdict.
+    /// Takes in what became of a task or a batch that was let in; whether that was the verdict.
     pub fn tell(&mut self, news: News, now_ms: i64) -> bool {
         if self.state != State::Trying {
             return false;
@@ -311,7 +361,8 @@ impl Standing {
             self.touched = self.touched.saturating_sub(1);
         }
         self.failure = news.failure.or(self.failure.take());
-        let canary = news.canary.map_or_else(Tally::default, |seen| Tally::default().with(seen));
+        let canary =
+            news.canary.map_or_else(Tally::default, |(unit, seen)| Tally::default().with(unit, seen));
         self.trial.add(Tallies { current: news.current, canary });
         if self.trial.is_worse() {
             self.become_state(State::Worse, now_ms);
@@ -359,12 +410,13 @@ mod tests {
         let (mut standing, mut seen) = (Standing::new(0), Tally::default());
         loop {
             if draw.next() >= share {
-                seen = seen.with(draw.attempt(current.0, current.1));
+                seen = seen.with(Unit::Task, draw.attempt(current.0, current.1));
                 continue;
             }
             assert_eq!(standing.enter(0), Entry::Counted);
             let tried = draw.attempt(canary.0, canary.1);
-            let news = News { current: std::mem::take(&mut seen), canary: Some(tried), failure: None };
+            let news =
+                News { current: std::mem::take(&mut seen), canary: Some((Unit::Task, tried)), failure: None };
             if standing.tell(news, 0) {
                 return (standing.touched, standing.state);
             }
@@ -415,7 +467,7 @@ mod tests {
 
     #[test]
     fn evidence_is_what_the_formula_says() {
-        let tally = |tasks, broke| Tally { tasks, declared: 0, broke };
+        let tally = |tasks, broke| Tally { tasks, broke, ..Tally::default() };
         let mut trial = Trial::default();
         trial.add(Tallies { current: tally(9, 0), canary: Tally::default() });
         assert_eq!(trial.evidence, [0.0, 0.0], "it waits for news of the canary");
@@ -455,13 +507,13 @@ mod tests {
         for told in 1..=CANARY_TASKS_MAX {
             let news = News {
                 current: Tally { tasks: 1, ..Tally::default() },
-                canary: Some(Seen::Well),
+                canary: Some((Unit::Task, Seen::Well)),
                 failure: None,
             };
             assert_eq!(standing.tell(news, 20), told == CANARY_TASKS_MAX, "{told}");
         }
         assert_eq!((standing.state, standing.since_ms, standing.enter(30)), (State::Passed, 20, Entry::Free));
-        assert!(!standing.tell(News { canary: Some(Seen::Broke), ..News::default() }, 40));
+        assert!(!standing.tell(News { canary: Some((Unit::Batch, Seen::Broke)), ..News::default() }, 40));
     }
 
     #[test]
@@ -482,7 +534,7 @@ mod tests {
             assert_eq!(standing.enter(1), Entry::Counted, "{tried}");
             let news = News {
                 current: Tally { tasks: 9, ..Tally::default() },
-                canary: Some(Seen::Broke),
+                canary: Some((Unit::Batch, Seen::Broke)),
                 failure: Some(format!("trap {tried}")),
             };
             if standing.tell(news, 2) {
@@ -531,6 +583,37 @@ mod tests {
         assert_eq!(check(Code::Trap, Outcome::Failed(failure(Code::Trap))), Some(Seen::Broke));
         assert_eq!(check(Code::Trap, Outcome::Stopped(StopReason::Cancelled)), None);
         assert_eq!(check(Code::Internal, done()), None);
+    }
+
+    #[test]
+    fn a_batch_is_well_when_every_item_is_done_and_counts_as_one() {
+        let reject = || ItemOutcome::Reject("odd".to_owned());
+        let later = || ItemOutcome::Retry { after_ms: None, reason: "busy".to_owned() };
+        let done = || ItemOutcome::Done;
+        let answered = |outcomes: Vec<ItemOutcome>| Ran::Answered(outcomes);
+        let failed = |code| Ran::Failed(Failure::new(code, "no"));
+        assert_eq!(seen_of_batch(2, &answered(vec![done(), done()])), Some(Seen::Well));
+        assert_eq!(seen_of_batch(2, &answered(vec![done(), reject()])), Some(Seen::Declared));
+        assert_eq!(seen_of_batch(2, &answered(vec![later(), done()])), Some(Seen::Declared));
+        assert_eq!(seen_of_batch(2, &answered(vec![done()])), Some(Seen::Broke), "it broke its contract");
+        assert_eq!(seen_of_batch(1, &failed(Code::Trap)), Some(Seen::Broke));
+        assert_eq!(seen_of_batch(1, &failed(Code::FuelExhausted)), Some(Seen::Broke));
+        assert_eq!(seen_of_batch(1, &failed(Code::Internal)), None);
+        let check = |canary: Ran, current: Ran| compared_of_batch(2, &canary, &current);
+        let odd = || answered(vec![done(), reject()]);
+        assert_eq!(check(odd(), odd()), Some(Seen::Well), "the item deserves it");
+        assert_eq!(check(odd(), answered(vec![later(), reject()])), Some(Seen::Well), "it is better");
+        assert_eq!(check(odd(), answered(vec![done(), done()])), Some(Seen::Declared));
+        assert_eq!(check(odd(), answered(vec![done(), later()])), Some(Seen::Declared));
+        assert_eq!(check(odd(), answered(vec![reject(), done()])), Some(Seen::Declared), "another item");
+        assert_eq!(check(odd(), answered(vec![done()])), Some(Seen::Declared));
+        assert_eq!(check(odd(), failed(Code::Trap)), Some(Seen::Declared));
+        assert_eq!(check(failed(Code::Trap), failed(Code::Trap)), Some(Seen::Broke));
+        assert_eq!(check(answered(vec![done()]), answered(vec![done()])), Some(Seen::Broke));
+        assert_eq!(check(failed(Code::Internal), odd()), None);
+        let tally = Tally::default().with(Unit::Batch, Seen::Broke).with(Unit::Task, Seen::Well);
+        assert_eq!((tally.tasks, tally.batches, tally.broke), (2, 1, 1));
+        assert_eq!(tally.and(tally).batches, 2);
     }
 
     #[test]

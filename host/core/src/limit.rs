@@ -102,13 +102,13 @@ pub const KEPT_BYTES_MAX: u64 = 512 * MIB;
 /// Host resources, such as streams, that one of them holds.
 pub const KEPT_RESOURCES_MAX: usize = 64;
 
-/// The largest part of a plugin's tasks that may try a canary, in percent.
+/// The largest part of a plugin's tasks and batches that may try a canary, in percent.
 pub const CANARY_PERCENT_MAX: u8 = 50;
-/// Tasks that try a canary before there is a verdict.
+/// Tasks and batches that try a canary, together, before there is a verdict.
 pub const CANARY_TASKS_MAX: u32 = 200;
 /// How long the last of them may run before the verdict does without it, in milliseconds.
 pub const CANARY_PATIENCE_MS: i64 = 600_000;
-/// Bytes that are kept of why a task failed on a canary.
+/// Bytes that are kept of why a task or a batch failed on a canary.
 pub const CANARY_FAILURE_BYTES_MAX: usize = 1_000;
 
 /// Effects of one attempt.

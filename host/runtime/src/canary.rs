@@ -1,25 +1,26 @@
-//! Tasks that try a canary: who does, what is told of them, and the current version that runs them when it fails.
+//! Tasks that try a canary: who does, what is told of them, and the current version that runs them when it fails. Batches do the same
+//! in `batch::runs`.
 //!
 //! A task tries a canary in its first attempt only. When the canary fails it, the current version runs it in the same attempt, so
 //! that the task is charged nothing for having tried: of the failed run nothing is kept, neither effects nor log nor what it
-//! spent. By the database one trial is the same on all hosts: each task asks before it tries, and tells afterwards.
+//! spent. By the database one trial is the same on all hosts: each task and batch asks before it tries, and tells afterwards.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use keiko_core::canary::{Entry, News, Seen, State, Tally, compared, is_chosen, seen};
+use keiko_core::canary::{Entry, News, Seen, State, Tally, Unit, compared, is_chosen, seen};
 use keiko_core::catalog::{Begun, Candidate, Plugin, Tried};
 use keiko_core::limit::{CANARY_FAILURE_BYTES_MAX, CANARY_PERCENT_MAX};
 use keiko_core::manifest::Manifest;
 use keiko_core::outcome::{Failure, Outcome};
 use keiko_core::port::CanaryStore;
-use keiko_core::{Code, PluginName, TenantId, VersionId, VersionName};
+use keiko_core::{Code, PluginId, PluginName, TaskId, TenantId, VersionId, VersionName};
 use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::attempt::{Ran, on, wanted};
-use crate::catalog::{Snapshot, Trying, no_plugin, taken};
+use crate::catalog::{Handler, Snapshot, Trying, no_plugin, taken};
 use crate::handle::Handle;
 use crate::request::Error;
 use crate::running;
@@ -28,7 +29,7 @@ use crate::shared::{Counters, Leased, Shared};
 /// What this host knows of canaries.
 pub(crate) struct Canaries {
     pub(crate) store: Arc<dyn CanaryStore>,
-    /// What first attempts on the current version came to while a canary is tried, until it is told.
+    /// What first attempts and batches on the current version came to while a canary is tried, until it is told.
     seen: Mutex<HashMap<VersionId, Tally>>,
 }
 
@@ -37,10 +38,10 @@ impl Canaries {
         Canaries { store, seen: Mutex::default() }
     }
 
-    fn note(&self, canary: VersionId, seen: Seen) {
+    fn note(&self, canary: VersionId, unit: Unit, seen: Seen) {
         let mut all = self.seen.lock();
         let tally = all.entry(canary).or_default();
-        *tally = tally.with(seen);
+        *tally = tally.with(unit, seen);
     }
 
     /// What is to be told, and forgotten with that.
@@ -50,7 +51,7 @@ impl Canaries {
 }
 
 impl Handle {
-    /// Installs a component for a part of its plugin's tasks to try, beside the current version.
+    /// Installs a component for a part of its plugin's tasks and batches to try, beside the current version.
     pub async fn install_canary(
         &self,
         tenant: TenantId,
@@ -64,7 +65,7 @@ impl Handle {
         begun.inspect_err(|_| self.shared.catalog.discard())
     }
 
-    /// Lets a part of a plugin's tasks try a version that was installed before.
+    /// Lets a part of a plugin's tasks and batches try a version that was installed before.
     pub async fn try_version(
         &self,
         tenant: TenantId,
@@ -99,7 +100,7 @@ impl Handle {
             Begun::Canary(begun) => begun,
             Begun::IsCurrent(_) => {
                 let message =
-                    format!("version {version} is the current one of plugin {plugin}; every task runs it");
+                    format!("version {version} is the current one of plugin {plugin}; everything runs it");
                 return Err(Error::new(Code::Conflict, message));
             }
             Begun::NoPlugin => return Err(no_plugin(plugin.as_str())),
@@ -109,7 +110,7 @@ impl Handle {
             Begun::VersionTaken { digest } => return Err(taken(&version, digest)),
         };
         self.follow(&before).await?;
-        tracing::info!(plugin = %plugin, plugin_version = %version, "tasks try a canary");
+        tracing::info!(plugin = %plugin, plugin_version = %version, "a canary is tried");
         Ok(begun)
     }
 
@@ -141,7 +142,8 @@ impl Handle {
 fn checked(percent: u64) -> Result<u8, Error> {
     let fits = u8::try_from(percent).ok().filter(|percent| (1..=CANARY_PERCENT_MAX).contains(percent));
     fits.ok_or_else(|| {
-        let message = format!("a canary has 1 to {CANARY_PERCENT_MAX} percent of the tasks, not {percent}");
+        let message =
+            format!("a canary has 1 to {CANARY_PERCENT_MAX} percent of the tasks and batches, not {percent}");
         Error::new(Code::InvalidInput, message)
     })
 }
@@ -159,24 +161,20 @@ pub(crate) async fn run(
     slot: &mut Option<OwnedSemaphorePermit>,
 ) -> Ran {
     let is_first = job.task.attempts == 0 && job.task.crashes == 0;
-    let Some(trying) = shared.catalog.trying(job.task.kind).filter(|_| is_first) else {
+    let Some((trying, handler)) = shared.catalog.trying(job.task.kind).filter(|_| is_first) else {
         return current(shared, job, entry, slot).await;
     };
-    let trial = Trial { shared, job, version: trying.version() };
-    if !is_chosen(job.task.id, trial.version, trying.percent) {
-        let ran = current(shared, job, entry, slot).await;
-        if let Some(seen) = own(&ran).and_then(seen).filter(|_| trying.is_counted) {
-            shared.canaries.note(trial.version, seen);
+    let trial = Trial::of(shared, &trying, Unit::Task);
+    let is_counted = match trial.turn(job.task.id).await {
+        Turn::Canary { is_counted } => is_counted,
+        Turn::Current => {
+            let ran = current(shared, job, entry, slot).await;
+            trial.note(own(&ran).and_then(seen));
+            return ran;
         }
-        return ran;
-    }
-    let admitted = if trying.is_counted { trial.enter().await } else { Entry::Free };
-    if admitted == Entry::Closed {
-        return current(shared, job, entry, slot).await;
-    }
-    Counters::add(&shared.counters.canary_attempts, 1);
-    let is_counted = admitted == Entry::Counted;
-    let tried = trial.attempt(trying, entry, slot).await;
+        Turn::Closed => return current(shared, job, entry, slot).await,
+    };
+    let tried = on_canary(shared, job, handler, entry, slot).await;
     let Some(Outcome::Failed(failure)) = tried.outcome() else {
         if is_counted {
             trial.tell(own(&tried).and_then(seen), None).await;
@@ -191,6 +189,22 @@ pub(crate) async fn run(
         trial.tell(seen, Some(&failure)).await;
     }
     ran
+}
+
+/// Runs an attempt on the canary.
+async fn on_canary(
+    shared: &Arc<Shared>,
+    job: &Leased,
+    handler: Handler,
+    entry: &Arc<running::Entry>,
+    slot: &mut Option<OwnedSemaphorePermit>,
+) -> Ran {
+    let mut wanted = wanted(job);
+    if let Some(end_by_ms) = &mut wanted.ends.end_by_ms {
+        // A canary that hangs leaves half of the task's time.
+        *end_by_ms -= end_by_ms.saturating_sub(shared.clock.now_ms()).max(0) / 2;
+    }
+    on(shared, job, &wanted, Ok(handler), entry, slot).await
 }
 
 /// Runs an attempt on the current version.
@@ -208,54 +222,90 @@ fn own(ran: &Ran) -> Option<&Outcome> {
     ran.outcome().filter(|_| ran.has_run())
 }
 
-/// A task whose turn it may be to try a canary.
-struct Trial<'a> {
-    shared: &'a Arc<Shared>,
-    job: &'a Leased,
-    version: VersionId,
+/// Which version a task or a batch begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// The current one: what it comes to there is noted.
+    Current,
+    /// The current one, because the canary takes no more.
+    Closed,
+    /// The canary.
+    Canary {
+        /// Whether what becomes of it is to be told.
+        is_counted: bool,
+    },
 }
 
-impl Trial<'_> {
-    async fn attempt(
-        &self,
-        trying: Trying,
-        entry: &Arc<running::Entry>,
-        slot: &mut Option<OwnedSemaphorePermit>,
-    ) -> Ran {
-        let mut wanted = wanted(self.job);
-        if let Some(end_by_ms) = &mut wanted.ends.end_by_ms {
-            // A canary that hangs leaves half of the task's time.
-            *end_by_ms -= end_by_ms.saturating_sub(self.shared.clock.now_ms()).max(0) / 2;
+/// A canary that a task or a batch may try.
+pub(crate) struct Trial<'a> {
+    shared: &'a Arc<Shared>,
+    unit: Unit,
+    tenant: TenantId,
+    plugin: PluginId,
+    version: VersionId,
+    percent: u8,
+    is_counted: bool,
+}
+
+impl<'a> Trial<'a> {
+    pub(crate) fn of(shared: &'a Arc<Shared>, trying: &Trying, unit: Unit) -> Trial<'a> {
+        let Trying { loaded, percent, is_counted } = trying;
+        let plugin = &loaded.plugin;
+        Trial {
+            shared,
+            unit,
+            tenant: plugin.tenant,
+            plugin: plugin.id,
+            version: plugin.current.id,
+            percent: *percent,
+            is_counted: *is_counted,
         }
-        on(self.shared, self.job, &wanted, Ok(trying.handler), entry, slot).await
+    }
+
+    /// Whose turn it is: of a task, or of a batch by its number.
+    pub(crate) async fn turn(&self, id: TaskId) -> Turn {
+        if !is_chosen(id, self.version, self.percent) {
+            return Turn::Current;
+        }
+        let entry = if self.is_counted { self.enter().await } else { Entry::Free };
+        if entry == Entry::Closed {
+            return Turn::Closed;
+        }
+        Counters::add(&self.shared.counters.canary_attempts, 1);
+        Turn::Canary { is_counted: entry == Entry::Counted }
     }
 
     async fn enter(&self) -> Entry {
-        let Some(plugin) = self.shared.catalog.plugin_of(self.job.task.kind) else { return Entry::Closed };
         let now_ms = self.shared.clock.now_ms();
         let store = &self.shared.canaries.store;
-        store.enter_canary(self.job.task.tenant, plugin, self.version, now_ms).await.unwrap_or_else(|error| {
-            tracing::warn!(error = %error, "a task cannot try a canary");
+        store.enter_canary(self.tenant, self.plugin, self.version, now_ms).await.unwrap_or_else(|error| {
+            tracing::warn!(error = %error, "a canary cannot be tried");
             Entry::Closed
         })
     }
 
-    /// Tells what became of the task, and follows the verdict if that was it.
-    async fn tell(&self, seen: Option<Seen>, failure: Option<&Failure>) {
-        let (shared, task) = (self.shared, &self.job.task);
-        let Some(plugin) = shared.catalog.plugin_of(task.kind) else { return };
+    /// Notes what the current version came to, for when somebody tells of the canary.
+    pub(crate) fn note(&self, seen: Option<Seen>) {
+        if let Some(seen) = seen.filter(|_| self.is_counted) {
+            self.shared.canaries.note(self.version, self.unit, seen);
+        }
+    }
+
+    /// Tells what became of whoever tried it, and follows the verdict if that was it.
+    pub(crate) async fn tell(&self, seen: Option<Seen>, failure: Option<&Failure>) {
+        let shared = self.shared;
         let failure = failure.filter(|_| matches!(seen, Some(Seen::Broke | Seen::Declared)));
         let news = News {
             current: shared.canaries.take(self.version),
-            canary: seen,
+            canary: seen.map(|seen| (self.unit, seen)),
             failure: failure.map(|failure| text(&format!("{}: {}", failure.code, failure.message))),
         };
         let now_ms = shared.clock.now_ms();
-        let told = shared.canaries.store.tell_canary(task.tenant, plugin, self.version, news, now_ms).await;
-        match told {
+        let store = &shared.canaries.store;
+        match store.tell_canary(self.tenant, self.plugin, self.version, news, now_ms).await {
             Ok(None) => {}
             Ok(Some(verdict)) => self.follow(verdict).await,
-            Err(error) => tracing::warn!(error = %error, "what became of a task on a canary cannot be told"),
+            Err(error) => tracing::warn!(error = %error, "what became of a run on a canary cannot be told"),
         }
     }
 

@@ -17,7 +17,7 @@ use keiko_core::outcome::Failure;
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
 use keiko_core::port::{CatalogStore, Clock, Components, InstallError, Runner, Stage};
 use keiko_core::slot::{Concurrencies, Concurrency};
-use keiko_core::{Digest, KindId, KindName, PluginId, PluginName, TenantId, VersionId, VersionName};
+use keiko_core::{Digest, KindId, KindName, PluginName, TenantId, VersionName};
 use tokio::time::Instant;
 
 use crate::long::Pace;
@@ -62,7 +62,7 @@ pub(crate) struct Loaded {
     paces: BTreeMap<KindName, Pace>,
     /// Of what the manifest does not name.
     other_pace: Pace,
-    /// The version that a part of its tasks runs, when it can run here.
+    /// The version that a part of its tasks and batches runs, when it can run here.
     canary: Option<Arc<Loaded>>,
 }
 
@@ -82,6 +82,12 @@ impl Loaded {
         self.paces.get(name).unwrap_or(&self.other_pace)
     }
 
+    /// Its canary, when that can run here.
+    pub(crate) fn trying(&self) -> Option<Trying> {
+        let (wish, canary) = (self.plugin.canary.as_ref()?, self.canary.as_ref()?);
+        Some(Trying { loaded: Arc::clone(canary), percent: wish.percent, is_counted: wish.is_trying })
+    }
+
     /// This and its canary.
     fn all(self: &Arc<Loaded>) -> impl Iterator<Item = &Arc<Loaded>> {
         std::iter::once(self).chain(&self.canary)
@@ -97,21 +103,14 @@ impl Loaded {
     }
 }
 
-/// A canary as a task of its plugin meets it.
+/// A canary as the tasks and batches of its plugin meet it.
 pub(crate) struct Trying {
-    /// What runs it there.
-    pub(crate) handler: Handler,
-    /// The part of the tasks.
+    /// What runs there.
+    pub(crate) loaded: Arc<Loaded>,
+    /// The part of the tasks and batches.
     pub(crate) percent: u8,
     /// Whether they are counted.
     pub(crate) is_counted: bool,
-}
-
-impl Trying {
-    /// The canary's version.
-    pub(crate) fn version(&self) -> VersionId {
-        self.handler.loaded.plugin.current.id
-    }
 }
 
 /// The handler of a kind.
@@ -213,7 +212,7 @@ impl Catalog {
         Loaded::new(plugin, problem, canary)
     }
 
-    /// A plugin's canary; tasks run on the current version when it does not load.
+    /// A plugin's canary; everything runs on the current version when it does not load.
     async fn load_canary(&self, plugin: &Plugin, canary: &Canary) -> Option<Loaded> {
         if let Err(error) = self.runner.load(canary.version.digest).await {
             tracing::error!(plugin = %plugin.name, error = %error, "a canary does not load");
@@ -498,19 +497,14 @@ impl Catalog {
 }
 
 impl Catalog {
-    /// The canary of a kind's plugin, if it has the kind.
-    pub(crate) fn trying(&self, kind: KindId) -> Option<Trying> {
+    /// The canary of a kind's plugin and what runs the kind there, if it has it.
+    pub(crate) fn trying(&self, kind: KindId) -> Option<(Trying, Handler)> {
         let now = self.now.load();
         let (loaded, kind) = now.kinds.get(&kind)?;
-        let (wish, canary) = (loaded.plugin.canary.as_ref()?, loaded.canary.as_ref()?);
-        canary.plugin.current.manifest.kind(kind)?;
-        let handler = Handler { loaded: Arc::clone(canary), kind: kind.clone() };
-        Some(Trying { handler, percent: wish.percent, is_counted: wish.is_trying })
-    }
-
-    /// Whose kind it is.
-    pub(crate) fn plugin_of(&self, kind: KindId) -> Option<PluginId> {
-        self.now.load().kinds.get(&kind).map(|(loaded, _)| loaded.plugin.id)
+        let trying = loaded.trying()?;
+        trying.loaded.plugin.current.manifest.kind(kind)?;
+        let handler = Handler { loaded: Arc::clone(&trying.loaded), kind: kind.clone() };
+        Some((trying, handler))
     }
 }
 

@@ -249,7 +249,7 @@ fn digest_of_hex(hex: &str) -> Option<Digest> {
 
 #[cfg(test)]
 mod tests {
-    use keiko_core::canary::{Seen, Tallies, Tally};
+    use keiko_core::canary::{Seen, Tallies, Tally, Unit};
 
     use super::*;
 
@@ -326,9 +326,12 @@ mod tests {
             "evidence":[1.5,-0.25]}"#;
         let mut trial = decode_trial(sample).unwrap();
         assert_eq!(decode_trial(&encode_trial(&trial)), Ok(trial));
-        let seen = Tallies { current: Tally::default(), canary: Tally::default().with(Seen::Well) };
+        let seen =
+            Tallies { current: Tally::default(), canary: Tally::default().with(Unit::Batch, Seen::Well) };
         trial.add(seen);
         assert_eq!((trial.seen().current.tasks, trial.seen().canary.tasks), (9, 2));
+        assert_eq!((trial.seen().current.batches, trial.seen().canary.batches), (0, 1));
+        assert_eq!(decode_trial(&encode_trial(&trial)), Ok(trial));
         assert_eq!(decode_trial("{}"), Err(Undecodable("test of a canary")));
     }
 

@@ -248,6 +248,7 @@ macro_rules! every_promise {
                 what_cannot_be_a_canary_changes_nothing
                 no_more_tasks_try_a_canary_than_the_bound_however_many_come_at_once
                 a_canary_that_is_worse_is_tried_no_more
+                batches_try_a_canary_beside_tasks_and_are_told_apart
                 a_canary_that_is_no_worse_keeps_its_part
                 a_swap_ends_a_canary
                 a_canary_is_its_tenants

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use keiko_tests::check::{
-    Report, batch_kill, cache_faults, canary, cancel, hostile, hosts, kill, languages, restart, swap,
-    uploading,
+    Report, batch_canary, batch_kill, cache_faults, canary, cancel, hostile, hosts, kill, languages, restart,
+    swap, uploading,
 };
 
 fn main() -> ExitCode {
@@ -46,6 +46,10 @@ fn run(arguments: &[String]) -> Result<Report> {
             canary::run(&if long { canary::Plan::long() } else { canary::Plan::short() }, folder.path())
         }
         "cancel" => cancel::run(&cancel::Plan { races: if long { 100_000 } else { 10_000 } }, folder.path()),
+        "batch-canary" => {
+            let plan = if long { batch_canary::Plan::long() } else { batch_canary::Plan::short() };
+            batch_canary::run(&plan, folder.path())
+        }
         "batch-kill" => {
             let plan = if long { batch_kill::Plan::long(seed) } else { batch_kill::Plan::short(seed) };
             batch_kill::run(&plan, folder.path())
@@ -68,7 +72,7 @@ fn run(arguments: &[String]) -> Result<Report> {
             uploading::run(&plan, folder.path())
         }
         _ => bail!(
-            "there is no check `{name}`; there are: batch-kill, cache-faults, canary, cancel, hostile, hosts, kill, languages, restart, swap, upload"
+            "there is no check `{name}`; there are: batch-canary, batch-kill, cache-faults, canary, cancel, hostile, hosts, kill, languages, restart, swap, upload"
         ),
     };
     if !matches!(&report, Ok(report) if report.violations() == 0) {

@@ -30,7 +30,7 @@ const QUIET_MAX: Duration = Duration::from_secs(300);
 /// Rows of one page.
 const PAGE: u32 = 1_000;
 
-const CONFIG: &str = "[tenants.default.processors.kept]\nkeep = \"rows\"\nage_ms = 20\n";
+pub(super) const CONFIG: &str = "[tenants.default.processors.kept]\nkeep = \"rows\"\nage_ms = 20\n";
 
 /// How much to try.
 #[derive(Clone, Copy, Debug)]
@@ -148,7 +148,7 @@ impl Added {
 }
 
 /// Waits until a processor has nothing that waits.
-fn quiet(client: &Client, name: &str) -> Result<()> {
+pub(super) fn quiet(client: &Client, name: &str) -> Result<()> {
     wait::until("every item to be worked", QUIET_MAX, || {
         let found = client.get(&format!("/v1/batches/{name}"))?.expect(&[200])?;
         Ok((found["items"] == 0 && found["batches"] == 0).then_some(()))
@@ -156,7 +156,7 @@ fn quiet(client: &Client, name: &str) -> Result<()> {
 }
 
 /// The item that each row came of, of all rows.
-fn rows(client: &Client) -> Result<Vec<String>> {
+pub(super) fn rows(client: &Client) -> Result<Vec<String>> {
     let (mut of, mut after) = (Vec::new(), String::new());
     loop {
         let page = client.get(&format!("/v1/batches/kept/rows?limit={PAGE}{after}"))?.expect(&[200])?;

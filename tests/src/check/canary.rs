@@ -94,7 +94,7 @@ pub fn run_on(plan: &Plan, clients: &[Client]) -> Result<Report> {
         for (name, traps) in [("bad", 3), ("good", 0)] {
             let life = Life::begin(clients, &format!("{name}-{round}"), traps, plan.percent)?;
             let ran = life.live(&mut report)?;
-            let touched = life.judge(&mut report)?;
+            let touched = judge(clients, &life.plugin, "1", traps > 0, &mut report)?;
             tasks += ran;
             tried += touched;
             if traps > 0 {
@@ -116,7 +116,6 @@ struct Life<'a> {
     plugin: String,
     /// Of both versions, the current one first.
     digests: [String; 2],
-    is_bad: bool,
 }
 
 impl Life<'_> {
@@ -126,7 +125,7 @@ impl Life<'_> {
         let canary = install(client, plugin, 2, traps, &format!("&canary_percent={percent}"))?;
         let digest = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let digests = [digest(&current["digest"]), digest(&canary["canary"]["digest"])];
-        Ok(Life { clients, plugin: plugin.to_owned(), digests, is_bad: traps > 0 })
+        Ok(Life { clients, plugin: plugin.to_owned(), digests })
     }
 
     /// Submits tasks until there is a verdict; how many.
@@ -140,7 +139,8 @@ impl Life<'_> {
                 let client = &self.clients[number as usize % self.clients.len()];
                 let task = client.post_json("/v1/tasks?wait=30", &body, None)?.expect(&[201])?;
                 wrong.extend(self.look(&task));
-                let done = number >= TASKS_MAX || number % 20 == 0 && self.tried()?["state"] != "trying";
+                let done = number >= TASKS_MAX
+                    || number % 20 == 0 && tried(self.clients, &self.plugin)?["state"] != "trying";
                 over.fetch_or(done, Ordering::AcqRel);
             }
             Ok(wrong)
@@ -166,31 +166,38 @@ impl Life<'_> {
         let is_known = self.digests.iter().any(|digest| attempt["digest"] == **digest);
         (!is_known).then(|| ("attempt on no version", task.to_string()))
     }
+}
 
-    fn tried(&self) -> Result<Value> {
-        self.clients[0].get(&format!("/v1/plugins/{}/canary", self.plugin))?.expect(&[200])
-    }
+/// How a plugin's canary stands.
+pub(super) fn tried(clients: &[Client], plugin: &str) -> Result<Value> {
+    clients[0].get(&format!("/v1/plugins/{plugin}/canary"))?.expect(&[200])
+}
 
-    /// Looks at the verdict; how many tasks it took.
-    fn judge(&self, report: &mut Report) -> Result<u64> {
-        let tried = self.tried()?;
-        let touched = tried["tasks"].as_u64().unwrap_or_default();
-        report.require(touched <= TRIED_MAX, "bound exceeded", || tried.to_string());
-        let expected = if self.is_bad { "worse" } else { "passed" };
-        report.require(tried["state"] == expected, "wrong verdict", || tried.to_string());
-        let broke = tried["canary"]["broke"].as_u64().unwrap_or_default();
-        report.require((broke > 0) == self.is_bad, "wrong verdict", || tried.to_string());
-        let canary = if self.is_bad { json!(null) } else { json!("passed") };
-        for client in self.clients {
-            let path = format!("/v1/plugins/{}", self.plugin);
-            let follows = wait::until("the host to follow the verdict", FOLLOWS_MAX, || {
-                let plugin = client.get(&path)?.expect(&[200])?;
-                Ok((plugin["version"] == "1" && plugin["canary"]["state"] == canary).then_some(()))
-            });
-            report.require(follows.is_ok(), "not followed", || client.address());
-        }
-        Ok(touched)
+/// Looks at the verdict on a plugin's canary beside this current version; how many tasks and batches it took.
+pub(super) fn judge(
+    clients: &[Client],
+    plugin: &str,
+    current: &str,
+    is_bad: bool,
+    report: &mut Report,
+) -> Result<u64> {
+    let tried = tried(clients, plugin)?;
+    let touched = tried["tasks"].as_u64().unwrap_or_default();
+    report.require(touched <= TRIED_MAX, "bound exceeded", || tried.to_string());
+    let expected = if is_bad { "worse" } else { "passed" };
+    report.require(tried["state"] == expected, "wrong verdict", || tried.to_string());
+    let broke = tried["canary"]["broke"].as_u64().unwrap_or_default();
+    report.require((broke > 0) == is_bad, "wrong verdict", || tried.to_string());
+    let canary = if is_bad { json!(null) } else { json!("passed") };
+    for client in clients {
+        let path = format!("/v1/plugins/{plugin}");
+        let follows = wait::until("the host to follow the verdict", FOLLOWS_MAX, || {
+            let plugin = client.get(&path)?.expect(&[200])?;
+            Ok((plugin["version"] == current && plugin["canary"]["state"] == canary).then_some(()))
+        });
+        report.require(follows.is_ok(), "not followed", || client.address());
     }
+    Ok(touched)
 }
 
 /// Installs a version of which so many of ten inputs trap.

@@ -4,6 +4,7 @@
 //! runs with the tests.
 
 pub mod attack;
+pub mod batch_canary;
 pub mod batch_kill;
 pub mod cache_faults;
 pub mod canary;

@@ -24,6 +24,27 @@ pub enum Ran {
     Failed(Failure),
 }
 
+impl Ran {
+    /// Why a run of so many items was not done with all of them, as its first item that it was not done with tells it.
+    pub fn failure(&self, items: usize) -> Option<Failure> {
+        match self {
+            Ran::Answered(outcomes) if outcomes.len() != items => Some(miscounted(outcomes.len(), items)),
+            Ran::Answered(outcomes) => outcomes.iter().find_map(|outcome| match outcome {
+                ItemOutcome::Done => None,
+                ItemOutcome::Reject(reason) | ItemOutcome::Retry { reason, .. } => {
+                    Some(Failure::new(Code::PluginFailed, reason.clone()))
+                }
+            }),
+            Ran::Failed(failure) => Some(failure.clone()),
+        }
+    }
+}
+
+fn miscounted(outcomes: usize, items: usize) -> Failure {
+    let message = format!("the processor answered {outcomes} outcomes for {items} items");
+    Failure::new(Code::PluginFailed, message)
+}
+
 /// Items of one processor that failed alone since the last run that ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Health(u32);
@@ -91,11 +112,7 @@ impl Work {
                     self.ends[place] = Some(self.end(place, outcome, now_ms, random));
                 }
             }
-            Ran::Answered(outcomes) => {
-                let message =
-                    format!("the processor answered {} outcomes for {} items", outcomes.len(), part.len());
-                self.failed(Failure::new(Code::PluginFailed, message));
-            }
+            Ran::Answered(outcomes) => self.failed(miscounted(outcomes.len(), part.len())),
             Ran::Failed(failure) if is_hosts(failure.code) => {
                 self.halving.taken();
                 for place in part.start..part.end {
@@ -287,6 +304,21 @@ mod tests {
         assert_eq!(worked.ends[0], Some(ItemEnd::Done));
         let Some(ItemEnd::Dead(failure)) = &worked.ends[1] else { panic!("{:?}", worked.ends[1]) };
         assert_eq!(failure.message, "the processor answered 0 outcomes for 1 items");
+    }
+
+    #[test]
+    fn a_run_tells_why_it_was_not_done_with_every_item() {
+        let later = ItemOutcome::Retry { after_ms: None, reason: "busy".to_owned() };
+        let never = ItemOutcome::Reject("odd".to_owned());
+        let check = |ran: &Ran, items| ran.failure(items).map(|failure| (failure.code, failure.message));
+        let told = |code, text: &str| Some((code, text.to_owned()));
+        assert_eq!(check(&done(3), 3), None);
+        let ran = Ran::Answered(vec![ItemOutcome::Done, later, never.clone()]);
+        assert_eq!(check(&ran, 3), told(Code::PluginFailed, "busy"));
+        assert_eq!(check(&Ran::Answered(vec![never]), 1), told(Code::PluginFailed, "odd"));
+        let miscounted = told(Code::PluginFailed, "the processor answered 1 outcomes for 2 items");
+        assert_eq!(check(&done(1), 2), miscounted);
+        assert_eq!(check(&trap(), 1), told(Code::Trap, "unreachable"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::name::PluginName;
 /// Canaries. A plugin has one at a time; a swap ends it.
 #[async_trait]
 pub trait CanaryStore: Send + Sync + 'static {
-    /// Gives a part of a plugin's tasks to a version, instead of any canary before.
+    /// Gives a part of a plugin's tasks and batches to a version, instead of any canary before.
     async fn begin_canary(
         &self,
         tenant: TenantId,
@@ -28,7 +28,7 @@ pub trait CanaryStore: Send + Sync + 'static {
         now_ms: i64,
     ) -> Result<bool, StoreError>;
 
-    /// Lets a task try a canary, if it may.
+    /// Lets a task or a batch try a canary, if it may.
     async fn enter_canary(
         &self,
         tenant: TenantId,
@@ -37,7 +37,7 @@ pub trait CanaryStore: Send + Sync + 'static {
         now_ms: i64,
     ) -> Result<Entry, StoreError>;
 
-    /// Tells what became of a task that was let in; the verdict, if that was it.
+    /// Tells what became of a task or a batch that was let in; the verdict, if that was it.
     async fn tell_canary(
         &self,
         tenant: TenantId,

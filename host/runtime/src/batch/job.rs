@@ -1,42 +1,28 @@
-//! A batch on a worker: its runs, one after the other, and the writing of what came of them.
+//! A batch on a worker: what is done before and after its runs ([`runs`]), and the writing of what came of them.
 //!
 //! The version that runs is looked up once, so that all parts of a batch run on the same one whatever is installed in the
 //! meantime.
 
-use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
-use keiko_core::admission::budget;
-use keiko_core::batch::halve::Part;
-use keiko_core::batch::work::{Health, Ran, Work, Worked};
+use keiko_core::batch::work::Health;
 use keiko_core::batch::{BatchSettlement, Group, Item, ItemEnd, LeasedBatch, Stopped};
 use keiko_core::code::Code;
 use keiko_core::crash::{Verdict, verdict};
 use keiko_core::effect::Effects;
-use keiko_core::log::LogBuffer;
-use keiko_core::outcome::{Failure, Meter};
-use keiko_core::policy::{BudgetRequest, Capability, Grants};
-use keiko_core::port::{
-    Attempt, AttemptFacts, BatchOutcome, BatchReport, BatchRun, HostPort, Signal, StoreErrorKind,
-};
-use keiko_core::task::{Lineage, Payload, Settled};
-use keiko_core::usage::Spent;
+use keiko_core::outcome::Failure;
+use keiko_core::port::{Signal, StoreErrorKind};
+use keiko_core::task::Settled;
 use keiko_core::{ItemId, TaskId, Token, VersionId};
-use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Instant;
 
 use super::memory::Held;
-use super::promise::Promised;
+use super::runs::{self, On};
 use super::{Ended, Entry, Event, MadeBy};
-use crate::attempt::random;
 use crate::catalog::Loaded;
-use crate::long::{self, Report};
 use crate::point::Point;
 use crate::port::AttemptPort;
-use crate::running;
 use crate::shared::{Counters, Shared};
 use crate::tenure::Tenure;
 
@@ -60,24 +46,24 @@ pub(crate) struct BatchJob {
 }
 
 /// What came of a batch, to be written.
-struct Outcome {
-    ends: Vec<(ItemId, ItemEnd)>,
-    effects: Effects,
-    version: Option<VersionId>,
-    health: Option<Health>,
-    broken: Option<Failure>,
+pub(super) struct Outcome {
+    pub(super) ends: Vec<(ItemId, ItemEnd)>,
+    pub(super) effects: Effects,
+    pub(super) version: Option<VersionId>,
+    pub(super) health: Option<Health>,
+    pub(super) broken: Option<Failure>,
     /// Milliseconds that the first run took, when it was of the whole batch and ended.
-    elapsed_ms: Option<u64>,
+    pub(super) elapsed_ms: Option<u64>,
     /// When items that were not named are due again.
-    again_ms: i64,
+    pub(super) again_ms: i64,
     /// Room promised to what the batch asked for.
     #[expect(dead_code, reason = "held, never read")]
-    port: Option<Arc<AttemptPort>>,
+    pub(super) port: Option<Arc<AttemptPort>>,
 }
 
 impl Outcome {
     /// Everything waits as before.
-    fn nothing(again_ms: i64) -> Outcome {
+    pub(super) fn nothing(again_ms: i64) -> Outcome {
         Outcome {
             ends: Vec::new(),
             effects: Effects::default(),
@@ -137,154 +123,21 @@ async fn work(shared: &Arc<Shared>, job: &BatchJob, slot: &mut Option<OwnedSemap
         shared.running.remove(id, batch.token);
         return Outcome::nothing(now_ms);
     }
-    let port = Arc::new(AttemptPort {
-        shared: Arc::clone(shared),
-        entry: Arc::clone(&entry),
-        tenant: batch.group.tenant,
-        policy: Arc::clone(tenant),
-        loaded: Arc::clone(&loaded),
-        cache: OnceLock::new(),
-        metrics: OnceLock::new(),
-        lineage: Lineage::root(id),
-        children: Mutex::new(0),
-        promised: Promised::new(shared, batch.group.tenant),
-    });
     let noted = shared.journal.as_ref().map(|journal| journal.start(id, batch.token));
-    let runs = Runs { shared, job, loaded: &loaded, entry: &entry, port: &port };
-    let outcome = runs.all(slot).await;
+    let outcome = runs::run(&On { shared, job, policy: tenant, entry: &entry }, &loaded, slot).await;
     if let (Some(journal), Some(Ok(noted))) = (&shared.journal, noted)
         && let Err(error) = journal.end(noted)
     {
         tracing::warn!(error = %error, "the journal of running attempts cannot be written");
     }
     shared.running.remove(id, batch.token);
-    Outcome { port: Some(port), ..outcome }
+    outcome
 }
 
 /// The version that works a processor's batches now, if it can.
 fn loaded(shared: &Shared, entry: &Entry) -> Option<Arc<Loaded>> {
     let MadeBy::Plugin { name, .. } = &entry.made_by else { return None };
     shared.catalog.loaded(entry.row.tenant, name)
-}
-
-/// Everything the runs of one batch have in common.
-struct Runs<'a> {
-    shared: &'a Arc<Shared>,
-    job: &'a BatchJob,
-    loaded: &'a Arc<Loaded>,
-    entry: &'a Arc<running::Entry>,
-    port: &'a Arc<AttemptPort>,
-}
-
-impl Runs<'_> {
-    async fn all(&self, slot: &mut Option<OwnedSemaphorePermit>) -> Outcome {
-        let batch = &self.job.batch;
-        let attempts = batch.items.iter().map(|item| item.attempts).collect();
-        let mut work = Work::new(attempts, self.job.entry.settings.attempts_max, self.job.health);
-        let (mut effects, mut elapsed_ms) = (Effects::default(), None);
-        while let Some(part) = work.next_part().cloned() {
-            let began = Instant::now();
-            Counters::add(&self.shared.batches.counters.runs, 1);
-            let report = self.part(&part, slot).await;
-            if let Some(report) = &report {
-                self.shared.meters.add(batch.group.tenant, Spent::of_batch(report));
-            }
-            let ran = match report.map(|report| (report.outcome, report.effects)) {
-                Some((BatchOutcome::Answered(outcomes), asked)) => {
-                    if outcomes.len() == part.len() {
-                        effects.append(asked);
-                    }
-                    Ran::Answered(outcomes)
-                }
-                Some((BatchOutcome::Failed(failure), _)) => Ran::Failed(failure),
-                // The host stops, or lost its lease: what has ended is written, if it still may be.
-                Some((BatchOutcome::Stopped(_), _)) | None => break,
-            };
-            if part.len() == batch.items.len() && matches!(ran, Ran::Answered(_)) {
-                elapsed_ms = Some(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
-            }
-            work.ran(ran, self.shared.clock.now_ms(), random());
-        }
-        let Worked { ends, health, broken, .. } = work.finish();
-        let named = batch.items.iter().zip(ends).filter_map(|(item, end)| Some((item.id, end?)));
-        Outcome {
-            ends: named.collect(),
-            effects,
-            version: Some(self.loaded.plugin.current.id),
-            health: Some(health),
-            broken,
-            elapsed_ms,
-            ..Outcome::nothing(self.shared.clock.now_ms())
-        }
-    }
-
-    /// One run; `None` when the host has stopped before its guest did.
-    async fn part(&self, part: &Part, slot: &mut Option<OwnedSemaphorePermit>) -> Option<BatchReport> {
-        let attempt = self.attempt();
-        let pace = self.loaded.pace(&attempt.kind);
-        let (tenant, short) = (self.job.batch.group.tenant, self.shared.options.short);
-        let guest = self.guarded(part, attempt);
-        match self.shared.long.drive(tenant, pace, short, guest, slot).await? {
-            Report::Batch(report) => Some(report),
-            Report::Attempt(_) => None,
-        }
-    }
-
-    /// The runner promises never to panic; a worker with other tenants' attempts does not rely on it.
-    fn guarded(&self, part: &Part, attempt: Attempt) -> long::Run {
-        let batch = &self.job.batch;
-        let run = BatchRun {
-            id: part.id(batch.id),
-            processor: self.job.entry.row.name.clone(),
-            key: batch.group.key.clone(),
-            items: batch.items[part.start..part.end].to_vec(),
-        };
-        let port: Arc<dyn HostPort> = Arc::clone(self.port) as Arc<dyn HostPort>;
-        let (runner, stop) = (Arc::clone(&self.shared.runner), self.entry.stop.clone());
-        let id = batch.id;
-        let guest = async move {
-            let guest = AssertUnwindSafe(runner.process(attempt, run, port, stop)).catch_unwind();
-            Report::Batch(guest.await.unwrap_or_else(|_| {
-                tracing::error!(batch = %id, "the engine panicked in a batch");
-                let failure = Failure::new(Code::Internal, "the host failed while it ran this batch");
-                let (meter, effects, log) = (Meter::default(), Effects::default(), LogBuffer::default());
-                BatchReport { outcome: BatchOutcome::Failed(failure), meter, effects, log }
-            }))
-        };
-        guest.boxed()
-    }
-
-    fn attempt(&self) -> Attempt {
-        let (batch, entry) = (&self.job.batch, &self.job.entry);
-        let plugin = &self.loaded.plugin;
-        let tenant = &self.port.policy;
-        let asked = match &entry.made_by {
-            MadeBy::Host => BudgetRequest::default(),
-            MadeBy::Plugin { budget, .. } => **budget,
-        };
-        // A batch is nobody's parent.
-        let grants = tenant.grants.iter().filter(|capability| *capability != Capability::Tasks);
-        let id = TaskId(batch.id.0);
-        let kind = entry.row.name.as_str().parse();
-        Attempt {
-            facts: AttemptFacts {
-                tenant: tenant.name.clone(),
-                task: id,
-                lineage: Lineage::root(id),
-                number: 1,
-                attempts_max: 1,
-                trace: None,
-            },
-            digest: plugin.current.digest,
-            kind: kind.expect("processors and kinds have names of the same letters"),
-            input: Payload::json(""),
-            budget: budget(&tenant.policy, &asked, &BudgetRequest::default()),
-            grants: Arc::new(Grants::new(grants)),
-            settings: tenant.settings.get(&plugin.name).cloned().unwrap_or_default(),
-            command: None,
-            keep: plugin.current.keep(),
-        }
-    }
 }
 
 /// Writes what came of a batch, and tells whom it concerns.

@@ -1,13 +1,14 @@
 //! Batches on this host: who the processors are, what waits for them, and how a batch is worked.
 //!
 //! Data flows one way here too: [`face`] → store → [`service`] forms a batch → local queue → a worker ([`job`]) runs the
-//! processor and settles → store. When a batch is due is the rule of `core::batch::machine`; nothing here decides it.
+//! processor ([`runs`]) and settles → store. When a batch is due is the rule of `core::batch::machine`; nothing here decides it.
 
 mod face;
 pub(crate) mod job;
 mod memory;
 mod processors;
 pub(crate) mod promise;
+mod runs;
 pub(crate) mod service;
 mod volatile;
 

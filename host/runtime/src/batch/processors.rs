@@ -7,7 +7,6 @@ use arc_swap::ArcSwap;
 use keiko_core::batch::settings::BatchPolicy;
 use keiko_core::batch::{Processor, Settings, Wish};
 use keiko_core::manifest::Manifest;
-use keiko_core::policy::BudgetRequest;
 use keiko_core::port::StoreError;
 use keiko_core::{PluginName, ProcessorId, ProcessorName, TenantId, VersionId};
 
@@ -27,7 +26,7 @@ pub(crate) enum MadeBy {
     /// The host, which keeps the items as rows.
     Host,
     /// A plugin.
-    Plugin { name: PluginName, version: VersionId, budget: Box<BudgetRequest> },
+    Plugin { name: PluginName, version: VersionId },
 }
 
 /// The processors, replaced as a whole whenever one changes.
@@ -70,9 +69,7 @@ fn wanted(shared: &Shared, tenant: TenantId, configured: &BTreeMap<ProcessorName
     let mut wanted: Wanted = host.collect();
     for plugin in shared.catalog.plugins(tenant) {
         for section in &plugin.current.manifest.processors {
-            let version = plugin.current.id;
-            let made_by =
-                MadeBy::Plugin { name: plugin.name.clone(), version, budget: Box::new(section.budget()) };
+            let made_by = MadeBy::Plugin { name: plugin.name.clone(), version: plugin.current.id };
             wanted.entry(section.name.clone()).or_insert((section.wish(), made_by));
         }
     }

@@ -47,7 +47,7 @@ async fn start(bench: &Bench, processors: &str) -> (Runtime, Handle, TenantId) {
 fn script(bench: &mut Bench, answer: impl Fn(&BatchRun) -> BatchOutcome + Send + Sync + 'static) -> Runs {
     let runs: Runs = Arc::default();
     let noted = Arc::clone(&runs);
-    bench.batch = Arc::new(move |batch, _, _| {
+    bench.batch = Arc::new(move |_, batch, _, _| {
         let items = batch.items.iter().map(|item| item.id).collect();
         noted.lock().push(Seen { id: batch.id.clone(), key: batch.key.clone(), items });
         let outcome = answer(&batch);
@@ -312,7 +312,7 @@ async fn a_stop_ends_a_batch_that_does_not_and_keeps_its_items() {
     let mut bench = Bench::new().await;
     let started = Arc::new(tokio::sync::Notify::new());
     let told = Arc::clone(&started);
-    bench.batch = Arc::new(move |_, _, stop| {
+    bench.batch = Arc::new(move |_, _, _, stop| {
         told.notify_one();
         Box::pin(async move { worked(BatchOutcome::Stopped(stop.wait().await)) })
     });
@@ -409,7 +409,7 @@ async fn batches_grow_and_shrink_with_the_time_that_they_take() {
     let is_slow = Arc::clone(&slow);
     let sizes: Arc<Mutex<Vec<usize>>> = Arc::default();
     let noted = Arc::clone(&sizes);
-    bench.batch = Arc::new(move |batch, _, _| {
+    bench.batch = Arc::new(move |_, batch, _, _| {
         noted.lock().push(batch.items.len());
         let slow = is_slow.load(std::sync::atomic::Ordering::SeqCst);
         Box::pin(async move {

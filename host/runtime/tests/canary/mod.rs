@@ -1,4 +1,6 @@
-//! Versions that a part of the tasks try: who does, what becomes of tasks that fail there, and what ends it.
+//! Versions that a part of the tasks and batches try: who does, what becomes of those that fail there, and what ends it.
+
+mod batches;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -152,7 +152,7 @@ async fn a_task_that_the_store_ends_counts_as_any_other() {
 #[tokio::test]
 async fn runs_of_processors_are_metered_halves_and_failures_too() {
     let mut bench = Bench::new().await;
-    bench.batch = Arc::new(|batch, _, _| {
+    bench.batch = Arc::new(|_, batch, _, _| {
         let outcome = match batch.items.len() {
             1 => BatchOutcome::Answered(vec![keiko_core::batch::ItemOutcome::Done]),
             _ => BatchOutcome::Failed(Failure::new(Code::Trap, "too many")),

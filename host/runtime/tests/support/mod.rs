@@ -44,7 +44,7 @@ pub type Play = dyn Fn(Attempt, Arc<dyn HostPort>, Stop) -> BoxFuture<'static, A
 
 /// What a scripted processor does.
 pub type BatchPlay =
-    dyn Fn(BatchRun, Arc<dyn HostPort>, Stop) -> BoxFuture<'static, BatchReport> + Send + Sync;
+    dyn Fn(Attempt, BatchRun, Arc<dyn HostPort>, Stop) -> BoxFuture<'static, BatchReport> + Send + Sync;
 
 /// Runs a script instead of a component. A "component" is its manifest.
 pub struct Script(pub Arc<Play>, pub Arc<BatchPlay>);
@@ -78,12 +78,12 @@ impl Runner for Script {
 
     async fn process(
         &self,
-        _attempt: Attempt,
+        attempt: Attempt,
         batch: BatchRun,
         port: Arc<dyn HostPort>,
         stop: Stop,
     ) -> BatchReport {
-        (self.1)(batch, port, stop).await
+        (self.1)(attempt, batch, port, stop).await
     }
 
     fn retain(&self, _live: &[Digest]) {}
@@ -442,7 +442,7 @@ async fn start_with(store: MemoryStore, clock: Arc<dyn Clock>, options: Options)
 }
 
 /// A processor that is done with every item.
-fn work_all(batch: BatchRun, _: Arc<dyn HostPort>, _: Stop) -> BoxFuture<'static, BatchReport> {
+fn work_all(_: Attempt, batch: BatchRun, _: Arc<dyn HostPort>, _: Stop) -> BoxFuture<'static, BatchReport> {
     let done = vec![ItemOutcome::Done; batch.items.len()];
     Box::pin(async move { worked(BatchOutcome::Answered(done)) })
 }

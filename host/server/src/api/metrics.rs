@@ -133,12 +133,12 @@ type Read = fn(&Figures) -> u64;
 const COUNTERS: &[(&str, &str, Read)] = &[
     ("keiko_runs_total", "Runs that ended on this host, which are no tasks", |figures| figures.runs),
     ("keiko_runs_refused_total", "Runs that this host had no room for", |figures| figures.runs_refused),
-    ("keiko_canary_attempts_total", "Tasks that tried a canary on this host", |figures| {
+    ("keiko_canary_attempts_total", "Tasks and batches that tried a canary on this host", |figures| {
         figures.canary_attempts
     }),
     (
         "keiko_canary_failures_total",
-        "Tasks that failed on a canary and ran on the current version then",
+        "Tasks and batches that failed on a canary and ran on the current version then",
         |figures| figures.canary_failures,
     ),
     ("keiko_canaries_worse_total", "Canaries that this host found worse and took back", |figures| {

@@ -29,7 +29,7 @@ pub(super) enum Command {
         /// What the component must be: sha256:… of its bytes
         #[arg(long)]
         digest: Option<String>,
-        /// Let this part of the plugin's tasks try it instead of making it current: 1% to 50%
+        /// Let this part of the plugin's tasks and batches try it instead of making it current: 1% to 50%
         #[arg(long, value_name = "PERCENT", value_parser = percent)]
         canary: Option<u64>,
         #[command(flatten)]
@@ -79,7 +79,7 @@ pub(super) enum Command {
         /// The version, as `keiko plugin history` shows it
         #[arg(value_name = "VERSION")]
         wanted: String,
-        /// Let only this part of the tasks try it; it is taken back when it is worse: 1% to 50%
+        /// Let only this part of the tasks and batches try it; it is taken back when it is worse: 1% to 50%
         #[arg(long, value_name = "PERCENT", value_parser = percent)]
         canary: Option<u64>,
         #[command(flatten)]
@@ -326,7 +326,7 @@ fn watched(host: &client::HostArguments) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A part of the tasks in percent, with or without the sign.
+/// A part of tasks and batches in percent, with or without the sign.
 fn percent(text: &str) -> Result<u64, String> {
     let number = text.strip_suffix('%').unwrap_or(text).trim_end();
     number.parse().map_err(|_| "a whole number of percent, such as 10%".to_owned())
@@ -336,6 +336,7 @@ fn canary(name: &str, withdraw: bool, host: &client::HostArguments) -> Result<()
     #[derive(Deserialize)]
     struct Tally {
         attempts: u64,
+        batches: u64,
         plugin_failed: u64,
         broke: u64,
     }
@@ -369,11 +370,12 @@ fn canary(name: &str, withdraw: bool, host: &client::HostArguments) -> Result<()
     }
     print::out("");
     let row = |name: &str, tally: &Tally| {
-        let numbers = [tally.attempts, tally.plugin_failed, tally.broke].map(print::thousands);
+        let Tally { attempts, batches, plugin_failed, broke } = *tally;
+        let numbers = [attempts, batches, plugin_failed, broke].map(print::thousands);
         [name.to_owned()].into_iter().chain(numbers).collect()
     };
     let rows = vec![row("canary", &tried.canary), row("current", &tried.current)];
-    print::table(&["", "attempts", "plugin failed", "broke"], rows);
+    print::table(&["", "attempts", "of batches", "plugin failed", "broke"], rows);
     Ok(())
 }
 
@@ -442,7 +444,7 @@ fn show(plugin: &Plugin) {
         line("draining", "goes when its last task has ended");
     }
     if let Some(Canary { version, percent, state, .. }) = &plugin.canary {
-        line("canary", &format!("{version}, {percent} % of the tasks ({state})"));
+        line("canary", &format!("{version}, {percent} % of tasks and batches ({state})"));
     }
     line("description", &plugin.description);
     line("wants", &plugin.wants.join(", "));

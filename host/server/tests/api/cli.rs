@@ -199,7 +199,7 @@ fn a_person_lets_a_part_of_the_tasks_try_a_version() {
         "{begun}"
     );
     let shown = out(&served.run(&["plugin", "show", "guest"], 0));
-    assert!(shown.contains("canary       0.2.0, 10 % of the tasks (trying)"), "{shown}");
+    assert!(shown.contains("canary       0.2.0, 10 % of tasks and batches (trying)"), "{shown}");
     let stands = out(&served.run(&["plugin", "canary", "guest"], 0));
     assert!(stands.contains("state        trying") && stands.contains("PLUGIN FAILED"), "{stands}");
     served.run(&["plugin", "canary", "guest", "--withdraw"], 0);

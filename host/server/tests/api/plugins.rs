@@ -166,6 +166,7 @@ fn a_part_of_the_tasks_tries_a_version_and_it_can_be_taken_back() {
     assert!(ran.contains(&json!("1.0")) && ran.contains(&json!("2.0")), "{ran:?}");
     let tried = client.get("/v1/plugins/guest/canary").expect(200).json();
     assert_eq!((&tried["state"], &tried["canary"]["broke"]), (&json!("trying"), &json!(0)));
+    assert_eq!(tried["canary"]["batches"], 0);
     assert_eq!(tried["tasks"], ran.iter().filter(|version| *version == "2.0").count());
 
     client.delete("/v1/plugins/guest/canary").expect(204);

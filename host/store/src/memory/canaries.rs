@@ -1,7 +1,7 @@
 //! How canaries stand.
 
 use async_trait::async_trait;
-use keiko_core::canary::{Entry, News, Standing, State as Stage};
+use keiko_core::canary::{Entry, News, Standing, State as Stage, Unit};
 use keiko_core::catalog::{Begun, Canary, Candidate, Tried};
 use keiko_core::id::{PluginId, TenantId, VersionId};
 use keiko_core::name::PluginName;
@@ -157,10 +157,16 @@ impl State {
     ) -> Option<Stage> {
         let (silent, forgets) =
             (self.breaks(Mutation::VerdictTellsNobody), self.breaks(Mutation::CanaryForgetsCurrent));
+        let no_batches = self.breaks(Mutation::CanaryBatchesAsTasks);
         let standing = self.standing_canary(tenant, plugin, canary)?;
         let mut news = news.clone();
         if forgets {
             news.current = Default::default();
+        }
+        if let Some((unit, _)) = &mut news.canary
+            && no_batches
+        {
+            *unit = Unit::Task;
         }
         let is_verdict = standing.tell(news, now_ms);
         let state = standing.state;

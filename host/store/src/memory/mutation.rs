@@ -1,5 +1,4 @@
-//! What a store in memory can do wrong on purpose: one broken promise each, which some body of the conformance suite
-//! must notice. A promise that no body notices broken is not one that the suite keeps.
+//! What a store in memory can do wrong on purpose: one promise broken by each, which some body of the conformance suite must notice.
 
 use super::listed::mutations;
 
@@ -338,6 +337,8 @@ mutations! {
     CanaryTasksUncounted;
     /// What the current version's attempts came to is not kept.
     CanaryForgetsCurrent;
+    /// A batch that tried a canary is counted as a task.
+    CanaryBatchesAsTasks;
     /// A canary can be tried and judged by another tenant.
     CanaryOfOthers;
     /// A tenant that exists is made again.

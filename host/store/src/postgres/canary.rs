@@ -84,7 +84,7 @@ impl CanaryStore for PostgresStore {
     }
 }
 
-/// Gives a part of a plugin's tasks to a version, instead of any canary before.
+/// Gives a part of a plugin's tasks and batches to a version, instead of any canary before.
 async fn begin(
     session: &mut Session,
     tenant: TenantId,
@@ -152,7 +152,7 @@ async fn withdraw(
     Ok(true)
 }
 
-/// Lets a task try a canary, if it may.
+/// Lets a task or a batch try a canary, if it may.
 async fn enter(
     session: &mut Session,
     tenant: TenantId,
@@ -171,7 +171,7 @@ async fn enter(
     Ok(entry)
 }
 
-/// Takes in what became of a task that was let in.
+/// Takes in what became of a task or a batch that was let in.
 async fn tell(
     session: &mut Session,
     tenant: TenantId,

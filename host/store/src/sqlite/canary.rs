@@ -83,7 +83,7 @@ impl CanaryStore for SqliteStore {
     }
 }
 
-/// Gives a part of a plugin's tasks to a version, instead of any canary before.
+/// Gives a part of a plugin's tasks and batches to a version, instead of any canary before.
 async fn begin(
     session: &mut Session,
     tenant: TenantId,
@@ -150,7 +150,7 @@ async fn withdraw(
     Ok(true)
 }
 
-/// Lets a task try a canary, if it may.
+/// Lets a task or a batch try a canary, if it may.
 async fn enter(
     session: &mut Session,
     tenant: TenantId,
@@ -169,7 +169,7 @@ async fn enter(
     Ok(entry)
 }
 
-/// Takes in what became of a task that was let in.
+/// Takes in what became of a task or a batch that was let in.
 async fn tell(
     session: &mut Session,
     tenant: TenantId,

@@ -1,7 +1,7 @@
 //! Canaries: who may try them, what is counted over all hosts, and what ends them.
 
 use futures::future::join_all;
-use keiko_core::canary::{Entry, News, Seen, State, Tally};
+use keiko_core::canary::{Entry, News, Seen, State, Tally, Unit};
 use keiko_core::catalog::{Begun, Candidate, Plugin, RemoveWhen, Target, Tried};
 use keiko_core::id::{Digest, TenantId, VersionId};
 use keiko_core::limit::{CANARY_PATIENCE_MS, CANARY_TASKS_MAX};
@@ -35,6 +35,7 @@ async fn enter(world: &World, canary: VersionId) -> Entry {
 
 async fn tell(world: &World, canary: VersionId, current: u64, seen: Option<Seen>) -> Option<State> {
     let failure = (seen == Some(Seen::Broke)).then(|| "trap: no\0w".to_owned());
+    let seen = seen.map(|seen| (Unit::Task, seen));
     let news = News { current: Tally { tasks: current, ..Tally::default() }, canary: seen, failure };
     let (tenant, plugin) = (world.ada.tenant, world.ada.plugin.id);
     world.canaries.tell_canary(tenant, plugin, canary, news, NOW + 4).await.unwrap()
@@ -135,6 +136,27 @@ pub async fn a_canary_that_is_worse_is_tried_no_more(world: &World) {
     assert!(last.standing.failure.unwrap().starts_with("trap: no"));
 }
 
+pub async fn batches_try_a_canary_beside_tasks_and_are_told_apart(world: &World) {
+    let (_, canary) = begin(world).await;
+    let (tenant, plugin) = (world.ada.tenant, world.ada.plugin.id);
+    for told in 1..=CANARY_TASKS_MAX {
+        assert_eq!(enter(world, canary).await, Entry::Counted);
+        if told % 2 == 0 {
+            tell(world, canary, 1, Some(Seen::Well)).await;
+            continue;
+        }
+        assert_eq!(last(world).await.standing.state, State::Trying, "{told}");
+        let current = Tally::default().with(Unit::Batch, Seen::Declared);
+        let news = News { current, canary: Some((Unit::Batch, Seen::Well)), failure: None };
+        world.canaries.tell_canary(tenant, plugin, canary, news, NOW + 4).await.unwrap();
+    }
+    let standing = last(world).await.standing;
+    assert_eq!((standing.state, standing.touched), (State::Passed, CANARY_TASKS_MAX), "of both together");
+    let (seen, half) = (standing.trial.seen(), u64::from(CANARY_TASKS_MAX / 2));
+    assert_eq!((seen.canary.tasks, seen.canary.batches), (2 * half, half));
+    assert_eq!((seen.current.batches, seen.current.declared), (half, half));
+}
+
 pub async fn a_canary_that_is_no_worse_keeps_its_part(world: &World) {
     let (_, canary) = begin(world).await;
     for told in 1..=CANARY_TASKS_MAX {
@@ -173,7 +195,7 @@ pub async fn a_canary_is_its_tenants(world: &World) {
     let (plugin, canary) = begin(world).await;
     let bob = world.bob.tenant;
     assert_eq!(world.canaries.enter_canary(bob, plugin.id, canary, NOW).await.unwrap(), Entry::Closed);
-    let news = News { canary: Some(Seen::Well), ..News::default() };
+    let news = News { canary: Some((Unit::Task, Seen::Well)), ..News::default() };
     assert_eq!(world.canaries.tell_canary(bob, plugin.id, canary, news, NOW).await.unwrap(), None);
     assert!(!world.canaries.withdraw_canary(bob, &p(), NOW).await.unwrap());
     let other = VersionId(canary.0 + 1_000);

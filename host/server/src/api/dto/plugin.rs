@@ -96,13 +96,15 @@ fn plugin_json<'a>(plugin: &'a Plugin, policy: &TenantPolicy) -> PluginJson<'a> 
 #[derive(Serialize)]
 struct TallyJson {
     attempts: u64,
+    batches: u64,
     plugin_failed: u64,
     broke: u64,
 }
 
 impl From<Tally> for TallyJson {
     fn from(tally: Tally) -> TallyJson {
-        TallyJson { attempts: tally.tasks, plugin_failed: tally.declared, broke: tally.broke }
+        let Tally { tasks, batches, declared, broke } = tally;
+        TallyJson { attempts: tasks, batches, plugin_failed: declared, broke }
     }
 }
 

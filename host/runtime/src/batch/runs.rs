@@ -1,0 +1,273 @@
+//! The runs of one batch, one after the other: on the version that is current, or first on its canary.
+//!
+//! A batch tries a canary as a whole and once: when nobody has worked it, and none of its items was handed over before. When the canary
+//! is done with every item, that is what came of the batch. Otherwise the current version works it as if nothing had been tried:
+//! of the run on the canary nothing is kept, neither effects nor log nor what it spent; no item is charged for it, no part of the batch
+//! is halved because of it, and it says nothing of the processor.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, OnceLock};
+
+use futures::FutureExt;
+use keiko_core::TaskId;
+use keiko_core::admission::budget;
+use keiko_core::batch::ItemEnd;
+use keiko_core::batch::halve::{Halving, Part};
+use keiko_core::batch::work::{Ran, Work, Worked};
+use keiko_core::canary::{Seen, Unit, compared_of_batch, seen_of_batch};
+use keiko_core::code::Code;
+use keiko_core::effect::Effects;
+use keiko_core::log::LogBuffer;
+use keiko_core::manifest::ProcessorSection;
+use keiko_core::outcome::{Failure, Meter};
+use keiko_core::policy::{BudgetRequest, Capability, Grants};
+use keiko_core::port::{Attempt, AttemptFacts, BatchOutcome, BatchReport, BatchRun, HostPort};
+use keiko_core::task::{Lineage, Payload};
+use keiko_core::usage::Spent;
+use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::job::{BatchJob, Outcome};
+use super::promise::Promised;
+use crate::attempt::random;
+use crate::canary::{Trial, Turn};
+use crate::catalog::Loaded;
+use crate::long::{self, Report};
+use crate::port::AttemptPort;
+use crate::running;
+use crate::shared::{Counters, Shared, TenantEntry};
+
+/// A batch where it is worked.
+pub(super) struct On<'a> {
+    pub(super) shared: &'a Arc<Shared>,
+    pub(super) job: &'a BatchJob,
+    pub(super) policy: &'a Arc<TenantEntry>,
+    pub(super) entry: &'a Arc<running::Entry>,
+}
+
+/// Works a batch to its end: on the current version, or first on its canary when it is the batch's turn to try that.
+pub(super) async fn run(
+    on: &On<'_>,
+    loaded: &Arc<Loaded>,
+    slot: &mut Option<OwnedSemaphorePermit>,
+) -> Outcome {
+    let batch = &on.job.batch;
+    let is_first = batch.crashes == 0 && batch.items.iter().all(|item| item.attempts == 0);
+    let name = &on.job.entry.row.name;
+    let has_it = |loaded: &Arc<Loaded>| loaded.plugin.current.manifest.processor(name).is_some();
+    let trying = loaded.trying().filter(|trying| is_first && has_it(&trying.loaded));
+    let Some(trying) = trying else { return on.version(loaded).all(slot, |_| ()).await };
+    let trial = Trial::of(on.shared, &trying, Unit::Batch);
+    let items = batch.items.len();
+    match trial.turn(TaskId(batch.id.0)).await {
+        Turn::Closed => on.version(loaded).all(slot, |_| ()).await,
+        Turn::Current => {
+            let mut seen = None;
+            let outcome = on.version(loaded).all(slot, |whole| seen = seen_of_batch(items, whole)).await;
+            trial.note(seen);
+            outcome
+        }
+        Turn::Canary { is_counted } => {
+            let tried = on.version(&trying.loaded).once(slot).await;
+            let (seen, failure, outcome) = judged(on, loaded, tried, slot).await;
+            if is_counted {
+                trial.tell(seen, failure.as_ref()).await;
+            }
+            outcome
+        }
+    }
+}
+
+/// What a run on the canary says of it, and why it was not done with everything; and what came of the batch.
+async fn judged(
+    on: &On<'_>,
+    loaded: &Arc<Loaded>,
+    tried: Tried,
+    slot: &mut Option<OwnedSemaphorePermit>,
+) -> (Option<Seen>, Option<Failure>, Outcome) {
+    let ran = match tried {
+        Tried::Done(outcome) => return (Some(Seen::Well), None, outcome),
+        Tried::Stopped => return (None, None, Outcome::nothing(on.shared.clock.now_ms())),
+        Tried::Not(ran) => ran,
+    };
+    Counters::add(&on.shared.counters.canary_failures, 1);
+    let (items, mut seen) = (on.job.batch.items.len(), None);
+    let compare = |whole: &Ran| seen = compared_of_batch(items, &ran, whole);
+    let outcome = on.version(loaded).all(slot, compare).await;
+    (seen, ran.failure(items), outcome)
+}
+
+/// What came of a run on the canary.
+enum Tried {
+    /// It was done with every item.
+    Done(Outcome),
+    /// It was not.
+    Not(Ran),
+    /// The host stopped it, or has stopped.
+    Stopped,
+}
+
+impl<'a> On<'a> {
+    /// The runs on one version.
+    fn version(&self, loaded: &'a Arc<Loaded>) -> Runs<'a> {
+        let On { shared, job, policy, entry } = *self;
+        let (tenant, id) = (job.batch.group.tenant, TaskId(job.batch.id.0));
+        let port = AttemptPort {
+            shared: Arc::clone(shared),
+            entry: Arc::clone(entry),
+            tenant,
+            policy: Arc::clone(policy),
+            loaded: Arc::clone(loaded),
+            cache: OnceLock::new(),
+            metrics: OnceLock::new(),
+            lineage: Lineage::root(id),
+            children: Mutex::new(0),
+            promised: Promised::new(shared, tenant),
+        };
+        Runs { shared, job, loaded, entry, port: Arc::new(port) }
+    }
+}
+
+/// Everything the runs of one batch on one version have in common.
+struct Runs<'a> {
+    shared: &'a Arc<Shared>,
+    job: &'a BatchJob,
+    loaded: &'a Arc<Loaded>,
+    entry: &'a Arc<running::Entry>,
+    port: Arc<AttemptPort>,
+}
+
+impl Runs<'_> {
+    /// Works the batch to its end; `look` is shown what came of the run of the whole batch.
+    async fn all(self, slot: &mut Option<OwnedSemaphorePermit>, mut look: impl FnMut(&Ran)) -> Outcome {
+        let batch = &self.job.batch;
+        let attempts = batch.items.iter().map(|item| item.attempts).collect();
+        let mut work = Work::new(attempts, self.job.entry.settings.attempts_max, self.job.health);
+        let (mut effects, mut elapsed_ms) = (Effects::default(), None);
+        while let Some(part) = work.next_part().cloned() {
+            let began = Instant::now();
+            let report = self.part(&part, slot).await;
+            if let Some(report) = &report {
+                self.shared.meters.add(batch.group.tenant, Spent::of_batch(report));
+            }
+            // The host stops, or lost its lease: what has ended is written, if it still may be.
+            let Some((ran, asked)) = report.and_then(ended) else { break };
+            if matches!(&ran, Ran::Answered(outcomes) if outcomes.len() == part.len()) {
+                effects.append(asked);
+            }
+            if part.len() == batch.items.len() {
+                look(&ran);
+                elapsed_ms = matches!(ran, Ran::Answered(_)).then(|| began.elapsed().as_millis());
+            }
+            work.ran(ran, self.shared.clock.now_ms(), random());
+        }
+        let Worked { ends, health, broken, .. } = work.finish();
+        let named = batch.items.iter().zip(ends).filter_map(|(item, end)| Some((item.id, end?)));
+        Outcome {
+            ends: named.collect(),
+            effects,
+            health: Some(health),
+            broken,
+            elapsed_ms: elapsed_ms.map(|elapsed_ms| u64::try_from(elapsed_ms).unwrap_or(u64::MAX)),
+            ..self.nothing()
+        }
+    }
+
+    /// Runs the whole batch once, on a canary. How long that took says nothing of the current version.
+    async fn once(self, slot: &mut Option<OwnedSemaphorePermit>) -> Tried {
+        let batch = &self.job.batch;
+        let Some(whole) = Halving::new(batch.items.len()).next_part().cloned() else { return Tried::Stopped };
+        let Some(report) = self.part(&whole, slot).await else { return Tried::Stopped };
+        let spent = Spent::of_batch(&report);
+        let Some((ran, effects)) = ended(report) else { return Tried::Stopped };
+        if seen_of_batch(whole.len(), &ran) != Some(Seen::Well) {
+            return Tried::Not(ran);
+        }
+        self.shared.meters.add(batch.group.tenant, spent);
+        let ends = batch.items.iter().map(|item| (item.id, ItemEnd::Done)).collect();
+        Tried::Done(Outcome { ends, effects, ..self.nothing() })
+    }
+
+    /// Nothing came of it, on this version; what it was promised is held.
+    fn nothing(self) -> Outcome {
+        let (version, port) = (Some(self.loaded.plugin.current.id), Some(self.port));
+        Outcome { version, port, ..Outcome::nothing(self.shared.clock.now_ms()) }
+    }
+
+    /// One run; `None` when the host has stopped before its guest did.
+    async fn part(&self, part: &Part, slot: &mut Option<OwnedSemaphorePermit>) -> Option<BatchReport> {
+        Counters::add(&self.shared.batches.counters.runs, 1);
+        let attempt = self.attempt();
+        let pace = self.loaded.pace(&attempt.kind);
+        let (tenant, short) = (self.job.batch.group.tenant, self.shared.options.short);
+        let guest = self.guarded(part, attempt);
+        match self.shared.long.drive(tenant, pace, short, guest, slot).await? {
+            Report::Batch(report) => Some(report),
+            Report::Attempt(_) => None,
+        }
+    }
+
+    /// The runner promises never to panic; a worker with other tenants' attempts does not rely on it.
+    fn guarded(&self, part: &Part, attempt: Attempt) -> long::Run {
+        let batch = &self.job.batch;
+        let run = BatchRun {
+            id: part.id(batch.id),
+            processor: self.job.entry.row.name.clone(),
+            key: batch.group.key.clone(),
+            items: batch.items[part.start..part.end].to_vec(),
+        };
+        let port: Arc<dyn HostPort> = Arc::clone(&self.port) as Arc<dyn HostPort>;
+        let (runner, stop) = (Arc::clone(&self.shared.runner), self.entry.stop.clone());
+        let id = batch.id;
+        let guest = async move {
+            let guest = AssertUnwindSafe(runner.process(attempt, run, port, stop)).catch_unwind();
+            Report::Batch(guest.await.unwrap_or_else(|_| {
+                tracing::error!(batch = %id, "the engine panicked in a batch");
+                let failure = Failure::new(Code::Internal, "the host failed while it ran this batch");
+                let (meter, effects, log) = (Meter::default(), Effects::default(), LogBuffer::default());
+                BatchReport { outcome: BatchOutcome::Failed(failure), meter, effects, log }
+            }))
+        };
+        guest.boxed()
+    }
+
+    fn attempt(&self) -> Attempt {
+        let (batch, entry) = (&self.job.batch, &self.job.entry);
+        let plugin = &self.loaded.plugin;
+        let tenant = &self.port.policy;
+        let section = plugin.current.manifest.processor(&entry.row.name);
+        let asked = section.map(ProcessorSection::budget).unwrap_or_default();
+        // A batch is nobody's parent.
+        let grants = tenant.grants.iter().filter(|capability| *capability != Capability::Tasks);
+        let id = TaskId(batch.id.0);
+        let kind = entry.row.name.as_str().parse();
+        Attempt {
+            facts: AttemptFacts {
+                tenant: tenant.name.clone(),
+                task: id,
+                lineage: Lineage::root(id),
+                number: 1,
+                attempts_max: 1,
+                trace: None,
+            },
+            digest: plugin.current.digest,
+            kind: kind.expect("processors and kinds have names of the same letters"),
+            input: Payload::json(""),
+            budget: budget(&tenant.policy, &asked, &BudgetRequest::default()),
+            grants: Arc::new(Grants::new(grants)),
+            settings: tenant.settings.get(&plugin.name).cloned().unwrap_or_default(),
+            command: None,
+            keep: plugin.current.keep(),
+        }
+    }
+}
+
+/// What a run came to, and what it asked for; `None` when it was stopped.
+fn ended(report: BatchReport) -> Option<(Ran, Effects)> {
+    match report.outcome {
+        BatchOutcome::Answered(outcomes) => Some((Ran::Answered(outcomes), report.effects)),
+        BatchOutcome::Failed(failure) => Some((Ran::Failed(failure), Effects::default())),
+        BatchOutcome::Stopped(_) => None,
+    }
+}
