@@ -6,18 +6,19 @@ use std::sync::{Arc, mpsc};
 use std::task::Poll;
 use std::time::Duration;
 
-use futures::FutureExt;
+use bytes::Bytes;
+use futures::{FutureExt, poll};
 use keiko_core::code::Code;
 use keiko_core::outcome::{AttemptReport, Outcome};
 use keiko_core::port::{Attempt, HostPort};
 use keiko_core::stop::Stop;
-use keiko_core::task::TaskState;
+use keiko_core::task::{Payload, TaskState};
 use keiko_runtime::Handle;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::support::{Bench, SOON, echo, report, submit, task};
-use crate::{Report, code, ended};
+use crate::{Report, child, code, ended};
 
 /// The input of a task that ends at once; what others do stands in their input.
 const SMALL: &str = "\"small\"";
@@ -240,5 +241,48 @@ async fn a_panic_in_a_long_attempt_fails_it_and_nothing_else() {
     }
     let good = submit(&handle, tenant, "1").await;
     assert_eq!(ended(&handle, tenant, good).await.view.summary.state, TaskState::Completed);
+    runtime.drain().await;
+}
+
+/// Asks for a child's id when it is told to, and goes on when it is told again.
+async fn asks_and_stops(
+    port: Arc<dyn HostPort>,
+    asked: Arc<Semaphore>,
+    go_on: Arc<Semaphore>,
+) -> AttemptReport {
+    go_on.acquire().await.expect("nobody closes it").forget();
+    let wishes = [child(None, SMALL)];
+    let mut reserve = port.reserve(&wishes);
+    assert!(poll!(reserve.as_mut()).is_pending(), "ids are reserved by the store");
+    asked.add_permits(1);
+    go_on.acquire().await.expect("nobody closes it").forget();
+    reserve.await.expect("an id");
+    report(Outcome::Completed(Payload::json(Bytes::from_static(b"null"))))
+}
+
+#[tokio::test]
+async fn a_guest_that_gets_no_turn_while_it_waits_for_ids_keeps_nobody_from_them() {
+    let mut bench = bench().await;
+    bench.options.lease = Duration::from_secs(600);
+    let [asked, go_on] = [0, 0].map(|permits| Arc::new(Semaphore::new(permits)));
+    let (runtime, handle, [attacker, victim]) = {
+        let (asked, go_on) = (Arc::clone(&asked), Arc::clone(&go_on));
+        let play = move |attempt: Attempt, port, _| -> Report {
+            if attempt.input.bytes == SMALL {
+                return async move { echo(&attempt) }.boxed();
+            }
+            asks_and_stops(port, Arc::clone(&asked), Arc::clone(&go_on)).boxed()
+        };
+        bench.start_for(["attacker", "victim"], play).await
+    };
+    let parent = submit(&handle, attacker, "\"asks\"").await;
+    // What was reserved is too old now.
+    bench.clock.0.store(60_000, Ordering::Relaxed);
+    go_on.add_permits(1);
+    until(&asked, 1).await;
+    let id = tokio::time::timeout(SOON, submit(&handle, victim, SMALL)).await.expect("in time");
+    assert_eq!(ended(&handle, victim, id).await.view.summary.state, TaskState::Completed);
+    go_on.add_permits(1);
+    assert_eq!(ended(&handle, attacker, parent).await.view.summary.state, TaskState::Completed);
     runtime.drain().await;
 }
