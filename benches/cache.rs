@@ -29,9 +29,16 @@ use keiko_core::{TenantId, TenantName};
 use keiko_runtime::RunRequest;
 use keiko_runtime::cache::{Cache, CacheOptions, CacheParts, Found};
 use keiko_store::redis::RedisLevel;
+use tikv_jemallocator::Jemalloc;
+
+/// The host's.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Rounds of each side; the first is not counted.
 const ROUNDS: usize = 101;
+/// The same with Redis, where a round is short.
+const REDIS_ROUNDS: usize = 1_001;
 /// Keys in memory, and gets of a round.
 const KEYS: usize = 1_000;
 /// Gets of a guest's round.
@@ -163,7 +170,7 @@ async fn redis() {
     let (writer, reader) = (cache(Some(level())), cache(Some(level())));
     let bare = level();
     let (mut of_keiko, mut of_redis) = (Vec::new(), Vec::new());
-    for round in 0..ROUNDS {
+    for round in 0..REDIS_ROUNDS {
         let keys: Vec<CacheKey> = (0..AT_ONCE).map(|at| key(round * AT_ONCE + at)).collect();
         for key in &keys {
             writer.set(key, value(), &lasting()).await;

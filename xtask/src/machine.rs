@@ -27,13 +27,14 @@ impl Install {
     }
 }
 
-/// A C compiler: SQLite and the assembly of BLAKE3 and wasmtime are compiled from source.
+/// A C compiler and make: SQLite, the allocator and the assembly of BLAKE3 and wasmtime are compiled from source.
 pub fn ensure_compiler(install: Install) -> Result<()> {
-    if step::succeeds(Command::new("cc").arg("--version")) {
-        eprintln!("a C compiler is there; no system package is needed");
+    let is_there = |program: &str| step::succeeds(Command::new(program).arg("--version"));
+    if is_there("cc") && is_there("make") {
+        eprintln!("a C compiler and make are there; no system package is needed");
         return Ok(());
     }
-    ensure_packages(&["gcc", "libc6-dev"], install)
+    ensure_packages(&["gcc", "libc6-dev", "make"], install)
 }
 
 /// Installs Debian packages, or says how to.
