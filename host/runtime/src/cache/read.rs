@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
+use futures::future::{BoxFuture, Either, Ready, Shared, ready};
 use keiko_core::cache::{CacheKey, Content, Entry, Level, Stamp, Verdict, Why, judge, promoted, removed};
 use parking_lot::Mutex;
 
@@ -190,14 +190,14 @@ impl Cache {
     }
 
     /// Reads a key from the levels behind memory, together with whoever else does.
-    fn read(&self, key: &CacheKey) -> BoxFuture<'static, Arc<Far>> {
+    fn read(&self, key: &CacheKey) -> Either<Ready<Arc<Far>>, Reading> {
         if self.0.tiers.is_empty() {
             let far = Far { entry: None, unknown: false };
-            return futures::future::ready(Arc::new(far)).boxed();
+            return Either::Left(ready(Arc::new(far)));
         }
         let mut flights = self.0.flights.0.lock();
         if let Some(flight) = flights.0.get(key) {
-            return flight.reading.clone().boxed();
+            return Either::Right(flight.reading.clone());
         }
         flights.1 += 1;
         let number = flights.1;
@@ -207,7 +207,7 @@ impl Cache {
         flights.0.insert(key.clone(), flight);
         drop(flights);
         // Whoever began it may go away; the next one who asks goes on with it.
-        reading.boxed()
+        Either::Right(reading)
     }
 
     /// Brings what several keys have into memory by one question to each level.
