@@ -21,7 +21,7 @@ use crate::peers;
 use crate::redis;
 use crate::step::{Steps, cargo};
 
-const BENCHES: &[&str] = &["attempt", BATCH, CACHE, QUEUE, RUN, SWAP];
+const BENCHES: &[&str] = &["attempt", BATCH, CACHE, QUEUE, RUN, SWAP, WEIGHT];
 /// The one of batches, which needs a host and both databases.
 const BATCH: &str = "batch";
 /// The one of the cache, which needs a Redis.
@@ -29,6 +29,8 @@ const CACHE: &str = "cache";
 /// Those beside others.
 const QUEUE: &str = "queue";
 const RUN: &str = "run";
+/// The one of the host with more to carry.
+const WEIGHT: &str = "weight";
 /// The one of swaps under load.
 const SWAP: &str = "swap";
 /// Its rounds, unless `--rounds` asks for others.
@@ -71,6 +73,7 @@ pub fn bench(mut arguments: Arguments) -> Result<ExitCode> {
         QUEUE => return peers::queue(arguments),
         RUN => return peers::run(arguments),
         SWAP => return bench_swap(arguments),
+        WEIGHT => return peers::weight(arguments),
         _ => {}
     }
     let install = Install::unless(arguments.clone().flag("--no-install"));

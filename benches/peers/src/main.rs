@@ -7,6 +7,7 @@
 
 mod apalis_postgres_side;
 mod apalis_sqlite_side;
+mod commits_side;
 mod graphile_side;
 mod measure;
 
@@ -25,6 +26,7 @@ async fn main() -> Result<()> {
     match side.as_str() {
         "graphile_worker" => graphile_side::run(&plan).await,
         "apalis-postgres" => apalis_postgres_side::run(&plan).await,
+        "two-commits" => commits_side::run(&plan).await,
         "apalis-sqlite" => apalis_sqlite_side::run(&plan).await,
         other => bail!("there is no side `{other}`"),
     }

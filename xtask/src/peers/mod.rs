@@ -1,4 +1,5 @@
-//! Comparisons with others: `cargo xtask bench queue` and `cargo xtask bench run`.
+//! Comparisons with others: `cargo xtask bench queue` and `cargo xtask bench run`; and of the host with itself:
+//! `cargo xtask bench weight`.
 //!
 //! Sides take turns within one run, so that a busy machine disturbs all alike; what is printed for each figure is the
 //! median of its rounds, and its ratio to the peer that it is compared with. Everything is a release build. The peers are
@@ -6,6 +7,7 @@
 
 mod queue;
 mod run;
+mod weight;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,6 +19,7 @@ use serde_json::{Value, json};
 
 pub use self::queue::queue;
 pub use self::run::run;
+pub use self::weight::weight;
 use crate::arguments::Arguments;
 use crate::guests::{self, Toolchain};
 use crate::machine::Install;
@@ -107,10 +110,9 @@ fn unit(figure: &str) -> &'static str {
     }
 }
 
-/// What both comparisons need.
+/// What every comparison needs.
 struct Programs {
     keiko: PathBuf,
-    peers: PathBuf,
     component: PathBuf,
 }
 
@@ -118,12 +120,8 @@ impl Programs {
     fn build(steps: &mut Steps, install: Install, asked: Option<Toolchain>) -> Result<Programs> {
         let toolchain = guests::set_up(steps, asked, install)?;
         guests::build(steps, toolchain, &[GUEST.to_owned()])?;
-        let keiko = build_host(steps)?;
-        let mut build = cargo();
-        build.args(["build", "--release", "--manifest-path", "benches/peers/Cargo.toml"]);
-        steps.run("build the peers", build.env("CARGO_TARGET_DIR", folder()))?;
         let component = toolchain.guests_dir().join(GUEST).with_extension("wasm");
-        Ok(Programs { keiko, peers: folder().join("release/keiko-peers"), component })
+        Ok(Programs { keiko: build_host(steps)?, component })
     }
 
     /// Runs `keiko bench` and gives its figures.
@@ -131,6 +129,14 @@ impl Programs {
         let mut bench = Command::new(&self.keiko);
         line(bench.args(["bench", "--json"]).args(arguments))
     }
+}
+
+/// Builds the peers, which are one program.
+fn build_peers(steps: &mut Steps) -> Result<PathBuf> {
+    let mut build = cargo();
+    build.args(["build", "--release", "--manifest-path", "benches/peers/Cargo.toml"]);
+    steps.run("build the peers", build.env("CARGO_TARGET_DIR", folder()))?;
+    Ok(folder().join("release/keiko-peers"))
 }
 
 /// Where the peers are built and kept.

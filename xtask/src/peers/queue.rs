@@ -5,20 +5,24 @@
 //! The time of a task is from the first submit of the bulk until the last result is stored; its processor time is that of
 //! the program, client included, and of the database's server.
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use keiko_tests::postgres::Database;
 use serde_json::Value;
 
-use super::{KIND, Plan, Programs, Rounds, line};
+use super::{KIND, Plan, Programs, Rounds, build_peers, line};
 use crate::arguments::Arguments;
 use crate::database::{Server, Wish};
 use crate::guests::Toolchain;
 use crate::machine::Install;
 use crate::step::Steps;
 
-const SIDES: &[&str] = &["keiko", "graphile_worker", "apalis-postgres", "keiko-sqlite", "apalis-sqlite"];
+const SIDES: &[&str] =
+    &["keiko", "graphile_worker", "apalis-postgres", COMMITS, "keiko-sqlite", "apalis-sqlite"];
+/// The least that waits for the disk twice: it has a latency and nothing else.
+const COMMITS: &str = "two-commits";
 /// Tasks of one round, unless `--tasks` asks for others; fewer where each takes long.
 const TASKS: u64 = 50_000;
 const TASKS_SLOW: u64 = 2_000;
@@ -37,14 +41,17 @@ pub fn queue(mut arguments: Arguments) -> Result<ExitCode> {
     arguments.finish()?;
     let mut steps = Steps::new();
     let programs = Programs::build(&mut steps, install, asked)?;
+    let peers = build_peers(&mut steps)?;
     let server = steps.step("PostgreSQL", || found.start_durable())?;
     server.query("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")?;
     let mut rounds = Rounds::default();
     for round in 1..=plan.rounds {
         eprintln!("round {round}");
         for side in SIDES.iter().filter(|side| plan.wants(side)) {
-            let queue = Queue { programs: &programs, server: &server, side };
-            queue.bulk(tasks, &mut rounds)?;
+            let queue = Queue { programs: &programs, peers: &peers, server: &server, side };
+            if *side != COMMITS {
+                queue.bulk(tasks, &mut rounds)?;
+            }
             if !bulk_only {
                 queue.rate(&mut rounds)?;
             }
@@ -55,6 +62,7 @@ pub fn queue(mut arguments: Arguments) -> Result<ExitCode> {
         ratios.extend([
             (figure, "keiko", "graphile_worker"),
             (figure, "keiko", "apalis-postgres"),
+            (figure, "keiko", COMMITS),
             (figure, "keiko-sqlite", "apalis-sqlite"),
         ]);
     }
@@ -66,6 +74,7 @@ pub fn queue(mut arguments: Arguments) -> Result<ExitCode> {
 /// One side of the comparison.
 struct Queue<'a> {
     programs: &'a Programs,
+    peers: &'a Path,
     server: &'a Server,
     side: &'a str,
 }
@@ -87,7 +96,7 @@ impl Queue<'_> {
             "keiko" => self.programs.bench(&[keiko, &guest, &["--database", &url]].concat()),
             "keiko-sqlite" => self.programs.bench(&[keiko, &guest].concat()),
             side => {
-                let mut command = Command::new(&self.programs.peers);
+                let mut command = Command::new(self.peers);
                 line(command.arg(side).args(peer).env("DATABASE_URL", url))
             }
         }

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use anyhow::{Context, Result, bail};
 use keiko_tests::{Host, Options};
 
-use super::{GUEST, KIND, Plan, Programs, Rounds, folder};
+use super::{GUEST, KIND, Plan, Programs, Rounds, build_peers, folder};
 use crate::arguments::Arguments;
 use crate::guests::Toolchain;
 use crate::machine::Install;
@@ -37,7 +37,7 @@ pub fn run(mut arguments: Arguments) -> Result<ExitCode> {
     let mut servers = vec![("keiko", keiko)];
     let mut peers = Vec::new();
     if plan.wants("axum") {
-        let axum = Served::start(Command::new(&programs.peers).arg("axum"))?;
+        let axum = Served::start(Command::new(build_peers(&mut steps)?).arg("axum"))?;
         servers.push(("axum", axum.url.clone()));
         peers.push(axum);
     }
