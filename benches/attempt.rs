@@ -24,17 +24,14 @@ use keiko_core::port::{
 use keiko_core::stop::Stop;
 use keiko_core::task::{Lineage, Payload};
 use keiko_core::{Digest, TaskId};
-use keiko_engine::config::{self, Purpose};
 use keiko_engine::{ClusterKey, Compiler, Engine, EngineOptions};
-use wasmtime::component::{
-    Component, ComponentExportIndex, ComponentType, InstancePre, Lift, Linker, Lower, ResourceTable,
-};
-use wasmtime::{Store, StoreLimits, StoreLimitsBuilder};
-use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
 #[allow(dead_code, reason = "shared with the tests, which use all of it")]
 #[path = "../host/engine/tests/engine/guest.rs"]
 mod guest;
+
+mod bare;
+use bare::Bare;
 
 /// Attempts of one side before the other has its turn.
 const ROUND: usize = 200;
@@ -53,7 +50,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let keiko = Keiko::new(component.clone()).await;
-        let bare = Bare::new(&component);
+        let bare = Bare::new(&component, RUNNING_MAX);
         let (mut of_keiko, mut of_bare) = (Vec::new(), Vec::new());
         for round in 0..ROUNDS {
             let mut keiko_round = Vec::with_capacity(ROUND);
@@ -65,7 +62,7 @@ fn main() {
             let mut bare_round = Vec::with_capacity(ROUND);
             for _ in 0..ROUND {
                 let began = Instant::now();
-                bare.attempt().await;
+                bare.attempt(KIND, INPUT).await;
                 bare_round.push(began.elapsed().as_nanos() as u64);
             }
             if round > 0 {
@@ -178,85 +175,5 @@ impl Components for Nothing {
 
     async fn get(&self, _: Digest) -> Result<Option<Bytes>, StoreError> {
         Ok(None)
-    }
-}
-
-/// The least that anyone must do.
-struct Bare {
-    engine: wasmtime::Engine,
-    pre: InstancePre<Data>,
-    run: ComponentExportIndex,
-}
-
-struct Data {
-    wasi: WasiCtx,
-    table: ResourceTable,
-    limits: StoreLimits,
-}
-
-impl WasiView for Data {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
-    }
-}
-
-#[derive(ComponentType, Lift, Lower)]
-#[component(record)]
-struct GuestPayload {
-    #[component(name = "content-type")]
-    content_type: String,
-    bytes: Vec<u8>,
-}
-
-#[derive(ComponentType, Lift, Lower)]
-#[component(record)]
-struct Retryable {
-    message: String,
-    #[component(name = "retry-after-ms")]
-    retry_after_ms: Option<u64>,
-}
-
-#[derive(ComponentType, Lift, Lower)]
-#[component(variant)]
-enum Failure {
-    #[component(name = "invalid-input")]
-    InvalidInput(String),
-    #[component(name = "permanent")]
-    Permanent(String),
-    #[component(name = "retryable")]
-    Retryable(Retryable),
-}
-
-impl Bare {
-    fn new(bytes: &[u8]) -> Bare {
-        let engine = config::engine(Purpose::Serve { running_max: RUNNING_MAX }).expect("an engine");
-        let component = Component::new(&engine, bytes).expect("a component");
-        let mut linker = Linker::<Data>::new(&engine);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker).expect("WASI");
-        linker.define_unknown_imports_as_traps(&component).expect("the rest");
-        let pre = linker.instantiate_pre(&component).expect("a linked component");
-        let task = component.get_export_index(None, "keiko:plugin/task@0.1.0").expect("a task plugin");
-        let run = component.get_export_index(Some(&task), "run").expect("a task plugin");
-        Bare { engine, pre, run }
-    }
-
-    async fn attempt(&self) {
-        let data = Data {
-            wasi: WasiCtxBuilder::new().build(),
-            table: ResourceTable::new(),
-            limits: StoreLimitsBuilder::new().memory_size(BUDGET_DEFAULT.memory_bytes as usize).build(),
-        };
-        let mut store = Store::new(&self.engine, data);
-        store.limiter(|data| &mut data.limits);
-        store.set_fuel(BUDGET_DEFAULT.fuel).expect("fuel");
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_async_yield_and_update(1);
-        let instance = self.pre.instantiate_async(&mut store).await.expect("an instance");
-        let run = instance
-            .get_typed_func::<(&str, GuestPayload), (Result<GuestPayload, Failure>,)>(&mut store, self.run)
-            .expect("the type of a task plugin");
-        let input = GuestPayload { content_type: "application/json".to_owned(), bytes: INPUT.to_vec() };
-        let (result,) = run.call_async(&mut store, (KIND, input)).await.expect("a return");
-        assert!(result.is_ok());
     }
 }

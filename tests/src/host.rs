@@ -47,8 +47,13 @@ impl Options {
     /// The program beside the running test, on a free port, with everything under `folder` and its tasks where this run
     /// of the tests has them.
     pub fn in_folder(folder: &Path) -> Result<Options> {
+        Options::of(tree::program()?, folder)
+    }
+
+    /// The same with another program.
+    pub fn of(program: PathBuf, folder: &Path) -> Result<Options> {
         Ok(Options {
-            program: tree::program()?,
+            program,
             data_dir: folder.join("data"),
             engine: Arc::new(Engine::of_this_run()?),
             listen: "127.0.0.1:0".to_owned(),

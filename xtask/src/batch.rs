@@ -68,8 +68,7 @@ fn adds(arguments: &[&str]) -> Result<()> {
 
 fn through_a_plugin(program: &Path, database: &str, url: Option<&str>) -> Result<()> {
     let folder = tempfile::tempdir().context("a folder")?;
-    let options = Options { program: program.to_owned(), ..Options::in_folder(folder.path())? };
-    let mut options = options.with_config(KEPT)?;
+    let mut options = Options::of(program.to_owned(), folder.path())?.with_config(KEPT)?;
     if let Some(url) = url {
         options.arguments.extend(["--database".into(), url.into()]);
     }

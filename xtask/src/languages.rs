@@ -1,4 +1,5 @@
-//! Guests in other languages than Rust: the example `text-digest` and the fixture `contract` in Python, TypeScript and C.
+//! Guests in other languages than Rust: the example `text-digest` and the fixture `contract` in Python, TypeScript and C, and
+//! the tasks that do nothing in Python and TypeScript.
 //!
 //! The toolchains come through pip and npm, with their versions, and are kept under `target`, as what they make is. A
 //! component is made again when its sources, the contract or its toolchain have changed: compiling one takes many seconds.
@@ -86,8 +87,33 @@ const GUESTS: &[Guest] = &[
     },
 ];
 
-/// Makes what is missing or older than what it is made of.
+/// What a benchmark measures: no tests need them.
+const NOOPS: &[Guest] = &[
+    Guest {
+        name: "noop-python",
+        language: Language::Python,
+        sources: &["benches/noop/python"],
+        world: TASK_PLUGIN,
+    },
+    Guest {
+        name: "noop-typescript",
+        language: Language::TypeScript,
+        sources: &["benches/noop/typescript/noop.ts"],
+        world: TASK_PLUGIN,
+    },
+];
+
+/// Makes what is missing of the tests' guests, or older than what it is made of.
 pub fn ensure(steps: &mut Steps, install: Install) -> Result<()> {
+    make(steps, install, GUESTS)
+}
+
+/// The same with the guests that do nothing.
+pub fn ensure_noops(steps: &mut Steps, install: Install) -> Result<()> {
+    make(steps, install, NOOPS)
+}
+
+fn make(steps: &mut Steps, install: Install, guests: &[Guest]) -> Result<()> {
     let mut componentizer = cargo();
     // The selection has a test for its features, which are then those of everything else that is built.
     componentizer.args(["build", "--workspace", "--bin", "keiko-componentize", "--test", "tidy"]);
@@ -99,7 +125,7 @@ pub fn ensure(steps: &mut Steps, install: Install) -> Result<()> {
         npm_folder(install)?;
         assemble_wit(&made.join("wit"))
     })?;
-    for guest in GUESTS {
+    for guest in guests {
         let target = made.join(format!("{}.wasm", guest.name));
         let (mark, known) = (made.join(format!("{}.of", guest.name)), known(guest)?);
         if target.is_file() && fs::read_to_string(&mark).is_ok_and(|found| found == known) {
@@ -355,7 +381,7 @@ mod tests {
 
     #[test]
     fn every_guest_is_made_of_files_that_exist_and_of_the_versions_that_authors_are_told() -> Result<()> {
-        for guest in GUESTS {
+        for guest in GUESTS.iter().chain(NOOPS) {
             assert!(known(guest)?.len() == 64, "{}", guest.name);
         }
         for (language, package) in [("python", COMPONENTIZE_PY), ("c", COMPILER)] {

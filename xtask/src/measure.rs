@@ -21,7 +21,7 @@ use crate::peers;
 use crate::redis;
 use crate::step::{Steps, cargo};
 
-const BENCHES: &[&str] = &["attempt", BATCH, CACHE, QUEUE, RUN, SWAP, WEIGHT];
+const BENCHES: &[&str] = &["attempt", BATCH, CACHE, LANGUAGES, QUEUE, RUN, SWAP, WEIGHT];
 /// The one of batches, which needs a host and both databases.
 const BATCH: &str = "batch";
 /// The one of the cache, which needs a Redis.
@@ -39,10 +39,11 @@ const CHECKS: &[&str] = &[
     "canary",
     "cancel",
     "kill",
+    "batch-canary",
     "batch-kill",
     "hosts",
     "hostile",
-    "restart",
+    RESTART,
     "swap",
     "upload",
     CACHE_FAULTS,
@@ -50,8 +51,9 @@ const CHECKS: &[&str] = &[
     MUTATIONS,
     SIMULATION,
 ];
-/// The one of guests in other languages, which need toolchains of their own.
+/// The ones of guests in other languages, which need toolchains of their own; a host starts with some of them in its long form.
 const LANGUAGES: &str = "languages";
+const RESTART: &str = "restart";
 /// The one of the cache, which starts a Redis of its own.
 const CACHE_FAULTS: &str = "cache-faults";
 /// The one of the conformance suite itself.
@@ -70,6 +72,7 @@ pub fn bench(mut arguments: Arguments) -> Result<ExitCode> {
     let name = arguments.name(BENCHES)?;
     match name.as_str() {
         BATCH => return bench_batch(arguments),
+        LANGUAGES => return peers::languages(arguments),
         QUEUE => return peers::queue(arguments),
         RUN => return peers::run(arguments),
         SWAP => return bench_swap(arguments),
@@ -104,7 +107,7 @@ fn bench_swap(mut arguments: Arguments) -> Result<ExitCode> {
     let (mut steps, _) = prepare(arguments, &["family"])?;
     let program = build_host(&mut steps)?;
     let folder = tempfile::tempdir().context("a folder")?;
-    let options = Options { program, ..Options::in_folder(folder.path())? };
+    let options = Options::of(program, folder.path())?;
     let lines = swap::bench(&swap::Plan::round(), rounds.max(1), options)?;
     lines.iter().for_each(|line| println!("{line}"));
     Ok(ExitCode::SUCCESS)
@@ -135,7 +138,7 @@ pub fn check(mut arguments: Arguments) -> Result<ExitCode> {
     let wish = Wish::asked(&mut arguments)?;
     let found = (own_server || on_postgres).then(|| wish.ensure(install)).transpose()?;
     let (mut steps, toolchain) = prepare(arguments, &["batches", "contract", "family", "text-digest"])?;
-    if name == LANGUAGES {
+    if name == LANGUAGES || name == RESTART && long {
         languages::ensure(&mut steps, install)?;
     }
     let program = if unfenced { build_unfenced(&mut steps)? } else { build_host(&mut steps)? };

@@ -1,22 +1,24 @@
-//! Comparisons with others: `cargo xtask bench queue` and `cargo xtask bench run`; and of the host with itself:
-//! `cargo xtask bench weight`.
+//! Comparisons with others: `cargo xtask bench queue`, `cargo xtask bench run` and `cargo xtask bench languages`; and of the host with
+//! itself: `cargo xtask bench weight`.
 //!
 //! Sides take turns within one run, so that a busy machine disturbs all alike; what is printed for each figure is the
 //! median of its rounds, and its ratio to the peer that it is compared with. Everything is a release build. The peers are
 //! `benches/peers`, a workspace of its own, so that nothing of theirs comes near the lock file of the host.
 
+mod languages;
 mod queue;
 mod run;
 mod weight;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use keiko_tests::tree;
 use serde_json::{Value, json};
 
+pub use self::languages::languages;
 pub use self::queue::queue;
 pub use self::run::run;
 pub use self::weight::weight;
@@ -110,7 +112,7 @@ fn unit(figure: &str) -> &'static str {
     }
 }
 
-/// What every comparison needs.
+/// What the comparisons of hosts need.
 struct Programs {
     keiko: PathBuf,
     component: PathBuf,
@@ -126,9 +128,13 @@ impl Programs {
 
     /// Runs `keiko bench` and gives its figures.
     fn bench(&self, arguments: &[&str]) -> Result<Value> {
-        let mut bench = Command::new(&self.keiko);
-        line(bench.args(["bench", "--json"]).args(arguments))
+        bench(&self.keiko, arguments)
     }
+}
+
+/// Runs `keiko bench` and gives its figures.
+fn bench(keiko: &Path, arguments: &[&str]) -> Result<Value> {
+    line(Command::new(keiko).args(["bench", "--json"]).args(arguments))
 }
 
 /// Builds the peers, which are one program.

@@ -30,8 +30,7 @@ pub fn run(mut arguments: Arguments) -> Result<ExitCode> {
     let mut steps = Steps::new();
     let programs = Programs::build(&mut steps, install, asked)?;
     let folder = tempfile::Builder::new().prefix("keiko-bench-").tempdir()?;
-    let host = Options { program: programs.keiko.clone(), ..Options::in_folder(folder.path())? };
-    let host = Host::start(host)?;
+    let host = Host::start(Options::of(programs.keiko.clone(), folder.path())?)?;
     let keiko = format!("http://{}", host.client().address());
     host.client().install(&std::fs::read(&programs.component)?)?;
     let mut servers = vec![("keiko", keiko)];

@@ -188,7 +188,7 @@ fn manifest() -> String {
 
 /// Installs a component under a manifest that is given beside it. Compiling one takes longer than a request may on a machine that
 /// does much else; who asks again waits for the same compilation.
-fn install(client: &Client, component: &[u8], manifest: &str) -> Result<Value> {
+pub fn install(client: &Client, component: &[u8], manifest: &str) -> Result<Value> {
     let path = format!("/v1/plugins?manifest={}", base64_url(manifest.as_bytes()));
     let upload = || client.post(&path, &[("content-type", "application/wasm")], component);
     upload().or_else(|_| upload()).or_else(|_| upload())?.expect(&[200, 201])
