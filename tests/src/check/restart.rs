@@ -1,6 +1,7 @@
 //! Restarts of a host that has many plugins.
 //!
-//! A host gets as many distinct components as the plan says, each under a name of its own, and is then started again and again:
+//! A host gets as many distinct components as the plan says, some of them of Python and TypeScript, whose machine code is a hundred times as
+//! large as that of Rust, each under a name of its own, and is then started again and again:
 //! after it stopped in order, and after it was killed. Each start is timed from the start of the process until the host is ready.
 //!
 //! Promises: every plugin is there and loaded when the host is ready, what was compiled is not compiled again, a task of each
@@ -12,7 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use super::attack::{base64_url, with_section};
+use super::attack::with_section;
+use super::languages::install;
 use super::{Report, metric};
 use crate::{Client, Host, Options, tree};
 
@@ -28,6 +30,8 @@ const INSTALLERS: usize = 3;
 pub struct Plan {
     /// Plugins, each of a component of its own.
     pub plugins: usize,
+    /// How many of them are in Python or TypeScript.
+    pub scripted: usize,
     /// Starts after each way to end.
     pub starts: usize,
     /// Whether the time is judged: that of a build for development is no promise.
@@ -35,14 +39,14 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// For every run of the tests.
+    /// For every run of the tests: of what takes long to compile, nothing.
     pub fn short() -> Plan {
-        Plan { plugins: 12, starts: 1, is_timed: false }
+        Plan { plugins: 12, scripted: 0, starts: 1, is_timed: false }
     }
 
-    /// 200 plugins.
+    /// 200 plugins, ten of them in Python or TypeScript.
     pub fn long() -> Plan {
-        Plan { plugins: 200, starts: 5, is_timed: true }
+        Plan { plugins: 200, scripted: 10, starts: 5, is_timed: true }
     }
 }
 
@@ -53,7 +57,7 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     let mut host = Host::start(options)?;
     let client = host.client();
     let mut report = Report::new("restart", INVARIANTS);
-    install_all(&client, plan.plugins)?;
+    install_all(&client, plan)?;
     let made = files(&artifacts)?;
     let mut times = Vec::new();
     for start in 0..2 * plan.starts {
@@ -74,7 +78,11 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
         });
     }
     for number in 0..plan.plugins {
-        let body = json!({"plugin": name(number), "kind": "child", "input": {"n": 1, "which": 0}});
+        let (kind, input) = match Guest::of(plan, number) {
+            Guest::Rust => ("child", json!({"n": 1, "which": 0})),
+            Guest::Python | Guest::TypeScript => ("digest", json!({"text": "A short text."})),
+        };
+        let body = json!({"plugin": name(number), "kind": kind, "input": input});
         let task = client.post_json("/v1/tasks?wait=30", &body, None)?.expect(&[201])?;
         report.require(task["state"] == "completed", "task failed", || task.to_string());
     }
@@ -82,6 +90,7 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     let slowest = times.last().copied().unwrap_or_default();
     report.require(slowest <= READY || !plan.is_timed, "not ready in time", || format!("{slowest:?}"));
     report.tried("plugins", plan.plugins);
+    report.tried("plugins_scripted", plan.scripted);
     report.tried("starts", times.len());
     report.tried("ready_p50_ms", times[times.len() / 2].as_millis() as u64);
     report.tried("ready_max_ms", slowest.as_millis() as u64);
@@ -92,30 +101,63 @@ fn name(number: usize) -> String {
     format!("restarted-{number}")
 }
 
-/// Installs components that differ in a section that nobody reads: each has a digest and an artifact of its own.
-fn install_all(client: &Client, plugins: usize) -> Result<()> {
-    let guest = tree::guest("family")?;
-    let install = |installer: usize| -> Result<()> {
-        for number in (installer..plugins).step_by(INSTALLERS) {
-            let manifest = format!(
-                "[plugin]\nname = \"{}\"\nversion = \"1\"\n[[kind]]\nname = \"child\"\n",
-                name(number)
-            );
-            let path = format!("/v1/plugins?manifest={}", base64_url(manifest.as_bytes()));
-            let component = with_section(guest.clone(), "restart", number.to_string().as_bytes());
-            client.post(&path, &[("content-type", "application/wasm")], &component)?.expect(&[201])?;
+/// What a plugin is made of.
+#[derive(Clone, Copy)]
+enum Guest {
+    Rust,
+    Python,
+    TypeScript,
+}
+
+impl Guest {
+    /// Of the plugin of this number: those that take long to compile come first.
+    fn of(plan: &Plan, number: usize) -> Guest {
+        match number {
+            number if number >= plan.scripted => Guest::Rust,
+            number if number % 2 == 0 => Guest::Python,
+            _ => Guest::TypeScript,
         }
-        Ok(())
+    }
+
+    fn component(self) -> Result<Vec<u8>> {
+        let scripted = |name: &str| {
+            let path = tree::languages_dir().join(name);
+            std::fs::read(&path).with_context(|| format!("read {}", path.display()))
+        };
+        match self {
+            Guest::Rust => tree::guest("family"),
+            Guest::Python => scripted("text-digest-python.wasm"),
+            Guest::TypeScript => scripted("text-digest-typescript.wasm"),
+        }
+    }
+}
+
+/// Installs components that differ in a section that nobody reads: each has a digest and an artifact of its own. What takes long to compile
+/// has all processors for each, one after the other, so that no upload waits for others beyond its time.
+fn install_all(client: &Client, plan: &Plan) -> Result<()> {
+    (0..plan.scripted).try_for_each(|number| install_one(client, plan, number))?;
+    let install_some = |installer: usize| -> Result<()> {
+        let mut numbers = (plan.scripted + installer..plan.plugins).step_by(INSTALLERS);
+        numbers.try_for_each(|number| install_one(client, plan, number))
     };
     std::thread::scope(|scope| {
-        let install = &install;
+        let install_some = &install_some;
         let threads: Vec<_> =
-            (0..INSTALLERS).map(|installer| scope.spawn(move || install(installer))).collect();
+            (0..INSTALLERS).map(|installer| scope.spawn(move || install_some(installer))).collect();
         threads.into_iter().try_for_each(|thread| match thread.join() {
             Ok(installed) => installed,
             Err(_) => bail!("an installing thread panicked"),
         })
     })
+}
+
+fn install_one(client: &Client, plan: &Plan, number: usize) -> Result<()> {
+    let guest = Guest::of(plan, number);
+    let kind = if matches!(guest, Guest::Rust) { "child" } else { "digest" };
+    let name = name(number);
+    let manifest = format!("[plugin]\nname = \"{name}\"\nversion = \"1\"\n[[kind]]\nname = \"{kind}\"\n");
+    let component = with_section(guest.component()?, "restart", number.to_string().as_bytes());
+    install(client, &component, &manifest).map(drop)
 }
 
 /// The artifacts of a host, and when each was written.
