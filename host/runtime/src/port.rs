@@ -89,7 +89,9 @@ impl HostPort for AttemptPort {
     }
 
     async fn agents(&self, ids: &[AgentId]) -> Result<Vec<Option<Agent>>, AskError> {
-        self.shared.agents.agents(self.tenant, ids).await.map_err(unanswered)
+        let (agents, tenant, ids) = (Arc::clone(&self.shared.agents), self.tenant, ids.to_vec());
+        let asked = self.shared.apart.run(async move { agents.agents(tenant, &ids).await });
+        asked.await.map_err(unanswered)
     }
 
     async fn list_agents(
@@ -97,8 +99,10 @@ impl HostPort for AttemptPort {
         filter: &AgentFilter,
         limit: u32,
     ) -> Result<Page<(Agent, AgentStatistics)>, AskError> {
-        let rows = self.shared.agents.list_agents(self.tenant, filter, limit.saturating_add(1)).await;
-        Ok(Page::of(rows.map_err(unanswered)?, limit))
+        let (agents, tenant, filter) = (Arc::clone(&self.shared.agents), self.tenant, filter.clone());
+        let more = limit.saturating_add(1);
+        let rows = self.shared.apart.run(async move { agents.list_agents(tenant, &filter, more).await });
+        Ok(Page::of(rows.await.map_err(unanswered)?, limit))
     }
 
     async fn user_tasks(
@@ -107,14 +111,17 @@ impl HostPort for AttemptPort {
         before: Option<TaskId>,
         limit: u32,
     ) -> Result<Page<UserTask>, AskError> {
-        let asked = self.shared.history.user_tasks(self.tenant, user, before, limit.saturating_add(1)).await;
-        let rows = asked.map_err(unanswered)?.ok_or(AskError::NoUser(user))?;
+        let (history, tenant) = (Arc::clone(&self.shared.history), self.tenant);
+        let more = limit.saturating_add(1);
+        let asked = async move { history.user_tasks(tenant, user, before, more).await };
+        let rows = self.shared.apart.run(asked).await.map_err(unanswered)?.ok_or(AskError::NoUser(user))?;
         Ok(Page::of(rows, limit).within(HOSTCALL_BYTES_MAX, UserTask::bytes))
     }
 
     async fn statistics(&self, range: DateRange) -> Result<Vec<Statistics>, AskError> {
-        let asked = self.shared.history.statistics(self.tenant, range).await;
-        within(asked.map_err(unanswered)?, HOSTCALL_BYTES_MAX)
+        let (history, tenant) = (Arc::clone(&self.shared.history), self.tenant);
+        let asked = self.shared.apart.run(async move { history.statistics(tenant, range).await });
+        within(asked.await.map_err(unanswered)?, HOSTCALL_BYTES_MAX)
     }
 
     async fn cache_get(&self, keys: &[String]) -> Result<Vec<Option<Bytes>>, CacheRefused> {
@@ -153,7 +160,7 @@ impl AttemptPort {
     fn cache(&self) -> &PluginCache {
         self.cache.get_or_init(|| {
             let (cache, tenant) = (self.shared.cache.clone(), self.policy.row(self.tenant));
-            PluginCache::new(cache, tenant, &self.loaded)
+            PluginCache::new(cache, tenant, &self.loaded, self.shared.apart.clone())
         })
     }
 

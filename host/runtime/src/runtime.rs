@@ -35,7 +35,7 @@ use crate::queue::LocalQueue;
 use crate::request::{Error, TenantOptions};
 use crate::running::Running;
 use crate::schedules::{self, Almanac};
-use crate::service::{Services, Standing};
+use crate::service::{Apart, Services, Standing};
 use crate::settler::{self, Ended};
 use crate::shared::{Counters, Job, Shared, TenantEntry};
 use crate::tenure::Tenures;
@@ -137,6 +137,7 @@ impl Runtime {
         let memory = entries.iter().map(memory).collect();
         let (batches, events) = Batches::new(batches, batch_records, options.batch_memory_bytes, memory);
         let shared = Arc::new(Shared {
+            apart: Apart::here(),
             ids: Ids::new(Arc::clone(&tasks), Arc::clone(&clock)),
             pauses: Pauses::new(Arc::clone(&catalog)),
             catalog: Catalog::new(catalog, components, Arc::clone(&runner), Arc::clone(&clock)),

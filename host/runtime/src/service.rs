@@ -3,14 +3,16 @@
 //! For simulations everything is a task of the caller's runtime, which may have one thread and a clock of its own, and
 //! ends with what it belongs to, as a process does that is killed.
 
-use std::future::Future;
+use std::future::{Future, pending};
+use std::panic::resume_unwind;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::cores;
 
@@ -118,6 +120,34 @@ pub(crate) fn spawn_beside(future: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(future);
 }
 
+/// Where what a guest asks for goes on by itself: a guest goes on only when it has a turn, and what it would hold until
+/// then, a connection above all, others need.
+#[derive(Clone, Debug)]
+pub(crate) struct Apart(Handle);
+
+impl Apart {
+    /// Beside whoever makes this.
+    pub(crate) fn here() -> Apart {
+        Apart(Handle::current())
+    }
+
+    /// Runs a future to its end, or until nobody waits for it any more.
+    #[allow(clippy::disallowed_methods, reason = "the one place of this crate that spawns tasks")]
+    pub(crate) async fn run<T>(&self, future: impl Future<Output = T> + Send + 'static) -> T
+    where
+        T: Send + 'static,
+    {
+        match AbortOnDropHandle::new(self.0.spawn(future)).await {
+            Ok(output) => output,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                // The host has ended, and with it whoever could be told.
+                Err(_) => pending().await,
+            },
+        }
+    }
+}
+
 impl Standing {
     /// Gives it to this thread. Only Linux has a priority for each thread; elsewhere it would be the whole process's.
     fn take(self) {
@@ -155,7 +185,7 @@ mod tests {
         assert!(services.stop(Duration::from_secs(10)).await);
 
         let services = Services::default();
-        services.spawn(std::future::pending());
+        services.spawn(pending());
         assert!(!services.stop(Duration::from_millis(1)).await);
     }
 

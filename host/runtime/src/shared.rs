@@ -37,6 +37,7 @@ use crate::pulse::Pulse;
 use crate::queue::{Lanes, LocalQueue};
 use crate::running::Running;
 use crate::schedules::Almanac;
+use crate::service::Apart;
 use crate::settler::Ended;
 use crate::tenure::{Tenure, Tenures};
 use crate::trees::{Known, Trees};
@@ -44,6 +45,7 @@ use crate::waiters::Waiters;
 
 /// One runtime's state. Every field is made at start; what changes afterwards synchronizes itself.
 pub(crate) struct Shared {
+    pub(crate) apart: Apart,
     pub(crate) tasks: Arc<dyn TaskStore>,
     pub(crate) records: Arc<dyn Records>,
     pub(crate) runner: Arc<dyn Runner>,

@@ -23,6 +23,7 @@ mod level;
 pub mod memory;
 mod once;
 mod pause;
+mod places;
 pub mod postgres;
 mod prune;
 pub mod redis;

@@ -13,6 +13,7 @@ use keiko_core::port::{CacheFill, CacheFilling, CacheRefused, Keeping};
 
 use super::{Cache, FillGuard, Filling, Found, Stored};
 use crate::catalog::Loaded;
+use crate::service::Apart;
 
 /// What one attempt reaches of the cache.
 #[derive(Clone)]
@@ -22,6 +23,8 @@ pub(crate) struct PluginCache {
     loaded: Arc<Loaded>,
     namespace: Namespace,
     component: Tag,
+    /// Where what waits for other levels goes on.
+    apart: Apart,
 }
 
 /// The part of the cache that a plugin's component has.
@@ -41,10 +44,11 @@ pub(crate) async fn forget(cache: &Cache, tenant: &Tenant, plugin: &Plugin) {
 }
 
 impl PluginCache {
-    pub(crate) fn new(cache: Cache, tenant: Tenant, loaded: &Arc<Loaded>) -> PluginCache {
+    pub(crate) fn new(cache: Cache, tenant: Tenant, loaded: &Arc<Loaded>, apart: Apart) -> PluginCache {
         let plugin = &loaded.plugin;
         let component = Tag::of_component(&plugin.name, &plugin.current.digest);
-        PluginCache { cache, tenant, loaded: Arc::clone(loaded), namespace: namespace_of(plugin), component }
+        let (namespace, loaded) = (namespace_of(plugin), Arc::clone(loaded));
+        PluginCache { cache, tenant, loaded, namespace, component, apart }
     }
 
     pub(crate) async fn get(&self, keys: &[String]) -> Result<Vec<Option<Bytes>>, CacheRefused> {
@@ -56,10 +60,13 @@ impl PluginCache {
             if let Some(value) = self.cache.peek(&key) {
                 return Ok(vec![Some(value)]);
             }
-            return Ok(vec![value(self.cache.get(&key).await)]);
+            let cache = self.cache.clone();
+            return Ok(vec![value(self.apart.run(async move { cache.get(&key).await }).await)]);
         }
         let keys: Vec<CacheKey> = keys.iter().map(|key| self.key(key)).collect::<Result<_, _>>()?;
-        Ok(self.cache.get_many(&keys).await.into_iter().map(value).collect())
+        let cache = self.cache.clone();
+        let found = self.apart.run(async move { cache.get_many(&keys).await }).await;
+        Ok(found.into_iter().map(value).collect())
     }
 
     pub(crate) async fn set(&self, key: &str, value: Bytes, keeping: Keeping) -> Result<(), CacheRefused> {
@@ -67,22 +74,27 @@ impl PluginCache {
         if self.is_late() && value.len() <= VALUE_BYTES_MAX {
             return Ok(());
         }
-        kept(self.cache.set(&key, value, &wish).await)
+        let cache = self.cache.clone();
+        kept(self.apart.run(async move { cache.set(&key, value, &wish).await }).await)
     }
 
     pub(crate) async fn remove(&self, key: &str) -> Result<(), CacheRefused> {
-        self.cache.remove(&self.key(key)?).await;
+        let (cache, key) = (self.cache.clone(), self.key(key)?);
+        self.apart.run(async move { cache.remove(&key).await }).await;
         Ok(())
     }
 
     pub(crate) async fn remove_tag(&self, tag: &str) -> Result<(), CacheRefused> {
         let tag = Tag::given(tag).map_err(CacheRefused::Tag)?;
-        self.cache.remove_tag(&self.tenant, &self.namespace, &tag).await;
+        let part = self.clone();
+        let removed = async move { part.cache.remove_tag(&part.tenant, &part.namespace, &tag).await };
+        self.apart.run(removed).await;
         Ok(())
     }
 
     pub(crate) async fn fill(&self, key: &str) -> Result<CacheFilling, CacheRefused> {
-        Ok(match self.cache.fill(&self.key(key)?).await {
+        let (cache, key) = (self.cache.clone(), self.key(key)?);
+        Ok(match self.apart.run(async move { cache.fill(&key).await }).await {
             Filling::Hit(value) => CacheFilling::Hit(value),
             Filling::Fill(guard) => CacheFilling::Fill(Box::new(PluginFill { guard, part: self.clone() })),
         })
@@ -123,7 +135,8 @@ impl CacheFill for PluginFill {
         if self.part.is_late() {
             return Err(CacheRefused::Lost);
         }
-        match self.guard.complete(value, &wish).await {
+        let (guard, apart) = (self.guard, self.part.apart);
+        match apart.run(async move { guard.complete(value, &wish).await }).await {
             Ok(stored) => kept(stored),
             Err(_) => Err(CacheRefused::Lost),
         }

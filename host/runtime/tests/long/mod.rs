@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{FutureExt, poll};
+use keiko_core::AgentId;
 use keiko_core::code::Code;
 use keiko_core::outcome::{AttemptReport, Outcome};
 use keiko_core::port::{Attempt, HostPort};
@@ -284,5 +285,48 @@ async fn a_guest_that_gets_no_turn_while_it_waits_for_ids_keeps_nobody_from_them
     assert_eq!(ended(&handle, victim, id).await.view.summary.state, TaskState::Completed);
     go_on.add_permits(1);
     assert_eq!(ended(&handle, attacker, parent).await.view.summary.state, TaskState::Completed);
+    runtime.drain().await;
+}
+
+/// Asks for an agent, and goes on when it is told to.
+async fn reads_and_stops(
+    port: Arc<dyn HostPort>,
+    asked: Arc<Semaphore>,
+    go_on: Arc<Semaphore>,
+) -> AttemptReport {
+    let ids = [AgentId(1)];
+    let mut agents = port.agents(&ids);
+    assert!(poll!(agents.as_mut()).is_pending(), "the store is asked");
+    asked.add_permits(1);
+    go_on.acquire().await.expect("nobody closes it").forget();
+    assert!(agents.await.expect("an answer")[0].is_none());
+    report(Outcome::Completed(Payload::json(Bytes::from_static(b"null"))))
+}
+
+#[tokio::test]
+async fn guests_that_get_no_turn_while_they_read_keep_nobody_from_reading() {
+    // More than the store has connections.
+    const GUESTS: u32 = 8;
+    let bench = bench().await;
+    let [asked, go_on] = [0, 0].map(|permits| Arc::new(Semaphore::new(permits)));
+    let (runtime, handle, [attacker, victim]) = {
+        let (asked, go_on) = (Arc::clone(&asked), Arc::clone(&go_on));
+        let play = move |attempt: Attempt, port, _| -> Report {
+            if attempt.input.bytes == SMALL {
+                return async move { echo(&attempt) }.boxed();
+            }
+            reads_and_stops(port, Arc::clone(&asked), Arc::clone(&go_on)).boxed()
+        };
+        bench.start_for(["attacker", "victim"], play).await
+    };
+    let tasks = vec![task("\"reads\""); GUESTS as usize];
+    let parents = handle.submit(attacker, tasks, None).await.expect("accepted");
+    until(&asked, GUESTS).await;
+    let id = submit(&handle, victim, SMALL).await;
+    assert_eq!(ended(&handle, victim, id).await.view.summary.state, TaskState::Completed);
+    go_on.add_permits(GUESTS as usize);
+    for id in parents.ids() {
+        assert_eq!(ended(&handle, attacker, id).await.view.summary.state, TaskState::Completed);
+    }
     runtime.drain().await;
 }

@@ -8,7 +8,6 @@
 //!   whether it has replayed what the tenant has to find ([`super::replica`]); when it has not, is gone, or gives up, the
 //!   primary answers. One that does not take connections within [`REPLICA_WAIT`] is left alone for [`REPLICA_REST`].
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,7 +19,6 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::query::Query;
 use sqlx::{Postgres, Row};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::error::{is_lost, ran_too_long, store_error};
@@ -28,6 +26,7 @@ use super::open::OpenError;
 use super::options::PostgresOptions;
 use super::replica::{Freshness, Need, Position};
 use super::row::get;
+use crate::places::{Place, Places};
 use crate::transaction::spawn;
 
 /// Sets for whom a connection works from now on, and says whether its server is a replica that has replayed this much of
@@ -75,9 +74,7 @@ struct Inner {
     primary: Arc<Side>,
     replica: Option<Replica>,
     counters: Arc<Counters>,
-    /// Places of each tenant that uses one or waits for one.
-    tenants: Mutex<HashMap<TenantId, Arc<Semaphore>>>,
-    tenant_places: usize,
+    tenants: Places,
     places: u32,
     acquire_timeout: Duration,
     slow_acquire: Duration,
@@ -143,8 +140,7 @@ impl Pool {
             primary,
             replica,
             counters,
-            tenants: Mutex::default(),
-            tenant_places: places.div_ceil(2) as usize,
+            tenants: Places::half_of(places),
             places,
             acquire_timeout: options.acquire_timeout,
             slow_acquire: options.slow_acquire,
@@ -255,19 +251,9 @@ impl Pool {
 
     /// One of the tenant's places.
     async fn place(&self, tenant: TenantId, start: Instant) -> Result<Place, StoreError> {
-        let semaphore = {
-            let mut tenants = self.0.tenants.lock();
-            let places = self.0.tenant_places;
-            Arc::clone(tenants.entry(tenant).or_insert_with(|| Arc::new(Semaphore::new(places))))
-        };
-        let mut place = Place { pool: self.clone(), tenant, permit: None };
         let _waiting = Counted::new(&self.0.counters, |counters| &counters.waiting);
-        let permit = timeout_at(start + self.0.acquire_timeout, semaphore.acquire_owned()).await;
-        match permit {
-            Ok(permit) => place.permit = permit.ok(),
-            Err(_) => return Err(self.timed_out()),
-        }
-        Ok(place)
+        let place = timeout_at(start + self.0.acquire_timeout, self.0.tenants.take(tenant)).await;
+        place.map_err(|_| self.timed_out())
     }
 
     /// A connection that works for this role and tenant from now on.
@@ -489,24 +475,6 @@ impl Drop for Used {
             }
             side.closing.fetch_sub(1, Ordering::Relaxed);
         });
-    }
-}
-
-/// A tenant's place in the pool.
-struct Place {
-    pool: Pool,
-    tenant: TenantId,
-    permit: Option<OwnedSemaphorePermit>,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut tenants = self.pool.0.tenants.lock();
-        self.permit = None;
-        // Whoever uses or waits for a place shares the semaphore.
-        if tenants.get(&self.tenant).is_some_and(|semaphore| Arc::strong_count(semaphore) == 1) {
-            tenants.remove(&self.tenant);
-        }
     }
 }
 

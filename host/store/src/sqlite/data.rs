@@ -1,4 +1,4 @@
-//! The data layer's seams.
+//! The data layer's seams. Of the readers a tenant has at most half, so that it cannot keep the others out.
 
 use async_trait::async_trait;
 use keiko_core::agent::{Agent, AgentFilter, AgentPatch, AgentStatistics, StatusChange, User};
@@ -32,6 +32,7 @@ impl Agents for SqliteStore {
     }
 
     async fn agents(&self, tenant: TenantId, ids: &[AgentId]) -> Result<Vec<Option<Agent>>, StoreError> {
+        let _place = self.0.places.take(tenant).await;
         agents::by_ids(&self.0.readers, tenant, ids).await
     }
 
@@ -41,6 +42,7 @@ impl Agents for SqliteStore {
         filter: &AgentFilter,
         limit: u32,
     ) -> Result<Vec<(Agent, AgentStatistics)>, StoreError> {
+        let _place = self.0.places.take(tenant).await;
         agents::list(&self.0.readers, tenant, filter, limit).await
     }
 
@@ -49,6 +51,7 @@ impl Agents for SqliteStore {
         tenant: TenantId,
         id: AgentId,
     ) -> Result<Option<(Agent, AgentStatistics)>, StoreError> {
+        let _place = self.0.places.take(tenant).await;
         agents::one(&self.0.readers, tenant, id).await
     }
 
@@ -72,6 +75,7 @@ impl Agents for SqliteStore {
     }
 
     async fn users(&self, tenant: TenantId, ids: &[UserId]) -> Result<Vec<Option<User>>, StoreError> {
+        let _place = self.0.places.take(tenant).await;
         agents::users(&self.0.readers, tenant, ids).await
     }
 
@@ -81,6 +85,7 @@ impl Agents for SqliteStore {
         before: Option<UserId>,
         limit: u32,
     ) -> Result<Vec<User>, StoreError> {
+        let _place = self.0.places.take(tenant).await;
         agents::list_users(&self.0.readers, tenant, before, limit).await
     }
 }
@@ -94,10 +99,12 @@ impl History for SqliteStore {
         before: Option<TaskId>,
         limit: u32,
     ) -> Result<Option<Vec<UserTask>>, StoreError> {
+        let _place = self.0.places.take(tenant).await;
         history::user_tasks(&self.0.readers, tenant, user, before, limit).await
     }
 
     async fn statistics(&self, tenant: TenantId, range: DateRange) -> Result<Vec<Statistics>, StoreError> {
+        let _place = self.0.places.take(tenant).await;
         history::statistics(&self.0.readers, tenant, range).await
     }
 }

@@ -72,6 +72,7 @@ use self::cache::CacheFile;
 pub use self::open::{Lock, OpenError};
 use self::open::{log_if, pool_options, reader_options, writer_options};
 use self::session::Session;
+use crate::places::Places;
 use crate::stored::payload_bytes;
 pub use crate::transaction::WriterCounts;
 use crate::transaction::{Counters, Entry, Priority, Writer};
@@ -94,6 +95,8 @@ pub struct SqliteStore(Arc<Inner>);
 struct Inner {
     writer: Writer<Session>,
     readers: SqlitePool,
+    /// Of the readers, for what guests ask as often as they like.
+    places: Places,
     components: SqlitePool,
     cache: CacheFile,
 }
@@ -116,6 +119,7 @@ impl SqliteStore {
         Ok(SqliteStore(Arc::new(Inner {
             writer: Writer::start(session, counters, Box::new(lock)),
             readers: pool_options(options.readers).connect_lazy_with(readers),
+            places: Places::half_of(options.readers),
             components,
             cache,
         })))
