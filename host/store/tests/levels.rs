@@ -20,6 +20,9 @@ use keiko_core::port::{Backplane, CacheLevel, Change, ChangeKind, Heard, Kept, L
 use keiko_store::memory::{LevelFault, MemoryLevel};
 use keiko_store::redis::RedisLevel;
 use keiko_store::sqlite::{SqliteOptions, SqliteStore};
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 #[allow(dead_code, reason = "shared with the conformance suite, which uses more of it")]
 #[path = "conformance/database.rs"]
@@ -377,6 +380,99 @@ async fn a_server_that_is_not_there_is_down_and_said_to_be_lost() {
     let error = level.get(&[key(&memory().await.ada, "k")], NOW).await.unwrap_err();
     assert_eq!(error.kind(), keiko_core::port::StoreErrorKind::Down);
     assert_eq!(level.next().await, Heard::Lost);
+}
+
+/// What is lost with a connection.
+#[derive(Clone, Copy, Debug)]
+enum Loss {
+    /// The command does not arrive.
+    Command,
+    /// It is done, and nobody hears of it.
+    Answer,
+}
+
+/// Commands that name this key are those that may be lost.
+const LOST: &str = "a-key-under-which-connections-are-lost";
+
+/// Passes bytes on to the server and back, until a command that is to be lost.
+async fn pass(mut client: TcpStream, server: (String, u16), losses: Arc<Mutex<Vec<Loss>>>) {
+    let mut server = TcpStream::connect(server).await.unwrap();
+    let (mut asked, mut answered) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    loop {
+        tokio::select! {
+            read = server.read(&mut answered) => {
+                let read = read.unwrap_or(0);
+                if read == 0 || client.write_all(&answered[..read]).await.is_err() {
+                    return;
+                }
+            }
+            read = client.read(&mut asked) => {
+                let read = read.unwrap_or(0);
+                let may_be_lost = asked[..read].windows(LOST.len()).any(|words| words == LOST.as_bytes());
+                let loss = if may_be_lost { losses.lock().pop() } else { None };
+                let is_gone = read == 0 || matches!(loss, Some(Loss::Command));
+                if is_gone || server.write_all(&asked[..read]).await.is_err() {
+                    return;
+                }
+                if loss.is_some() {
+                    // The server has done it when it answers.
+                    let _ = server.read(&mut answered).await;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Redis behind a way on which connections are lost as often as it is told.
+#[allow(clippy::disallowed_methods, reason = "the way runs beside the test")]
+async fn redis_by_a_way_with_losses() -> (RedisLevel, Arc<Mutex<Vec<Loss>>>) {
+    let client = ::redis::Client::open(redis_url()).unwrap();
+    let ::redis::ConnectionAddr::Tcp(host, port) = client.get_connection_info().addr().clone() else {
+        panic!("KEIKO_TEST_REDIS names a server without a port");
+    };
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let losses = Arc::<Mutex<Vec<Loss>>>::default();
+    let told = Arc::clone(&losses);
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(pass(client, (host.clone(), port), Arc::clone(&told)));
+        }
+    });
+    (RedisLevel::open(&url, installation()).unwrap(), losses)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_is_lost_with_its_connection_is_sent_once_more_and_not_twice() {
+    let (level, losses) = redis_by_a_way_with_losses().await;
+    let ada = memory().await.ada;
+    let keys = [key(&ada, LOST), key(&ada, "another")];
+    let [one, another] = &keys;
+    assert!(level.put(kept(another, 1, "another"), NOW).await.unwrap());
+    let found = [Some(envelope(2, b"one")), Some(envelope(1, b"another"))];
+    for loss in [Loss::Command, Loss::Answer] {
+        let lose = |times| *losses.lock() = vec![loss; times];
+        let were_met = || losses.lock().is_empty();
+        lose(1);
+        assert!(level.put(kept(one, 2, "one"), NOW).await.unwrap() && were_met(), "{loss:?}");
+        lose(1);
+        let alone = level.get(std::slice::from_ref(one), NOW).await.unwrap();
+        assert!(alone == found[..1] && were_met(), "{loss:?}: {alone:?}");
+        lose(1);
+        let together = level.get(&keys, NOW).await.unwrap();
+        assert!(together == found && were_met(), "{loss:?}: {together:?}");
+        lose(1);
+        assert!(level.take_lease(one, 7, 60_000, NOW).await.unwrap() && were_met(), "{loss:?}");
+        // Where it is lost again, the server is as good as away, and nobody waits for a third time.
+        for asked in [&keys[..1], &keys] {
+            lose(2);
+            let error = level.get(asked, NOW).await.unwrap_err();
+            assert_eq!(error.kind(), keiko_core::port::StoreErrorKind::Down);
+            assert!(were_met(), "{loss:?}: it was sent twice");
+        }
+        assert_eq!(level.get(&keys, NOW).await.unwrap(), found);
+    }
 }
 
 #[tokio::test]
