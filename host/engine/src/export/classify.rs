@@ -221,7 +221,10 @@ fn by_error(error: &wasmtime::Error, last_words: Option<String>) -> Failure {
 
 /// What a guest said when it panicked, without what a person who reads the task has no use for.
 fn panic_message(last_words: &str) -> String {
-    let from = last_words.find("panicked at").unwrap_or(0);
+    // Where an interpreter tells of its exception first, the panic behind it says only that there was one.
+    let from =
+        ["Traceback (most recent call last)", "panicked at"].iter().find_map(|words| last_words.find(words));
+    let from = from.unwrap_or(0);
     let lines = last_words[from..].lines();
     let kept: Vec<&str> = lines.filter(|line| !line.starts_with("note: run with `RUST_BACKTRACE")).collect();
     kept.join("\n").trim().to_owned()
@@ -237,5 +240,8 @@ mod tests {
                     environment variable to display a backtrace";
         assert_eq!(panic_message(said), "panicked at src/lib.rs:3:5:\nno more");
         assert_eq!(panic_message("Traceback\nValueError: x\n"), "Traceback\nValueError: x");
+        let python = "before\nTraceback (most recent call last):\n  File \"/0/app.py\", line 7, in run\nValueError: x\n\nthread \
+                      '<unnamed>' (1) panicked at runtime/src/lib.rs:1293:29:\nPython function threw an unexpected exception";
+        assert_eq!(panic_message(python), python.split_once('\n').unwrap().1);
     }
 }
