@@ -16,7 +16,7 @@ const NAME_BYTES_MAX: usize = 63;
 const DESCRIPTION_BYTES_MAX: usize = 1_000;
 const CAPABILITIES: [&str; 10] =
     ["agents", "attempt", "batch", "cache", "config", "history", "log", "metrics", "progress", "tasks"];
-const KIND_LIMITS: [&str; 7] = [
+const KIND_LIMITS: [&str; 10] = [
     "fuel",
     "memory-mib",
     "timeout-s",
@@ -24,7 +24,13 @@ const KIND_LIMITS: [&str; 7] = [
     "queued-timeout-s",
     "total-timeout-s",
     "heartbeat-timeout-s",
+    "tree-fuel",
+    "tree-host-calls",
+    "tree-timeout-s",
 ];
+const REUSE_NUMBERS: [&str; 3] = ["instances", "calls", "idle-s"];
+const CONCURRENCY_NUMBERS: [&str; 2] = ["max", "per-key"];
+const RANDOMS: [&str; 2] = ["secure", "seeded"];
 const RETRY_FIELDS: [&str; 5] = ["first-ms", "max-ms", "factor", "jitter-percent", "codes"];
 const MEMOIZE_FIELDS: [&str; 3] = ["ttl-s", "key-prefix", "cache-none"];
 const PROCESSOR_NUMBERS: [&str; 10] = [
@@ -103,7 +109,9 @@ impl Mistakes {
 
     /// Returns the description.
     fn plugin(&mut self, plugin: &Table) -> String {
-        self.unknown(plugin, "[plugin]", &["name", "version", "description", "wants", "shared-cache"]);
+        let known = ["name", "version", "description", "wants", "shared-cache", "reuse"];
+        self.unknown(plugin, "[plugin]", &known);
+        self.numbers_of(plugin, "[plugin]", "reuse", &REUSE_NUMBERS);
         self.name(plugin, "[plugin]", "name", is_in_plugin_name);
         self.name(plugin, "[plugin]", "version", is_in_version_name);
         if plugin.contains_key("shared-cache") {
@@ -223,8 +231,14 @@ impl Mistakes {
     }
 
     fn limits(&mut self, kind: &Table, place: &str) {
-        self.unknown(kind, place, &[&["name", "description", "retry", "memoize"][..], &KIND_LIMITS].concat());
+        let tables = ["name", "description", "retry", "concurrency", "memoize", "random"];
+        self.unknown(kind, place, &[&tables[..], &KIND_LIMITS].concat());
         self.numbers(kind, place, &KIND_LIMITS);
+        self.numbers_of(kind, place, "concurrency", &CONCURRENCY_NUMBERS);
+        let random = kind.get("random");
+        if !random.is_none_or(|random| random.as_str().is_some_and(|given| RANDOMS.contains(&given))) {
+            self.add(format!("{place} has a `random` that is none of {}", RANDOMS.join(", ")));
+        }
         match kind.get("retry") {
             None => {}
             Some(Value::Table(retry)) => self.unknown(retry, &format!("`retry` of {place}"), &RETRY_FIELDS),
@@ -238,6 +252,19 @@ impl Mistakes {
                 self.numbers(memoize, &place, &MEMOIZE_FIELDS[..1]);
             }
             Some(_) => self.add(format!("{place} has a `memoize` that is no table")),
+        }
+    }
+
+    /// Of a table in a table that has nothing but numbers.
+    fn numbers_of(&mut self, table: &Table, place: &str, field: &str, fields: &[&str]) {
+        match table.get(field) {
+            None => {}
+            Some(Value::Table(inner)) => {
+                let place = format!("`{field}` of {place}");
+                self.unknown(inner, &place, fields);
+                self.numbers(inner, &place, fields);
+            }
+            Some(_) => self.add(format!("{place} has a `{field}` that is no table")),
         }
     }
 
@@ -336,6 +363,31 @@ mod tests {
         assert_eq!(manifest.kinds, ["count", "a.b_c-9"]);
     }
 
+    /// Every field that the documentation for authors has is taken, but for what only programs have.
+    #[test]
+    fn every_field_that_authors_are_told_is_known() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../docs/plugin-authors.md");
+        let told = std::fs::read_to_string(path).expect("the documentation is in the tree");
+        let mut fields = 0;
+        let heads = told.lines().filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
+        for name in heads.flat_map(|head| head.split(['`', ',', ' '])) {
+            let table = |field: &str| format!("{field} = \"?\"\n");
+            let text = match name.split_once('.') {
+                Some(("plugin", field)) => format!("[plugin]\n{}{KIND}", table(field)),
+                Some(("kind", field)) if field != "command" => {
+                    format!("{PLUGIN}[[kind]]\n{}", table(field))
+                }
+                Some(("processor", field)) => format!("{PLUGIN}{KIND}[[processor]]\n{}", table(field)),
+                Some(("metric", field)) => format!("{PLUGIN}{KIND}[[metric]]\n{}", table(field)),
+                _ => continue,
+            };
+            let found = Manifest::parse(&text).err().map(|mistakes| mistakes.to_string());
+            assert!(!found.unwrap_or_default().contains("unknown field"), "{name}");
+            fields += 1;
+        }
+        assert!(fields > 30, "{fields} fields");
+    }
+
     #[test]
     fn processors_are_read_as_the_host_reads_them() {
         let processor = "[[processor]]\nname = \"films\"\nitems = 5\nordered = true\n";
@@ -384,6 +436,17 @@ mod tests {
         check_lines("", "attempts = \"5\"", "a `attempts` that is no whole number above 0");
         check_lines("", "retry = 5", "a `retry` that is no table");
         check_lines("", "retry = { last-ms = 5 }", "an unknown field `last-ms`");
+        check_lines("", "concurrency = 5", "a `concurrency` that is no table");
+        check_lines("", "concurrency = { per-kind = 5 }", "an unknown field `per-kind`");
+        check_lines("", "concurrency = { max = 0 }", "a `max` that is no whole number above 0");
+        check_lines(
+            "",
+            "random = \"weak\"",
+            "the kind `count` has a `random` that is none of secure, seeded",
+        );
+        check_lines("", "random = true", "a `random` that is none of secure, seeded");
+        check_lines("reuse = 5", "", "[plugin] has a `reuse` that is no table");
+        check_lines("reuse = { idle-s = 0 }", "", "a `idle-s` that is no whole number above 0");
         check_lines("", "memoize = true", "a `memoize` that is no table");
         check_lines("", "memoize = { ttl = 5 }", "an unknown field `ttl`");
         check_lines("", "memoize = { ttl-s = 0 }", "a `ttl-s` that is no whole number above 0");
