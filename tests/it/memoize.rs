@@ -125,14 +125,14 @@ fn memoized_equals_recomputed_over_random_inputs() {
     }
 }
 
-/// Whatever an interpreter does at its start, its results are kept exactly when the host calls the run pure.
+/// Whatever an interpreter does at its start, its results are kept exactly when the host calls the run pure. Python seeds its
+/// hash maps with secure random numbers, so that sets have another order each time, unless those are seeded.
 #[test]
 fn interpreters_are_memoized_exactly_when_they_were_pure() {
     let (running, seed) = (Running::start(), seed());
     let mut random = Random::new(seed);
-    let python = "fuel = 20000000000\nmemory-mib = 256\ntimeout-s = 120\n[kind.command]\n\
-        arguments = [\"-c\", \"import json, sys; print(sorted({str(n): n for n in json.load(sys.stdin)}))\"]\n\
-        environment = { PYTHONHASHSEED = \"0\" }";
+    let python = "fuel = 20000000000\nmemory-mib = 256\ntimeout-s = 120\nrandom = \"seeded\"\n[kind.command]\n\
+        arguments = [\"-c\", \"import json, sys; print({str(n) for n in json.load(sys.stdin)})\"]";
     let quickjs = "[kind.command]\narguments = [\"--std\", \"-e\", \"std.out.puts(JSON.parse(std.in.readAsString()).sort().join())\"]";
     for (name, more) in [("python", python), ("quickjs", quickjs)] {
         let memoized = kinds(&["sort"], &format!("memoize = {{}}\n{more}"));
@@ -174,9 +174,15 @@ fn what_asked_the_outside_is_never_memoized_and_says_what_it_asked() {
         ("facts", json!({}), "attempt"),
         ("remaining", json!({}), "attempt"),
         ("config-get", json!({"key": "colour"}), "config"),
+        ("config-get-all", json!({}), "config"),
+        ("agents-load", json!({"ids": []}), "agents"),
         ("agents-list", json!({}), "agents"),
+        ("agents-set-statuses", json!({"changes": []}), "agents"),
+        ("history-user-tasks", json!({"user": "user_0000000000000"}), "history"),
         ("history-summarize", json!({"from_ms": 0, "to_ms": 1}), "history"),
         ("submit", json!({"child": {"kind": "trivial", "input": 1}}), "tasks"),
+        ("batch-add", json!({"processor": "nobody", "items": [{"item": 1}]}), "batch"),
+        ("measure", json!({"name": "nothing_total", "add": 1}), "metrics"),
         ("cache", json!({"steps": [{"do": "get", "key": "k"}]}), "cache"),
         ("memoized", json!({"input": 1}), "cache"),
     ];
@@ -189,6 +195,67 @@ fn what_asked_the_outside_is_never_memoized_and_says_what_it_asked() {
     }
     // The same kind, for an input with which it asks nothing.
     is_memoized(&running.client, "contract", "cache", &json!({"steps": []}));
+}
+
+/// Secure numbers of a kind that wants them seeded follow from what is asked, and are kept for as long as it wants that.
+#[test]
+fn seeded_random_numbers_are_memoized_and_never_served_where_secure_ones_are_wanted() {
+    let running = Running::start();
+    let client = &running.client;
+    let contract = tree::guest("contract").unwrap();
+    let seeded = "memoize = {}\nrandom = \"seeded\"";
+    let version = |name: &str, version: u32, more: &str| {
+        let kinds = kinds(&["random-secure", "random-seed"], more);
+        let manifest = format!("[plugin]\nname = \"{name}\"\nversion = \"{version}\"\n{kinds}");
+        let path = format!("/v1/plugins?manifest={}", base64_url(manifest.as_bytes()));
+        client.post(&path, &[("content-type", "application/wasm")], &contract).unwrap().expect(&[200, 201])
+    };
+    version("plain", 1, "random = \"seeded\"").unwrap();
+    version("kept", 1, seeded).unwrap();
+    for bytes in [1, 16, 17, 4_096] {
+        let input = json!({ "bytes": bytes });
+        let recomputed = [0, 1].map(|_| ends(client, "plain", "random-secure", &input));
+        for task in &recomputed {
+            assert_eq!(task["result"], recomputed[0]["result"]);
+            let attempt = &task["attempts"][0];
+            let told = [&attempt["pure"], &attempt["tainted_by"], &attempt["random_seeded"]];
+            assert_eq!(told, [&json!(true), &json!([]), &json!(true)], "{task}");
+        }
+        let memoized = is_memoized(client, "kept", "random-secure", &input);
+        assert_eq!(memoized["result"], recomputed[0]["result"]);
+    }
+    // What asks for insecure ones only needs nothing seeded, and says nothing of it.
+    let insecure = ends(client, "plain", "random-seed", &json!({}));
+    assert_eq!(insecure["attempts"][0].get("random_seeded"), None, "{insecure}");
+    // The same component under a manifest without the seed: what was kept for it is not for this one.
+    version("kept", 2, "memoize = {}").unwrap();
+    let input = json!({"bytes": 16});
+    let secure = never_memoized(client, "kept", "random-secure", &input);
+    for (task, other) in secure.iter().zip(secure.iter().skip(1)) {
+        assert_eq!(task["attempts"][0]["tainted_by"], json!(["random"]));
+        assert_ne!(task["result"], other["result"]);
+    }
+    // And the other way round.
+    client
+        .post_json("/v1/plugins/kept/activate", &json!({"version": "1"}), None)
+        .unwrap()
+        .expect(&[200])
+        .unwrap();
+    is_memoized(client, "kept", "random-secure", &input);
+}
+
+/// What the attempt before left in the memory of an instance is of the outside, too.
+#[test]
+fn what_runs_on_a_kept_instance_is_not_memoized() {
+    let running = Running::start();
+    let client = &running.client;
+    let kinds = format!("[plugin.reuse]\ninstances = 1\n{}", kinds(&["trivial"], "memoize = {}"));
+    install(client, "contract", &tree::guest("contract").unwrap(), &kinds);
+    let first = ends(client, "contract", "trivial", &json!("the first has a fresh one"));
+    assert_eq!(first["attempts"][0]["pure"], true, "{first}");
+    for task in never_memoized(client, "contract", "trivial", &json!("later")) {
+        assert_eq!(task["attempts"][0]["tainted_by"], json!(["reused"]), "{task}");
+    }
 }
 
 /// However late, and for however few inputs: a run that asked is not kept, and one of the same kind that did not is.

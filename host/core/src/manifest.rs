@@ -160,9 +160,30 @@ pub struct KindSection {
     /// That results of its pure attempts are kept for later tasks with the same input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memoize: Option<MemoizeSection>,
+    /// What its attempts are given for secure random numbers.
+    #[serde(default, skip_serializing_if = "Random::is_secure")]
+    pub random: Random,
     /// How the program is run, when the component is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<CommandSection>,
+}
+
+/// What is behind `wasi:random/random`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Random {
+    /// The system: nobody can tell them before, and a run that asks for them is not pure.
+    #[default]
+    Secure,
+    /// The same seed as of insecure ones, made of component, kind and input: attempts of one input have the same numbers,
+    /// which are no secret, and stay pure. For kinds that make no secrets, where a language's runtime asks when it starts.
+    Seeded,
+}
+
+impl Random {
+    fn is_secure(&self) -> bool {
+        *self == Random::Secure
+    }
 }
 
 /// The `memoize` table of a kind.
@@ -393,6 +414,11 @@ impl Manifest {
         }))
     }
 
+    /// What attempts of a kind are given for secure random numbers.
+    pub fn random(&self, name: &KindName) -> Random {
+        self.kind(name).map(|kind| kind.random).unwrap_or_default()
+    }
+
     /// The entry of a processor.
     pub fn processor(&self, name: &ProcessorName) -> Option<&ProcessorSection> {
         self.processors.iter().find(|processor| processor.name == *name)
@@ -439,6 +465,13 @@ impl Manifest {
             }
             if let Some(Err(problem)) = kind.memoize.as_ref().map(MemoizeSection::check) {
                 return invalid(format!("`memoize` of the kind `{}`: {problem}", kind.name));
+            }
+            // An instance that started from a seed would go on to run kinds that want secrets.
+            if kind.random == Random::Seeded && self.plugin.reuse.is_some() {
+                let name = &kind.name;
+                return invalid(format!(
+                    "the kind `{name}` has `random = \"seeded\"`, which a plugin with `reuse` cannot have"
+                ));
             }
             if let Some(Err(problem)) = kind.command.as_ref().map(CommandSection::check) {
                 return invalid(format!("the command of the kind `{}`: {problem}", kind.name));
@@ -564,6 +597,34 @@ labels = { outcome = ["read", "skipped"] }
             assert!(error.contains(&format!("`reuse.{name}`")), "{error}");
         }
         assert!(reuse("instance = 1").is_err());
+    }
+
+    #[test]
+    fn random_numbers_are_secure_unless_a_kind_says_otherwise() {
+        let random = |line: &str, plugin: &str| {
+            let text = GOOD.replace("fuel = 5", &format!("fuel = 5\n{line}"));
+            let text = text.replace("[[kind]]", &format!("{plugin}\n[[kind]]\nname = \"other\"\n[[kind]]"));
+            Manifest::parse(text.as_bytes())
+        };
+        let of = |manifest: &Manifest, kind: &str| manifest.random(&kind.parse().unwrap());
+        for line in ["", "random = \"secure\""] {
+            let manifest = random(line, "[plugin.reuse]").unwrap();
+            assert_eq!(of(&manifest, "normalise"), Random::Secure);
+            let stored = serde_json::to_string(&manifest).unwrap();
+            assert!(!stored.contains("random"), "an older host can read it: {stored}");
+        }
+        let seeded = random("random = \"seeded\"", "").unwrap();
+        let kinds = ["normalise", "other", "unknown"].map(|kind| of(&seeded, kind));
+        assert_eq!(kinds, [Random::Seeded, Random::Secure, Random::Secure]);
+        let stored = serde_json::to_string(&seeded).unwrap();
+        assert_eq!(serde_json::from_str::<Manifest>(&stored).unwrap(), seeded);
+        for (line, plugin, expected) in [
+            ("random = \"weak\"", "", "unknown variant `weak`"),
+            ("random = \"seeded\"", "[plugin.reuse]", "the kind `normalise` has `random = \"seeded\"`"),
+        ] {
+            let error = random(line, plugin).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]

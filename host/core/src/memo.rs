@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use crate::id::{Digest, TaskId};
-use crate::manifest::Command;
+use crate::manifest::{Command, Random};
 use crate::name::KindName;
 use crate::outcome::{AttemptReport, Outcome};
 use crate::policy::{Budget, Grants};
@@ -36,13 +36,15 @@ pub struct Asked<'a> {
     pub budget: &'a Budget,
     /// What it may ask for.
     pub grants: &'a Grants,
+    /// What it is given for secure random numbers, which a manifest beside the component may change.
+    pub random: Random,
     /// What it is given, in its one form.
     pub input: &'a Payload,
 }
 
 /// The key of a result, in hexadecimal: equal for what is asked equally, and for nothing else.
 pub fn key(asked: &Asked<'_>) -> String {
-    let mut hasher = blake3::Hasher::new_derive_key("keiko 2026 results of pure attempts, form 1");
+    let mut hasher = blake3::Hasher::new_derive_key("keiko 2026 results of pure attempts, form 2");
     let mut add = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
         hasher.update(bytes);
@@ -54,7 +56,8 @@ pub fn key(asked: &Asked<'_>) -> String {
     }
     let grants: Vec<&str> = asked.grants.iter().map(|capability| capability.as_str()).collect();
     add(grants.join(" ").as_bytes());
-    add(&[u8::from(asked.grants.allow_effects()), u8::from(asked.command.is_some())]);
+    let has = [asked.grants.allow_effects(), asked.command.is_some(), asked.random == Random::Seeded];
+    add(&has.map(u8::from));
     if let Some(command) = asked.command {
         let Command { arguments, environment, content_type, completes_with } = command;
         let told = (arguments, environment, content_type, completes_with);
@@ -353,6 +356,7 @@ mod tests {
             command: None,
             budget: &budget,
             grants: &grants,
+            random: Random::Secure,
             input: &input,
         };
         let first = key(&asked);
@@ -375,6 +379,7 @@ mod tests {
             keys.push(key(&Asked { budget: &budget, ..asked }));
         }
         keys.push(key(&Asked { grants: &Grants::new([Capability::Tasks]), ..asked }));
+        keys.push(key(&Asked { random: Random::Seeded, ..asked }));
         keys.push(key(&Asked { grants: &grants.clone().without_effects(), ..asked }));
         let texts =
             [Payload::json("{ }"), Payload { content_type: "text/plain".to_owned(), ..input.clone() }];

@@ -123,6 +123,9 @@ impl Taint {
     pub const REUSED: Taint = Taint(1 << 10);
     /// What was measured was refused, which a manifest beside the component decides. Nothing is learnt of what is taken.
     pub const METRICS: Taint = Taint(1 << 11);
+    /// Random bytes that stand for secure ones were asked for and came from the seed, as the kind wants it. Nothing was asked of
+    /// the outside, so a run is none the less pure; it is told because such numbers repeat and are no secret.
+    pub const SEEDED: Taint = Taint(1 << 12);
 
     const NAMES: &'static [(Taint, &'static str)] = &[
         (Taint::WALL_CLOCK, "wall-clock"),
@@ -147,7 +150,12 @@ impl Taint {
 
     /// Whether nothing of the outside was asked.
     pub const fn is_none(self) -> bool {
-        self.0 == 0
+        self.0 & !Taint::SEEDED.0 == 0
+    }
+
+    /// Whether random bytes that stand for secure ones came from the seed.
+    pub const fn is_seeded(self) -> bool {
+        self.0 & Taint::SEEDED.0 != 0
     }
 
     /// The names of what was asked, in a fixed order.
@@ -203,5 +211,9 @@ mod tests {
         assert_eq!(taint.names(), ["wall-clock", "random"]);
         assert!(!taint.is_none());
         assert!(Taint::NONE.names().is_empty());
+        // A seed is none of the outside.
+        assert!(Taint::SEEDED.is_none() && Taint::SEEDED.is_seeded() && Taint::SEEDED.names().is_empty());
+        let seeded = Taint::SEEDED.with(Taint::RANDOM);
+        assert!(!seeded.is_none() && !Taint::RANDOM.is_seeded() && seeded.names() == ["random"]);
     }
 }

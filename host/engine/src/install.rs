@@ -8,7 +8,7 @@ use keiko_core::code::Code;
 use keiko_core::effect::ChildWish;
 use keiko_core::id::{Digest, TaskId};
 use keiko_core::limit::{LimitFact, MEMORIES_MAX, SetBy, TABLE_ELEMENTS_MAX, TABLES_MAX};
-use keiko_core::manifest::Manifest;
+use keiko_core::manifest::{Manifest, Random};
 use keiko_core::policy::{BUDGET_CEILING, BUDGET_DEFAULT, Budget, Grants, Limit};
 use keiko_core::port::{Attempt, AttemptFacts, HostPort, InstallError, ReserveError, Reserved};
 use keiko_core::stop::Stop;
@@ -231,6 +231,7 @@ fn trial(digest: Digest, manifest: Option<&Manifest>) -> Result<Attempt, Install
         settings: Arc::default(),
         command: None,
         keep: None,
+        random: Random::Secure,
     })
 }
 

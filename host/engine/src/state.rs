@@ -9,7 +9,7 @@ use keiko_core::effect::Effects;
 use keiko_core::id::Digest;
 use keiko_core::limit::RESOURCES_MAX;
 use keiko_core::log::Source;
-use keiko_core::manifest::Command;
+use keiko_core::manifest::{Command, Random};
 use keiko_core::name::KindName;
 use keiko_core::outcome::Taint;
 use keiko_core::port::{Attempt, AttemptFacts, HostPort};
@@ -39,6 +39,8 @@ pub(crate) struct State {
     pub(crate) holds_fill: bool,
     pub(crate) stop: Stop,
     pub(crate) deadline: Instant,
+    /// What the guest is given for secure random numbers.
+    pub(crate) random: Random,
     started: Instant,
     digest: Digest,
     kind: KindName,
@@ -70,6 +72,7 @@ impl State {
             holds_fill: false,
             stop,
             deadline,
+            random: attempt.random,
             started,
             digest: attempt.digest,
             kind: attempt.kind,
@@ -115,7 +118,7 @@ impl State {
         }
         (self.port, self.stop) = (port, stop);
         (self.facts, self.settings, self.kind) = (attempt.facts, attempt.settings, attempt.kind);
-        (self.digest, self.input) = (attempt.digest, attempt.input.bytes);
+        (self.digest, self.input, self.random) = (attempt.digest, attempt.input.bytes, attempt.random);
     }
 
     /// Makes the attempt that of a program: its input is on stdin, what it prints is its result.
@@ -167,7 +170,7 @@ impl State {
     }
 
     /// Bytes that are equal for equal component, kind and input: what a language seeds its hash maps with must not
-    /// make equal runs differ.
+    /// make equal runs differ. Anyone can compute them.
     pub(crate) fn insecure(&mut self) -> &mut blake3::OutputReader {
         self.insecure.get_or_insert_with(|| {
             let mut hasher = blake3::Hasher::new_derive_key("keiko 2026 insecure random bytes of an attempt");

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use keiko_core::effect::ChildWish;
 use keiko_core::limit::{COMPONENT_BYTES_MAX, SetBy};
+use keiko_core::manifest::Random;
 use keiko_core::outcome::Outcome;
 use keiko_core::policy::{BUDGET_CEILING, BUDGET_DEFAULT, Budget, Grants, Limit};
 use keiko_core::port::{
@@ -86,6 +87,7 @@ fn attempt(digest: Digest) -> Attempt {
         settings: Arc::default(),
         command: None,
         keep: None,
+        random: Random::default(),
     }
 }
 

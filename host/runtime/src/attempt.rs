@@ -310,6 +310,7 @@ pub(crate) fn prepare(
         settings: tenant.settings.get(&plugin.name).cloned().unwrap_or_default(),
         command: plugin.current.manifest.command(&handler.kind),
         keep: plugin.current.keep(),
+        random: plugin.current.manifest.random(&handler.kind),
     };
     // A run that is no task is run because somebody wants it to.
     let owner = tenant.row(wanted.tenant);

@@ -41,6 +41,7 @@ impl Memo {
             command: attempt.command.as_deref(),
             budget: limits,
             grants: &attempt.grants,
+            random: attempt.random,
             input: &attempt.input,
         };
         let prefix = key_prefix.as_deref().unwrap_or(attempt.kind.as_str());

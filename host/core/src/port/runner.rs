@@ -15,7 +15,7 @@ use crate::history::{DateRange, Statistics, UserTask};
 use crate::id::{AgentId, Digest, KindId, TaskId, UserId, VersionId};
 use crate::limit::LimitFact;
 use crate::log::LogBuffer;
-use crate::manifest::{Command, Manifest, Reuse};
+use crate::manifest::{Command, Manifest, Random, Reuse};
 use crate::metric::{Measured, MetricRefused};
 use crate::name::{KindName, ProcessorName, TenantName};
 use crate::outcome::{AttemptReport, Failure, Meter};
@@ -62,6 +62,8 @@ pub struct Attempt {
     pub command: Option<Box<Command>>,
     /// That its instance is kept for the next attempt, when the manifest asks for it.
     pub keep: Option<Keep>,
+    /// What it is given for secure random numbers.
+    pub random: Random,
 }
 
 /// How an instance is kept for the next attempt.

@@ -4,11 +4,12 @@
 //! for every host call, drops of resources included: the getter is where such a call passes the gate. It cannot
 //! refuse, so a call over the budget ends the run at the next epoch tick or when the run ends.
 //!
-//! Random bytes are ours: insecure ones derive from component, kind and input, and the length of one answer is
-//! bounded with an error that names the limit. Everything else is wasmtime's, over a context without arguments,
-//! environment, folders and network.
+//! Random bytes are ours: insecure ones derive from component, kind and input, and so do those that stand for secure
+//! ones when a kind's manifest says `random = "seeded"`; the length of one answer is bounded with an error that names
+//! the limit. Everything else is wasmtime's, over a context without arguments, environment, folders and network.
 
 use keiko_core::limit::RANDOM_BYTES_MAX;
+use keiko_core::manifest::Random;
 use keiko_core::outcome::Taint;
 use wasmtime::component::{HasData, HasSelf, Linker, ResourceTable};
 use wasmtime::{StoreContextMut, format_err};
@@ -40,6 +41,8 @@ const WALL_CLOCK: Call = Call { name: "wasi:clocks/wall-clock", taint: Taint::WA
 const MONOTONIC_CLOCK: Call =
     Call { name: "wasi:clocks/monotonic-clock", taint: Taint::MONOTONIC_CLOCK, ..IO };
 const RANDOM: Call = Call { name: "wasi:random/random", taint: Taint::RANDOM, ..IO };
+/// The same of a kind that wants them seeded.
+const SEEDED: Call = Call { name: "wasi:random/random", taint: Taint::SEEDED, ..IO };
 
 /// Links all of it.
 pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
@@ -146,21 +149,40 @@ fn buffer(state: &mut State, call: &Call, len: u64) -> wasmtime::Result<Vec<u8>>
     Ok(vec![0; len as usize])
 }
 
-fn secure(bytes: &mut [u8]) -> wasmtime::Result<()> {
-    getrandom::fill(bytes).map_err(|error| format_err!("the system has no random bytes: {error}"))
+/// What a call for secure random bytes is to the gate.
+fn random_call(state: &State) -> &'static Call {
+    match state.random {
+        Random::Secure => &RANDOM,
+        Random::Seeded => &SEEDED,
+    }
+}
+
+/// Secure bytes, or what stands for them.
+fn secure(state: &mut State, bytes: &mut [u8]) -> wasmtime::Result<()> {
+    match state.random {
+        Random::Secure => {
+            getrandom::fill(bytes).map_err(|error| format_err!("the system has no random bytes: {error}"))
+        }
+        Random::Seeded => {
+            state.insecure().fill(bytes);
+            Ok(())
+        }
+    }
 }
 
 impl random::random::Host for State {
     fn get_random_bytes(&mut self, len: u64) -> wasmtime::Result<Vec<u8>> {
-        let mut bytes = buffer(self, &RANDOM, len)?;
-        secure(&mut bytes)?;
+        let call = random_call(self);
+        let mut bytes = buffer(self, call, len)?;
+        secure(self, &mut bytes)?;
         Ok(bytes)
     }
 
     fn get_random_u64(&mut self) -> wasmtime::Result<u64> {
-        self.gate.pass(&RANDOM, 8)?;
+        let call = random_call(self);
+        self.gate.pass(call, 8)?;
         let mut bytes = [0; 8];
-        secure(&mut bytes)?;
+        secure(self, &mut bytes)?;
         Ok(u64::from_le_bytes(bytes))
     }
 }

@@ -13,6 +13,7 @@ use keiko_core::batch::{ItemWish, NewItem};
 use keiko_core::effect::ChildWish;
 use keiko_core::history::{DateRange, Statistics, UserTask};
 use keiko_core::limit::{COMPONENT_BYTES_MAX, SetBy};
+use keiko_core::manifest::Random;
 use keiko_core::metric::{Measured, MetricRefused};
 use keiko_core::outcome::{AttemptReport, Failure, Outcome};
 use keiko_core::page::Page;
@@ -274,6 +275,7 @@ pub struct Run {
     pub budget: Budget,
     pub grants: Grants,
     pub settings: BTreeMap<String, String>,
+    pub random: Random,
     pub port: Arc<Port>,
     pub stop: Stop,
 }
@@ -298,6 +300,7 @@ impl Run {
             budget: budget(),
             grants: Grants::default(),
             settings: BTreeMap::new(),
+            random: Random::default(),
             port: Arc::default(),
             stop: Stop::default(),
         }
@@ -356,6 +359,7 @@ impl Run {
             settings: Arc::new(self.settings.clone()),
             command: None,
             keep: None,
+            random: self.random,
         }
     }
 

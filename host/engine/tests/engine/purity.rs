@@ -1,5 +1,8 @@
 //! What taints a run, and that untainted runs of equal input are equal.
 
+use keiko_core::code::Code;
+use keiko_core::limit::RANDOM_BYTES_MAX;
+use keiko_core::manifest::Random;
 use keiko_core::outcome::{AttemptReport, Taint};
 use keiko_core::task::Payload;
 
@@ -33,6 +36,41 @@ fn each_question_to_the_outside_taints() {
         let silent = Run::of(guest("(call $done)").with(import)).report();
         assert!(silent.taint.is_none(), "only importing what {call} needs");
     }
+}
+
+#[test]
+fn secure_numbers_that_are_seeded_follow_from_the_input_and_leave_the_run_pure() {
+    let code = "(call $random-bytes (i64.const 32) (i32.const 2048))
+        (i64.store (i32.load (i32.const 2048)) (call $random))
+        (call $answer (i32.load (i32.const 2048)) (i32.const 32))";
+    let run = |input: &'static str, random| {
+        let mut run = Run::of(guest(code).with(RANDOM)).input(input);
+        run.random = random;
+        run.report()
+    };
+    let [first, again, other] = ["1", "1", "2"].map(|input| run(input, Random::Seeded));
+    assert!(first.taint.is_none() && first.taint.is_seeded(), "{first:?}");
+    assert_eq!((bytes(&first), first.meter.fuel_used), (bytes(&again), again.meter.fuel_used));
+    assert_ne!(bytes(&first), bytes(&other));
+    assert_ne!(bytes(&first)[..8], bytes(&first)[8..16], "one draw goes on where the last ended");
+    let secure = ["1", "1"].map(|input| run(input, Random::Secure));
+    assert!(secure.iter().all(|report| report.taint == Taint::RANDOM), "{secure:?}");
+    let drawn = [bytes(&secure[0]), bytes(&secure[1]), bytes(&first)];
+    assert!(drawn[0] != drawn[1] && drawn[0] != drawn[2] && drawn[1] != drawn[2]);
+}
+
+/// As of secure ones: a seed does not take a limit away.
+#[test]
+fn seeded_numbers_are_bounded_as_secure_ones_are() {
+    let asking = |len: u64| {
+        let code = format!("(call $random-bytes (i64.const {len}) (i32.const 2048)) (call $done)");
+        let mut run = Run::of(guest(&code).with(RANDOM));
+        run.random = Random::Seeded;
+        run
+    };
+    assert!(asking(RANDOM_BYTES_MAX).report().taint.is_seeded());
+    let (code, name, limit) = asking(RANDOM_BYTES_MAX + 1).limit();
+    assert_eq!((code, name.as_str(), limit), (Code::HostcallTooLarge, "random_bytes", RANDOM_BYTES_MAX));
 }
 
 /// Logs, prints, reports, draws insecure bytes and its seed, and answers the bytes it drew.

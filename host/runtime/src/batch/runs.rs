@@ -18,7 +18,7 @@ use keiko_core::canary::{Seen, Unit, compared_of_batch, seen_of_batch};
 use keiko_core::code::Code;
 use keiko_core::effect::Effects;
 use keiko_core::log::LogBuffer;
-use keiko_core::manifest::ProcessorSection;
+use keiko_core::manifest::{ProcessorSection, Random};
 use keiko_core::outcome::{Failure, Meter};
 use keiko_core::policy::{BudgetRequest, Capability, Grants};
 use keiko_core::port::{Attempt, AttemptFacts, BatchOutcome, BatchReport, BatchRun, HostPort};
@@ -259,6 +259,7 @@ impl Runs<'_> {
             settings: tenant.settings.get(&plugin.name).cloned().unwrap_or_default(),
             command: None,
             keep: plugin.current.keep(),
+            random: Random::Secure,
         }
     }
 }

@@ -90,6 +90,8 @@ struct AttemptJson<'a> {
     host_calls: u64,
     pure: bool,
     tainted_by: Vec<&'static str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    random_seeded: bool,
     effects: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<FailureJson<'a>>,
@@ -109,6 +111,7 @@ impl<'a> From<&'a AttemptView> for AttemptJson<'a> {
             host_calls: record.meter.host_calls,
             pure: view.failure.is_none() && record.taint.is_none() && record.effects == 0,
             tainted_by: record.taint.names(),
+            random_seeded: record.taint.is_seeded(),
             effects: record.effects,
             error: view.failure.as_ref().map(FailureJson::from),
         }

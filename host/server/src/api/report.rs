@@ -24,6 +24,8 @@ pub(crate) struct Report {
     pub(crate) host_calls: u64,
     pub(crate) pure: bool,
     pub(crate) tainted_by: Vec<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub(crate) random_seeded: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) version: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -99,6 +101,7 @@ impl From<&AttemptReport> for Report {
             host_calls: meter.host_calls,
             pure: is_pure(report),
             tainted_by: report.taint.names().into_iter().map(str::to_owned).collect(),
+            random_seeded: report.taint.is_seeded(),
             version: None,
             digest: None,
             content_type: payload.map(|payload| payload.content_type.clone()),

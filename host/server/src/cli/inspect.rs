@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use keiko_core::admission::admit;
-use keiko_core::manifest::Manifest;
+use keiko_core::manifest::{KindSection, Manifest, Random};
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
 use keiko_engine::{Inspection, Need, inspect as look};
 use serde_json::{Value, json};
@@ -161,10 +161,20 @@ fn json(found: &Inspection, manifest: Option<&Manifest>, verdict: &Verdict) -> V
         "producers": producers.collect::<Vec<_>>(),
         "name": manifest.map(|manifest| manifest.plugin.name.as_str()),
         "version": manifest.map(|manifest| manifest.plugin.version.as_str()),
-        "kinds": manifest.map(|manifest| manifest.kinds.iter().map(|kind| kind.name.as_str()).collect::<Vec<_>>()),
+        "kinds": manifest.map(|manifest| names(manifest, |_| true)),
+        "random_seeded": manifest.map(|manifest| names(manifest, is_seeded)),
         "refused": verdict.refused,
         "denied": verdict.denied,
     })
+}
+
+fn is_seeded(kind: &KindSection) -> bool {
+    kind.random == Random::Seeded
+}
+
+/// The kinds of which something holds.
+fn names(manifest: &Manifest, holds: impl Fn(&KindSection) -> bool) -> Vec<&str> {
+    manifest.kinds.iter().filter(|kind| holds(kind)).map(|kind| kind.name.as_str()).collect()
 }
 
 fn show(found: &Inspection, manifest: Option<&Manifest>, verdict: &Verdict) {
@@ -183,8 +193,11 @@ fn show(found: &Inspection, manifest: Option<&Manifest>, verdict: &Verdict) {
     line("memory", &format!("{} at least", print::size(sizes.memory_bytes_minimum)));
     if let Some(manifest) = manifest {
         line("plugin", &format!("{} {}", manifest.plugin.name, manifest.plugin.version));
-        let kinds: Vec<&str> = manifest.kinds.iter().map(|kind| kind.name.as_str()).collect();
-        line("kinds", &kinds.join(", "));
+        line("kinds", &names(manifest, |_| true).join(", "));
+        let seeded = names(manifest, is_seeded);
+        if !seeded.is_empty() {
+            line("random", &format!("seeded by the input, so no secret, in {}", seeded.join(", ")));
+        }
     }
     for producer in &found.producers {
         line(&producer.role, &format!("{} {}", producer.name, producer.version));

@@ -53,8 +53,9 @@ fn summary(report: &Report) -> String {
         (false, []) => "not tainted".to_owned(),
         (false, names) => format!("tainted by {}", print::clean(&names.join(", "))),
     };
+    let seeded = if report.random_seeded { ", random numbers seeded" } else { "" };
     format!(
-        "{} in {}: {} fuel, {} memory at most, {} host calls, {taint}",
+        "{} in {}: {} fuel, {} memory at most, {} host calls, {taint}{seeded}",
         print::clean(how),
         print::span(report.duration_us),
         print::thousands(report.fuel_used),

@@ -244,6 +244,7 @@ async fn attempt(
     let budget = budget(arguments, &wish)?;
     let manifest = source.manifest.as_ref().or(compiled.manifest.as_ref());
     let command = manifest.and_then(|manifest| manifest.command(&kind));
+    let random = manifest.map(|manifest| manifest.random(&kind)).unwrap_or_default();
     let metrics = manifest.map(|manifest| manifest.metrics.clone()).unwrap_or_default();
     // Lines of a backtrace are read from the component.
     components.0.lock().insert(compiled.digest, source.component);
@@ -265,6 +266,7 @@ async fn attempt(
         settings: Arc::new(settings),
         command,
         keep: None,
+        random,
     };
     let stop = Stop::default();
     let port = Arc::new(Port { next_child: AtomicI64::new(id.0 + 1), metrics });

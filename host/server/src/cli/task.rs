@@ -195,6 +195,8 @@ struct Attempt {
     pure: bool,
     #[serde(default)]
     tainted_by: Vec<String>,
+    #[serde(default)]
+    random_seeded: bool,
     error: Option<Error>,
 }
 
@@ -549,12 +551,13 @@ fn show(task: &Task) {
     }
 }
 
-/// Whether an attempt was pure, or what tainted it.
+/// Whether an attempt was pure, or what tainted it, and whether its random numbers were no secret.
 fn purity(attempt: &Attempt) -> String {
+    let seeded = if attempt.random_seeded { ", random numbers seeded" } else { "" };
     match (attempt.pure, &attempt.tainted_by[..]) {
-        (true, _) => "yes".to_owned(),
-        (false, []) => "no".to_owned(),
-        (false, taints) => format!("no: {}", print::clean(&taints.join(", "))),
+        (true, _) => format!("yes{seeded}"),
+        (false, []) => format!("no{seeded}"),
+        (false, taints) => format!("no: {}{seeded}", print::clean(&taints.join(", "))),
     }
 }
 
@@ -581,6 +584,24 @@ fn logs(id: &str, host: &client::HostArguments) -> Result<ExitCode, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_attempt_says_whether_it_was_pure_and_whether_its_random_numbers_were_secret() {
+        let check = |pure: bool, more: &str, expected: &str| {
+            let told = format!(
+                r#"{{"number": 1, "duration_us": 1, "fuel_used": 1, "memory_bytes_peak": 1, "host_calls": 1,
+                    "pure": {pure}{more}}}"#
+            );
+            assert_eq!(purity(&serde_json::from_str(&told).unwrap()), expected, "{told}");
+        };
+        check(true, "", "yes");
+        check(false, "", "no");
+        check(false, r#", "tainted_by": ["random", "cache"]"#, "no: random, cache");
+        check(true, r#", "random_seeded": true"#, "yes, random numbers seeded");
+        check(false, r#", "random_seeded": true"#, "no, random numbers seeded");
+        let both = r#", "tainted_by": ["cache"], "random_seeded": true"#;
+        check(false, both, "no: cache, random numbers seeded");
+    }
 
     #[test]
     fn a_failure_outweighs_what_has_not_ended() {

@@ -11,7 +11,6 @@ use tempfile::TempDir;
 
 use crate::guest;
 use crate::http::send;
-use crate::world::tenant;
 
 /// The program with an environment of its own.
 pub fn keiko(arguments: &[&str], folder: &Path) -> Command {
@@ -208,54 +207,6 @@ fn a_person_lets_a_part_of_the_tasks_try_a_version() {
     assert!(again.starts_with("guest 0.1.0 ") && again.contains(" canary of 50 % (trying)"), "{again}");
     assert!(out(&served.run(&["plugin", "activate", "guest", "0.2.0"], 0)).starts_with("guest 0.2.0 "));
     assert!(out(&served.run(&["plugin", "canary", "guest"], 0)).contains("state        ended"));
-}
-
-#[test]
-fn a_component_is_inspected_without_a_host() {
-    let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
-    write("guest.wasm", &guest::component("guest", "0.1.0"));
-    let shown = out(&run(&["inspect", "guest.wasm"], folder.path(), 0));
-    for line in [
-        "world        keiko:plugin/task-plugin",
-        "plugin       guest 0.1.0",
-        "kinds        echo, fail, loop, say, odd",
-        "memory       64.0 KiB at least",
-        "exports      keiko:plugin/task@0.1.0",
-        "keiko:log/log@0.1.0       log",
-    ] {
-        assert!(shown.lines().any(|shown| shown.starts_with(line)), "{line} in\n{shown}");
-    }
-    let told = |arguments: &[&str], status| -> Value {
-        let all = [&["inspect", "--json"], arguments].concat();
-        serde_json::from_slice(&run(&all, folder.path(), status).stdout).unwrap()
-    };
-    let guest = told(&["guest.wasm"], 0);
-    assert_eq!(
-        (&guest["kinds"][0], &guest["refused"], &guest["denied"]),
-        (&json!("echo"), &json!([]), &json!([]))
-    );
-    let log = json!({"name": "keiko:log/log@0.1.0", "need": "grant", "grant": "log"});
-    assert!(guest["imports"].as_array().unwrap().contains(&log), "{guest}");
-    // A manifest beside it counts as one inside would.
-    write("bare.wasm", &guest::bare());
-    assert_eq!(
-        told(&["bare.wasm"], 3)["refused"],
-        json!(["it carries no manifest, and none was given beside it"])
-    );
-    write("plugin.toml", guest::manifest("beside", "1").as_bytes());
-    assert_eq!(told(&["bare.wasm", "--manifest", "plugin.toml"], 0)["name"], "beside");
-    // The policy is the tenant's.
-    let ((acme, _), (other, _)) = (tenant("acme", 1), tenant("other", 2));
-    write("keiko.toml", format!("{acme}grants = []\n{other}").as_bytes());
-    assert_eq!(
-        told(&["guest.wasm", "--tenant", "acme"], 0)["denied"],
-        json!(["the policy does not grant tasks"])
-    );
-    run(&["inspect", "guest.wasm"], folder.path(), 2);
-    run(&["inspect", "guest.wasm", "--tenant", "nobody"], folder.path(), 2);
-    write("text.wasm", b"no wasm");
-    run(&["inspect", "text.wasm", "--tenant", "acme"], folder.path(), 3);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the command line does with schedules, keys, streams and events, as processes.
+//! What the command line does with schedules, keys, streams, events and components, as processes.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
@@ -6,6 +6,8 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 
 use crate::cli::{Served, err, keiko, out, run};
+use crate::guest;
+use crate::world::tenant;
 
 fn served() -> Served {
     let served = Served::start(&[]);
@@ -155,4 +157,59 @@ fn a_host_does_not_start_on_processors_that_it_may_not_use() {
     let served = Served::start(&["--worker-cores", "all"]);
     served.run(&["plugin", "install", "guest.wasm"], 0);
     served.run(&["task", "submit", "--kind", "echo", "--wait", "60"], 0);
+}
+
+#[test]
+fn a_component_is_inspected_without_a_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+    write("guest.wasm", &guest::component("guest", "0.1.0"));
+    let shown = out(&run(&["inspect", "guest.wasm"], folder.path(), 0));
+    for line in [
+        "world        keiko:plugin/task-plugin",
+        "plugin       guest 0.1.0",
+        "kinds        echo, fail, loop, say, odd",
+        "memory       64.0 KiB at least",
+        "exports      keiko:plugin/task@0.1.0",
+        "keiko:log/log@0.1.0       log",
+    ] {
+        assert!(shown.lines().any(|shown| shown.starts_with(line)), "{line} in\n{shown}");
+    }
+    let told = |arguments: &[&str], status| -> Value {
+        let all = [&["inspect", "--json"], arguments].concat();
+        serde_json::from_slice(&run(&all, folder.path(), status).stdout).unwrap()
+    };
+    let guest = told(&["guest.wasm"], 0);
+    assert_eq!(
+        (&guest["kinds"][0], &guest["refused"], &guest["denied"]),
+        (&json!("echo"), &json!([]), &json!([]))
+    );
+    let log = json!({"name": "keiko:log/log@0.1.0", "need": "grant", "grant": "log"});
+    assert!(guest["imports"].as_array().unwrap().contains(&log), "{guest}");
+    // A manifest beside it counts as one inside would.
+    write("bare.wasm", &guest::bare());
+    assert_eq!(
+        told(&["bare.wasm"], 3)["refused"],
+        json!(["it carries no manifest, and none was given beside it"])
+    );
+    write("plugin.toml", guest::manifest("beside", "1").as_bytes());
+    let beside = told(&["bare.wasm", "--manifest", "plugin.toml"], 0);
+    assert_eq!((&beside["name"], &beside["random_seeded"]), (&json!("beside"), &json!([])));
+    let seeded = guest::manifest("beside", "1").replacen("[[kind]]", "[[kind]]\nrandom = \"seeded\"", 1);
+    write("seeded.toml", seeded.as_bytes());
+    let arguments = ["bare.wasm", "--manifest", "seeded.toml"];
+    assert_eq!(told(&arguments, 0)["random_seeded"], json!(["echo"]));
+    let shown = out(&run(&[&["inspect"][..], &arguments].concat(), folder.path(), 0));
+    assert!(shown.contains("random       seeded by the input, so no secret, in echo\n"), "{shown}");
+    // The policy is the tenant's.
+    let ((acme, _), (other, _)) = (tenant("acme", 1), tenant("other", 2));
+    write("keiko.toml", format!("{acme}grants = []\n{other}").as_bytes());
+    assert_eq!(
+        told(&["guest.wasm", "--tenant", "acme"], 0)["denied"],
+        json!(["the policy does not grant tasks"])
+    );
+    run(&["inspect", "guest.wasm"], folder.path(), 2);
+    run(&["inspect", "guest.wasm", "--tenant", "nobody"], folder.path(), 2);
+    write("text.wasm", b"no wasm");
+    run(&["inspect", "text.wasm", "--tenant", "acme"], folder.path(), 3);
 }

@@ -123,7 +123,7 @@ fn detail(result: Option<Payload>) -> TaskDetail {
             number,
             started_ms: 1_700_000_000_005,
             meter: Meter { fuel_used: 9, memory_bytes_peak: 65_536, host_calls: 2, elapsed_us: 812 },
-            taint: if number == 1 { Taint::RANDOM } else { Taint::NONE },
+            taint: if number == 1 { Taint::RANDOM } else { Taint::SEEDED },
             effects: 0,
             version: Some(VersionId(1)),
             memoized_from: None,
@@ -165,7 +165,7 @@ fn a_task_has_the_documented_shape() {
     let text = String::from_utf8(task(&detail(Some(Payload::json("{\"a\": 1.0}"))))).unwrap();
     let digest = "01".repeat(32);
     let expected = format!(
-        r#"{{"id":"task_0000000000002","plugin":"movie-facts","kind":"normalise","state":"completed","created_at":"2023-11-14T22:13:20.000Z","run_at":"2023-11-14T22:13:20.000Z","finished_at":"2023-11-14T22:13:21.000Z","root":"task_0000000000001","parent":"task_0000000000001","depth":1,"crashes":0,"agent":"agent_0000000000003","user":"user_0000000000004","attempts":[{{"number":1,"started_at":"2023-11-14T22:13:20.005Z","duration_us":812,"version":"0.1.0","digest":"sha256:{digest}","fuel_used":9,"memory_bytes_peak":65536,"host_calls":2,"pure":false,"tainted_by":["random"],"effects":0,"error":{{"code":"fuel_exhausted","message":"out of fuel","limit":{{"name":"fuel","limit":5,"set_by":"task"}},"backtrace":[{{"function":"run","file":"lib.rs","line":3}}]}}}},{{"number":2,"started_at":"2023-11-14T22:13:20.005Z","duration_us":812,"version":"0.1.0","digest":"sha256:{digest}","fuel_used":9,"memory_bytes_peak":65536,"host_calls":2,"pure":true,"tainted_by":[],"effects":0}}],"content_type":"application/json","result":{{"a": 1.0}}}}"#
+        r#"{{"id":"task_0000000000002","plugin":"movie-facts","kind":"normalise","state":"completed","created_at":"2023-11-14T22:13:20.000Z","run_at":"2023-11-14T22:13:20.000Z","finished_at":"2023-11-14T22:13:21.000Z","root":"task_0000000000001","parent":"task_0000000000001","depth":1,"crashes":0,"agent":"agent_0000000000003","user":"user_0000000000004","attempts":[{{"number":1,"started_at":"2023-11-14T22:13:20.005Z","duration_us":812,"version":"0.1.0","digest":"sha256:{digest}","fuel_used":9,"memory_bytes_peak":65536,"host_calls":2,"pure":false,"tainted_by":["random"],"effects":0,"error":{{"code":"fuel_exhausted","message":"out of fuel","limit":{{"name":"fuel","limit":5,"set_by":"task"}},"backtrace":[{{"function":"run","file":"lib.rs","line":3}}]}}}},{{"number":2,"started_at":"2023-11-14T22:13:20.005Z","duration_us":812,"version":"0.1.0","digest":"sha256:{digest}","fuel_used":9,"memory_bytes_peak":65536,"host_calls":2,"pure":true,"tainted_by":[],"random_seeded":true,"effects":0}}],"content_type":"application/json","result":{{"a": 1.0}}}}"#
     );
     assert_eq!(text, expected);
 }
