@@ -4,6 +4,7 @@
 //! The toolchains come through pip and npm, with their versions, and are kept under `target`, as what they make is. A
 //! component is made again when its sources, the contract or its toolchain have changed: compiling one takes many seconds.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs, iter};
@@ -32,7 +33,8 @@ struct Guest {
     /// What the tests call it.
     name: &'static str,
     language: Language,
-    /// What goes in: folders of Python, the first with `app.py`; one file of TypeScript or C.
+    /// What goes in: folders of Python, the first with `app.py`; files of TypeScript, the first with what is exported; a
+    /// folder of C.
     sources: &'static [&'static str],
     world: &'static str,
 }
@@ -64,7 +66,7 @@ const GUESTS: &[Guest] = &[
     Guest {
         name: "text-digest-c",
         language: Language::C,
-        sources: &["plugins/text-digest/c/text_digest.c"],
+        sources: &["plugins/text-digest/c"],
         world: TASK_PLUGIN,
     },
     Guest {
@@ -82,7 +84,7 @@ const GUESTS: &[Guest] = &[
     Guest {
         name: "contract-c",
         language: Language::C,
-        sources: &["tests/fixtures/guests/contract/c/contract.c"],
+        sources: &["tests/fixtures/guests/contract/c"],
         world: EVERYTHING,
     },
 ];
@@ -119,10 +121,11 @@ fn make(steps: &mut Steps, install: Install, guests: &[Guest]) -> Result<()> {
     componentizer.args(["build", "--workspace", "--bin", "keiko-componentize", "--test", "tidy"]);
     steps.run("what makes components of C", &mut componentizer)?;
     let made = tree::languages_dir();
+    let node = Node::on(install);
     let wit = steps.step("toolchains of other languages", || {
         package_folder(COMPONENTIZE_PY, install)?;
         package_folder(COMPILER, install)?;
-        npm_folder(install)?;
+        npm_folder(&node)?;
         assemble_wit(&made.join("wit"))
     })?;
     for guest in guests {
@@ -136,7 +139,7 @@ fn make(steps: &mut Steps, install: Install, guests: &[Guest]) -> Result<()> {
         create(&work)?;
         steps.step(guest.name, || match guest.language {
             Language::Python => python(guest, &wit, &target),
-            Language::TypeScript => typescript(guest, &wit, &work, &target),
+            Language::TypeScript => typescript(guest, node.found()?, &wit, &work, &target),
             Language::C => c(guest, &wit, &work, &target),
         })?;
         fs::write(&mark, known).with_context(|| format!("write {}", mark.display()))?;
@@ -168,9 +171,10 @@ fn hash(hasher: &mut blake3::Hasher, path: &Path, language: Language) -> Result<
         let entries = fs::read_dir(path).with_context(|| format!("read {}", path.display()))?;
         let mut entries = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
         entries.sort();
-        // Of a folder of several languages the others are left out.
-        let others = |path: &PathBuf| language == Language::Python && path.is_dir();
-        return entries.iter().filter(|path| !others(path)).try_for_each(|path| hash(hasher, path, language));
+        // What goes in of a folder of Python, which may have other languages in others, are its modules.
+        let is_module = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "py");
+        let goes_in = |path: &&PathBuf| language != Language::Python || is_module(path);
+        return entries.iter().filter(goes_in).try_for_each(|path| hash(hasher, path, language));
     }
     hasher.update(path.to_string_lossy().as_bytes());
     hasher.update(&fs::read(path).with_context(|| format!("read {}", path.display()))?);
@@ -219,11 +223,19 @@ fn python(guest: &Guest, wit: &Path, target: &Path) -> Result<()> {
     step::run(make.env("PYTHONPATH", package).env("PYTHONDONTWRITEBYTECODE", "1"))
 }
 
-fn typescript(guest: &Guest, wit: &Path, work: &Path, target: &Path) -> Result<()> {
-    // With the packages it was found, or fetched.
-    let node = Node::find(Install::Forbidden)?;
+fn typescript(guest: &Guest, node: &Node, wit: &Path, work: &Path, target: &Path) -> Result<()> {
     let program = |name: &str| node.command(&npm_dir().join("node_modules/.bin").join(name));
-    let source = tree::root().join(guest.sources.first().context("a source")?);
+    // Side by side, as an author has them.
+    let folder = work.join("source");
+    create(&folder)?;
+    let beside = |source: &&str| -> Result<PathBuf> {
+        let from = tree::root().join(source);
+        let to = folder.join(from.file_name().context("a source has a name")?);
+        fs::copy(&from, &to).with_context(|| format!("copy {}", from.display()))?;
+        Ok(to)
+    };
+    let sources = guest.sources.iter().map(beside).collect::<Result<Vec<_>>>()?;
+    let source = sources.first().context("a source")?;
     // The contract's own folder for a world of its own.
     let (wit, world) = if guest.world == EVERYTHING {
         (wit.to_owned(), guest.world)
@@ -237,12 +249,13 @@ fn typescript(guest: &Guest, wit: &Path, work: &Path, target: &Path) -> Result<(
     let config = work.join("tsconfig.json");
     let options = serde_json::json!({
         "extends": tree::root().join("sdk/typescript/tsconfig.json"),
-        "compilerOptions": { "outDir": work, "rootDir": source.parent() },
-        "files": [types.join(format!("{world}.d.ts")), &source],
+        "compilerOptions": { "outDir": work.join("compiled"), "rootDir": folder },
+        "files": [types.join(format!("{world}.d.ts")), source.clone()],
     });
     fs::write(&config, options.to_string()).with_context(|| format!("write {}", config.display()))?;
     step::run(program("tsc")?.arg("--project").arg(&config))?;
-    let compiled = work.join(source.file_name().context("a source has a name")?).with_extension("js");
+    let name = source.file_name().context("a source has a name")?;
+    let compiled = work.join("compiled").join(name).with_extension("js");
     let mut make = program("componentize-js")?;
     make.arg(compiled).arg("--wit").arg(wit).args(["--world-name", world, "--out"]).arg(target);
     step::run(make.arg("--disable").args(LEFT_OUT))
@@ -261,27 +274,34 @@ fn c(guest: &Guest, wit: &Path, work: &Path, target: &Path) -> Result<()> {
         compiler.arg("-I").arg(work).arg("-I").arg(&sdk);
         Ok(compiler)
     };
-    let objects = ["plugin.o", "json.o", "face.o"].map(|name| work.join(name));
-    let sources = [
-        tree::root().join(guest.sources.first().context("a source")?),
-        sdk.join("keiko_json.c"),
-        work.join(format!("{face}.c")),
-    ];
-    for (place, (object, source)) in objects.iter().zip(&sources).enumerate() {
-        // What is generated may have warnings, and what is ours may not.
-        let warnings = if place < 2 { C_WARNINGS } else { &[] };
-        step::run(compile()?.args(warnings).arg("-c").arg("-o").arg(object).arg(source))?;
-    }
+    // What is generated may have warnings, and what is ours may not.
+    let mut sources = c_files(&tree::root().join(guest.sources.first().context("a source")?))?;
+    sources.push(sdk.join("keiko_json.c"));
+    let generated = [(work.join(format!("{face}.c")), &[][..])];
     let mut link = compile()?;
-    link.arg("-o").arg(&module).args(&objects).arg(work.join(format!("{face}_component_type.o")));
+    link.arg("-o").arg(&module).arg(work.join(format!("{face}_component_type.o")));
+    for (source, warnings) in sources.into_iter().map(|source| (source, C_WARNINGS)).chain(generated) {
+        let object = work.join(source.file_name().context("a source has a name")?).with_extension("o");
+        step::run(compile()?.args(warnings).arg("-c").arg("-o").arg(&object).arg(&source))?;
+        link.arg(object);
+    }
     step::run(&mut link)?;
     step::run(
         Command::new(&componentizer).arg("components").arg(target.parent().context("a folder")?).arg(&module),
     )
 }
 
+/// What is compiled of a folder, in order.
+fn c_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))?;
+    let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "c"));
+    files.sort();
+    Ok(files)
+}
+
 /// Where the npm packages are, installed.
-fn npm_folder(install: Install) -> Result<PathBuf> {
+fn npm_folder(node: &Wanted) -> Result<PathBuf> {
     let (from, folder) = (tree::root().join("sdk/typescript"), npm_dir());
     let lock = "package-lock.json";
     let read = |path: PathBuf| fs::read(&path).with_context(|| format!("read {}", path.display()));
@@ -289,10 +309,10 @@ fn npm_folder(install: Install) -> Result<PathBuf> {
     if folder.join(".done").is_file() && read(folder.join(lock)).is_ok_and(|found| found == wanted) {
         return Ok(folder);
     }
-    if install == Install::Forbidden {
+    if node.install == Install::Forbidden {
         bail!("the npm packages of sdk/typescript are missing; `cargo xtask programs` fetches them");
     }
-    let node = Node::find(install)?;
+    let node = node.found()?;
     create(&folder)?;
     for file in ["package.json", lock, ".npmrc"] {
         fs::copy(from.join(file), folder.join(file)).with_context(|| format!("copy {file}"))?;
@@ -311,7 +331,27 @@ enum Node {
     Fetched(PathBuf),
 }
 
+/// One that is looked for when it is first needed, and once.
+struct Wanted {
+    install: Install,
+    found: OnceCell<Node>,
+}
+
+impl Wanted {
+    fn found(&self) -> Result<&Node> {
+        if let Some(node) = self.found.get() {
+            return Ok(node);
+        }
+        let node = Node::find(self.install)?;
+        Ok(self.found.get_or_init(|| node))
+    }
+}
+
 impl Node {
+    fn on(install: Install) -> Wanted {
+        Wanted { install, found: OnceCell::new() }
+    }
+
     fn find(install: Install) -> Result<Node> {
         let version = step::output(Command::new("node").arg("--version"));
         let has_npm = step::succeeds(Command::new("npm").arg("--version"));
