@@ -46,6 +46,7 @@ enum Language {
     C,
 }
 
+const PYTHON_SDK: &str = "sdk/python";
 const TASK_PLUGIN: &str = "task-plugin";
 /// The world of the fixture: everything that the contract has.
 const EVERYTHING: &str = "everything";
@@ -72,13 +73,13 @@ const GUESTS: &[Guest] = &[
     Guest {
         name: "contract-python",
         language: Language::Python,
-        sources: &["tests/fixtures/guests/contract/python"],
+        sources: &["tests/fixtures/guests/contract/python", PYTHON_SDK],
         world: EVERYTHING,
     },
     Guest {
         name: "contract-typescript",
         language: Language::TypeScript,
-        sources: &["tests/fixtures/guests/contract/typescript/contract.ts"],
+        sources: &["tests/fixtures/guests/contract/typescript/contract.ts", "sdk/typescript/keiko-cache.ts"],
         world: EVERYTHING,
     },
     Guest {

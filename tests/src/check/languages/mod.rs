@@ -2,7 +2,8 @@
 //!
 //! Each language has tenants of its own on one host, under the same policies and with the same names. Promises: every row of
 //! [`rows`] is answered as it says; every function of the contract is called, and every case of its errors is met that a host
-//! answers; items that a processor is handed end as it says; `text-digest` gives the same bytes in all languages, for the example's
+//! answers; items that a processor is handed end as it says; the SDKs of Rust, Python and TypeScript keep what a function
+//! answers; `text-digest` gives the same bytes in all languages, for the example's
 //! vectors and for random texts; a result that is kept equals one that is computed again.
 //!
 //! The long form also counts how many tasks of Python and TypeScript a second has that do nothing.
@@ -27,7 +28,7 @@ use super::hostile::token;
 use crate::{Client, Host, Options, tree, wait};
 
 /// What the check looks at.
-const INVARIANTS: &[&str] = &["row", "coverage", "batch", "log", "digest", "memoized"];
+const INVARIANTS: &[&str] = &["row", "coverage", "batch", "log", "function", "digest", "memoized"];
 /// The languages, and what their guests are called.
 const LANGUAGES: &[&str] = &["rust", "c", "typescript", "python"];
 /// The policies, and what each adds to a tenant.
@@ -58,6 +59,7 @@ const KINDS: &[&str] = &[
     "history-user-tasks",
     "history-summarize",
     "cache",
+    "memoized",
     "fail",
     "panic",
     "recurse",
@@ -128,6 +130,7 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
         language.works_batches(&mut report)?;
         let met = language.meets(&mut report)?;
         language.logs(&mut report)?;
+        language.keeps_functions(&mut report)?;
         let met = language.without_a_host(met, folder)?;
         let missing = met.missing(&coverage::contract()?);
         report.require(missing.is_empty(), "coverage", || format!("{}: not met: {missing:?}", language.name));
@@ -326,6 +329,40 @@ impl Language {
         let is_it =
             line["level"] == "warn" && line["message"] == "ödd" && line["fields"] == json!({"colour": "red"});
         report.require(is_it, "log", || format!("{}: {logs}", self.name));
+        Ok(())
+    }
+
+    /// What a function of the guest answers is kept by its arguments; C has no decorator for it.
+    fn keeps_functions(&self, report: &mut Report) -> Result<()> {
+        const ASKED: &[(Under, &str, Option<u64>)] = &[
+            (Under::All, r#"{"input": {"b": [1.5, "ü"], "a": 2}}"#, Some(1)),
+            (Under::All, r#"{"input": { "a": 2, "b": [1.5, "ü"]}}"#, Some(0)),
+            // A failure is not kept, and leaves the right to the next.
+            (Under::All, r#"{"input": 7, "fail": true}"#, None),
+            (Under::All, r#"{"input": 7}"#, Some(1)),
+            (Under::All, r#"{"input": 7, "fail": true}"#, Some(0)),
+            (Under::All, r#"{"input": "7"}"#, Some(1)),
+            (Under::All, r#"{"input": null}"#, Some(1)),
+            (Under::All, r#"{"input": null, "keep_none": true}"#, Some(1)),
+            (Under::All, r#"{"input": null}"#, Some(0)),
+            // Without a cache it is computed every time.
+            (Under::Denied, r#"{"input": 7}"#, Some(1)),
+            (Under::Denied, r#"{"input": 7}"#, Some(1)),
+        ];
+        for (under, input, computed) in ASKED.iter().filter(|_| self.name != "c") {
+            let body =
+                format!(r#"{{"plugin": "contract", "kind": "memoized", "input": {input}, "attempts": 1}}"#);
+            let json = [("content-type", "application/json")];
+            let task =
+                self.client(*under)?.post("/v1/tasks?wait=30", &json, body.as_bytes())?.expect(&[201])?;
+            let given = serde_json::from_str::<Value>(input)?["input"].take();
+            let output = if given.is_null() { Value::Null } else { json!({ "of": given }) };
+            let as_asked = match computed {
+                Some(computed) => task["result"] == json!({"output": output, "computed": computed}),
+                None => task["error"]["code"] == "plugin_failed" && task["error"]["message"] == "as told",
+            };
+            report.require(as_asked, "function", || format!("{}: {under:?} {input}: {task}", self.name));
+        }
         Ok(())
     }
 
