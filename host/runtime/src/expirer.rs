@@ -75,6 +75,7 @@ pub(crate) async fn expire(shared: Arc<Shared>, stop: CancellationToken) {
             }
             Err(error) => {
                 tracing::warn!(error = %error, "tasks whose time is over could not be ended");
+                shared.failing.doubt();
                 shared.time_outs.look();
                 tokio::select! { biased; () = stop.cancelled() => return, () = tokio::time::sleep(AGAIN) => {} }
             }

@@ -1,6 +1,7 @@
 //! Groups of tasks: submitted, waited for and cancelled together.
 
-use std::sync::atomic::Ordering;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use keiko_core::code::Code;
@@ -9,11 +10,13 @@ use keiko_core::limit::LimitFact;
 use keiko_core::port::StoreError;
 use keiko_core::tree::Branch;
 use keiko_core::{GroupId, TenantId};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::branch;
 use crate::handle::Handle;
 use crate::request::{Accepted, Error, TaskRequest};
+use crate::rescuer;
 use crate::shared::Shared;
 
 /// Tasks of a group that are cancelled in one transaction.
@@ -109,14 +112,44 @@ async fn cancel(
     }
 }
 
-/// Tasks of these groups have failed: the rest of those that fail fast ends too.
+/// Groups that have failed and whose rest is still to be cancelled: by [`again`], or by whoever rescues this host.
+#[derive(Debug, Default)]
+pub(crate) struct Failing {
+    groups: Mutex<BTreeSet<(TenantId, GroupId)>>,
+    /// A call failed that may have ended tasks all the same; a rescue tells which of their groups go on.
+    doubted: AtomicBool,
+}
+
+impl Failing {
+    /// The rest of these is to be cancelled.
+    pub(crate) fn add(&self, groups: impl IntoIterator<Item = (TenantId, GroupId)>) {
+        self.groups.lock().extend(groups);
+    }
+
+    /// There may be groups that nobody told of.
+    pub(crate) fn doubt(&self) {
+        self.doubted.store(true, Ordering::Release);
+    }
+}
+
+/// Tasks of these groups have failed: the rest of those that fail fast ends too, or is kept to be tried again.
 pub(crate) async fn failed(shared: &Shared, groups: impl IntoIterator<Item = (TenantId, GroupId)>) {
     for (tenant, id) in groups {
         if let Err(error) = cancel(shared, tenant, id, true).await {
-            // The next failure of the group tries again, and no held task of it goes.
-            tracing::warn!(error = %error, "the rest of a failed group could not be cancelled");
+            tracing::warn!(error = %error, "the rest of a failed group could not be cancelled yet");
+            shared.failing.add([(tenant, id)]);
         }
     }
+}
+
+/// Cancels what is left to be; whether that is all there was.
+pub(crate) async fn again(shared: &Shared) -> bool {
+    if shared.failing.doubted.swap(false, Ordering::AcqRel) {
+        rescuer::round(shared).await;
+    }
+    let groups = std::mem::take(&mut *shared.failing.groups.lock());
+    failed(shared, groups).await;
+    shared.failing.groups.lock().is_empty() && !shared.failing.doubted.load(Ordering::Acquire)
 }
 
 fn no_group(id: GroupId) -> Error {

@@ -196,6 +196,7 @@ async fn reopen(shared: &Shared, lease_ms: i64, began: Instant) -> bool {
                 Ok(rescued) => rescuer::note(shared, &rescued),
                 Err(error) => {
                     tracing::warn!(error = %error, "tasks of the lost lease could not be rescued yet");
+                    shared.failing.doubt();
                 }
             }
             shared.wake.notify_one();

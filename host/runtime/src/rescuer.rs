@@ -9,6 +9,7 @@ use keiko_core::port::{Dead, Rescued};
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::Event;
+use crate::groups;
 use crate::shared::{Counters, Shared};
 
 /// Beyond the end of a lease, for clocks that differ by a little.
@@ -40,25 +41,36 @@ pub(crate) async fn rescue(shared: Arc<Shared>, stop: CancellationToken) {
             },
             () = due => {}
         }
-        match shared.tasks.rescue(Dead::Expired, Vec::new(), shared.clock.now_ms()).await {
-            Ok(rescued) => {
-                note(&shared, &rescued);
-                // Nobody may be left who knows of the dead host's.
-                shared.time_outs.look();
-                shared.schedules.look();
-                // The dead may have left batches, and items that nobody else knows.
-                shared.batches.tell(Event::Look).await;
-            }
-            Err(error) => tracing::warn!(error = %error, "a round of rescue failed"),
-        }
+        round(&shared).await;
+        groups::again(&shared).await;
         // The next beat tells whose lease ends next.
         shared.pulse.poke();
         wait = AGAIN;
     }
 }
 
+/// Looks once.
+pub(crate) async fn round(shared: &Shared) {
+    match shared.tasks.rescue(Dead::Expired, Vec::new(), shared.clock.now_ms()).await {
+        Ok(rescued) => {
+            note(shared, &rescued);
+            // Nobody may be left who knows of the dead host's.
+            shared.time_outs.look();
+            shared.schedules.look();
+            // The dead may have left batches, and items that nobody else knows.
+            shared.batches.tell(Event::Look).await;
+        }
+        Err(error) => {
+            tracing::warn!(error = %error, "a round of rescue failed");
+            shared.failing.doubt();
+        }
+    }
+}
+
 /// Counts and tells what a rescue did.
 pub(crate) fn note(shared: &Shared, rescued: &Rescued) {
+    // Whoever was to cancel the rest of these may be gone.
+    shared.failing.add(rescued.groups.iter().copied());
     if rescued.returned == 0 && rescued.quarantined.is_empty() {
         return;
     }

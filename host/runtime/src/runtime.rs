@@ -10,7 +10,7 @@ use keiko_core::code::Code;
 use keiko_core::crash::runs_alone;
 use keiko_core::port::{
     Agents, BatchRecords, BatchStore, CanaryStore, CatalogStore, Clock, Components, Dead, History, Records,
-    Runner, Schedules, Signal, Signals, StoreError, TaskStore, Usage,
+    Runner, Schedules, Signal, Signals, StoreError, StoreErrorKind, TaskStore, Usage,
 };
 use keiko_core::stop::StopReason;
 use keiko_core::{TaskId, TenantId, TenantName, Token};
@@ -22,6 +22,7 @@ use crate::canary::Canaries;
 use crate::catalog::Catalog;
 use crate::expirer::{self, TimeOuts};
 use crate::gauge::Gauge;
+use crate::groups::{self, Failing};
 use crate::handle::Handle;
 use crate::ids::Ids;
 use crate::journal::Journal;
@@ -169,6 +170,7 @@ impl Runtime {
             signals,
             wake: Notify::new(),
             time_outs: TimeOuts::default(),
+            failing: Failing::default(),
             sweep: Notify::new(),
             pulse: Pulse::new(),
             tenures: Tenures::new(holder),
@@ -178,6 +180,7 @@ impl Runtime {
         });
         read_again(&shared).await?;
         rescuer::note(&shared, &rescued);
+        groups::again(&shared).await;
         let handle = Handle { shared: Arc::clone(&shared), names: Arc::new(names) };
         Ok((Runtime::spawn(shared, &handle, &cores, endings, events), handle))
     }
@@ -272,6 +275,10 @@ impl Runtime {
 /// Gives back whatever this host still holds, under all its names; says how many tasks.
 async fn close_holders(shared: &Shared) -> Result<u64, StoreError> {
     let mut left = 0;
+    if !groups::again(shared).await {
+        // Whoever rescues this host is told of them.
+        return Err(StoreError::new(StoreErrorKind::Busy, "groups that failed could not be cancelled"));
+    }
     for holder in shared.tenures.all() {
         left += shared.tasks.close_holder(holder, shared.clock.now_ms()).await?;
     }

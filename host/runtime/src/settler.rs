@@ -198,6 +198,10 @@ fn answer(shared: &Shared, part: Vec<Ended>, answers: Vec<Settled>) -> Told {
             }
             Settled::Stale => {
                 stale += 1;
+                if matches!(settlement.transition, Transition::Fail(_)) {
+                    // Perhaps it was stored before, and only the answer was lost.
+                    failed.extend(ended.group.map(|group| (settlement.tenant, group)));
+                }
                 tracing::debug!(task = %settlement.id, "a stale lease changed nothing");
             }
             Settled::Conflict => {

@@ -25,6 +25,7 @@ use crate::catalog::{Catalog, Snapshot};
 use crate::direct::Direct;
 use crate::expirer::TimeOuts;
 use crate::gauge::Gauge;
+use crate::groups::Failing;
 use crate::ids::Ids;
 use crate::journal::Journal;
 use crate::long;
@@ -89,6 +90,7 @@ pub(crate) struct Shared {
     pub(crate) tenures: Tenures,
     /// When tasks are over.
     pub(crate) time_outs: TimeOuts,
+    pub(crate) failing: Failing,
     /// What keeps the holder alive.
     pub(crate) pulse: Pulse,
     /// Whether submits are taken: cleared by a drain.

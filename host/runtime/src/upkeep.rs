@@ -8,6 +8,7 @@ use keiko_core::port::StoreError;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch;
+use crate::groups;
 use crate::pauses;
 use crate::shared::Shared;
 
@@ -70,6 +71,7 @@ async fn once(shared: &Shared, round: u32, worked: bool) -> Result<(), StoreErro
         // Whoever resumed them was cut off.
         pauses::refresh(shared).await;
     }
+    groups::again(shared).await;
     if worked {
         shared.gauge.correct(&shared.records.live().await?);
         shared.batches.gauge.correct(&batch::waiting(shared).await?);

@@ -6,6 +6,9 @@ use keiko_core::group::NewGroup;
 use keiko_core::id::{GroupId, TaskId, TenantId};
 use keiko_core::task::{Settled, Settlement, Submit};
 
+/// Failed groups that a rescue tells of: a host that dies leaves those whose tasks failed in its last settlement.
+pub(crate) const FAILING_MAX: i64 = 10_000;
+
 /// A row: id, tenant, count, window, whether it fails fast, tasks that are not held, time of creation, and whether the
 /// task behind its last one joins it.
 pub(crate) type Row = (i64, i64, u32, Option<u32>, bool, u32, i64, bool);

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use keiko_core::crash::{Verdict, verdict};
-use keiko_core::id::{TaskId, Token};
+use keiko_core::id::{GroupId, TaskId, TenantId, Token};
 use keiko_core::port::{FailedByKind, Rescued};
 
 /// The tasks of dead holders by what becomes of them.
@@ -19,12 +19,13 @@ pub(crate) struct Sorted {
 
 impl Sorted {
     /// What the caller is told.
-    pub(crate) fn rescued(self, failed: FailedByKind) -> Rescued {
+    pub(crate) fn rescued(self, failed: FailedByKind, groups: Vec<(TenantId, GroupId)>) -> Rescued {
         Rescued {
             returned: (self.unstarted.len() + self.crashed.len()) as u64,
             crashed: self.crashed.len() as u64,
             quarantined: self.quarantined,
             failed,
+            groups,
         }
     }
 }

@@ -146,6 +146,7 @@ macro_rules! every_promise {
                 a_groups_outcomes_come_in_the_order_of_submission
                 a_window_lets_held_tasks_go_when_others_end
                 a_group_that_fails_fast_is_cancelled_when_one_has_failed
+                a_rescue_tells_of_groups_that_failed_fast_and_go_on
                 a_retry_by_hand_opens_a_group_again
                 another_tenant_has_no_group
                 a_group_is_forgotten_with_its_first_task

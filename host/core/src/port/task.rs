@@ -159,6 +159,8 @@ pub struct Rescued {
     pub quarantined: Vec<TaskId>,
     /// The same by kind.
     pub failed: FailedByKind,
+    /// Groups that fail fast of which a task has failed and others have not ended: whoever was to cancel these may be gone.
+    pub groups: Vec<(TenantId, GroupId)>,
 }
 
 /// What a round of ending did.

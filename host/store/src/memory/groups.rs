@@ -94,6 +94,13 @@ impl State {
         }
     }
 
+    /// Groups that have failed fast and go on.
+    pub(super) fn failing(&self) -> Vec<(TenantId, GroupId)> {
+        let fails = |group: &Group| group.asked.fail_fast && group.failed > 0 && group.finished_ms.is_none();
+        let failing = self.groups.iter().filter(|(_, row)| fails(&row.group));
+        failing.map(|(id, row)| (row.tenant, *id)).take(crate::group::FAILING_MAX as usize).collect()
+    }
+
     pub(super) fn group(&self, tenant: TenantId, id: GroupId) -> Option<Group> {
         let others = self.breaks(Mutation::GroupForOthers);
         let row = self.groups.get(&id).filter(|row| row.tenant == tenant || others)?;

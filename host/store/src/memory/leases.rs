@@ -102,6 +102,7 @@ impl State {
         let mut tasks: Vec<_> =
             taken.iter().filter_map(|&(_, _, id)| self.take(id, request.holder)).collect();
         self.look_at_slots(&mut tasks, request);
+        self.look_at_leased(&tasks);
         let after = shares.last().map(|&(tenant, _)| tenant).or(request.after);
         Lease { tasks, after, next_run_at_ms, lost: false }
     }
@@ -240,7 +241,8 @@ impl State {
             self.holders.retain(|holder, _| alive.contains_key(holder));
         }
         self.charge_batches(&started);
-        sorted.rescued(failed)
+        let groups = if self.breaks(Mutation::RescueForgetsGroups) { Vec::new() } else { self.failing() };
+        sorted.rescued(failed, groups)
     }
 
     /// The leases that are charged a crash: those that had started.

@@ -22,6 +22,7 @@ mod onces;
 mod pauses;
 mod records;
 mod schedules;
+mod seen;
 mod settles;
 mod slots;
 mod state;
@@ -96,6 +97,18 @@ impl MemoryStore {
     #[doc(hidden)]
     pub fn seen_broken(&self) -> Vec<String> {
         self.shared.state.lock().seen_broken.clone()
+    }
+
+    /// Tasks that are leased under a holder that is gone: none at any time, unless the store breaks a promise.
+    #[doc(hidden)]
+    pub fn orphans(&self) -> Vec<TaskId> {
+        self.shared.state.lock().orphans()
+    }
+
+    /// Everything that is live below a task.
+    #[doc(hidden)]
+    pub fn open_below(&self, task: TaskId) -> Vec<TaskId> {
+        self.shared.state.lock().open_below(task)
     }
 
     /// What goes wrong for this host from now on.

@@ -1,8 +1,6 @@
 //! What a store in memory can do wrong on purpose: one promise broken by each, which some body of the conformance suite must notice.
 
-use super::listed::mutations;
-
-mutations! {
+super::listed::mutations! {
     /// A settlement needs neither the token nor the holder of the lease.
     NoFence;
     /// A settlement needs the token and may come from any holder.
@@ -227,6 +225,8 @@ mutations! {
     ThirdCrashReturns;
     /// A rescue does not forget the dead holders.
     RescueForgetsNobody;
+    /// A rescue does not tell which groups have failed and go on.
+    RescueForgetsGroups;
     /// A cancel does not grow the token.
     CancelWithoutToken;
     /// A cancel does not change the counts.

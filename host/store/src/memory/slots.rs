@@ -35,7 +35,11 @@ impl State {
             woken |= count > 0;
         }
         let Decided { taken: own, parked } = slots.decide(wanting, &declared);
-        self.slot_use.extend(own.into_iter().map(|(slot, id, token)| ((slot, id), token)));
+        // Nothing was leased yet: whoever has a slot has it under its next token, parked or not.
+        for (slot, id, _) in own {
+            let token = self.tasks.get(&id).map_or(Token(0), |row| Token(row.token.0 + 1));
+            self.slot_use.insert((slot, id), token);
+        }
         let ids: HashSet<TaskId> = parked.iter().map(|(.., id)| *id).collect();
         taken.retain(|(.., id)| !ids.contains(id));
         for (slot, place_ms, id) in parked {
@@ -45,7 +49,8 @@ impl State {
         woken || !ids.is_empty()
     }
 
-    /// Says which of the leased tasks have a slot; and looks by itself how many run of each, whatever was counted.
+    /// Says which of the leased tasks have a slot; and looks by itself how many have one or were woken for one, whatever was
+    /// counted.
     pub(super) fn look_at_slots(&mut self, tasks: &mut [LeasedTask], request: &LeaseRequest) {
         let slots_of = |row: &Row| needed(row.tenant, row.kind, row.slot_key.as_deref(), &request.slots);
         let mut seen: BTreeSet<Slot> = BTreeSet::new();
@@ -54,12 +59,15 @@ impl State {
             task.has_slot = !slots.is_empty();
             seen.extend(slots);
         }
+        self.look_at_promised(request.now_ms);
         let mut broken = Vec::new();
         for slot in seen {
             let running = self.running.iter().filter_map(|id| self.tasks.get(id));
             let count = running.filter(|row| slots_of(row).contains(&slot)).count() as u64;
-            if slot.limit(&request.slots).is_some_and(|max| count > u64::from(max)) {
-                broken.push(format!("{count} tasks of {slot:?} are leased"));
+            let promised = self.promised(&slot);
+            if slot.limit(&request.slots).is_some_and(|max| count + promised > u64::from(max)) {
+                broken
+                    .push(format!("{count} tasks of {slot:?} are leased, and {promised} were woken for one"));
             }
         }
         self.seen_broken.extend(broken);
@@ -143,6 +151,7 @@ impl State {
             let Some(token) = self.tasks.get(&id).filter(waits).map(|row| row.token) else { continue };
             // One with a priority takes its place with the next lease.
             self.change(id, |row| row.place_ms = row.run_at_ms);
+            self.slot_promised.insert((slot.clone(), id), token);
             if !self.breaks(Mutation::SlotNotKept) {
                 self.slot_use.insert((slot.clone(), id), Token(token.0 + 1));
             }

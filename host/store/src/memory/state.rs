@@ -70,6 +70,8 @@ pub(super) struct State {
     pub(super) slot_use: BTreeMap<(Slot, TaskId), Token>,
     /// Tasks that wait for a slot, by their places.
     pub(super) slot_wait: BTreeSet<(Slot, i64, TaskId)>,
+    /// Tasks that were woken for a slot, with the tokens of their last leases; for what the store sees of itself.
+    pub(super) slot_promised: BTreeMap<(Slot, TaskId), Token>,
     pub(super) schedules: BTreeMap<(TenantId, ScheduleName), Schedule>,
     pub(super) batches: Batches,
     /// By tenant and day.

@@ -20,6 +20,7 @@ use crate::admit::read_type;
 use crate::count::Changes;
 use crate::ending::End;
 use crate::format::{Undecodable, decode_failure};
+use crate::group::FAILING_MAX;
 use crate::trouble::undecodable;
 
 const INSERT: &str = "INSERT INTO task_group (id, tenant, count, live_max, fail_fast, released, created_ms,
@@ -81,6 +82,16 @@ const OUTCOMES: &str = "
     SELECT t.id, t.state, t.code, t.message, t.detail, t.result_type, t.result
     FROM page JOIN finished AS t ON t.id = page.id AND t.tenant = $1 AND page.ended = 1
     ORDER BY 1";
+
+/// Groups that have failed fast and go on, oldest first.
+pub(crate) const FAILING: &str = "SELECT tenant, id FROM task_group
+    WHERE fail_fast AND failed > 0 AND finished_ms IS NULL ORDER BY id LIMIT $1";
+
+/// Groups that have failed fast and go on.
+pub(crate) async fn failing(session: &mut Session) -> Result<Vec<(TenantId, GroupId)>, StoreError> {
+    let rows = session.rows(sqlx::query(FAILING).bind(FAILING_MAX)).await?;
+    rows.iter().map(|row| Ok((TenantId(get(row, 0)?), GroupId(get(row, 1)?)))).collect()
+}
 
 /// Writes the groups of submits that were accepted.
 pub(crate) async fn insert(session: &mut Session, submits: &[(&Submit, i64)]) -> Result<(), StoreError> {

@@ -8,7 +8,7 @@ use keiko_core::port::{Beat, Dead, IdBlock, Rescued, StoreError, StoreErrorKind}
 
 use super::row::get;
 use super::session::Session;
-use super::{batch, end};
+use super::{batch, end, group};
 use crate::rescue::{Sorted, sort};
 
 /// Takes `$3` numbers named `$1` that are above all earlier ones and not below `$2`; the last of them.
@@ -123,7 +123,7 @@ pub(crate) async fn rescue(
     give_back(session, &sorted).await?;
     let failed = end::quarantine(session, &sorted.quarantined, now_ms).await?;
     batch::charge(session, started).await?;
-    Ok(sorted.rescued(failed))
+    Ok(sorted.rescued(failed, group::failing(session).await?))
 }
 
 /// Only who connected may end connections of the same user, so the role is left for that one statement.

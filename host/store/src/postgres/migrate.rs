@@ -31,6 +31,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("slots", include_str!("../../../../migrations/postgres/0016_slots.sql")),
     ("schedules", include_str!("../../../../migrations/postgres/0017_schedules.sql")),
     ("key_tasks", include_str!("../../../../migrations/postgres/0018_key_tasks.sql")),
+    ("failing_groups", include_str!("../../../../migrations/postgres/0019_failing_groups.sql")),
 ];
 
 /// How a file starts that cannot run in a transaction.

@@ -17,6 +17,7 @@ use super::batch::{CANDIDATES, GROUPS, NEXT};
 use super::branch::{BELOW_ROOTS, BELOW_TASK};
 use super::cache::{PRUNE_ENDED, PRUNE_OLDEST};
 use super::end::{NEXT_TIME_OUT, OVER};
+use super::group::FAILING;
 use super::history::{STATISTICS, USER_TASKS};
 use super::lease::{LEASE, RAISE};
 use super::pause::UNPARK;
@@ -56,6 +57,8 @@ const LIVE: &str = "
         SELECT 1 + n % 20, 'k' || n, n, 1, '', n FROM generate_series(1, 20000) AS n;
     INSERT INTO task_key (tenant, kind, key, task, due_ms, expires_ms)
         SELECT 1 + n % 20, 1 + n % 20, 'k' || n, n, n, n FROM generate_series(1, 20000) AS n;
+    INSERT INTO task_group (id, tenant, count, failed, fail_fast, released, created_ms, finished_ms)
+        SELECT n, 1 + n % 50, 1, 1, true, 1, n, CASE WHEN n % 100 > 0 THEN n END FROM generate_series(1, 20000) AS n;
     INSERT INTO schedule (tenant, name, definition, input, created_ms, next_ms)
         SELECT 1 + n % 50, 's' || n, '{}', '', n, n FROM generate_series(1, 2000) AS n;
     INSERT INTO slot_wait (tenant, kind, key, place_ms, task)
@@ -198,6 +201,7 @@ fn systems_cases() -> Vec<Case> {
         case(WALK, "2, 0, 9223372036854775807, 100", &["finished_pkey"]),
         case(PRUNE_KEYS, "9000000000000, 100", &["idempotency_expires", "idempotency_pkey"]),
         case(UNPARK, "48, 48, 1000, 2305843009213693952", &["task_ready"]),
+        case(FAILING, "100", &["task_group_failing"]),
         case(schedule::DUE, "9000000000000, 100", &["schedule_next"]),
         case(schedule::NEXT, "5", &["schedule_next"]),
         case(slot::STAND, "'{2}', '{2}', '{k}', '{1}'", &["slot_use_pkey", "slot_wait_pkey"]),

@@ -17,6 +17,7 @@ use crate::admit::read_type;
 use crate::count::Changes;
 use crate::ending::End;
 use crate::format::{Undecodable, decode_failure};
+use crate::group::FAILING_MAX;
 use crate::trouble::undecodable;
 
 const INSERT: &str = "INSERT INTO task_group (id, tenant, count, live_max, fail_fast, released, created_ms, joined)
@@ -69,6 +70,17 @@ pub(crate) const OUTCOMES: &str = "
     SELECT t.id, t.state, t.code, t.message, t.detail, t.result_type, t.result
     FROM page CROSS JOIN finished AS t ON t.id = page.id AND page.ended = 1
     ORDER BY 1";
+
+/// Groups that have failed fast and go on, oldest first.
+pub(crate) const FAILING: &str = "SELECT tenant, id FROM task_group INDEXED BY task_group_failing
+    WHERE fail_fast AND failed > 0 AND finished_ms IS NULL ORDER BY id LIMIT ?1";
+
+/// Groups that have failed fast and go on.
+pub(crate) async fn failing(session: &mut Session) -> Result<Vec<(TenantId, GroupId)>, StoreError> {
+    let rows = session.rows(sqlx::query(FAILING).bind(FAILING_MAX)).await?;
+    let group = |row: &SqliteRow| Ok((TenantId(row.try_get(0)?), GroupId(row.try_get(1)?)));
+    rows.iter().map(group).collect::<Result<_, _>>().map_err(store_error)
+}
 
 /// Writes the groups of submits that were accepted.
 pub(crate) async fn insert(session: &mut Session, submits: &[(&Submit, i64)]) -> Result<(), StoreError> {

@@ -6,7 +6,7 @@ use sqlx::Row;
 
 use super::error::store_error;
 use super::session::{Session, json};
-use super::{batch, end};
+use super::{batch, end, group};
 use crate::rescue::{Sorted, sort};
 
 /// Takes `?3` numbers named `?1` that are above all earlier ones and not below `?2`; the last of them.
@@ -100,7 +100,7 @@ pub(crate) async fn rescue(
     give_back(session, &sorted).await?;
     let failed = end::quarantine(session, &sorted.quarantined, now_ms).await?;
     batch::charge(session, started).await?;
-    Ok(sorted.rescued(failed))
+    Ok(sorted.rescued(failed, group::failing(session).await?))
 }
 
 async fn give_back(session: &mut Session, sorted: &Sorted) -> Result<(), StoreError> {

@@ -9,7 +9,7 @@ use super::batch::{CANDIDATES, GROUPS, LETTERS, LOOK, NEXT, ROWS};
 use super::branch::{BELOW_ROOTS, BELOW_TASK};
 use super::child::PARENTS;
 use super::end::{FINISH, NEXT_TIME_OUT, OVER};
-use super::group::{OUTCOMES, RELEASE};
+use super::group::{FAILING, OUTCOMES, RELEASE};
 use super::history::{STATISTICS, USER_TASKS};
 use super::lease::{COUNT_DUE, LEASE_TASKS, NEXT_RUN_AT, RAISE, READY_TENANTS};
 use super::open::writer_options;
@@ -280,6 +280,7 @@ fn statements() -> Vec<String> {
         agents::LIST_USERS,
         PRUNE_KEYS,
         BELOW_ROOTS,
+        FAILING,
         once::PRUNE,
         schedule::DUE,
         schedule::NEXT,

@@ -31,6 +31,7 @@ const SCHEMA: &[&str] = &[
     include_str!("../../../../migrations/postgres/0016_slots.sql"),
     include_str!("../../../../migrations/postgres/0017_schedules.sql"),
     include_str!("../../../../migrations/postgres/0018_key_tasks.sql"),
+    include_str!("../../../../migrations/postgres/0019_failing_groups.sql"),
 ];
 
 /// Keeps tests apart that find no template.

@@ -3,6 +3,7 @@
 use keiko_core::code::Code;
 use keiko_core::group::{Group, GroupState, NewGroup};
 use keiko_core::id::{GroupId, TaskId};
+use keiko_core::port::Dead;
 use keiko_core::retention::KeptFrom;
 use keiko_core::task::{Amendment, NewTask, Submit, Submitted, TaskState};
 
@@ -109,6 +110,24 @@ pub async fn a_group_that_fails_fast_is_cancelled_when_one_has_failed(world: &Wo
     let cancel = |only_failed| world.tasks.cancel_group(world.ada.tenant, id, only_failed, NOW, 10);
     assert_eq!(cancel(true).await.unwrap(), Some(Vec::new()));
     assert_eq!(cancel(false).await.unwrap().map(|ids| ids.len()), Some(2));
+}
+
+pub async fn a_rescue_tells_of_groups_that_failed_fast_and_go_on(world: &World) {
+    let fast = NewGroup { live_max: Some(1), fail_fast: true };
+    let holder = world.holder().await;
+    let mut groups = Vec::new();
+    for asked in [fast, NewGroup::default(), fast] {
+        let (id, _) = grouped(world, 2, asked).await;
+        let leased = world.lease(holder, 10).await;
+        assert_eq!(leased[0].group, Some(id));
+        world.settle(holder, fail(&leased[0], Code::Trap)).await;
+        groups.push((world.ada.tenant, id));
+    }
+    grouped(world, 1, fast).await;
+    let rescue = async || world.tasks.rescue(Dead::Expired, Vec::new(), NOW).await.unwrap().groups;
+    assert_eq!(rescue().await, [groups[0], groups[2]], "none that collects, or has not failed");
+    world.tasks.cancel_group(world.ada.tenant, groups[0].1, true, NOW, 10).await.unwrap();
+    assert_eq!(rescue().await, [groups[2]]);
 }
 
 pub async fn a_retry_by_hand_opens_a_group_again(world: &World) {

@@ -8,20 +8,21 @@ use keiko_core::code::Code;
 use keiko_core::policy::BudgetRequest;
 use keiko_core::priority::Priority;
 use keiko_core::task::{Payload, TaskState};
-use keiko_core::{ItemId, TaskId, TenantId};
+use keiko_core::{GroupId, ItemId, TaskId, TenantId};
 use keiko_runtime::{Handle, TaskRequest};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
+use super::groups::Grouped;
 use super::guest::{PROCESSOR, Script, item};
 use super::hosts::Hosts;
 use super::random::Random;
 
 /// How often a keyed submit is repeated when it is not known whether it was accepted.
-const REPEATS: u32 = 8;
+pub const REPEATS: u32 = 8;
 /// A caller that waits through a host that nothing happens to is told so long after the end at the latest: it looks
 /// again each second, and clocks differ a little.
-const TOLD_MAX_MS: i64 = 1_500;
+pub const TOLD_MAX_MS: i64 = 1_500;
 
 /// A task that was accepted.
 #[derive(Clone, Copy)]
@@ -38,6 +39,9 @@ pub struct Book {
     pub keys: BTreeMap<String, u64>,
     /// States that were told as final.
     pub told: BTreeMap<TaskId, Vec<TaskState>>,
+    pub groups: BTreeMap<GroupId, Grouped>,
+    /// Tasks that somebody asked to cancel, whatever was answered.
+    pub asked_to_end: BTreeSet<TaskId>,
     /// Items that were accepted.
     pub items: BTreeSet<ItemId>,
     pub violations: Vec<String>,
@@ -46,7 +50,7 @@ pub struct Book {
 
 /// The clients.
 pub struct Clients {
-    hosts: Arc<Hosts>,
+    pub hosts: Arc<Hosts>,
     pub book: Mutex<Book>,
 }
 
@@ -80,21 +84,21 @@ impl Clients {
         })
     }
 
-    fn mark(&self) -> String {
+    pub fn mark(&self) -> String {
         let mut book = self.book.lock();
         book.marks += 1;
         format!("mark-{}", book.marks)
     }
 
-    fn tenant(&self, random: &mut Random) -> TenantId {
+    pub fn tenant(&self, random: &mut Random) -> TenantId {
         self.hosts.tenants[random.place(self.hosts.tenants.len())]
     }
 
-    fn violates(&self, text: String) {
+    pub fn violates(&self, text: String) {
         self.book.lock().violations.push(text);
     }
 
-    fn note(&self, tenant: TenantId, first: TaskId, scripts: &[Script]) {
+    pub fn note(&self, tenant: TenantId, first: TaskId, scripts: &[Script]) {
         let last = TaskId(first.0 + scripts.len() as i64 - 1);
         self.hosts.story.tell(format_args!("a client knows that tasks {first} to {last} are accepted"));
         let mut book = self.book.lock();
@@ -109,7 +113,11 @@ impl Clients {
         let scripts: Vec<Script> = (0..random.among(1, 4)).map(|_| Script::draw(random)).collect();
         // Few run at once under a key.
         let key = random.percent(30).then(|| format!("key-{}", random.among(1, 3)));
-        let keyed = |script: &Script| TaskRequest { slot_key: key.clone(), ..task(script.input(&mark)) };
+        let keyed = |script: &Script| {
+            // Some of them are urgent.
+            let priority = Priority::new(script.work_ms % 10).filter(|_| key.is_some()).unwrap_or_default();
+            TaskRequest { slot_key: key.clone(), priority, ..task(script.input(&mark)) }
+        };
         let tasks = scripts.iter().map(keyed).collect();
         if let Ok(accepted) = handle.submit(tenant, tasks, None).await {
             self.note(tenant, accepted.first, &scripts);
@@ -158,7 +166,7 @@ impl Clients {
         }
     }
 
-    fn some_task(&self, random: &mut Random) -> Option<(TaskId, Accepted)> {
+    pub fn some_task(&self, random: &mut Random) -> Option<(TaskId, Accepted)> {
         let book = self.book.lock();
         let at = random.place(book.accepted.len());
         // Mostly one of the last, which has not ended yet.
@@ -166,14 +174,19 @@ impl Clients {
         book.accepted.iter().rev().nth(at).map(|(id, accepted)| (*id, *accepted))
     }
 
-    fn told(&self, id: TaskId, state: TaskState) {
+    pub fn told(&self, id: TaskId, state: TaskState) {
         self.hosts.story.tell(format_args!("a client is told that {id} is {}", state.as_str()));
         self.book.lock().told.entry(id).or_default().push(state);
+    }
+
+    pub fn asks_to_end(&self, ids: impl IntoIterator<Item = TaskId>) {
+        self.book.lock().asked_to_end.extend(ids);
     }
 
     async fn cancel(&self, random: &mut Random) {
         let Some((id, accepted)) = self.some_task(random) else { return };
         let Some(handle) = self.hosts.handle(random) else { return };
+        self.asks_to_end([id]);
         match handle.cancel(accepted.tenant, id).await {
             Ok(detail) => self.told(id, detail.view.summary.state),
             Err(error) if error.code == Code::Conflict => {
@@ -217,7 +230,7 @@ impl Clients {
     }
 }
 
-fn task(input: String) -> TaskRequest {
+pub fn task(input: String) -> TaskRequest {
     TaskRequest {
         plugin: None,
         kind: Some("run".to_owned()),

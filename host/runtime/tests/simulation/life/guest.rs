@@ -10,16 +10,18 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use keiko_core::batch::{ItemOutcome, ItemWish};
 use keiko_core::code::Code;
-use keiko_core::effect::{ChildWish, Effects, wish_of};
+use keiko_core::effect::{ChildWish, Effects, Joined, wish_of};
+use keiko_core::group::NewGroup;
 use keiko_core::log::LogBuffer;
 use keiko_core::manifest::Manifest;
 use keiko_core::outcome::{AttemptReport, Failure, Meter, Outcome, RetryWish, Taint};
 use keiko_core::port::{
-    Attempt, BatchOutcome, BatchReport, BatchRun, Compiled, HostPort, InstallError, Runner,
+    Attempt, AttemptFacts, BatchOutcome, BatchReport, BatchRun, Compiled, HostPort, InstallError,
+    ReserveError, Runner,
 };
 use keiko_core::stop::Stop;
 use keiko_core::task::Payload;
-use keiko_core::{Digest, ItemId, TaskId};
+use keiko_core::{Digest, ItemId, TaskId, TenantName};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
@@ -183,7 +185,18 @@ pub struct Run {
 #[derive(Clone, Debug, Default)]
 pub struct Asked {
     pub children: Vec<TaskId>,
+    pub joined: Vec<Joined>,
     pub items: Vec<ItemId>,
+}
+
+/// A pause that was answered.
+pub struct Pause {
+    /// The process that was asked.
+    pub process: u64,
+    /// Whose tasks are paused; `None` are everybody's.
+    pub of: Option<TenantName>,
+    /// When it was answered.
+    pub since: Instant,
 }
 
 /// Everything that ran, in its order; a run's number is its place.
@@ -205,6 +218,8 @@ struct Ran {
     asked: BTreeMap<usize, Asked>,
     /// The batches whose runs were done with an item.
     worked: BTreeMap<ItemId, BTreeSet<String>>,
+    /// What is paused.
+    paused: Option<Pause>,
     violations: Vec<String>,
 }
 
@@ -272,7 +287,31 @@ impl Runs {
     fn asks(&self, run: usize, effects: &Effects) {
         let children = effects.children.iter().map(|child| child.id).collect();
         let items = effects.items.iter().map(|item| item.id).collect();
-        self.0.lock().asked.insert(run, Asked { children, items });
+        self.0.lock().asked.insert(run, Asked { children, joined: effects.joined.clone(), items });
+    }
+
+    /// A host has answered that something is paused; one pause at a time.
+    pub fn paused(&self, pause: Pause) {
+        self.0.lock().paused = Some(pause);
+    }
+
+    /// It will be resumed.
+    pub fn resumed(&self) {
+        self.0.lock().paused = None;
+    }
+
+    /// Nothing begins where it is paused.
+    fn check_pause(&self, facts: &AttemptFacts, process: &Process) {
+        let mut ran = self.0.lock();
+        let covers = |pause: &Pause| {
+            let of = pause.of.as_ref().is_none_or(|tenant| *tenant == facts.tenant);
+            // What was about to begin goes on.
+            of && pause.process == process.number && pause.since < Instant::now()
+        };
+        if ran.paused.as_ref().is_some_and(covers) {
+            let text = format!("P-1: {} begins on host {}, where it is paused", facts.task, process.number);
+            ran.violations.push(text);
+        }
     }
 
     /// What each run asked for that says that it completed.
@@ -352,15 +391,10 @@ impl Guests {
         }
         let again = |error: String| failed(&error, RetryWish::After(Some(1_000)));
         let mut effects = Effects::default();
-        if script.children > 0 {
-            let wishes: Vec<_> = (0..script.children).map(|index| child(run, index)).collect();
-            match port.reserve(&wishes).await {
-                Ok(reserved) => {
-                    let asked = wishes.into_iter().zip(reserved);
-                    asked.for_each(|(wish, reserved)| effects.push(wish, reserved));
-                }
-                Err(error) => return again(error.to_string()),
-            }
+        if script.children > 0
+            && let Err(error) = ask_children(script, port, run, &mut effects).await
+        {
+            return again(error.to_string());
         }
         if script.items > 0 {
             let items = (0..script.items).map(|index| item(&format!("of {run}, {index}"))).collect();
@@ -384,9 +418,52 @@ pub fn item(text: &str) -> ItemWish {
     ItemWish { key: String::new(), payload: Payload::json(json!(text).to_string()) }
 }
 
-fn child(run: usize, index: u64) -> ChildWish {
-    let input = json!({"end": "completes", "parent_run": run, "index": index});
+/// Several children are joined: some of them fail, and one more begins when all have ended.
+async fn ask_children(
+    script: Script,
+    port: &dyn HostPort,
+    run: usize,
+    effects: &mut Effects,
+) -> Result<(), ReserveError> {
+    let joins = script.children > 1;
+    let mut wishes: Vec<_> = (0..script.children).map(|index| child(run, index, joins)).collect();
+    let then = || wish(json!({"joins": script.children, "parent_run": run}));
+    wishes.extend(joins.then(then));
+    let reserved = port.reserve(&wishes).await?;
+    match wishes.pop().filter(|_| joins) {
+        Some(then) => {
+            let asked = NewGroup {
+                live_max: (!run.is_multiple_of(3)).then_some(1),
+                fail_fast: run.is_multiple_of(2),
+            };
+            effects.push_joined(wishes, asked, then, reserved);
+        }
+        None => effects.push(child(run, 0, false), reserved.into_iter().next().expect("one was asked for")),
+    }
+    Ok(())
+}
+
+fn child(run: usize, index: u64, joins: bool) -> ChildWish {
+    let number = run as u64 + index;
+    let fails = joins && number.is_multiple_of(4);
+    let work_ms = if joins { number * 977 % 4_000 } else { 0 };
+    let end = if fails { "fails" } else { "completes" };
+    wish(json!({"end": end, "work_ms": work_ms, "parent_run": run, "index": index}))
+}
+
+fn wish(input: Value) -> ChildWish {
     ChildWish { input: Payload::json(input.to_string()), ..wish_of(0) }
+}
+
+/// Whether a join was given the outcome of each of the tasks before it, in their order, and all of them had ended.
+fn joins_ended(join: TaskId, count: u64, tasks: &Value) -> bool {
+    let Some(tasks) = tasks.as_array().filter(|tasks| tasks.len() as u64 == count) else { return false };
+    let ids = join.0 - count as i64..join.0;
+    ids.zip(tasks).all(|(id, one)| {
+        let completed = one["state"] == "completed";
+        let ended = completed || one["state"] == "failed" || one["state"] == "cancelled";
+        one["task"] == TaskId(id).to_string() && ended && completed == one["result"].is_object()
+    })
 }
 
 fn report(outcome: Outcome) -> AttemptReport {
@@ -428,6 +505,14 @@ impl Runner for Guests {
         let script = Script::read(&input);
         let (task, number, host) = (attempt.facts.task, attempt.facts.number, self.process.number);
         let run = self.runs.begin(task, &self.process, input["mark"].as_str());
+        match input["context"]["joins"].as_u64() {
+            // Its input is read before it begins, which may take a while.
+            Some(count) if !joins_ended(task, count, &input["tasks"]) => {
+                self.runs.violates(format!("G-1: {task} joins {count} tasks and is given {input}"));
+            }
+            Some(_) => {}
+            None => self.runs.check_pause(&attempt.facts, &self.process),
+        }
         self.story.tell(format_args!("host {host} begins attempt {number} of {task}: run {run}, {script:?}"));
         self.process.pass().await;
         let report = match self.work(script, &attempt, &stop).await {

@@ -82,7 +82,7 @@ pub struct Hosts {
     pub store: MemoryStore,
     pub tenants: Vec<TenantId>,
     pub story: Arc<Story>,
-    runs: Arc<Runs>,
+    pub runs: Arc<Runs>,
     policy: TenantPolicy,
     off: Option<Safeguard>,
     start: Instant,
@@ -156,9 +156,11 @@ impl Hosts {
         hosts
     }
 
-    /// The true time.
+    /// The time as the hosts have it: that of a lone one may have jumped, those of others differ by little.
     pub fn now_ms(&self) -> i64 {
-        NOW_MS + self.start.elapsed().as_millis() as i64
+        let shift_ms =
+            if let [place] = &self.places[..] { place.shift_ms.load(Ordering::Relaxed) } else { 0 };
+        NOW_MS + self.start.elapsed().as_millis() as i64 + shift_ms
     }
 
     /// Starts the host of a place, however long that takes.
@@ -266,8 +268,19 @@ impl Hosts {
 
     /// The way to some host that lives.
     pub fn handle(&self, random: &mut Random) -> Option<Handle> {
+        self.process(random).map(|(_, handle)| handle)
+    }
+
+    /// The same, with the number of its process.
+    pub fn process(&self, random: &mut Random) -> Option<(u64, Handle)> {
         let living = self.places[random.place(self.places.len())].living.try_lock().ok()?;
-        living.as_ref().map(|living| living.handle.clone())
+        living.as_ref().map(|living| (living.process.number, living.handle.clone()))
+    }
+
+    /// The name of a tenant.
+    pub fn name(&self, tenant: TenantId) -> TenantName {
+        let place = self.tenants.iter().position(|id| *id == tenant).expect("a tenant of this life");
+        TENANTS[place].parse().expect("a name")
     }
 
     /// Another number than before when any host was harmed since, or recovered.
@@ -283,6 +296,7 @@ impl Hosts {
     pub async fn harm(&self, mut random: Random, end: Instant) {
         while Instant::now() < end {
             sleep(Duration::from_millis(random.among(100, 6_000))).await;
+            self.look_for_orphans();
             let number = random.place(self.places.len());
             match random.among(0, 12) {
                 0..=1 => self.kill(number, random.among(0, 40_000)).await,
@@ -305,6 +319,13 @@ impl Hosts {
                 11 => self.hang(number, random.among(1_000, 60_000)).await,
                 _ => self.jump(number, &mut random),
             }
+        }
+    }
+
+    /// Whoever closes gives back what it holds: nothing is leased under a holder that is gone.
+    fn look_for_orphans(&self) {
+        for id in self.store.orphans() {
+            self.runs.violates(format!("I-12: {id} is leased by a host that gave everything back"));
         }
     }
 
@@ -346,6 +367,7 @@ impl Hosts {
             let began = Instant::now();
             self.harmed();
             let report = runtime.drain().await;
+            self.look_for_orphans();
             // What did not stop by then is left as a crash leaves it.
             self.runs.lost(&process);
             process.dead.store(true, Ordering::Relaxed);

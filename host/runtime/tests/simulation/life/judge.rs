@@ -6,10 +6,11 @@ use keiko_core::code::Code;
 use keiko_core::policy::BUDGET_DEFAULT;
 use keiko_core::port::Records;
 use keiko_core::task::{TaskFilter, TaskState, TaskSummary, TaskView};
-use keiko_core::{TaskId, TenantId};
+use keiko_core::{GroupId, TaskId, TenantId};
 use serde_json::Value;
 
 use super::client::{Book, Clients};
+use super::groups;
 use super::guest::{End, Runs};
 use super::hosts::Hosts;
 
@@ -27,7 +28,19 @@ pub async fn look(hosts: &Hosts, clients: &Clients, runs: &Runs, quiet: bool) ->
     found.extend(runs.violations());
     let tasks = all(hosts).await;
     counts(hosts, &tasks, &mut found).await;
-    let mut book = clients.book.lock();
+    let grouped = with_book(&mut clients.book.lock(), &tasks, runs, quiet, &mut found);
+    found.extend(groups::look(hosts, &grouped, &tasks, quiet).await);
+    found
+}
+
+/// What clients were told against what there is; returns every group that there must be.
+fn with_book(
+    book: &mut Book,
+    tasks: &Tasks,
+    runs: &Runs,
+    quiet: bool,
+    found: &mut Vec<String>,
+) -> BTreeMap<GroupId, groups::Grouped> {
     found.append(&mut book.violations);
     if !quiet {
         let live: Vec<_> = tasks.iter().filter(|(_, (_, view))| !view.summary.state.is_terminal()).collect();
@@ -38,19 +51,45 @@ pub async fn look(hosts: &Hosts, clients: &Clients, runs: &Runs, quiet: bool) ->
     for (id, accepted) in &book.accepted {
         match tasks.get(id) {
             Some((tenant, view)) if *tenant == accepted.tenant => {
-                ended_as_scripted(*id, view, accepted.script.end, &mut found);
+                ended_as_scripted(*id, view, accepted.script.end, found);
             }
             _ => found.push(format!("I-1: {id} was accepted and is not there")),
         }
     }
-    for (id, (_, view)) in &tasks {
-        one_end(*id, view, runs, &mut found);
+    for (id, (_, view)) in tasks {
+        one_end(*id, view, runs, found);
     }
-    effects(&tasks, runs, quiet, &mut found);
-    keys(&book, runs, &mut found);
-    told(&book, &tasks, &mut found);
-    items(&book, runs, quiet, &mut found);
-    found
+    asked_to_end(book, tasks, found);
+    effects(tasks, runs, quiet, found);
+    keys(book, runs, found);
+    told(book, tasks, found);
+    items(book, runs, quiet, found);
+
+    groups::all(book, runs, &committed(tasks), |id| tasks.get(&id).map(|(tenant, _)| *tenant))
+}
+
+/// Nothing is cancelled that nobody asked to, but the rest of a group that fails fast.
+fn asked_to_end(book: &Book, tasks: &Tasks, found: &mut Vec<String>) {
+    let failed = |id: i64| {
+        let view = tasks.get(&TaskId(id)).map(|(_, view)| view.summary.state);
+        view == Some(TaskState::Failed)
+    };
+    for id in book.accepted.keys().filter(|id| !book.asked_to_end.contains(*id)) {
+        let is_cancelled = tasks.get(id).is_some_and(|(_, view)| view.summary.state == TaskState::Cancelled);
+        let group = book.groups.range(..=GroupId(id.0)).next_back();
+        let of = group.filter(|(first, group)| id.0 < first.0 + i64::from(group.count));
+        let fails_fast = of.is_some_and(|(first, group)| {
+            group.asked.fail_fast && (first.0..first.0 + i64::from(group.count)).any(failed)
+        });
+        if is_cancelled && !fails_fast {
+            found.push(format!("I-9: {id} is cancelled, and nobody asked for it"));
+        }
+    }
+}
+
+/// The runs whose results are stored, with their tasks.
+fn committed(tasks: &Tasks) -> BTreeMap<usize, TaskId> {
+    tasks.iter().filter_map(|(id, (_, view))| Some((run_of(view)?, *id))).collect()
 }
 
 /// Every task there is, of every tenant.
@@ -133,8 +172,7 @@ fn run_of(view: &TaskView) -> Option<usize> {
 
 /// What the run asked for whose result is stored is there, once and of its tenant; nothing is that any other asked for.
 fn effects(tasks: &Tasks, runs: &Runs, quiet: bool, found: &mut Vec<String>) {
-    let committed: BTreeMap<usize, TaskId> =
-        tasks.iter().filter_map(|(id, (_, view))| Some((run_of(view)?, *id))).collect();
+    let committed = committed(tasks);
     let mut wanted = BTreeMap::new();
     for (run, asked) in runs.asked() {
         let task = committed.get(&run);

@@ -1,6 +1,6 @@
 //! Hosts, their one store and their clocks, in virtual time on one thread: a seed makes a life with kills, drains, stalls,
 //! outages, lost answers, lost notifications, clocks that jump and tasks that take their host down, while clients submit,
-//! repeat, cancel, wait and add. At its quiet end, where some hosts may be gone for good and notifications lost for ever,
+//! repeat, cancel, wait, add, group, pause and resume. At its quiet end, where some hosts may be gone for good and notifications lost for ever,
 //! every invariant is looked at. Equal seeds make equal lives.
 //!
 //! The hosts are real ones ([`keiko_runtime::Runtime`] with everything it starts) over the store in memory, which keeps
@@ -10,9 +10,11 @@
 //! What it cannot fail to notice is itself checked: a host or a store without one [`Safeguard`] is found.
 
 mod client;
+mod groups;
 mod guest;
 mod hosts;
 mod judge;
+mod pauses;
 mod random;
 mod safeguard;
 mod story;
@@ -22,6 +24,7 @@ use std::time::Duration;
 
 use keiko_runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::client::Clients;
@@ -88,6 +91,8 @@ async fn whole(seed: u64, off: Option<Safeguard>, reader: Option<Reader>) -> Lif
             tokio::spawn(async move { clients.work(random, end).await })
         })
         .collect();
+    let working = working.into_iter().chain(beside(seed, &clients, end));
+    let working: Vec<_> = working.collect();
     tokio::join!(hosts.harm(random.split(), end), hosts.harm(random.split(), end));
     for one in working {
         one.await.expect("a client does not panic");
@@ -104,6 +109,22 @@ async fn whole(seed: u64, off: Option<Safeguard>, reader: Option<Reader>) -> Lif
     violations.extend(hosts.close().await);
     let (tasks, runs) = (clients.book.lock().accepted.len(), runs.count());
     Life { seed, violations, trace: story.trace(), tasks, runs, ends: hosts.ends() }
+}
+
+/// What goes on in some lives beside everything else: groups, and pauses.
+#[allow(clippy::disallowed_methods, reason = "clients live beside each other")]
+fn beside(seed: u64, clients: &Arc<Clients>, end: Instant) -> Vec<JoinHandle<()>> {
+    let mut random = Random::new(!seed);
+    let mut beside = Vec::new();
+    if random.percent(60) {
+        let (clients, random) = (Arc::clone(clients), random.split());
+        beside.push(tokio::spawn(async move { clients.work_with_groups(random, end).await }));
+    }
+    if random.percent(40) {
+        let (clients, random) = (Arc::clone(clients), random.split());
+        beside.push(tokio::spawn(async move { clients.pause(random, end).await }));
+    }
+    beside
 }
 
 /// The first life of these seeds that breaks a promise; `None` when there is none.

@@ -29,8 +29,8 @@ pub enum Safeguard {
 }
 
 impl Safeguard {
-    /// Every one. What no life can tell is left to the suite of the stores: a rescue of the living, say, which fences cover, a
-    /// holder that keeps its tasks when it is closed, which the next rescue finds, or for whom a free slot is kept.
+    /// Every one. What no life can tell is left to the suite of the stores: a rescue of the living, say, which fences cover,
+    /// or a store that leases what is paused, to hosts that give it back and are leased it again for ever.
     pub const ALL: &'static [Safeguard] = &[
         Safeguard::SelfCancel,
         Safeguard::Beat,
@@ -47,6 +47,7 @@ impl Safeguard {
         Safeguard::Store(Mutation::BeatHidesOthers),
         Safeguard::Store(Mutation::RescueNothing),
         Safeguard::Store(Mutation::HandBackCharged),
+        Safeguard::Store(Mutation::CloseKeepsTasks),
         // Crashes.
         Safeguard::Store(Mutation::CrashUncharged),
         Safeguard::Store(Mutation::CrashChargedToUnstarted),
@@ -65,6 +66,19 @@ impl Safeguard {
         Safeguard::Store(Mutation::SlotsIgnored),
         Safeguard::Store(Mutation::SlotNeverFree),
         Safeguard::Store(Mutation::SlotWakesNobody),
+        Safeguard::Store(Mutation::SlotNotKept),
+        // Groups and joins.
+        Safeguard::Store(Mutation::WindowIgnored),
+        Safeguard::Store(Mutation::WindowOneMore),
+        Safeguard::Store(Mutation::WindowStands),
+        Safeguard::Store(Mutation::GroupUncounted),
+        Safeguard::Store(Mutation::OutcomesBackwards),
+        Safeguard::Store(Mutation::FailFastOfAnyGroup),
+        Safeguard::Store(Mutation::RescueForgetsGroups),
+        Safeguard::Store(Mutation::JoinGoesAtOnce),
+        Safeguard::Store(Mutation::JoinNeverGoes),
+        // Pauses.
+        Safeguard::Store(Mutation::ParkedForEver),
         // One end, and counts that equal a recount.
         Safeguard::Store(Mutation::CancelOfEnded),
         Safeguard::Store(Mutation::CancelUncounted),
