@@ -8,7 +8,7 @@ use std::time::Duration;
 use keiko_core::crash::runs_alone;
 use keiko_core::port::{Lease, LeaseRequest, StoreError};
 use keiko_core::slot::Concurrencies;
-use keiko_core::{Holder, KindName, PluginName, TenantId};
+use keiko_core::{KindName, PluginName, TenantId};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +31,7 @@ pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let wake = shared.wake.notified();
         let tenure = shared.tenure();
-        let rest = match lease(&shared, tenure.holder, after, expects).await {
+        let rest = match lease(&shared, &tenure, after, expects).await {
             Ok((lease, all)) => {
                 backoff = BACKOFF.0;
                 after = lease.after.or(after);
@@ -101,7 +101,7 @@ fn capped(shared: &Shared) -> Vec<TenantId> {
 /// Leases once; with whether that was all that is due now.
 async fn lease(
     shared: &Shared,
-    holder: Holder,
+    tenure: &Tenure,
     after: Option<TenantId>,
     expects: bool,
 ) -> Result<(Lease, bool), StoreError> {
@@ -115,7 +115,7 @@ async fn lease(
         return Ok((Lease::default(), false));
     }
     let request = LeaseRequest {
-        holder,
+        holder: tenure.holder,
         room,
         caps: caps.clone(),
         // A tenant that left the configuration: its tasks fail one by one with a clear error.
@@ -129,8 +129,8 @@ async fn lease(
     let began = Instant::now();
     let lease = shared.tasks.lease(request).await?;
     if lease.lost {
-        shared.pulse.lose();
-    } else {
+        shared.lost(tenure);
+    } else if shared.is_current(tenure) {
         shared.pulse.prove(began);
     }
     let all = lease.tasks.len() < room && !is_capped(&lease, caps);

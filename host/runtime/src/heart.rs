@@ -112,9 +112,11 @@ impl Heart {
     async fn change_names(&self, lease_ms: i64) -> bool {
         let (shared, began) = (&self.shared, Instant::now());
         if shared.tenures.is_doubted() {
+            // What becomes the former name was prolonged then, and not by what follows.
+            let proven = shared.pulse.proven();
             match shared.tasks.open_holder(shared.clock.now_ms(), lease_ms).await {
                 Ok(holder) => {
-                    shared.tenures.succeed(holder, began);
+                    shared.tenures.succeed(holder, proven);
                     tracing::info!(
                         "this host leases under another name, as an answer of the database was lost"
                     );

@@ -106,6 +106,19 @@ impl Shared {
         self.tenures.current()
     }
 
+    /// Whether what is leased now is leased under this name.
+    pub(crate) fn is_current(&self, tenure: &Tenure) -> bool {
+        self.tenure().holder == tenure.holder
+    }
+
+    /// The holder of this name is gone. When it is the name of a call that was on its way while this host took another, that
+    /// says nothing of the current one.
+    pub(crate) fn lost(&self, tenure: &Tenure) {
+        if self.is_current(tenure) {
+            self.pulse.lose();
+        }
+    }
+
     /// A call that leases failed: perhaps its answer was lost and it leased all the same.
     pub(crate) fn doubt(&self, error: &StoreError) {
         if error.kind() == StoreErrorKind::Down && !self.options.keeps_doubtful_leases {

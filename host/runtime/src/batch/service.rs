@@ -172,7 +172,7 @@ impl Service {
             }
         };
         if formed.lost {
-            self.shared.pulse.lose();
+            self.shared.lost(&tenure);
             self.machine.not_formed(&form.group, now_ms.saturating_add(FAILED_MS), now_ms);
             return;
         }

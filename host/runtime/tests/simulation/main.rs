@@ -17,8 +17,10 @@ const LIVES: u64 = 300;
 const LIVES_MAX: u64 = 1_000;
 /// Seeds that once found something. 46, 332, 397: what a call leased that hung until the lease was lost ran all the same. 1313,
 /// 2674: a batch that an earlier host may have worked was formed anew, so that its items were worked under two ids.
-/// 4315: a clock that had jumped made who waited seem to be told late.
-const FOUND: &[u64] = &[46, 332, 397, 1_313, 2_674, 4_315];
+/// 4315: a clock that had jumped made who waited seem to be told late. 5427: a heartbeat that had
+/// been on its way for long shortened a lease that was prolonged since. 1149, 5995: a host that learned late that a former name of
+/// its own was gone took that for the current one, and so on without end.
+const FOUND: &[u64] = &[46, 332, 397, 1_149, 1_313, 2_674, 4_315, 5_427, 5_995];
 
 #[test]
 fn harsh_lives_keep_every_promise() {

@@ -42,7 +42,7 @@ impl State {
         match self.holders.get_mut(&holder) {
             None => return Beat::Lost,
             Some(_) if still => {}
-            Some(until) => *until = until_ms,
+            Some(until) => *until = until_ms.max(*until),
         }
         let others = self.holders.iter().filter(|(other, _)| **other != holder).map(|(_, until)| *until);
         let others_end_ms = others.min().filter(|_| !self.breaks(Mutation::BeatHidesOthers));

@@ -48,7 +48,7 @@ pub(crate) async fn beat(
     now_ms: i64,
     lease_ms: i64,
 ) -> Result<Beat, StoreError> {
-    let query = "UPDATE holder SET until_ms = keiko_now($2) + $3 WHERE id = $1
+    let query = "UPDATE holder SET until_ms = greatest(until_ms, keiko_now($2) + $3) WHERE id = $1
         RETURNING (SELECT min(until_ms) FROM holder WHERE id <> $1) - (keiko_now($2) - $2),
             (SELECT last FROM sequence WHERE name = 'catalog')";
     let query = sqlx::query(query).bind(holder.0).bind(now_ms).bind(lease_ms);

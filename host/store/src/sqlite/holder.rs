@@ -40,7 +40,7 @@ pub(crate) async fn beat(
     now_ms: i64,
     lease_ms: i64,
 ) -> Result<Beat, StoreError> {
-    let query = "UPDATE holder SET until_ms = ?2 WHERE id = ?1
+    let query = "UPDATE holder SET until_ms = max(until_ms, ?2) WHERE id = ?1
         RETURNING (SELECT min(until_ms) FROM holder WHERE id <> ?1), (SELECT last FROM sequence WHERE name = 'catalog')";
     let until_ms = now_ms.saturating_add(lease_ms);
     let rows = session.rows(sqlx::query(query).bind(holder.0).bind(until_ms)).await?;

@@ -44,6 +44,8 @@ pub async fn a_beat_prolongs_and_a_forgotten_holder_is_lost(world: &World) {
         Beat::Alive { others_end_ms: Some(NOW + LEASE_MS), catalog }
     );
     world.tasks.close_holder(other, NOW).await.unwrap();
+    let late = beat(world, holder, NOW).await;
+    assert!(matches!(late, Beat::Alive { .. }), "one that was on its way for long shortens nothing");
     rescue(world, Dead::Expired, &[], NOW + LEASE_MS).await;
     let late = NOW + 5 + LEASE_MS;
     assert!(matches!(beat(world, holder, late).await, Beat::Alive { .. }), "expired, but nobody came");
