@@ -55,7 +55,7 @@ fn a_version_that_traps_at_30_percent_fails_no_task_and_is_taken_back() {
 #[test]
 fn a_version_that_panics_on_30_percent_loses_no_item_and_is_taken_back() {
     let folder = tempfile::tempdir().unwrap();
-    passes(batch_canary::run(&batch_canary::Plan::short(), folder.path()).unwrap());
+    passes(batch_canary::run(&canary::Plan::short(), folder.path()).unwrap());
 }
 
 #[test]

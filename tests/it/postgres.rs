@@ -61,7 +61,7 @@ fn two_hosts_try_one_canary_together_and_follow_one_verdict() {
     let clients = hosts.each_ref().map(Host::client);
     let report = canary::run_on(&canary::Plan::short(), &clients).unwrap();
     assert_eq!(report.violations(), 0, "{:#}", report.json());
-    let report = batch_canary::run_on(&batch_canary::Plan::short(), &clients).unwrap();
+    let report = batch_canary::run_on(&canary::Plan::short(), &clients).unwrap();
     assert_eq!(report.violations(), 0, "{:#}", report.json());
     for client in &clients {
         let page = String::from_utf8(client.get("/metrics").unwrap().bytes).unwrap();

@@ -47,7 +47,7 @@ fn run(arguments: &[String]) -> Result<Report> {
         }
         "cancel" => cancel::run(&cancel::Plan { races: if long { 100_000 } else { 10_000 } }, folder.path()),
         "batch-canary" => {
-            let plan = if long { batch_canary::Plan::long() } else { batch_canary::Plan::short() };
+            let plan = if long { canary::Plan::long() } else { canary::Plan::short() };
             batch_canary::run(&plan, folder.path())
         }
         "batch-kill" => {

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::attack::base64_url;
 use super::batch_kill::{self, quiet, rows};
-use super::canary::{judge, tried};
+use super::canary::{Plan, judge, tried};
 use super::{Report, metric};
 use crate::{Client, Host, Options, tree};
 
@@ -40,27 +40,6 @@ const ITEMS: u64 = 20;
 /// Items of one life, at most: those of the bound, and what is worked meanwhile on the current version, twice over.
 const ITEMS_MAX: u64 = 5_000;
 
-/// How much to try.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    /// Times both lives are lived.
-    pub rounds: u64,
-    /// The part of the batches that try.
-    pub percent: u64,
-}
-
-impl Plan {
-    /// For every run of the tests: half of the batches try, so that a verdict takes few of them.
-    pub fn short() -> Plan {
-        Plan { rounds: 1, percent: 50 }
-    }
-
-    /// 20 of each life, a tenth of the batches in each.
-    pub fn long() -> Plan {
-        Plan { rounds: 20, percent: 10 }
-    }
-}
-
 /// Runs the check in `folder`.
 pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     let host = Host::start(Options::in_folder(folder)?.with_config(CONFIG)?)?;
@@ -73,7 +52,7 @@ pub fn run_on(plan: &Plan, clients: &[Client]) -> Result<Report> {
     let (mut added, mut batches, mut most) = (BTreeSet::new(), 0, 0);
     let [client, ..] = clients else { bail!("there is no host") };
     install(client, 0, 0, "")?;
-    for round in 0..plan.rounds {
+    for round in 0..u64::from(plan.rounds) {
         for (number, traps) in [(2 * round + 1, 3), (2 * round + 2, 0)] {
             install(client, number, traps, &format!("&canary_percent={}", plan.percent))?;
             live(clients, &mut added)?;

@@ -64,17 +64,17 @@ const GUEST: &str = r#"
 pub struct Plan {
     /// Times both lives are lived.
     pub rounds: u32,
-    /// The part of the tasks that try.
+    /// The part of the tasks, or of the batches, that try.
     pub percent: u64,
 }
 
 impl Plan {
-    /// For every run of the tests: half of the tasks try, so that a verdict takes few of them.
+    /// For every run of the tests: half of them try, so that a verdict takes few of them.
     pub fn short() -> Plan {
         Plan { rounds: 1, percent: 50 }
     }
 
-    /// 20 of each life, a tenth of the tasks in each.
+    /// 20 of each life, a tenth of them in each.
     pub fn long() -> Plan {
         Plan { rounds: 20, percent: 10 }
     }

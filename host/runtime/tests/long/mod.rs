@@ -245,6 +245,24 @@ async fn a_panic_in_a_long_attempt_fails_it_and_nothing_else() {
     runtime.drain().await;
 }
 
+/// Small tasks end at once; others do this with the port, and get no turn between the two semaphores.
+fn plays<F>(
+    guest: fn(Arc<dyn HostPort>, Arc<Semaphore>, Arc<Semaphore>) -> F,
+    asked: &Arc<Semaphore>,
+    go_on: &Arc<Semaphore>,
+) -> impl Fn(Attempt, Arc<dyn HostPort>, Stop) -> Report + use<F>
+where
+    F: Future<Output = AttemptReport> + Send + 'static,
+{
+    let (asked, go_on) = (Arc::clone(asked), Arc::clone(go_on));
+    move |attempt, port, _| {
+        if attempt.input.bytes == SMALL {
+            return async move { echo(&attempt) }.boxed();
+        }
+        guest(port, Arc::clone(&asked), Arc::clone(&go_on)).boxed()
+    }
+}
+
 /// Asks for a child's id when it is told to, and goes on when it is told again.
 async fn asks_and_stops(
     port: Arc<dyn HostPort>,
@@ -266,16 +284,8 @@ async fn a_guest_that_gets_no_turn_while_it_waits_for_ids_keeps_nobody_from_them
     let mut bench = bench().await;
     bench.options.lease = Duration::from_secs(600);
     let [asked, go_on] = [0, 0].map(|permits| Arc::new(Semaphore::new(permits)));
-    let (runtime, handle, [attacker, victim]) = {
-        let (asked, go_on) = (Arc::clone(&asked), Arc::clone(&go_on));
-        let play = move |attempt: Attempt, port, _| -> Report {
-            if attempt.input.bytes == SMALL {
-                return async move { echo(&attempt) }.boxed();
-            }
-            asks_and_stops(port, Arc::clone(&asked), Arc::clone(&go_on)).boxed()
-        };
-        bench.start_for(["attacker", "victim"], play).await
-    };
+    let play = plays(asks_and_stops, &asked, &go_on);
+    let (runtime, handle, [attacker, victim]) = bench.start_for(["attacker", "victim"], play).await;
     let parent = submit(&handle, attacker, "\"asks\"").await;
     // What was reserved is too old now.
     bench.clock.0.store(60_000, Ordering::Relaxed);
@@ -309,16 +319,8 @@ async fn guests_that_get_no_turn_while_they_read_keep_nobody_from_reading() {
     const GUESTS: u32 = 8;
     let bench = bench().await;
     let [asked, go_on] = [0, 0].map(|permits| Arc::new(Semaphore::new(permits)));
-    let (runtime, handle, [attacker, victim]) = {
-        let (asked, go_on) = (Arc::clone(&asked), Arc::clone(&go_on));
-        let play = move |attempt: Attempt, port, _| -> Report {
-            if attempt.input.bytes == SMALL {
-                return async move { echo(&attempt) }.boxed();
-            }
-            reads_and_stops(port, Arc::clone(&asked), Arc::clone(&go_on)).boxed()
-        };
-        bench.start_for(["attacker", "victim"], play).await
-    };
+    let play = plays(reads_and_stops, &asked, &go_on);
+    let (runtime, handle, [attacker, victim]) = bench.start_for(["attacker", "victim"], play).await;
     let tasks = vec![task("\"reads\""); GUESTS as usize];
     let parents = handle.submit(attacker, tasks, None).await.expect("accepted");
     until(&asked, GUESTS).await;
