@@ -2,6 +2,9 @@
 //!
 //! The plugin answers what the host answered, so a row here is a kind, its input, and what must come back.
 
+use std::process::Command;
+
+use keiko_tests::tree;
 use serde_json::{Value, json};
 
 use crate::Running;
@@ -9,7 +12,7 @@ use crate::Running;
 /// A host whose only tenant has these limits, grants and settings.
 fn with_tenant(text: &str) -> Running {
     let running = Running::with_config(&format!("[tenants.default]\n{text}\n"));
-    running.client.install(&keiko_tests::tree::guest("contract").unwrap()).unwrap();
+    running.client.install(&tree::guest("contract").unwrap()).unwrap();
     running
 }
 
@@ -148,6 +151,7 @@ fn what_is_not_granted_is_denied_at_install_by_name_and_at_the_call_by_an_answer
         ("config-get", json!({"key": "colour"})),
         ("config-get-all", json!({})),
         ("progress", json!({"fraction": 0.5})),
+        ("emit", json!({"text": "half"})),
         ("measure", json!({"name": "films_total", "add": 1})),
         ("submit-many", json!({"children": [{"kind": "trivial"}]})),
         ("submit-joined", json!({"children": [{"kind": "trivial"}], "then": {"kind": "trivial"}})),
@@ -185,6 +189,45 @@ fn progress_is_held_to_its_bounds() {
     assert_eq!(report(json!({"fraction": 1, "message_bytes": 1_025})), error_at("message-too-long", 1_024));
     let task = running.contract("progress", json!({"fraction": 0.5}), Value::Null);
     assert_eq!(task["attempts"][0]["pure"], true, "a report answers nothing of the outside: {task}");
+}
+
+#[test]
+fn what_is_given_out_is_told_to_who_watches_and_the_result_stands_for_itself() {
+    let running = Running::with_guests(&["contract"]);
+    let events = |input: Value| {
+        let more = json!({"delay_ms": 500, "attempts": 1});
+        let id = running.client.submit("contract", "emit", input, more).unwrap();
+        let stream = running.client.get(&format!("/v1/tasks/{id}/events")).unwrap();
+        let text = String::from_utf8(stream.bytes).unwrap();
+        let event = |event: &str| {
+            let field =
+                |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            (field("event: ").to_owned(), serde_json::from_str::<Value>(field("data: ")).unwrap())
+        };
+        text.split_terminator("\n\n").map(event).collect::<Vec<_>>()
+    };
+    let told = events(json!({"text": "hälf\n", "times": 3}));
+    let pieces: Vec<&Value> =
+        told.iter().filter(|(name, _)| name == "output").map(|(_, data)| data).collect();
+    let piece = |number: u64| json!({"attempt": 1, "number": number, "text": "hälf\n"});
+    assert_eq!(pieces, [&piece(0), &piece(1), &piece(2)], "{told:?}");
+    let (name, task) = told.last().unwrap();
+    assert_eq!((name.as_str(), &task["result"]), ("end", &ok(Value::Null)));
+    assert_eq!(task["attempts"][0]["pure"], true, "a piece answers nothing of the outside: {task}");
+    let more = json!({"delay_ms": 500, "attempts": 1});
+    let id = running.client.submit("contract", "emit", json!({"text": "one\ntwo\u{7}\n"}), more).unwrap();
+    let server = format!("http://{}", running.client.address());
+    let watched = Command::new(tree::program().unwrap())
+        .args(["task", "watch", &id, "--timeout", "30", "--server", &server])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(watched.stdout).unwrap(), "{\"ok\":null}\n", "the result alone");
+    let notes = String::from_utf8(watched.stderr).unwrap();
+    assert!(notes.contains("\none\ntwo\\u{7}\n"), "{notes}");
+    // More than is kept for somebody who is slow: what is told is in order.
+    let told = events(json!({"bytes": 4_096, "times": 100}));
+    let numbers: Vec<u64> = told.iter().filter_map(|(_, data)| data["number"].as_u64()).collect();
+    assert!(numbers.is_sorted() && numbers.last() == Some(&99), "{numbers:?}");
 }
 
 #[test]

@@ -1,16 +1,20 @@
 //! Hosts on PostgreSQL, seen from outside.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use keiko_tests::check::{batch_canary, canary};
 use keiko_tests::postgres::{Database, Postgres, Programs};
-use keiko_tests::{Host, Options, tree, wait};
-use serde_json::json;
+use keiko_tests::{Client, Host, Options, tree, wait};
+use serde_json::{Value, json};
 
 /// A host that holds nothing costs its database no more than this.
 const STATEMENTS_A_MINUTE_MAX: f64 = 5.0;
 /// How long it is watched.
 const WATCHED: Duration = Duration::from_secs(60);
+/// What a test waits for comes by then.
+const SOON: Duration = Duration::from_secs(15);
 /// A host is through with its start by then: its first beat and its first look for tasks.
 const SETTLED: Duration = Duration::from_secs(3);
 
@@ -69,6 +73,57 @@ fn two_hosts_try_one_canary_together_and_follow_one_verdict() {
         let tried: f64 = tried.unwrap().parse().unwrap();
         assert!(tried > 0.0, "both hosts have tasks that try");
     }
+}
+
+/// What the host says to a watcher of a running task: how far it is, and what it has given out.
+fn watched(client: &Client, id: &str) -> (Value, Value) {
+    let address = client.address();
+    let mut stream = TcpStream::connect(&address).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    write!(stream, "GET /v1/tasks/{id}/events HTTP/1.1\r\nhost: {address}\r\n\r\n").unwrap();
+    let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
+    let (mut progress, mut output, mut name) = (None, None, String::new());
+    while progress.is_none() || output.is_none() {
+        let line = lines.next().expect("the host tells both");
+        if let Some(event) = line.strip_prefix("event: ") {
+            event.clone_into(&mut name);
+        }
+        let Some(data) = line.strip_prefix("data: ") else { continue };
+        let data: Value = serde_json::from_str(data).unwrap();
+        match name.as_str() {
+            "progress" => progress = Some(data),
+            "output" => output = Some(data),
+            // As it stands when the watch begins.
+            _ => progress = progress.or_else(|| data.get("progress").cloned()),
+        }
+    }
+    progress.zip(output).unwrap()
+}
+
+#[test]
+fn both_of_two_hosts_tell_what_a_task_says() {
+    let postgres = Postgres::start(Programs::find(None).unwrap()).unwrap();
+    let database = postgres.new_database().unwrap();
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let hosts = folders.each_ref().map(|folder| host(folder, &database));
+    let clients = hosts.each_ref().map(Host::client);
+    clients[0].install(&tree::guest("family").unwrap()).unwrap();
+    let input = json!({"n": 1, "sleep_ms": 60_000});
+    let more = json!({"attempts": 1, "timeout_s": 120});
+    let id = clients[0].submit("family", "parent", input, more).unwrap();
+    let half = json!({"fraction": 0.5, "message": "its children are asked for"});
+    let piece = json!({"attempt": 1, "number": 0, "text": "two children\n"});
+    // One of them runs it.
+    for client in &clients {
+        assert_eq!(watched(client, &id), (half.clone(), piece.clone()));
+        let progress = wait::until("the host to tell how far the task is", SOON, || {
+            let task = client.task(&id)?;
+            Ok(task.get("progress").cloned())
+        });
+        assert_eq!(progress.unwrap(), half);
+    }
+    assert_eq!(clients[1].task(&id).unwrap()["state"], "running");
+    clients[1].post(&format!("/v1/tasks/{id}/cancel"), &[], b"").unwrap().expect(&[200]).unwrap();
 }
 
 #[test]

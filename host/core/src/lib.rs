@@ -25,6 +25,7 @@ pub mod metric;
 pub mod name;
 pub mod once;
 pub mod outcome;
+pub mod output;
 pub mod page;
 pub mod pause;
 pub mod policy;

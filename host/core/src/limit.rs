@@ -88,6 +88,14 @@ pub const LOG_FIELD_NAME_BYTES_MAX: usize = 64;
 pub const LOG_FIELD_VALUE_BYTES_MAX: usize = KIB as usize;
 /// Longest progress message, in bytes.
 pub const PROGRESS_MESSAGE_BYTES_MAX: usize = KIB as usize;
+/// Bytes of one piece of what a running attempt gives out: it goes to other hosts in one message.
+pub const OUTPUT_PIECE_BYTES_MAX: usize = 4 * KIB as usize;
+/// Pieces that one attempt gives out.
+pub const OUTPUT_PIECES_MAX: u64 = 10_000;
+/// Bytes that one attempt gives out.
+pub const OUTPUT_BYTES_MAX: u64 = 8 * MIB;
+/// Bytes of it that are kept while it runs, for who begins to watch: the newest.
+pub const OUTPUT_KEPT_BYTES_MAX: usize = 64 * KIB as usize;
 
 /// Instances of one plugin, version and tenant that a host keeps for reuse.
 pub const KEPT_INSTANCES_MAX: u32 = 50;

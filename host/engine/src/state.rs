@@ -12,6 +12,7 @@ use keiko_core::log::Source;
 use keiko_core::manifest::{Command, Random};
 use keiko_core::name::KindName;
 use keiko_core::outcome::Taint;
+use keiko_core::output::Given;
 use keiko_core::port::{Attempt, AttemptFacts, HostPort};
 use keiko_core::stop::Stop;
 use parking_lot::Mutex;
@@ -32,6 +33,8 @@ pub(crate) struct State {
     pub(crate) table: ResourceTable,
     pub(crate) console: Arc<Mutex<Console>>,
     pub(crate) effects: Effects,
+    /// What the guest has given out.
+    pub(crate) given: Given,
     pub(crate) port: Arc<dyn HostPort>,
     pub(crate) facts: AttemptFacts,
     pub(crate) settings: Arc<BTreeMap<String, String>>,
@@ -66,6 +69,7 @@ impl State {
             table,
             console: Arc::default(),
             effects: Effects::default(),
+            given: Given::default(),
             port,
             facts: attempt.facts,
             settings: attempt.settings,
@@ -109,6 +113,7 @@ impl State {
         self.limiter.renew(attempt.budget.memory_bytes.value);
         self.gate = Gate::new(attempt.grants, attempt.budget);
         self.gate.taint_by(Taint::REUSED);
+        self.given = Given::default();
         self.console.lock().renew();
         // As much room as a fresh one has, beside what was left.
         let held = self.resources();

@@ -44,8 +44,8 @@ pub(crate) async fn run(
         Counters::add(&shared.counters.handed_back, 1);
         return Some(Ended::handed_back(&job));
     }
-    let started_ms = shared.clock.now_ms();
-    let entry = shared.running.insert(job.task.tenant, job.task.id, job.task.token);
+    let (started_ms, number) = (shared.clock.now_ms(), job.task.attempts + 1);
+    let entry = shared.running.insert(job.task.tenant, job.task.id, job.task.token, number);
     if job.tenure.is_lost() {
         shared.running.remove(job.task.id, job.task.token);
         return None;
@@ -66,14 +66,14 @@ pub(crate) async fn run(
     let Ran { report, memoized_from, ran, attempts_max } = canary::run(shared, &job, &entry, slot).await;
     let (port, handler) = ran.unzip();
     shared.running.remove(job.task.id, job.task.token);
+    shared.last_words(job.task.id);
     // Without a report the host has stopped before its guest did, and the lease ends by itself.
     let report = report?;
     let used = Spending { fuel: report.meter.fuel_used, host_calls: report.meter.host_calls };
     if let Some(tree) = &job.tree {
         tree.spent(used);
     }
-    let (number, now_ms) = (job.task.attempts + 1, shared.clock.now_ms());
-    let Ends { end_by_ms, .. } = job.task.ends;
+    let (now_ms, Ends { end_by_ms, .. }) = (shared.clock.now_ms(), job.task.ends);
     let history = History { attempt: number, attempts_max, deadlines: job.task.deadlines, end_by_ms };
     let manifest = handler.as_ref().map(Handler::budget).unwrap_or_default();
     let policy = RetryPolicy::of(&manifest.retry, &job.task.budget.retry);

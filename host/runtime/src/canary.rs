@@ -3,7 +3,7 @@
 //!
 //! A task tries a canary in its first attempt only. When the canary fails it, the current version runs it in the same attempt, so
 //! that the task is charged nothing for having tried: of the failed run nothing is kept, neither effects nor log nor what it
-//! spent. By the database one trial is the same on all hosts: each task and batch asks before it tries, and tells afterwards.
+//! spent, and nobody has seen what it gave out. By the database one trial is the same on all hosts: each task and batch asks before it tries, and tells afterwards.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -174,7 +174,9 @@ pub(crate) async fn run(
         }
         Turn::Closed => return current(shared, job, entry, slot).await,
     };
+    entry.try_out();
     let tried = on_canary(shared, job, handler, entry, slot).await;
+    entry.tried(!matches!(tried.outcome(), Some(Outcome::Failed(_))));
     let Some(Outcome::Failed(failure)) = tried.outcome() else {
         if is_counted {
             trial.tell(own(&tried).and_then(seen), None).await;

@@ -60,7 +60,7 @@ impl Handle {
         let (kind, running_max) = self.admit_run(tenant, &request).await?;
         let RunRequest { input, budget, trace, .. } = request;
         let id = TaskId(shared.next_run.fetch_add(1, Ordering::Relaxed) | i64::MIN);
-        let entry = shared.runs.insert(tenant, id, Token(0));
+        let entry = shared.runs.insert(tenant, id, Token(0), 1);
         let mut caller = Caller { shared, id, entry: Arc::clone(&entry), ticket: None };
         let (answer, report) = oneshot::channel();
         let direct = Direct { id, tenant, kind, input, budget, trace, entry, answer };

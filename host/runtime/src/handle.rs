@@ -300,8 +300,8 @@ impl Handle {
     /// A task with everything that is kept of it.
     pub async fn task(&self, tenant: TenantId, id: TaskId) -> Result<TaskDetail, Error> {
         let view = self.shared.records.task(tenant, id).await?.ok_or_else(|| no_task(id))?;
-        let progress =
-            if view.summary.state == TaskState::Running { self.shared.running.progress(id) } else { None };
+        let runs = view.summary.state == TaskState::Running;
+        let progress = if runs { self.shared.progress(id, view.token) } else { None };
         Ok(TaskDetail { view, progress })
     }
 

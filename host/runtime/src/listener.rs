@@ -54,6 +54,8 @@ async fn take(shared: &Shared, signal: Signal) {
             shared.running.stop(id, StopReason::Cancelled);
         }
     }
+    // What was said before an end is heard before it.
+    shared.hear(signal.watched, signal.said);
     shared.waiters.tell(signal.ended);
     if signal.cache_many {
         shared.cache.take(Heard::Found, &[]);

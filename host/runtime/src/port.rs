@@ -55,7 +55,11 @@ impl HostPort for AttemptPort {
     }
 
     fn progress(&self, fraction: f64, message: String) {
-        *self.entry.progress.lock() = Some(Progress { fraction, message });
+        self.entry.report(Progress { fraction, message });
+    }
+
+    fn emit(&self, piece: Bytes) {
+        self.entry.emit(piece);
     }
 
     fn measure(

@@ -1,50 +1,99 @@
-//! Attempts that run on this host now: how to stop them, and what they say of themselves.
+//! Attempts that run on this host now: how to stop them, and through what they speak.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use keiko_core::stop::{Stop, StopReason};
 use keiko_core::{TaskId, TenantId, Token};
 use parking_lot::Mutex;
 
 use crate::request::Progress;
+use crate::voice::{Held, Pieces, Speaker, Voices};
 
 /// The running attempts by task.
 #[derive(Debug, Default)]
-pub(crate) struct Running(Mutex<BTreeMap<TaskId, Arc<Entry>>>);
+pub(crate) struct Running {
+    entries: Mutex<BTreeMap<TaskId, Arc<Entry>>>,
+    /// Where they speak.
+    pub(crate) voices: Arc<Voices>,
+}
 
 /// One running attempt.
 #[derive(Debug)]
 pub(crate) struct Entry {
     /// Whose task it is.
     tenant: TenantId,
-    /// The lease it runs under.
-    token: Token,
+    task: TaskId,
+    speaker: Speaker,
     /// Set by cancel, drain and a lost lease; seen by the engine.
     pub(crate) stop: Stop,
-    /// Written by the guest's reports, read by whoever looks at the task.
-    pub(crate) progress: Mutex<Option<Progress>>,
+    voices: Arc<Voices>,
+    /// Held once it has something to say: most never do.
+    voice: OnceLock<Held>,
+    /// What a run on a canary gives out, until it is known to be the one that counts.
+    apart: Mutex<Option<Pieces>>,
+}
+
+impl Entry {
+    /// The guest says how far it is.
+    pub(crate) fn report(&self, progress: Progress) {
+        self.voice().report(self.speaker, progress);
+    }
+
+    /// The guest gives out a piece.
+    pub(crate) fn emit(&self, piece: Bytes) {
+        match &mut *self.apart.lock() {
+            Some(apart) => apart.push(piece),
+            None => self.voice().emit(self.speaker, [piece]),
+        }
+    }
+
+    /// Keeps back what is given out from now on.
+    pub(crate) fn try_out(&self) {
+        *self.apart.lock() = Some(Pieces::default());
+    }
+
+    /// Gives out what was kept back, or forgets it when another run takes the place of that one.
+    pub(crate) fn tried(&self, counts: bool) {
+        let apart = self.apart.lock().take().filter(|_| counts);
+        if let Some(pieces) = apart.and_then(Pieces::kept) {
+            self.voice().emit(self.speaker, pieces);
+        }
+    }
+
+    fn voice(&self) -> &Held {
+        self.voice.get_or_init(|| self.voices.hold(self.task))
+    }
 }
 
 impl Running {
-    /// Notes an attempt.
-    pub(crate) fn insert(&self, tenant: TenantId, id: TaskId, token: Token) -> Arc<Entry> {
-        let entry = Arc::new(Entry { tenant, token, stop: Stop::default(), progress: Mutex::new(None) });
-        self.0.lock().insert(id, Arc::clone(&entry));
+    /// Notes an attempt; `number` is its own, from 1.
+    pub(crate) fn insert(&self, tenant: TenantId, task: TaskId, token: Token, number: u32) -> Arc<Entry> {
+        let entry = Arc::new(Entry {
+            tenant,
+            task,
+            speaker: Speaker { token, attempt: number },
+            stop: Stop::default(),
+            voices: Arc::clone(&self.voices),
+            voice: OnceLock::new(),
+            apart: Mutex::new(None),
+        });
+        self.entries.lock().insert(task, Arc::clone(&entry));
         entry
     }
 
     /// Forgets an attempt, unless a later one has taken its place.
     pub(crate) fn remove(&self, id: TaskId, token: Token) {
-        let mut running = self.0.lock();
-        if running.get(&id).is_some_and(|entry| entry.token == token) {
+        let mut running = self.entries.lock();
+        if running.get(&id).is_some_and(|entry| entry.speaker.token == token) {
             running.remove(&id);
         }
     }
 
     /// Stops the attempt of one task.
     pub(crate) fn stop(&self, id: TaskId, reason: StopReason) {
-        let entry = self.0.lock().get(&id).cloned();
+        let entry = self.entries.lock().get(&id).cloned();
         if let Some(entry) = entry {
             entry.stop.set(reason);
         }
@@ -52,7 +101,7 @@ impl Running {
 
     /// Stops every attempt; says how many.
     pub(crate) fn stop_all(&self, reason: StopReason) -> usize {
-        let entries: Vec<_> = self.0.lock().values().cloned().collect();
+        let entries: Vec<_> = self.entries.lock().values().cloned().collect();
         for entry in &entries {
             entry.stop.set(reason);
         }
@@ -61,28 +110,47 @@ impl Running {
 
     /// Whose task runs here under this id.
     pub(crate) fn tenant(&self, id: TaskId) -> Option<TenantId> {
-        self.0.lock().get(&id).map(|entry| entry.tenant)
-    }
-
-    /// What the attempt of a task last reported.
-    pub(crate) fn progress(&self, id: TaskId) -> Option<Progress> {
-        self.0.lock().get(&id).and_then(|entry| entry.progress.lock().clone())
+        self.entries.lock().get(&id).map(|entry| entry.tenant)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::voice::{Heard, New};
 
     #[test]
     fn a_later_attempt_is_not_forgotten_with_an_earlier_one() {
         let running = Running::default();
-        running.insert(TenantId(1), TaskId(1), Token(1));
-        let later = running.insert(TenantId(1), TaskId(1), Token(2));
+        running.insert(TenantId(1), TaskId(1), Token(1), 1);
+        let later = running.insert(TenantId(1), TaskId(1), Token(2), 1);
         running.remove(TaskId(1), Token(1));
         running.stop(TaskId(1), StopReason::Cancelled);
         assert_eq!(later.stop.reason(), Some(StopReason::Cancelled));
         running.remove(TaskId(1), Token(2));
         assert_eq!(running.stop_all(StopReason::Drained), 0);
+    }
+
+    #[test]
+    fn what_a_canary_gives_out_is_told_when_its_run_counts_and_never_otherwise() {
+        let told = |counts: bool| {
+            let running = Running::default();
+            let entry = running.insert(TenantId(1), TaskId(1), Token(1), 1);
+            entry.try_out();
+            entry.emit(Bytes::from_static(b"canary"));
+            assert!(running.voices.find(TaskId(1)).is_none());
+            entry.tried(counts);
+            entry.emit(Bytes::from_static(b"after"));
+            let voice = running.voices.find(TaskId(1)).expect("it has spoken");
+            let mut heard = Heard::of(Token(1));
+            let pieces = std::iter::from_fn(|| voice.next(&mut heard)).map(|(_, new)| match new {
+                New::Piece(number, piece) => (number, piece),
+                New::Progress(progress) => panic!("{progress:?}"),
+            });
+            pieces.collect::<Vec<_>>()
+        };
+        let (canary, after) = (Bytes::from_static(b"canary"), Bytes::from_static(b"after"));
+        assert_eq!(told(true), [(0, canary), (1, after.clone())]);
+        assert_eq!(told(false), [(0, after)]);
     }
 }

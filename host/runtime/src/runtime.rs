@@ -33,6 +33,7 @@ use crate::pauses::{self, Pauses};
 use crate::point::Points;
 use crate::pulse::Pulse;
 use crate::queue::LocalQueue;
+use crate::relay::{self, Relay};
 use crate::request::{Error, TenantOptions};
 use crate::running::Running;
 use crate::schedules::{self, Almanac};
@@ -132,10 +133,8 @@ impl Runtime {
         } = parts.clone();
         let Parts { mut cache, canaries, schedules, signals, runner, clock, .. } = parts;
         cache.backplanes.push(Arc::new(SignalPlane(Arc::clone(&signals))));
-        let memory = |(tenant, entry): (&TenantId, &Arc<TenantEntry>)| {
-            (*tenant, entry.policy.batches.memory_bytes_max)
-        };
-        let memory = entries.iter().map(memory).collect();
+        let memory = |entry: &TenantEntry| entry.policy.batches.memory_bytes_max;
+        let memory = entries.iter().map(|(tenant, entry)| (*tenant, memory(entry))).collect();
         let (batches, events) = Batches::new(batches, batch_records, options.batch_memory_bytes, memory);
         let shared = Arc::new(Shared {
             apart: Apart::here(),
@@ -153,6 +152,7 @@ impl Runtime {
             gauge: Gauge::default(),
             running: Running::default(),
             trees: Trees::default(),
+            relay: Relay::default(),
             runs: Running::default(),
             next_run: AtomicI64::new(direct::first_number()),
             waiters: Waiters::default(),
@@ -221,6 +221,7 @@ impl Runtime {
         let tenants = shared.tenants.iter().map(|(id, entry)| entry.row(*id)).collect();
         shared.cache.keep(&keeping, tenants);
         keeping.spawn(listener::listen(Arc::clone(&shared), keeping.stop_signal()));
+        keeping.spawn(relay::tell(Arc::clone(&shared), keeping.stop_signal()));
         keeping.spawn(meters::keep(Arc::clone(&shared), keeping.stop_signal()));
         Runtime { shared, intake, workers, long, keeping }
     }

@@ -36,6 +36,7 @@ use crate::pauses::Pauses;
 use crate::point::Points;
 use crate::pulse::Pulse;
 use crate::queue::{Lanes, LocalQueue};
+use crate::relay::Relay;
 use crate::running::Running;
 use crate::schedules::Almanac;
 use crate::service::Apart;
@@ -80,6 +81,8 @@ pub(crate) struct Shared {
     pub(crate) meters: Meters,
     /// What is counted by plugin, and by how tasks failed.
     pub(crate) metrics: Metrics,
+    /// What tasks say that are watched on another host than the one that runs them.
+    pub(crate) relay: Relay,
     /// The way to other hosts of the same database.
     pub(crate) signals: Arc<dyn Signals>,
     /// There may be something to lease.

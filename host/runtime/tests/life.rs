@@ -14,6 +14,7 @@ mod support;
 mod swap;
 mod threads;
 mod trees;
+mod watch;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

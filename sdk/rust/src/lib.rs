@@ -34,10 +34,10 @@
 //! `processors: { "films" => films }`.
 //!
 //! What a plugin asks of the host stands in the modules named after the capabilities: [`agents`], [`attempt`],
-//! [`batch`], [`cache`], [`config`], [`history`], [`log`], [`metrics`], [`progress`], [`tasks`]. A component imports only what its code reaches,
-//! and the manifest's `wants` names the same.
+//! [`batch`], [`cache`], [`config`], [`history`], [`log`], [`metrics`], [`progress`] and [`output`], [`tasks`]. A component imports only what its
+//! code reaches, and the manifest's `wants` names the same.
 //!
-//! On any target but WebAssembly there is no host. Then lines go to standard error, progress is checked and
+//! On any target but WebAssembly there is no host. Then lines go to standard error, progress and output are checked and
 //! forgotten, what is measured is forgotten, and everything else answers `Unavailable`, so `cargo test` runs a plugin's logic as it is.
 
 pub mod agents;
@@ -48,6 +48,7 @@ pub mod config;
 pub mod history;
 pub mod log;
 pub mod metrics;
+pub mod output;
 pub mod progress;
 pub mod tasks;
 

@@ -25,7 +25,7 @@ pub use runner::{
     Runner, Stage,
 };
 pub use schedule::{Created, DueSchedules, Fired, Firing, OccurrenceTask, Schedules};
-pub use signal::{Signal, Signals};
+pub use signal::{Said, Saying, Signal, Signals, Watched};
 pub use task::{
     Beat, Dead, Expired, FailedByKind, IdBlock, Lease, LeaseRequest, Pruned, Records, Rescued, StoreError,
     StoreErrorKind, TaskStore,

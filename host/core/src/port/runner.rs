@@ -347,6 +347,10 @@ pub trait HostPort: Send + Sync + 'static {
     /// Takes a progress report; fraction and message were checked.
     fn progress(&self, fraction: f64, message: String);
 
+    /// Takes a piece of what the attempt gives out before it ends; how much of it there is was checked. Where nobody
+    /// watches it is dropped.
+    fn emit(&self, _piece: Bytes) {}
+
     /// Takes what was measured under a metric of the plugin's manifest.
     fn measure(
         &self,

@@ -2,9 +2,10 @@
 //! itself, only more slowly.
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::Change;
-use crate::id::TaskId;
+use crate::id::{TaskId, Token};
 
 /// News, gathered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +24,53 @@ pub struct Signal {
     pub cache: Vec<Change>,
     /// More of them were than were worth naming.
     pub cache_many: bool,
+    /// Somebody watches these tasks on the host that tells it, which does not run them.
+    pub watched: Vec<Watched>,
+    /// What attempts say that run on the host that tells it.
+    pub said: Vec<Said>,
+}
+
+/// A task that is watched, and how much was heard of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// The task.
+    pub task: TaskId,
+    /// The last lease under which an attempt was heard.
+    pub token: Token,
+    /// The number of the next piece of that one.
+    pub next: u64,
+}
+
+/// What the attempt of a task says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// The task.
+    pub task: TaskId,
+    /// The lease under which the attempt runs.
+    pub token: Token,
+    /// The attempt's number, from 1.
+    pub attempt: u32,
+    /// The words.
+    pub saying: Saying,
+}
+
+/// Something that an attempt says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Saying {
+    /// How far it is.
+    Progress {
+        /// Of the whole.
+        millionths: u32,
+        /// In the plugin's words.
+        message: String,
+    },
+    /// What it gives out.
+    Piece {
+        /// From 0 in each attempt.
+        number: u64,
+        /// The piece.
+        bytes: Bytes,
+    },
 }
 
 impl Signal {
@@ -52,6 +100,8 @@ impl Signal {
         self.ended.extend(other.ended);
         self.cache_many |= other.cache_many;
         self.cache.extend(other.cache);
+        self.watched.extend(other.watched);
+        self.said.extend(other.said);
     }
 }
 

@@ -9,6 +9,7 @@ mod config;
 mod history;
 mod log;
 mod metrics;
+mod output;
 mod progress;
 mod tasks;
 pub(crate) mod wasi;
@@ -26,7 +27,8 @@ pub(crate) const INTERFACES: &[(&str, &str)] = &[
     ("keiko:log/log", "0.1.0"),
     ("keiko:attempt/attempt", "0.1.0"),
     ("keiko:config/config", "0.1.0"),
-    ("keiko:progress/progress", "0.1.0"),
+    ("keiko:progress/progress", "0.1.1"),
+    ("keiko:progress/output", "0.1.1"),
     ("keiko:tasks/tasks", "0.1.2"),
     ("keiko:agents/agents", "0.1.0"),
     ("keiko:history/history", "0.1.0"),

@@ -2,14 +2,17 @@
 
 use keiko_core::TaskId;
 use keiko_core::effect::Child;
-use keiko_core::limit::{EFFECTS_MAX, INPUT_BYTES_MAX, PROGRESS_MESSAGE_BYTES_MAX};
+use keiko_core::limit::{
+    EFFECTS_MAX, INPUT_BYTES_MAX, OUTPUT_BYTES_MAX, OUTPUT_PIECE_BYTES_MAX, OUTPUT_PIECES_MAX,
+    PROGRESS_MESSAGE_BYTES_MAX,
+};
 use keiko_core::log::{Level, Source};
 use keiko_core::outcome::Taint;
 use keiko_core::policy::Grants;
 use keiko_core::port::ReserveError;
 use keiko_core::task::JSON;
 
-use crate::guest::{ATTEMPT, CONFIG, Guest, LOG, PROGRESS, SOCKETS, TASKS, guest};
+use crate::guest::{ATTEMPT, CONFIG, Guest, LOG, OUTPUT, PROGRESS, SOCKETS, TASKS, guest};
 use crate::host::{NOW_MS, Port, Run, completed};
 
 /// Does `call`, whose answer goes to 2048, and returns whether it is an error and which: two digits.
@@ -24,6 +27,7 @@ pub fn error_of(call: &str, payload_at: u32) -> Guest {
 }
 
 const PROGRESS_CALL: &str = "(call $progress (f64.const 0.5) (i32.const 16) (i32.const 4) (i32.const 2048))";
+const EMIT_CALL: &str = "(call $emit (i32.const 16) (i32.const 4) (i32.const 2048))";
 const GET_CALL: &str = "(call $attempt-get (i32.const 2048))";
 const REMAINING_CALL: &str = "(call $remaining-ms (i32.const 2048))";
 const CONFIG_CALL: &str = "(call $config-get (i32.const 16) (i32.const 4) (i32.const 2048))";
@@ -45,6 +49,7 @@ fn a_denied_call_gets_its_own_answer_and_still_counts() {
     let one = submit(16, 4);
     for (import, call, payload_at, case, taint) in [
         (PROGRESS, PROGRESS_CALL, 8, 2, Taint::NONE),
+        (OUTPUT, EMIT_CALL, 8, 3, Taint::NONE),
         (ATTEMPT, GET_CALL, 4, 0, Taint::ATTEMPT),
         (ATTEMPT, REMAINING_CALL, 8, 0, Taint::ATTEMPT),
         (CONFIG, CONFIG_CALL, 4, 0, Taint::CONFIG),
@@ -142,6 +147,41 @@ fn progress_is_checked_and_handed_on() {
         assert_eq!(report(fraction, 3), ("10".to_owned(), 0), "{fraction}");
     }
     assert_eq!(report("0.5", PROGRESS_MESSAGE_BYTES_MAX + 1), ("11".to_owned(), 0));
+}
+
+#[test]
+fn pieces_are_handed_on_as_they_are_until_a_limit_is_met() {
+    // The answer of the last of so many calls, and how many pieces were taken.
+    let emit = |length: usize, times: u64| {
+        let call = format!(
+            "(local.set $i (i32.const {times}))
+             (loop $again
+               (call $emit (i32.const 16) (i32.const {length}) (i32.const 2048))
+               (br_if $again (local.tee $i (i32.sub (local.get $i) (i32.const 1)))))"
+        );
+        let run = Run::of(error_of(&call, 8).with(OUTPUT));
+        let result = run.result();
+        let taken = run.port.given.lock().unwrap().clone();
+        (result, taken)
+    };
+    let taken = |length: usize, times: u64| {
+        let (result, taken) = emit(length, times);
+        assert!(result.starts_with('0'), "{length} {times}: {result}");
+        assert_eq!(taken.len() as u64, times);
+        taken
+    };
+    let refused = |length: usize, times: u64, case: &str| {
+        let (result, taken) = emit(length, times);
+        assert_eq!((result.as_str(), taken.len() as u64), (case, times - 1), "{length} {times}");
+    };
+    assert_eq!(taken(4, 2), ["null", "null"]);
+    taken(OUTPUT_PIECE_BYTES_MAX, 1);
+    refused(OUTPUT_PIECE_BYTES_MAX + 1, 1, "10");
+    taken(0, OUTPUT_PIECES_MAX);
+    refused(0, OUTPUT_PIECES_MAX + 1, "11");
+    let whole = OUTPUT_BYTES_MAX / OUTPUT_PIECE_BYTES_MAX as u64;
+    taken(OUTPUT_PIECE_BYTES_MAX, whole);
+    refused(OUTPUT_PIECE_BYTES_MAX, whole + 1, "12");
 }
 
 #[test]

@@ -57,6 +57,16 @@ pub const PROGRESS: Import = Import {
     instance: "$progress",
 };
 
+pub const OUTPUT: Import = Import {
+    interface: r#"(import "keiko:progress/output@0.1.1" (instance $output
+        (type $error' (variant (case "piece-too-large" u64) (case "too-many-pieces" u64) (case "too-many-bytes" u64)
+            (case "denied") (case "unavailable") (case "other" string)))
+        (export "error" (type $error (eq $error')))
+        (export "emit" (func (param "piece" (list u8)) (result (result (error $error)))))))"#,
+    functions: &[("emit", "emit", "(param i32 i32 i32)")],
+    instance: "$output",
+};
+
 pub const TASKS: Import = Import {
     interface: r#"(import "keiko:tasks/tasks@0.1.0" (instance $tasks
         (type $error' (variant (case "not-found" string) (case "invalid-input" string)

@@ -96,6 +96,8 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 #[derive(Default)]
 pub struct Port {
     pub progress: Mutex<Vec<(f64, String)>>,
+    /// What was given out.
+    pub given: Mutex<Vec<Bytes>>,
     pub refuse: Mutex<Option<ReserveError>>,
     pub never_answers: bool,
     pub panics: bool,
@@ -170,6 +172,10 @@ impl HostPort for Port {
     fn progress(&self, fraction: f64, message: String) {
         assert!(!self.panics, "a host function that panics");
         self.progress.lock().unwrap().push((fraction, message));
+    }
+
+    fn emit(&self, piece: Bytes) {
+        self.given.lock().unwrap().push(piece);
     }
 
     fn measure(

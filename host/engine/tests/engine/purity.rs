@@ -7,8 +7,8 @@ use keiko_core::outcome::{AttemptReport, Taint};
 use keiko_core::task::Payload;
 
 use crate::guest::{
-    AGENTS, ATTEMPT, CACHE, CONFIG, Guest, HISTORY, INSECURE, INSECURE_SEED, LOG, MONOTONIC_CLOCK, PROGRESS,
-    RANDOM, STDERR, TASKS, WALL_CLOCK, guest,
+    AGENTS, ATTEMPT, CACHE, CONFIG, Guest, HISTORY, INSECURE, INSECURE_SEED, LOG, MONOTONIC_CLOCK, OUTPUT,
+    PROGRESS, RANDOM, STDERR, TASKS, WALL_CLOCK, guest,
 };
 use crate::host::{NOW_MS, Run, completed};
 
@@ -73,11 +73,12 @@ fn seeded_numbers_are_bounded_as_secure_ones_are() {
     assert_eq!((code, name.as_str(), limit), (Code::HostcallTooLarge, "random_bytes", RANDOM_BYTES_MAX));
 }
 
-/// Logs, prints, reports, draws insecure bytes and its seed, and answers the bytes it drew.
+/// Logs, prints, reports, gives out, draws insecure bytes and its seed, and answers the bytes it drew.
 fn talks() -> Guest {
     guest(
         "(call $log (i32.const 0) (i32.const 0) (i32.const 16) (i32.const 0) (i32.const 0))
          (call $progress (f64.const 1) (i32.const 0) (i32.const 0) (i32.const 2048))
+         (call $emit (i32.const 16) (i32.const 4) (i32.const 2048))
          (call $print (call $get-stderr) (i32.const 16) (i32.const 4) (i32.const 2048))
          (call $seed (i32.const 2064))
          (call $insecure-bytes (i64.const 100) (i32.const 2048))
@@ -86,6 +87,7 @@ fn talks() -> Guest {
     )
     .with(LOG)
     .with(PROGRESS)
+    .with(OUTPUT)
     .with(STDERR)
     .with(INSECURE_SEED)
     .with(INSECURE)

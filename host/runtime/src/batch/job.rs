@@ -118,7 +118,7 @@ async fn work(shared: &Arc<Shared>, job: &BatchJob, slot: &mut Option<OwnedSemap
     };
     let Some(tenant) = shared.tenant(batch.group.tenant) else { return Outcome::nothing(now_ms) };
     let id = TaskId(batch.id.0);
-    let entry = shared.running.insert(batch.group.tenant, id, batch.token);
+    let entry = shared.running.insert(batch.group.tenant, id, batch.token, 1);
     if job.tenure.is_lost() {
         shared.running.remove(id, batch.token);
         return Outcome::nothing(now_ms);

@@ -391,7 +391,16 @@ impl Bench {
 /// A host on this store with the tenant `default`, which runs at most so many attempts at once; they echo.
 pub async fn start_on(store: MemoryStore, running_max: usize) -> (Runtime, Handle) {
     let options = Options { workers: 1, running_max, ..Options::default() };
-    start_with(store, Arc::new(Shifted::default()), options).await
+    start_playing(store, options, Arc::new(echoes)).await
+}
+
+/// A host on this store with the tenant `default`, whose attempts play something.
+pub async fn start_playing(store: MemoryStore, options: Options, play: Arc<Play>) -> (Runtime, Handle) {
+    start_with(store, Arc::new(Shifted::default()), options, play).await
+}
+
+fn echoes(attempt: Attempt, _: Arc<dyn HostPort>, _: Stop) -> BoxFuture<'static, AttemptReport> {
+    Box::pin(async move { echo(&attempt) })
 }
 
 #[allow(dead_code, reason = "used where time is virtual")]
@@ -399,14 +408,16 @@ pub async fn start_on(store: MemoryStore, running_max: usize) -> (Runtime, Handl
 pub async fn start_virtual(store: MemoryStore, clock: Arc<dyn Clock>) -> (Runtime, Handle) {
     let short = Duration::from_secs(3_600);
     let options = Options { workers: 1, short, in_place: true, ..Options::default() };
-    start_with(store, clock, options).await
+    start_with(store, clock, options, Arc::new(echoes)).await
 }
 
-async fn start_with(store: MemoryStore, clock: Arc<dyn Clock>, options: Options) -> (Runtime, Handle) {
+async fn start_with(
+    store: MemoryStore,
+    clock: Arc<dyn Clock>,
+    options: Options,
+    play: Arc<Play>,
+) -> (Runtime, Handle) {
     let store = Arc::new(store);
-    let play = |attempt: Attempt, _, _| -> BoxFuture<'static, AttemptReport> {
-        Box::pin(async move { echo(&attempt) })
-    };
     let parts = Parts {
         tasks: store.clone(),
         records: store.clone(),
@@ -428,7 +439,7 @@ async fn start_with(store: MemoryStore, clock: Arc<dyn Clock>, options: Options)
         usage: store.clone(),
         schedules: store.clone(),
         signals: store,
-        runner: Arc::new(Script(Arc::new(play), Arc::new(work_all))),
+        runner: Arc::new(Script(play, Arc::new(work_all))),
         clock,
     };
     let name = "default".parse().expect("a name");

@@ -1,6 +1,6 @@
 //! `/v1/tasks/{id}/events` and `/v1/groups/{id}/events`: changes as server-sent events.
 //!
-//! An event's id says how things stood. Who comes back with it in `Last-Event-ID` is told what is different; who comes back
+//! An event's id says how things stood, and behind what a task has given out. Who comes back with it in `Last-Event-ID` is told what is different; who comes back
 //! with the id of the end is told to stay away. A stream counts among the streams of its tenant until its reader is gone.
 
 use std::convert::Infallible;
@@ -11,12 +11,14 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::stream;
 use keiko_core::group::GroupState;
 use keiko_core::task::TaskState;
 use keiko_core::{GroupId, TaskId, Token};
-use keiko_runtime::{Error, GroupWatch, TaskEvent, TaskWatch};
+use keiko_runtime::{Error, GroupWatch, TaskEvent, TaskPlace, TaskWatch};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -41,7 +43,8 @@ pub(super) async fn of_task(
     let told = last_event_id(&headers)?.map(|text| task_place(&text)).transpose()?;
     // One that is not there is answered as everywhere.
     let stands = api.handle.task(caller.tenant, id).await?.view;
-    if told == Some((stands.token, stands.summary.state)) && stands.summary.state.is_terminal() {
+    let is_told = told.is_some_and(|told| (told.token, told.state) == (stands.token, stands.summary.state));
+    if is_told && stands.summary.state.is_terminal() {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     Ok(answer(api.handle.watch(caller.tenant, id, told)))
@@ -77,13 +80,22 @@ impl Watch for TaskWatch {
         Ok(event.map(|event| match event {
             TaskEvent::State(detail) => {
                 let (token, state) = (detail.view.token, detail.view.summary.state);
-                let id = format!("{}-{}", token.0, state.as_str());
+                let place = TaskPlace { token, state, next: 0 };
                 let name = if state.is_terminal() { "end" } else { "state" };
-                written(name, Some(&id), &dto::task(&detail))
+                written(name, Some(&task_id(place)), &dto::task(&detail))
             }
             TaskEvent::Progress(progress) => {
                 let data = json!({"fraction": progress.fraction, "message": progress.message});
                 written("progress", None, data.to_string().as_bytes())
+            }
+            TaskEvent::Output { place, attempt, number, piece } => {
+                let data = match std::str::from_utf8(&piece) {
+                    Ok(text) => json!({"attempt": attempt, "number": number, "text": text}),
+                    Err(_) => {
+                        json!({"attempt": attempt, "number": number, "base64": STANDARD.encode(&piece)})
+                    }
+                };
+                written("output", Some(&task_id(place)), data.to_string().as_bytes())
             }
         }))
     }
@@ -142,10 +154,19 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     text.transpose().map_err(|_| unknown("?"))
 }
 
-fn task_place(text: &str) -> Result<(Token, TaskState), Problem> {
+/// The id of an event that tells so much of a task.
+fn task_id(place: TaskPlace) -> String {
+    let TaskPlace { token, state, next } = place;
+    let id = format!("{}-{}", token.0, state.as_str());
+    if next == 0 { id } else { format!("{id}-{next}") }
+}
+
+fn task_place(text: &str) -> Result<TaskPlace, Problem> {
     let (token, state) = text.split_once('-').ok_or_else(|| unknown(text))?;
+    let (state, next) = state.split_once('-').unwrap_or((state, "0"));
     let token = token.parse().map(Token).map_err(|_| unknown(text))?;
-    Ok((token, TaskState::named(state).ok_or_else(|| unknown(text))?))
+    let state = TaskState::named(state).ok_or_else(|| unknown(text))?;
+    Ok(TaskPlace { token, state, next: next.parse().map_err(|_| unknown(text))? })
 }
 
 fn group_place(text: &str) -> Result<[u32; 3], Problem> {
@@ -176,9 +197,14 @@ mod tests {
 
     #[test]
     fn places_read_back_from_their_ids() {
-        assert_eq!(task_place("12-running").unwrap(), (Token(12), TaskState::Running));
+        for (next, id) in [(0, "12-running"), (5, "12-running-5")] {
+            let place = TaskPlace { token: Token(12), state: TaskState::Running, next };
+            assert_eq!((task_id(place).as_str(), task_place(id).unwrap()), (id, place));
+        }
         assert_eq!(group_place("1-0-3").unwrap(), [1, 0, 3]);
-        for bad in ["", "12", "x-running", "12-done", "-1-2-3"] {
+        for bad in
+            ["", "12", "x-running", "12-done", "-1-2-3", "12-running-", "12-running-x", "12-running-1-2"]
+        {
             assert!(task_place(bad).is_err(), "{bad}");
         }
         for bad in ["", "1-2", "1-2-3-4", "1-2-x", "-1-2-3"] {

@@ -24,6 +24,17 @@ pub(super) fn note(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
+/// Writes a piece of what a task gives out before it ends to stderr: text as it comes, of anything else how many bytes it is.
+pub(super) fn piece(piece: Result<&str, usize>) {
+    let text = match piece {
+        Ok(text) => clean_lines(text),
+        Err(bytes) => format!("({bytes} bytes that are not text)\n"),
+    };
+    let mut stderr = std::io::stderr().lock();
+    // There is nowhere left to say that this failed.
+    let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
+}
+
 /// Writes a result: to a terminal as text that cannot command it, to anything else as it is.
 pub(super) fn result(payload: &[u8]) {
     if !std::io::stdout().is_terminal() {

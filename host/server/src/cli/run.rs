@@ -400,7 +400,7 @@ impl Components for Memory {
     }
 }
 
-/// The host of one run: it shows progress, holds what is measured to the manifest, and promises children that nobody will
+/// The host of one run: it shows progress and what is given out, holds what is measured to the manifest, and promises children that nobody will
 /// run.
 struct Port {
     next_child: AtomicI64,
@@ -415,6 +415,10 @@ impl HostPort for Port {
 
     fn progress(&self, fraction: f64, message: String) {
         print::note(&print::clean(&format!("{:3.0} % {message}", fraction * 100.0)));
+    }
+
+    fn emit(&self, piece: Bytes) {
+        print::piece(std::str::from_utf8(&piece).map_err(|_| piece.len()));
     }
 
     fn measure(

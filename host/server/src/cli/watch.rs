@@ -1,4 +1,4 @@
-//! `keiko task watch`: what changes of a task, as the host tells it, to its end.
+//! `keiko task watch`, and what `keiko group watch` shares with it: what changes, as the host tells it, to the end.
 //!
 //! A stream that breaks off is asked for again where it was, until no host has answered for [`GIVE_UP`].
 
@@ -21,7 +21,8 @@ const LINE_BYTES_MAX: u64 = 16 << 20;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Each state goes to stderr as it is taken, how far the task says it is too; its result goes to stdout.
+Each state goes to stderr as it is taken, so do how far the task says it is and what it gives out before it ends; its
+result goes to stdout.
 With --json each event is a line on stdout: {\"event\":\"state\",\"data\":…}.")]
 pub(super) struct Watch {
     /// Its id
@@ -35,27 +36,40 @@ pub(super) struct Watch {
 
 /// An event of a stream.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Event {
-    name: String,
+pub(super) struct Event {
+    pub(super) name: String,
     id: Option<String>,
-    data: String,
+    pub(super) data: String,
 }
 
 /// Follows a task; exits as waiting for it would.
 pub(super) fn watch(arguments: &Watch) -> Result<ExitCode, Failure> {
-    let client = arguments.host.client()?;
-    let until = arguments.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let path = format!("/v1/tasks/{}/events", segment(&arguments.id));
+    follow(&arguments.host, arguments.timeout, &path, show)
+}
+
+/// Follows the events of a path until `show` says with which status to end, which it is told with whether they are written
+/// as JSON already.
+pub(super) fn follow(
+    host: &client::HostArguments,
+    timeout: Option<u64>,
+    path: &str,
+    show: impl Fn(&Event, bool) -> Result<Option<u8>, Failure>,
+) -> Result<ExitCode, Failure> {
+    let client = host.client()?;
+    let until = timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let (mut place, mut heard) = (None::<String>, Instant::now());
     loop {
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
             return Ok(ExitCode::from(exit::TIME));
         }
-        match open(&client, &arguments.id, place.as_deref(), left) {
+        match open(&client, path, place.as_deref(), left) {
             Ok(mut events) => {
                 while let Some(event) = next(&mut events) {
                     heard = Instant::now();
-                    if let Some(status) = show(&event, arguments.host.json)? {
+                    check(&event, host.json)?;
+                    if let Some(status) = show(&event, host.json)? {
                         return Ok(ExitCode::from(status));
                     }
                     place = event.id.or(place);
@@ -68,14 +82,37 @@ pub(super) fn watch(arguments: &Watch) -> Result<ExitCode, Failure> {
     }
 }
 
+/// What an event says.
+pub(super) fn read<'a, T: Deserialize<'a>>(event: &'a Event) -> Result<T, Failure> {
+    let parsed = serde_json::from_str(&event.data);
+    parsed.map_err(|error| Failure::Host(format!("the host's event is not understood: {error}")))
+}
+
+/// Fails with the host's trouble, and writes an event as JSON where that is wanted.
+fn check(event: &Event, json: bool) -> Result<(), Failure> {
+    #[derive(Deserialize)]
+    struct Trouble {
+        code: String,
+        message: String,
+    }
+    if event.name == "error" {
+        let Trouble { code, message } = read(event)?;
+        return Err(Failure::Host(format!("{} ({})", print::clean(&message), print::clean(&code))));
+    }
+    if json {
+        let data: &RawValue = read(event)?;
+        print::out(&serde_json::json!({"event": event.name, "data": data}).to_string());
+    }
+    Ok(())
+}
+
 fn open(
     client: &Client,
-    id: &str,
+    path: &str,
     place: Option<&str>,
     left: Option<Duration>,
 ) -> Result<impl BufRead + use<>, Failure> {
-    let path = format!("/v1/tasks/{}/events", segment(id));
-    let mut call = Call::get(&path).for_as_long_as(left);
+    let mut call = Call::get(path).for_as_long_as(left);
     if let Some(place) = place {
         call = call.header("last-event-id", place);
     }
@@ -117,7 +154,7 @@ fn next(mut stream: &mut impl BufRead) -> Option<Event> {
     }
 }
 
-/// Shows an event; the exit status when it is the last.
+/// Shows an event of a task; the exit status when it is the last.
 fn show(event: &Event, json: bool) -> Result<Option<u8>, Failure> {
     #[derive(Deserialize)]
     struct State {
@@ -125,37 +162,30 @@ fn show(event: &Event, json: bool) -> Result<Option<u8>, Failure> {
         state: String,
     }
     #[derive(Deserialize)]
-    struct Trouble {
-        code: String,
-        message: String,
-    }
-    fn read<'a, T: Deserialize<'a>>(data: &'a str) -> Result<T, Failure> {
-        let parsed = serde_json::from_str(data);
-        parsed.map_err(|error| Failure::Host(format!("the host's event is not understood: {error}")))
-    }
-    if event.name == "error" {
-        let Trouble { code, message } = read(&event.data)?;
-        return Err(Failure::Host(format!("{} ({})", print::clean(&message), print::clean(&code))));
-    }
-    if json {
-        let data: &RawValue = read(&event.data)?;
-        print::out(&serde_json::json!({"event": event.name, "data": data}).to_string());
+    struct Output {
+        text: Option<String>,
+        #[serde(default)]
+        base64: String,
     }
     match event.name.as_str() {
         "end" => {
-            let State { state, .. } = read(&event.data)?;
+            let State { state, .. } = read(event)?;
             if !json {
-                outcome(&read::<Task>(&event.data)?)?;
+                outcome(&read::<Task>(event)?)?;
             }
             return Ok(Some(of_state(&state)));
         }
         "state" if !json => {
-            let State { id, state } = read(&event.data)?;
+            let State { id, state } = read(event)?;
             print::note(&format!("{} {}", print::clean(&id), print::clean(&state)));
         }
         "progress" if !json => {
-            let Progress { fraction, message } = read(&event.data)?;
+            let Progress { fraction, message } = read(event)?;
             print::note(&format!("{:3.0} % {}", fraction * 100.0, print::clean(&message)));
+        }
+        "output" if !json => {
+            let Output { text, base64 } = read(event)?;
+            print::piece(text.as_deref().ok_or(base64.len() / 4 * 3));
         }
         _ => {}
     }

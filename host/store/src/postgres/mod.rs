@@ -40,6 +40,7 @@ mod prune;
 mod records;
 mod replica;
 pub(crate) mod row;
+mod said;
 mod schedule;
 pub(crate) mod session;
 mod settle;

@@ -1,6 +1,7 @@
 //! News between the hosts of one database, by `NOTIFY`: a hint, outside of every task's transaction.
 //!
 //! - What is told is gathered and sent by one connection, at most every [`PACE`]; a quiet store sends nothing.
+//! - What tasks say that others watch goes over a channel of its own (`said`), before what is told of their ends.
 //! - A message names its sender, whose own listener drops it. It names up to [`ENDED_MAX`] tasks, which keeps it below
 //!   the server's 8,000 bytes; of more it says that there are many.
 //! - When the listener's connection was lost, so may be news: afterwards everything may have changed, and it says so.
@@ -18,10 +19,12 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
+use super::said;
 use crate::transaction::spawn;
 
 /// Where everybody listens.
 const CHANNEL: &str = "keiko";
+const SAID_CHANNEL: &str = "keiko_said";
 /// Least time between two messages.
 const PACE: Duration = Duration::from_millis(10);
 /// Wait before the next try to connect.
@@ -52,6 +55,7 @@ impl Basket {
     fn add(&self, signal: Signal) {
         let mut news = self.news.lock();
         news.add(signal);
+        said::bound(&mut news);
         if news.ended.len() > ENDED_MAX {
             news.ended.clear();
             news.many_ended = true;
@@ -117,14 +121,15 @@ async fn speak(options: PgConnectOptions, me: u64, out: Arc<Basket>) {
     let mut connection: Option<PgConnection> = None;
     loop {
         let signal = out.take().await;
-        match timeout(ANSWER, send(&options, &mut connection, &encode(me, &signal))).await {
+        match timeout(ANSWER, send(&options, &mut connection, &messages(me, &signal))).await {
             Ok(Ok(())) => tokio::time::sleep(PACE).await,
             failed => {
                 if let Ok(Err(error)) = failed {
                     tracing::debug!(error = %error, "news could not be sent");
                 }
+                let hints = Signal { watched: Vec::new(), said: Vec::new(), ..signal };
                 // Together with what comes until then. A connection that was dead for long is replaced at once.
-                out.add(signal);
+                out.add(hints);
                 if connection.take().is_none() {
                     tokio::time::sleep(AGAIN).await;
                 }
@@ -133,16 +138,28 @@ async fn speak(options: PgConnectOptions, me: u64, out: Arc<Basket>) {
     }
 }
 
+/// What is sent at once, with the channel of each.
+fn messages(me: u64, signal: &Signal) -> (Vec<&'static str>, Vec<String>) {
+    let hints = Signal { watched: Vec::new(), said: Vec::new(), ..signal.clone() };
+    let hints = (!hints.is_empty()).then(|| (CHANNEL, encode(me, &hints)));
+    let said = said::encode(me, signal).into_iter().map(|text| (SAID_CHANNEL, text));
+    said.chain(hints).unzip()
+}
+
 async fn send(
     options: &PgConnectOptions,
     connection: &mut Option<PgConnection>,
-    text: &str,
+    (channels, texts): &(Vec<&'static str>, Vec<String>),
 ) -> Result<(), sqlx::Error> {
     let connection = match connection {
         Some(connection) => connection,
         none => none.insert(options.connect().await?),
     };
-    let query = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(text);
+    let query = sqlx::query(
+        "SELECT pg_notify(m.channel, m.text) FROM unnest($1::text[], $2::text[]) AS m (channel, text)",
+    )
+    .bind(channels)
+    .bind(texts);
     query.execute(connection).await.map(drop)
 }
 
@@ -157,6 +174,8 @@ async fn hear(options: PgConnectOptions, me: u64, heard: Arc<Basket>) {
                 }
                 // Until the connection is lost.
                 while let Ok(Some(message)) = listener.try_recv().await {
+                    let of_said = message.channel() == SAID_CHANNEL;
+                    let decode: fn(u64, &str) -> Option<Signal> = if of_said { said::decode } else { decode };
                     if let Some(signal) = decode(me, message.payload()) {
                         heard.add(signal);
                     }
@@ -182,7 +201,7 @@ async fn listener(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error>
         .connect_lazy_with(options.clone());
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.eager_reconnect(false);
-    listener.listen(CHANNEL).await?;
+    listener.listen_all([CHANNEL, SAID_CHANNEL]).await?;
     Ok(listener)
 }
 
@@ -256,6 +275,7 @@ fn decode(me: u64, text: &str) -> Option<Signal> {
         ended: ended.unwrap_or_default(),
         cache_many: letters.contains('k') || cache.is_none(),
         cache: cache.unwrap_or_default(),
+        ..Signal::default()
     })
 }
 

@@ -1,15 +1,17 @@
 //! The stand-in where there is no host: enough for `cargo test` to run a plugin's logic.
 //!
-//! Lines go to standard error. Progress is held to the host's rules and forgotten, what is measured is forgotten. Nothing is invented: what only
+//! Lines go to standard error. Progress and output are held to the host's rules and forgotten, what is measured is forgotten. Nothing is invented: what only
 //! a host can know is `Unavailable`.
 
 use std::fmt::Display;
 
 use crate::log::Level;
-use crate::{agents, attempt, batch, cache, config, history, metrics, progress, tasks};
+use crate::{agents, attempt, batch, cache, config, history, metrics, output, progress, tasks};
 
 /// The host's limit on a progress message.
 const PROGRESS_MESSAGE_BYTES_MAX: usize = 1024;
+/// The host's limit on a piece of output.
+const OUTPUT_PIECE_BYTES_MAX: usize = 4096;
 
 #[expect(clippy::print_stderr, reason = "where else would a test look for its lines")]
 pub(crate) fn log(level: Level, message: &str, fields: &[(&str, &dyn Display)]) {
@@ -22,6 +24,14 @@ pub(crate) fn report(fraction: f64, message: &str) -> Result<(), progress::Error
     }
     if message.len() > PROGRESS_MESSAGE_BYTES_MAX {
         return Err(progress::Error::MessageTooLong(PROGRESS_MESSAGE_BYTES_MAX as u64));
+    }
+    Ok(())
+}
+
+/// How many pieces an attempt has given out only the host knows.
+pub(crate) fn emit(piece: &[u8]) -> Result<(), output::Error> {
+    if piece.len() > OUTPUT_PIECE_BYTES_MAX {
+        return Err(output::Error::PieceTooLarge(OUTPUT_PIECE_BYTES_MAX as u64));
     }
     Ok(())
 }
@@ -166,12 +176,14 @@ mod tests {
     }
 
     #[test]
-    fn progress_is_held_to_the_hosts_rules() {
+    fn progress_and_output_are_held_to_the_hosts_rules() {
         assert_eq!(report(0.0, ""), Ok(()));
         assert_eq!(report(1.0, &"a".repeat(1024)), Ok(()));
         for fraction in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
             assert_eq!(report(fraction, ""), Err(progress::Error::FractionOutOfRange), "{fraction}");
         }
         assert_eq!(report(0.5, &"a".repeat(1025)), Err(progress::Error::MessageTooLong(1024)));
+        assert_eq!(emit(&[0; 4096]), Ok(()));
+        assert_eq!(emit(&[0; 4097]), Err(output::Error::PieceTooLarge(4096)));
     }
 }

@@ -32,6 +32,10 @@ pub(crate) fn report(fraction: f64, message: &str) -> Result<(), crate::progress
     Ok(progress::progress::report(fraction, message)?)
 }
 
+pub(crate) fn emit(piece: &[u8]) -> Result<(), crate::output::Error> {
+    Ok(progress::output::emit(piece)?)
+}
+
 pub(crate) fn facts() -> Result<crate::attempt::Facts, crate::attempt::Error> {
     let facts = attempt::attempt::get()?;
     Ok(crate::attempt::Facts {
@@ -120,6 +124,20 @@ impl From<progress::progress::Error> for crate::progress::Error {
         match error {
             Error::FractionOutOfRange => Self::FractionOutOfRange,
             Error::MessageTooLong(limit) => Self::MessageTooLong(limit),
+            Error::Denied => Self::Denied,
+            Error::Unavailable => Self::Unavailable,
+            Error::Other(text) => Self::Other(text),
+        }
+    }
+}
+
+impl From<progress::output::Error> for crate::output::Error {
+    fn from(error: progress::output::Error) -> Self {
+        use progress::output::Error;
+        match error {
+            Error::PieceTooLarge(limit) => Self::PieceTooLarge(limit),
+            Error::TooManyPieces(limit) => Self::TooManyPieces(limit),
+            Error::TooManyBytes(limit) => Self::TooManyBytes(limit),
             Error::Denied => Self::Denied,
             Error::Unavailable => Self::Unavailable,
             Error::Other(text) => Self::Other(text),

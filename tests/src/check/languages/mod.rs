@@ -48,6 +48,7 @@ const KINDS: &[&str] = &[
     "config-get-all",
     "log",
     "progress",
+    "emit",
     "measure",
     "submit",
     "submit-many",

@@ -80,7 +80,8 @@ impl Row {
 
 /// All of them, in the order in which they are asked.
 pub fn rows() -> Vec<Row> {
-    [small(), metrics(), tasks(), asking(), batch(), agents(), history(), cache(), denied(), ends()].concat()
+    [small(), output(), metrics(), tasks(), asking(), batch(), agents(), history(), cache(), denied(), ends()]
+        .concat()
 }
 
 const LARGEST: u64 = 2 << 20;
@@ -121,6 +122,23 @@ fn small() -> Vec<Row> {
         rows.push(all(REPORT, "progress", input, error("fraction-out-of-range")));
     }
     rows
+}
+
+fn output() -> Vec<Row> {
+    let emit = |input: Value, answer: Value| all("keiko:progress/output.emit", "emit", input, answer);
+    // Interpreters need more for so many calls.
+    let emits = |input: Value, answer: Value| {
+        emit(input, answer).with(json!({"attempts": 1, "fuel": 50_000_000_000_u64}))
+    };
+    vec![
+        emit(json!({"text": "hälf"}), ok(Value::Null)),
+        emit(json!({"bytes": 4_096}), ok(Value::Null)),
+        emit(json!({"bytes": 4_097}), error_at("piece-too-large", 4_096)),
+        emits(json!({"times": 10_000}), ok(Value::Null)),
+        emits(json!({"times": 10_001}), error_at("too-many-pieces", 10_000)),
+        emits(json!({"bytes": 4_096, "times": 2_048}), ok(Value::Null)),
+        emits(json!({"bytes": 4_096, "times": 2_049}), error_at("too-many-bytes", 8 << 20)),
+    ]
 }
 
 fn metrics() -> Vec<Row> {
@@ -454,6 +472,7 @@ fn denied() -> Vec<Row> {
         row("keiko:config/config.get", "config-get", json!({"key": "colour"})),
         row("keiko:config/config.get-all", "config-get-all", json!({})),
         row("keiko:progress/progress.report", "progress", json!({"fraction": 0.5})),
+        row("keiko:progress/output.emit", "emit", json!({})),
         row("keiko:metrics/metrics.add", "measure", json!({"name": "films_total", "add": 1})),
         row("keiko:metrics/metrics.observe", "measure", json!({"name": "minutes", "observe": 1})),
         row("keiko:tasks/tasks.submit-many", "submit-many", json!({"children": [{"kind": "trivial"}]})),
