@@ -33,13 +33,15 @@ pub struct Faults {
 /// What the hosts of a store share.
 pub(super) struct Shared {
     pub(super) state: Mutex<State>,
+    /// The store has seen itself break a promise.
+    pub(super) broken: Notify,
     /// News by host. Taken after the state's lock or without it, never before.
     boxes: Mutex<BTreeMap<u64, Letters>>,
 }
 
 impl Shared {
     pub(super) fn of(state: State) -> Shared {
-        Shared { state: Mutex::new(state), boxes: Mutex::default() }
+        Shared { state: Mutex::new(state), broken: Notify::new(), boxes: Mutex::default() }
     }
 }
 
@@ -117,7 +119,13 @@ impl Link {
         }
         self.pass().await;
         let lost = self.begin()?;
-        let answer = work(&mut self.shared.state.lock());
+        let (answer, is_broken) = {
+            let mut state = self.shared.state.lock();
+            (work(&mut state), !state.seen_broken.is_empty())
+        };
+        if is_broken {
+            self.shared.broken.notify_one();
+        }
         self.pass().await;
         if lost { Err(down("the answer of the store was lost")) } else { answer }
     }

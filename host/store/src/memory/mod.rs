@@ -99,6 +99,12 @@ impl MemoryStore {
         self.shared.state.lock().seen_broken.clone()
     }
 
+    /// Waits until something of that was seen.
+    #[doc(hidden)]
+    pub async fn until_broken(&self) {
+        self.shared.broken.notified().await;
+    }
+
     /// Tasks that are leased under a holder that is gone: none at any time, unless the store breaks a promise.
     #[doc(hidden)]
     pub fn orphans(&self) -> Vec<TaskId> {

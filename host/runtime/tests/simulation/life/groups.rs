@@ -95,18 +95,10 @@ impl Clients {
         }
     }
 
-    /// Nothing lives below a task when its tree has been cancelled, and nothing ever will.
     async fn cancel_tree(&self, random: &mut Random) {
         let Some((id, accepted)) = self.some_task(random) else { return };
         let Some(handle) = self.hosts.handle(random) else { return };
-        self.asks_to_end([id]);
-        let Ok((detail, below)) = handle.cancel_tree(accepted.tenant, id).await else { return };
-        self.told(id, detail.view.summary.state);
-        let left = self.hosts.store.open_below(id);
-        self.hosts.story.tell(format_args!("{below} tasks below {id} were cancelled"));
-        if !left.is_empty() {
-            self.violates(format!("I-9: the tree of {id} was cancelled, and {left:?} live"));
-        }
+        self.cut(&handle, accepted.tenant, id).await;
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Script {
     pub work_ms: u64,
     /// Children that it asks for when it completes.
     pub children: u64,
+    /// Levels of single ones below its child.
+    pub levels: u64,
     /// Items that it asks for when it completes.
     pub items: u64,
 }
@@ -83,7 +85,7 @@ impl Script {
         };
         let children = if random.percent(20) { random.among(1, 3) } else { 0 };
         let items = if random.percent(15) { random.among(1, 3) } else { 0 };
-        Script { end, work_ms, children, items }
+        Script { end, work_ms, children, levels: 0, items }
     }
 
     /// The input of a task that follows it, with a mark that tells its submit from others.
@@ -95,9 +97,10 @@ impl Script {
             End::Endless => ("endless", 0),
             End::Crashes => ("crashes", 0),
         };
-        let Script { work_ms, children, items, .. } = self;
+        let Script { work_ms, children, levels, items, .. } = self;
         let input = json!({
-            "end": end, "times": times, "work_ms": work_ms, "children": children, "items": items, "mark": mark,
+            "end": end, "times": times, "work_ms": work_ms, "children": children, "levels": levels,
+            "items": items, "mark": mark,
         });
         input.to_string()
     }
@@ -111,7 +114,13 @@ impl Script {
             Some("crashes") => End::Crashes,
             _ => End::Completes,
         };
-        Script { end, work_ms: number("work_ms"), children: number("children"), items: number("items") }
+        Script {
+            end,
+            work_ms: number("work_ms"),
+            children: number("children"),
+            levels: number("levels"),
+            items: number("items"),
+        }
     }
 }
 
@@ -425,6 +434,14 @@ async fn ask_children(
     run: usize,
     effects: &mut Effects,
 ) -> Result<(), ReserveError> {
+    if let Some(levels) = script.levels.checked_sub(1) {
+        let wish = wish(json!({
+            "end": "completes", "work_ms": run as u64 * 977 % 6_000, "children": levels.min(1), "levels": levels,
+        }));
+        let reserved = port.reserve(std::slice::from_ref(&wish)).await?;
+        effects.push(wish, reserved.into_iter().next().expect("one was asked for"));
+        return Ok(());
+    }
     let joins = script.children > 1;
     let mut wishes: Vec<_> = (0..script.children).map(|index| child(run, index, joins)).collect();
     let then = || wish(json!({"joins": script.children, "parent_run": run}));

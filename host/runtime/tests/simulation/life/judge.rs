@@ -23,14 +23,18 @@ type Tasks = BTreeMap<TaskId, (TenantId, TaskView)>;
 
 /// Looks at every invariant.
 pub async fn look(hosts: &Hosts, clients: &Clients, runs: &Runs, quiet: bool) -> Vec<String> {
-    let mut found: Vec<String> =
-        hosts.store.seen_broken().into_iter().map(|text| format!("I-4: {text}")).collect();
-    found.extend(runs.violations());
+    let mut found = seen(hosts, runs);
     let tasks = all(hosts).await;
     counts(hosts, &tasks, &mut found).await;
     let grouped = with_book(&mut clients.book.lock(), &tasks, runs, quiet, &mut found);
     found.extend(groups::look(hosts, &grouped, &tasks, quiet).await);
     found
+}
+
+/// What was seen while it happened.
+pub fn seen(hosts: &Hosts, runs: &Runs) -> Vec<String> {
+    let of_store = hosts.store.seen_broken().into_iter().map(|text| format!("I-4: {text}"));
+    of_store.chain(runs.violations()).collect()
 }
 
 /// What clients were told against what there is; returns every group that there must be.

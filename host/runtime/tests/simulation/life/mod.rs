@@ -18,6 +18,7 @@ mod pauses;
 mod random;
 mod safeguard;
 mod story;
+mod trees;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,7 +67,7 @@ pub fn live(seed: u64, off: Option<Safeguard>, reader: Option<Reader>) -> Life {
     life
 }
 
-#[allow(clippy::disallowed_methods, reason = "clients and what crashes hosts live beside each other")]
+#[allow(clippy::disallowed_methods, reason = "what crashes hosts lives beside them")]
 async fn whole(seed: u64, off: Option<Safeguard>, reader: Option<Reader>) -> Life {
     random::seed_jitter(seed);
     let mut random = Random::new(seed);
@@ -84,14 +85,35 @@ async fn whole(seed: u64, off: Option<Safeguard>, reader: Option<Reader>) -> Lif
             }
         }
     });
+    let lived = tokio::select! {
+        biased;
+        // Hosts may go round and round over it, in no time: there is no quiet to wait for.
+        () = hosts.store.until_broken() => None,
+        quiet = until_quiet(seed, random, &hosts, &clients) => Some(quiet),
+    };
+    let mut violations = match lived {
+        Some(quiet) => judge::look(&hosts, &clients, &runs, quiet).await,
+        None => judge::seen(&hosts, &runs),
+    };
+    crashing.abort();
+    if lived.is_some() {
+        violations.extend(hosts.close().await);
+    }
+    let (tasks, runs) = (clients.book.lock().accepted.len(), runs.count());
+    Life { seed, violations, trace: story.trace(), tasks, runs, ends: hosts.ends() }
+}
+
+/// Goes through everything that happens, until nothing does any more; whether that came.
+#[allow(clippy::disallowed_methods, reason = "clients live beside each other")]
+async fn until_quiet(seed: u64, mut random: Random, hosts: &Arc<Hosts>, clients: &Arc<Clients>) -> bool {
     let end = Instant::now() + HARSH;
     let working: Vec<_> = (0..random.among(1, 3))
         .map(|_| {
-            let (clients, random) = (Arc::clone(&clients), random.split());
+            let (clients, random) = (Arc::clone(clients), random.split());
             tokio::spawn(async move { clients.work(random, end).await })
         })
         .collect();
-    let working = working.into_iter().chain(beside(seed, &clients, end));
+    let working = working.into_iter().chain(beside(seed, clients, end));
     let working: Vec<_> = working.collect();
     tokio::join!(hosts.harm(random.split(), end), hosts.harm(random.split(), end));
     for one in working {
@@ -103,15 +125,11 @@ async fn whole(seed: u64, off: Option<Safeguard>, reader: Option<Reader>) -> Lif
         })
         .await;
     let quiet = hosts.quiet(QUIET).await;
-    story.tell(format_args!("it is quiet: {quiet}"));
-    let mut violations = judge::look(&hosts, &clients, &runs, quiet).await;
-    crashing.abort();
-    violations.extend(hosts.close().await);
-    let (tasks, runs) = (clients.book.lock().accepted.len(), runs.count());
-    Life { seed, violations, trace: story.trace(), tasks, runs, ends: hosts.ends() }
+    hosts.story.tell(format_args!("it is quiet: {quiet}"));
+    quiet
 }
 
-/// What goes on in some lives beside everything else: groups, and pauses.
+/// What goes on in some lives beside everything else: groups, pauses, and trees.
 #[allow(clippy::disallowed_methods, reason = "clients live beside each other")]
 fn beside(seed: u64, clients: &Arc<Clients>, end: Instant) -> Vec<JoinHandle<()>> {
     let mut random = Random::new(!seed);
@@ -123,6 +141,10 @@ fn beside(seed: u64, clients: &Arc<Clients>, end: Instant) -> Vec<JoinHandle<()>
     if random.percent(40) {
         let (clients, random) = (Arc::clone(clients), random.split());
         beside.push(tokio::spawn(async move { clients.pause(random, end).await }));
+    }
+    if random.percent(30) {
+        let (clients, random) = (Arc::clone(clients), random.split());
+        beside.push(tokio::spawn(async move { clients.work_with_trees(random, end).await }));
     }
     beside
 }

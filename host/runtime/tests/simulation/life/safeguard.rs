@@ -29,8 +29,7 @@ pub enum Safeguard {
 }
 
 impl Safeguard {
-    /// Every one. What no life can tell is left to the suite of the stores: a rescue of the living, say, which fences cover,
-    /// or a store that leases what is paused, to hosts that give it back and are leased it again for ever.
+    /// Every one. What no life can tell is left to the suite of the stores: a rescue of the living, say, which fences cover.
     pub const ALL: &'static [Safeguard] = &[
         Safeguard::SelfCancel,
         Safeguard::Beat,
@@ -79,6 +78,9 @@ impl Safeguard {
         Safeguard::Store(Mutation::JoinNeverGoes),
         // Pauses.
         Safeguard::Store(Mutation::ParkedForEver),
+        Safeguard::Store(Mutation::PauseIgnored),
+        // Cancels that follow the tree.
+        Safeguard::Store(Mutation::BranchOfChildren),
         // One end, and counts that equal a recount.
         Safeguard::Store(Mutation::CancelOfEnded),
         Safeguard::Store(Mutation::CancelUncounted),
