@@ -13,13 +13,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::pauses;
-use crate::queue::Lanes;
+use crate::queue::{Lanes, Share};
 use crate::shared::{Counters, Job, Leased, Shared};
 use crate::tenure::Tenure;
 
-/// Rounds of a tenant's running tasks that are leased ahead, so that workers never wait for the store and a
-/// tenant that may run little does not fill the local queue.
-const ROUNDS_AHEAD: usize = 4;
+/// Tasks of a tenant that left the configuration that are leased at once.
+const CAP_DEFAULT: usize = 4;
 /// First and longest wait after the store failed.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -86,16 +85,16 @@ impl Rest {
     }
 }
 
-/// How many more tasks of a tenant may be leased, of whom this host holds so many.
-fn cap(shared: &Shared, tenant: TenantId, held: usize) -> usize {
+/// How many more tasks of a tenant may be leased, of whom this host has so much.
+fn cap(shared: &Shared, tenant: TenantId, share: Share) -> usize {
     let policy_max = shared.tenant(tenant).map_or(1, |entry| entry.policy.running_max);
-    (policy_max.min(shared.options.running_max) * ROUNDS_AHEAD).saturating_sub(held)
+    share.room(policy_max.min(shared.options.running_max))
 }
 
 /// Tenants of whom no more tasks may be leased now.
 fn capped(shared: &Shared) -> Vec<TenantId> {
-    let held = shared.queue.look(Lanes::held).into_iter();
-    held.filter(|&(tenant, held)| cap(shared, tenant, held) == 0).map(|(tenant, _)| tenant).collect()
+    let shares = shared.queue.look(Lanes::shares).into_iter();
+    shares.filter(|&(tenant, share)| cap(shared, tenant, share) == 0).map(|(tenant, _)| tenant).collect()
 }
 
 /// Leases once; with whether that was all that is due now.
@@ -105,12 +104,12 @@ async fn lease(
     after: Option<TenantId>,
     expects: bool,
 ) -> Result<(Lease, bool), StoreError> {
-    let (held, waiting) = shared.queue.look(|lanes| (lanes.held(), lanes.waiting()));
+    let (shares, waiting) = shared.queue.look(|lanes| (lanes.shares(), lanes.waiting()));
     let room =
         if shared.pauses.of_host() { 0 } else { shared.options.local_queue_max.saturating_sub(waiting) };
-    let held = |tenant: &TenantId| held.get(tenant).copied().unwrap_or(0);
+    let share = |tenant: &TenantId| shares.get(tenant).copied().unwrap_or_default();
     let caps: HashMap<TenantId, usize> =
-        shared.tenants.keys().map(|tenant| (*tenant, cap(shared, *tenant, held(tenant)))).collect();
+        shared.tenants.keys().map(|tenant| (*tenant, cap(shared, *tenant, share(tenant)))).collect();
     if room == 0 || (!caps.is_empty() && caps.values().all(|cap| *cap == 0)) {
         return Ok((Lease::default(), false));
     }
@@ -119,7 +118,7 @@ async fn lease(
         room,
         caps: caps.clone(),
         // A tenant that left the configuration: its tasks fail one by one with a clear error.
-        cap_default: ROUNDS_AHEAD,
+        cap_default: CAP_DEFAULT,
         after,
         slots: slots(shared),
         expects,
@@ -140,7 +139,7 @@ async fn lease(
 /// Whether a tenant got as many tasks as it could, and so may have more.
 fn is_capped(lease: &Lease, mut caps: HashMap<TenantId, usize>) -> bool {
     for task in &lease.tasks {
-        let left = caps.entry(task.tenant).or_insert(ROUNDS_AHEAD);
+        let left = caps.entry(task.tenant).or_insert(CAP_DEFAULT);
         *left = left.saturating_sub(1);
     }
     caps.values().any(|left| *left == 0)

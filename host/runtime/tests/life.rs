@@ -1,6 +1,7 @@
 //! The life of tasks on one host, with a scripted runner: what completes, what is tried again, what a stop, a
 //! cancel, a lost lease and a failing store do.
 
+mod ahead;
 mod batch;
 mod canary;
 mod data;
