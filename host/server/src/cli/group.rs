@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::client::{self, Answer, Call, Client, Query, segment};
 use super::exit::{self, Failure};
-use super::print;
+use super::{print, watch};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -25,6 +25,16 @@ pub(super) enum Command {
     },
     /// Wait until every task of a group has ended; 1 when not all completed
     Wait {
+        /// Its id
+        id: String,
+        /// Give up after this many seconds, with exit status 6
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<u64>,
+        #[command(flatten)]
+        host: client::HostArguments,
+    },
+    /// Follow a group as its tasks end, to its end; exits as `wait` does
+    Watch {
         /// Its id
         id: String,
         /// Give up after this many seconds, with exit status 6
@@ -113,6 +123,7 @@ pub(super) fn group(command: Command) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Wait { id, timeout, host } => wait(&id, timeout, &host),
+        Command::Watch { id, timeout, host } => watch::follow(&host, timeout, &path(&id, "/events"), tell),
         Command::Outcomes { id, from, limit, host } => outcomes(&id, from, limit, &host),
         Command::Cancel { id, host } => {
             show(&host.client()?.send(Call::post(&path(&id, "/cancel")))?, &host)?;
@@ -172,11 +183,39 @@ fn show(answer: &Answer, host: &client::HostArguments) -> Result<(), Failure> {
         answer.print();
         return Ok(());
     }
-    let Group { id, state, count, completed, failed, cancelled } = answer.read()?;
-    print::out(&print::clean(&format!(
-        "{id} {state}: {completed} completed, {failed} failed, {cancelled} cancelled of {count}"
-    )));
+    print::out(&shown(&answer.read()?));
     Ok(())
+}
+
+fn shown(group: &Group) -> String {
+    let Group { id, state, count, completed, failed, cancelled } = group;
+    print::clean(&format!(
+        "{id} {state}: {completed} completed, {failed} failed, {cancelled} cancelled of {count}"
+    ))
+}
+
+/// Shows an event of a group; the exit status when it is the last.
+fn tell(event: &watch::Event, json: bool) -> Result<Option<u8>, Failure> {
+    let ends = event.name == "end";
+    if !ends && event.name != "state" {
+        return Ok(None);
+    }
+    let group: Group = watch::read(event)?;
+    match (json, ends) {
+        (true, _) => {}
+        (false, true) => print::out(&shown(&group)),
+        (false, false) => print::note(&shown(&group)),
+    }
+    Ok(ends.then(|| of_state(&group.state)))
+}
+
+/// The exit status of having waited for a group that is now in `state`.
+fn of_state(state: &str) -> u8 {
+    match state {
+        "completed" => 0,
+        "failed" => exit::FAILED,
+        _ => exit::TIME,
+    }
 }
 
 fn wait(id: &str, timeout: Option<u64>, host: &client::HostArguments) -> Result<ExitCode, Failure> {
@@ -184,12 +223,7 @@ fn wait(id: &str, timeout: Option<u64>, host: &client::HostArguments) -> Result<
     let until = timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let answer = wait_one(&client, id, until)?;
     show(&answer, host)?;
-    let status = match answer.read::<Group>()?.state.as_str() {
-        "completed" => 0,
-        "failed" => exit::FAILED,
-        _ => exit::TIME,
-    };
-    Ok(ExitCode::from(status))
+    Ok(ExitCode::from(of_state(&answer.read::<Group>()?.state)))
 }
 
 fn wait_one(client: &Client, id: &str, until: Option<Instant>) -> Result<Answer, Failure> {

@@ -115,6 +115,8 @@ fn a_group_of_a_file_has_its_outcomes_in_order() {
     let id = out(&served.run(&["group", "submit", file, "--live-max", "1"], 0)).trim().to_owned();
     let waited = out(&served.run(&["group", "wait", &id, "--timeout", "60"], 1));
     assert_eq!(waited, format!("{id} failed: 1 completed, 1 failed, 0 cancelled of 2\n"));
+    let followed = served.run(&["group", "watch", &id, "--timeout", "60"], 1);
+    assert_eq!((out(&followed), err(&followed)), (waited, String::new()), "it has ended");
     let outcomes = out(&served.run(&["group", "outcomes", &id], 0));
     let rows: Vec<&str> = outcomes.lines().collect();
     assert!(rows[1].starts_with("0 ") && rows[1].contains(" completed "), "{outcomes}");
@@ -123,8 +125,12 @@ fn a_group_of_a_file_has_its_outcomes_in_order() {
     let id = out(&served.run(&["group", "submit", file], 0)).trim().to_owned();
     assert!(out(&served.run(&["group", "get", &id], 0)).contains(" open: 0 completed"));
     served.run(&["group", "wait", &id, "--timeout", "1"], 6);
+    let followed = served.run(&["group", "watch", &id, "--timeout", "1", "--json"], 6);
+    let event: Value = serde_json::from_str(&out(&followed)).unwrap();
+    assert_eq!((&event["event"], &event["data"]["state"]), (&json!("state"), &json!("open")));
     assert!(out(&served.run(&["group", "cancel", &id], 0)).contains(" 1 cancelled of 1"));
     served.run(&["group", "get", "group_0000000000001"], 3);
+    served.run(&["group", "watch", "group_0000000000001"], 3);
     served.run(&["group", "submit", "nowhere.ndjson"], 2);
 }
 
