@@ -36,7 +36,7 @@ pub fn run(steps: &mut Steps, program: &Path, found: Found) -> Result<()> {
     let server = steps.step("PostgreSQL", || found.start())?;
     for call in CALLS {
         // A statement of one row is a commit: fewer of them do.
-        let items = if call == "1" { "12800" } else { "256000" };
+        let items = if call == "1" { "25600" } else { "512000" };
         adds(&[items, call])?;
         let database = Database::new(server.url())?;
         adds(&[items, call, "--postgres", database.url()])?;

@@ -1,7 +1,7 @@
 //! What the stores of batches have in common: which items go into a batch, which adds are taken, what ends change. Each
 //! store loads what these rules look at and writes what they decided.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use keiko_core::batch::flush::{Why, take};
 use keiko_core::batch::machine::{Form, Left};
@@ -114,6 +114,18 @@ pub(crate) fn decide(add: &Add, now_ms: i64, keys: &mut Keys, waiting: &mut Wait
         keys.remember(add.tenant, key, items, now_ms);
     }
     Added::Accepted { first, count, duplicate: false }
+}
+
+/// Whether adds that were taken keep to their limits, when `waiting` is what waits with all of them.
+pub(crate) fn still_fit(taken: &[&Add], mut waiting: HashMap<TenantId, Waiting>) -> bool {
+    taken.iter().rev().all(|add| {
+        let Some(with) = waiting.get_mut(&add.tenant) else { return true };
+        let fits = with.items <= add.items_max && with.bytes <= add.bytes_max;
+        let own = sum(&add.items);
+        with.items = with.items.saturating_sub(own.items);
+        with.bytes = with.bytes.saturating_sub(own.bytes);
+        fits
+    })
 }
 
 /// How much items are together.
@@ -258,6 +270,42 @@ mod tests {
         check(true, Why::Age, &[old, old], &[1, 2], Some(Left::Nothing));
         check(true, Why::Full, &[(1, None), (1, None)], &[], Some(Left::Due(NOW + 999)));
         check(true, Why::Full, &[old, old, old, old], &[1, 2, 3], Some(Left::Unknown));
+    }
+
+    #[test]
+    fn adds_fit_as_long_as_each_keeps_to_its_own_limit() {
+        let add = |tenant, items_max, bytes_max| Add {
+            tenant: TenantId(tenant),
+            items: vec![new_item(), new_item()],
+            key: None,
+            items_max,
+            bytes_max,
+        };
+        let each = new_item().size();
+        let check = |adds: &[Add], items, bytes, expected| {
+            let waiting = HashMap::from([(TenantId(1), Waiting { items, bytes })]);
+            let taken: Vec<&Add> = adds.iter().collect();
+            assert_eq!(still_fit(&taken, waiting), expected, "{items} items, {bytes} bytes of {adds:?}");
+        };
+        check(&[], 9, 0, true);
+        check(&[add(1, 5, 1 << 20)], 5, 2 * each, true);
+        check(&[add(1, 5, 1 << 20)], 6, 2 * each, false);
+        check(&[add(1, 5, 4 * each)], 5, 4 * each, true);
+        check(&[add(1, 5, 4 * each)], 5, 4 * each + 1, false);
+        // What came behind an add is none of its business.
+        check(&[add(1, 5, 1 << 20), add(1, 7, 1 << 20)], 7, 4 * each, true);
+        check(&[add(1, 7, 1 << 20), add(1, 5, 1 << 20)], 7, 4 * each, false);
+        check(&[add(1, 5, 1 << 20), add(2, 0, 0)], 5, 2 * each, true);
+    }
+
+    fn new_item() -> NewItem {
+        NewItem {
+            id: ItemId(1),
+            processor: ProcessorId(1),
+            key: String::new(),
+            payload: keiko_core::batch::payload_of(1),
+            created_ms: NOW,
+        }
     }
 
     #[test]

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::join_all;
-use keiko_core::id::{TaskId, TenantId};
+use keiko_core::batch::{Add, Added, NewItem, Processor, Waiting, payload_of};
+use keiko_core::id::{ItemId, TaskId, TenantId};
 use keiko_core::port::{
-    Beat, CatalogStore, Dead, LeaseRequest, Records, Signal, Signals, StoreErrorKind, TaskStore,
+    BatchStore, Beat, CatalogStore, Dead, LeaseRequest, Records, Signal, Signals, StoreErrorKind, TaskStore,
 };
 use keiko_core::task::{CancelAnswer, Settled, Submit, Submitted, TaskFilter};
 use keiko_store::postgres::{OpenError, PostgresOptions, PostgresStore};
@@ -139,11 +140,17 @@ async fn connections_that_the_server_ended_are_replaced_and_nobody_notices() {
     let store = database.open().await;
     let ada = customer(&store, "ada").await;
     let holder = store.open_holder(NOW, LEASE_MS).await.unwrap();
+    let films = films(&store, &ada).await;
     for _ in 0..3 {
         let ids = submit_plain(&store, &ada, 2).await;
+        for _ in 0..2 {
+            // Two connections take them in turn.
+            let add = new_add(&store, &films, 1, 1_000).await;
+            store.add(vec![add], NOW).await.unwrap();
+        }
         let tasks = store.lease(request(holder, 2)).await.unwrap().tasks;
         assert!(store.task(ada.tenant, ids[0]).await.unwrap().is_some());
-        assert!(database.number(TERMINATE).await >= 5, "four that write, and at least one that reads");
+        assert!(database.number(TERMINATE).await >= 7, "six that write, and at least one that reads");
         let answers = store.settle(holder, vec![complete(&tasks[0])], NOW).await.unwrap();
         assert_eq!(answers, [Settled::Stored]);
         assert_eq!(store.cancel(ada.tenant, tasks[1].id, NOW).await.unwrap(), CancelAnswer::Cancelled);
@@ -350,6 +357,85 @@ async fn hosts_keep_to_one_quota_and_one_submit_of_a_key() {
     assert_eq!(stores[0].live().await.unwrap()[&ada.tenant], 100);
     assert_eq!(database.number("SELECT count(*) FROM task").await, 100);
     join_all(stores.iter().map(PostgresStore::close)).await;
+}
+
+/// A processor.
+async fn films(store: &PostgresStore, customer: &Customer) -> Processor {
+    let names = ["films".parse().unwrap()];
+    store.ensure_processors(customer.tenant, &names).await.unwrap().remove(0)
+}
+
+/// An add of so many items, of which no more may wait than `items_max`.
+async fn new_add(store: &PostgresStore, processor: &Processor, count: u32, items_max: u64) -> Add {
+    let first = store.reserve_ids(count, NOW).await.unwrap().first.0;
+    let item = |id| NewItem {
+        id: ItemId(id),
+        processor: processor.id,
+        key: String::new(),
+        payload: payload_of(1),
+        created_ms: NOW,
+    };
+    let items = (first..first + i64::from(count)).map(item).collect();
+    Add { tenant: processor.tenant, items, key: None, items_max, bytes_max: 1 << 40 }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_keep_to_one_quota_of_items_and_one_add_of_a_key() {
+    let database = Database::new().await;
+    let stores = [database.open().await, database.open().await];
+    let ada = customer(&stores[0], "ada").await;
+    let films = films(&stores[0], &ada).await;
+    let calls = (0..200).map(async |at: usize| {
+        let store = &stores[at % 2];
+        store.add(vec![new_add(store, &films, 3, 90).await], NOW).await.unwrap().remove(0)
+    });
+    let answers = join_all(calls).await;
+    let full = answers.iter().filter(|answer| matches!(answer, Added::QueueFull(sum) if sum.items == 90));
+    assert_eq!(full.count(), 170);
+
+    let calls = (0..200).map(async |at: usize| {
+        let store = &stores[at / 10 % 2];
+        let add = new_add(store, &films, 1, 1_000).await;
+        let one = Add { key: key(&format!("k{}", at % 10), 1), ..add };
+        store.add(vec![one], NOW).await.unwrap().remove(0)
+    });
+    let answers = join_all(calls).await;
+    let stored = answers.iter().filter(|answer| matches!(answer, Added::Accepted { duplicate: false, .. }));
+    assert_eq!(stored.count(), 10);
+    assert_eq!(database.number("SELECT items FROM batch_count").await, 100);
+    assert_eq!(database.number("SELECT count(*) FROM batch_item").await, 100);
+    join_all(stores.iter().map(PostgresStore::close)).await;
+}
+
+/// An add that had room when it looked, while somebody else adds `other` items before it counts.
+async fn add_beside(other: u64, items_max: u64) -> (Added, i64) {
+    let database = Database::new().await;
+    let store = database.open().await;
+    let ada = customer(&store, "ada").await;
+    let films = films(&store, &ada).await;
+    let mut beside = database.beside().await;
+    let more = format!("BEGIN; UPDATE batch_count SET items = items + {other}");
+    sqlx::raw_sql(AssertSqlSafe(more)).execute(&mut beside).await.unwrap();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+        AND application_name = 'keiko add' AND wait_event_type = 'Lock'";
+    let add = new_add(&store, &films, 3, items_max).await;
+    let commit = async {
+        while database.number(waits).await == 0 {}
+        assert_eq!(database.number("SELECT count(*) FROM batch_item").await, 0, "nothing is committed");
+        sqlx::raw_sql("COMMIT").execute(&mut beside).await.unwrap();
+    };
+    let (answers, ()) = futures::join!(store.add(vec![add], NOW), commit);
+    store.close().await.unwrap();
+    (answers.unwrap().remove(0), database.number("SELECT count(*) FROM batch_item").await)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_add_whose_room_another_took_stores_nothing_and_says_how_much_waits() {
+    let full = Added::QueueFull(Waiting { items: 8, bytes: 0 });
+    assert_eq!(add_beside(8, 10).await, (full, 0));
+    let (answer, stored) = add_beside(7, 10).await;
+    assert!(matches!(answer, Added::Accepted { count: 3, duplicate: false, .. }), "{answer:?}");
+    assert_eq!(stored, 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,12 +1,14 @@
 //! The store of many hosts: one PostgreSQL database, 14 or newer.
 //!
-//! - Four connections write, each with its own group commit of [`crate::transaction`]: submits, leases, ends with
-//!   everything else that is written about tasks, and what keeps this host alive. So a stalled write of one kind holds up
-//!   no other, and above all no beat.
+//! - Six connections write, each with its own group commit of [`crate::transaction`]: submits, leases, ends with
+//!   everything else that is written about tasks, what keeps this host alive, and two for adds of items, which are most of all
+//!   rows: while one of them waits for the database, the other prepares the next. So a stalled write of one kind holds
+//!   up no other, and above all no beat.
 //! - Reads come from a pool, one statement each, as the tenant they are for: see [`pool`].
 //! - Every method of [`TaskStore`] and every writing one of [`CatalogStore`] is one transaction, which it may share with
 //!   others. Rows are locked in one order: holders, tasks by id, counts of tenants, counts of agents, what waits of
-//!   tenants. Submits start with the counts of tenants, adds with what waits. What still meets crosswise is run again.
+//!   tenants. Submits start with the counts of tenants; adds lock what waits last, as everybody does. What still meets
+//!   crosswise is run again.
 //! - What hosts compare is on the database's clock, by the SQL function `keiko_now`.
 
 pub mod admin;
@@ -57,11 +59,11 @@ mod world;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use keiko_core::catalog::{
     Activated, Generation, Installed, NewVersion, Plugin, PluginVersion, RemoveWhen, Removed, Target, Tenant,
 };
@@ -100,10 +102,19 @@ struct Inner {
     lease: Writer<Session>,
     settle: Writer<Session>,
     keep: Writer<Session>,
+    add: [Writer<Session>; 2],
+    /// Counts adds, which take their writers in turn.
+    adds: AtomicUsize,
     pool: Pool,
     news: News,
     /// Whether the last lease found nothing.
     quiet: AtomicBool,
+}
+
+impl Inner {
+    fn writers(&self) -> impl Iterator<Item = &Writer<Session>> {
+        [&self.submit, &self.lease, &self.settle, &self.keep].into_iter().chain(&self.add)
+    }
 }
 
 impl PostgresStore {
@@ -115,6 +126,8 @@ impl PostgresStore {
             lease: writer(&options, "lease").await?,
             settle: writer(&options, "settle").await?,
             keep: writer(&options, "keep").await?,
+            add: [writer(&options, "add").await?, writer(&options, "add").await?],
+            adds: AtomicUsize::new(0),
             pool: Pool::new(&options)?,
             news: News::start(options.news()?),
             quiet: AtomicBool::new(false),
@@ -126,21 +139,16 @@ impl PostgresStore {
     pub async fn close(&self) -> Result<(), StoreError> {
         let inner = &*self.0;
         inner.news.close();
-        let (submit, lease, settle, keep, ()) = futures::join!(
-            inner.submit.close(),
-            inner.lease.close(),
-            inner.settle.close(),
-            inner.keep.close(),
-            inner.pool.close(),
-        );
-        submit.and(lease).and(settle).and(keep)
+        let writers = join_all(inner.writers().map(Writer::close));
+        let (closed, ()) = futures::join!(writers, inner.pool.close());
+        closed.into_iter().collect()
     }
 
     /// How much was written so far, and in how many transactions.
     pub fn writer_counts(&self) -> WriterCounts {
         let inner = &*self.0;
         let mut sum = WriterCounts::default();
-        for counts in [&inner.submit, &inner.lease, &inner.settle, &inner.keep].map(Writer::counts) {
+        for counts in inner.writers().map(Writer::counts) {
             sum.transactions += counts.transactions;
             sum.writes += counts.writes;
             sum.statements += counts.statements;

@@ -50,6 +50,8 @@ pub(crate) struct Session {
     failed: bool,
     /// Whether a transaction was given up since the last commit because its connection was lost.
     given_up: bool,
+    /// Whether the next add locks what waits before it looks; written and read by adds.
+    pub(crate) locks_first: bool,
     /// Written here, read by whoever holds the counters of the store.
     statements: Arc<AtomicU64>,
 }
@@ -61,7 +63,8 @@ impl Session {
         statements: Arc<AtomicU64>,
     ) -> Result<Session, sqlx::Error> {
         let connection = Some(connect(&options).await?);
-        Ok(Session { options, connection, number: None, failed: false, given_up: false, statements })
+        let (failed, given_up, locks_first) = (false, false, false);
+        Ok(Session { options, connection, number: None, failed, given_up, locks_first, statements })
     }
 
     /// Runs a statement; its rows.

@@ -1,74 +1,97 @@
 //! New items: quota, idempotency keys, rows. Adds of many callers become few statements, and what tasks and batches ask
 //! for goes the same way.
 //!
-//! The rows of what waits are locked first: the quota is exact, and two adds of a tenant, from whichever host, see each
-//! other's keys.
+//! - What waits of a tenant is one row, which whoever adds, works or drops items writes. So an add looks at it without
+//!   locking it, and locks it last, when it counts: if the items then no longer fit, the add is run again, and that time
+//!   it locks first. The quota is exact at every commit, and a row that all want is locked for a moment only.
+//! - Two adds with one key meet at the row of the key: the later one is run again, and finds it.
+//! - Arrays are unnested in the list of a `SELECT`: in `FROM` each becomes a table that is written and read again, which
+//!   took half the time of the whole statement. A column whose rows are all alike goes as one value.
 
 use std::collections::{BTreeSet, HashMap};
 
 use keiko_core::batch::{Add, Added, NewItem, Waiting};
 use keiko_core::id::TenantId;
 use keiko_core::port::{StoreError, StoreErrorKind};
+use sqlx::postgres::PgRow;
 
 use super::super::row::{get, large_count, stored_text};
 use super::super::session::{Session, chunks};
 use super::super::submit::{load_keys, store_keys};
 use crate::admit::stored_type;
-use crate::gather::{WaitingChanges, decide};
+use crate::gather::{WaitingChanges, decide, still_fit};
 
-/// What waits of these tenants, which nobody else changes until the commit, and how far the database's clock is before
-/// the caller's, `$2`.
+/// What waits of these tenants, and how far the database's clock is before the caller's, `$2`.
+const LOOK: &str = "SELECT tenant, items, bytes, keiko_now($2) - $2 FROM batch_count WHERE tenant = ANY($1)";
+
+/// The same, and nobody else changes it until the commit.
 const LOCK: &str = "SELECT tenant, items, bytes, keiko_now($2) - $2 FROM batch_count WHERE tenant = ANY($1)
     ORDER BY tenant FOR UPDATE";
 
-/// Only items whose processor is their tenant's; the number tells. Times are moved to the database's clock.
+/// Only when every processor is its tenant's; the number tells. Times are moved to the database's clock.
 const INSERT_ITEMS: &str =
     "INSERT INTO batch_item (id, tenant, processor, key, place, created_ms, due_ms, size, type,
         bytes)
-    SELECT n.id, n.tenant, n.processor, n.key, n.id, n.created_ms + (SELECT keiko_now($9) - $9),
-        n.created_ms + (SELECT keiko_now($9) - $9), n.size, n.type, n.bytes
-    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[],
-        $5::bigint[], $6::bigint[], $7::text[], $8::bytea[])
-        AS n (id, tenant, processor, key, created_ms, size, type, bytes)
-    JOIN processor AS p ON p.id = n.processor AND p.tenant = n.tenant";
+    SELECT n.id, coalesce(n.tenant, $6), coalesce(n.processor, $8), coalesce(n.key, $10), n.id,
+        coalesce(n.created_ms, $12) + (SELECT keiko_now($1) - $1),
+        coalesce(n.created_ms, $12) + (SELECT keiko_now($1) - $1),
+        coalesce(n.size, $14), coalesce(n.type, $16), n.bytes
+    FROM (SELECT unnest($4::bigint[]) AS id, unnest($5::bytea[]) AS bytes, unnest($7::bigint[]) AS tenant,
+        unnest($9::bigint[]) AS processor, unnest($11::text[]) AS key, unnest($13::bigint[]) AS created_ms,
+        unnest($15::bigint[]) AS size, unnest($17::text[]) AS type) AS n
+    WHERE (SELECT count(*) FROM unnest($2::bigint[], $3::bigint[]) AS w (tenant, processor)
+        JOIN processor AS p ON p.id = w.processor AND p.tenant = w.tenant) = cardinality($2)";
 
 const UPDATE_WAITING: &str = "UPDATE batch_count AS w SET items = w.items + c.items, bytes = w.bytes + c.bytes
-    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS c (tenant, items, bytes) WHERE w.tenant = c.tenant";
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS c (tenant, items, bytes) WHERE w.tenant = c.tenant
+    RETURNING w.tenant, w.items, w.bytes";
 
 /// Stores adds, each with its own now; the answers are in their order.
 pub(crate) async fn add(session: &mut Session, adds: &[(&Add, i64)]) -> Result<Vec<Added>, StoreError> {
     let Some(&(_, now_ms)) = adds.first() else { return Ok(Vec::new()) };
     let tenants = adds.iter().map(|(add, _)| add.tenant).collect();
-    let (mut waiting, shift_ms) = lock(session, tenants, now_ms).await?;
+    let (mut waiting, shift_ms) = look(session, tenants, now_ms).await?;
     let named: Vec<_> = adds.iter().filter_map(|(add, _)| Some((add.tenant, add.key.as_ref()?))).collect();
     let mut keys = load_keys(session, &named, shift_ms).await?;
-    let mut items = Vec::new();
+    let mut taken = Vec::new();
     let mut answers = Vec::with_capacity(adds.len());
     for &(add, now_ms) in adds {
         let answer = decide(add, now_ms, &mut keys, waiting.entry(add.tenant).or_default());
         if let Added::Accepted { duplicate: false, .. } = answer {
-            items.extend(add.items.iter().map(|item| (add.tenant, item)));
+            taken.push(add);
         }
         answers.push(answer);
     }
-    insert(session, &items, WaitingChanges::default(), now_ms).await?;
+    let items: Vec<_> =
+        taken.iter().flat_map(|add| add.items.iter().map(|item| (add.tenant, item))).collect();
+    write(session, &items, now_ms).await?;
     store_keys(session, &keys, shift_ms, now_ms).await?;
+    let mut changes = WaitingChanges::default();
+    changes.add_items(&items);
+    if !still_fit(&taken, count(session, &changes).await?) {
+        session.locks_first = true;
+        return Err(StoreError::new(StoreErrorKind::Busy, "more waits than when the add looked"));
+    }
     Ok(answers)
 }
 
-async fn lock(
+/// What waits of tenants, and how far the database's clock is before the caller's.
+async fn look(
     session: &mut Session,
     tenants: BTreeSet<TenantId>,
     now_ms: i64,
 ) -> Result<(HashMap<TenantId, Waiting>, i64), StoreError> {
+    let text = if std::mem::take(&mut session.locks_first) { LOCK } else { LOOK };
     let ids: Vec<i64> = tenants.iter().map(|tenant| tenant.0).collect();
-    let (mut waiting, mut shift_ms) = (HashMap::new(), 0);
-    for row in &session.rows(sqlx::query(LOCK).bind(ids).bind(now_ms)).await? {
-        let sum = Waiting { items: large_count(row, 1)?, bytes: large_count(row, 2)? };
-        waiting.insert(TenantId(get(row, 0)?), sum);
-        shift_ms = get(row, 3)?;
-    }
-    Ok((waiting, shift_ms))
+    let rows = session.rows(sqlx::query(text).bind(ids).bind(now_ms)).await?;
+    let shift_ms = rows.first().map_or(Ok(0), |row| get(row, 3))?;
+    Ok((rows.iter().map(waits).collect::<Result<_, _>>()?, shift_ms))
+}
+
+/// What waits of a tenant, of the first three columns.
+fn waits(row: &PgRow) -> Result<(TenantId, Waiting), StoreError> {
+    let sum = Waiting { items: large_count(row, 1)?, bytes: large_count(row, 2)? };
+    Ok((TenantId(get(row, 0)?), sum))
 }
 
 /// Writes the rows of items, and counts them with what changes beside them.
@@ -78,33 +101,67 @@ pub(crate) async fn insert(
     mut changes: WaitingChanges,
     now_ms: i64,
 ) -> Result<(), StoreError> {
+    write(session, items, now_ms).await?;
+    changes.add_items(items);
+    count(session, &changes).await.map(drop)
+}
+
+/// Writes the rows of items.
+async fn write(session: &mut Session, items: &[(TenantId, &NewItem)], now_ms: i64) -> Result<(), StoreError> {
     for chunk in chunks(items, |(_, item)| item.payload.bytes.len()) {
-        let numbers = |of: fn(&NewItem) -> i64| chunk.iter().map(|(_, item)| of(item)).collect::<Vec<i64>>();
-        let tenants: Vec<i64> = chunk.iter().map(|(tenant, _)| tenant.0).collect();
-        let keys: Vec<&str> = chunk.iter().map(|(_, item)| item.key.as_str()).collect();
-        let types: Vec<Option<String>> =
-            chunk.iter().map(|(_, item)| stored_type(&item.payload).map(stored_text)).collect();
+        let numbers = |of: fn(&NewItem) -> i64| chunk.iter().map(move |(_, item)| of(item));
+        let owners: BTreeSet<_> = chunk.iter().map(|(tenant, item)| (tenant.0, item.processor.0)).collect();
+        let (owner, owned): (Vec<i64>, Vec<i64>) = owners.into_iter().unzip();
         let bytes: Vec<&[u8]> = chunk.iter().map(|(_, item)| &item.payload.bytes[..]).collect();
-        let query = sqlx::query(INSERT_ITEMS).bind(numbers(|item| item.id.0)).bind(tenants);
-        let query = query.bind(numbers(|item| item.processor.0)).bind(keys);
-        let query = query.bind(numbers(|item| item.created_ms)).bind(numbers(|item| item.size() as i64));
-        let query = query.bind(types).bind(bytes).bind(now_ms);
+        let tenants = Column::of(chunk.iter().map(|(tenant, _)| tenant.0));
+        let processors = Column::of(numbers(|item| item.processor.0));
+        let keys = Column::of(chunk.iter().map(|(_, item)| item.key.as_str()));
+        let (created, sizes) =
+            (Column::of(numbers(|item| item.created_ms)), Column::of(numbers(|item| item.size() as i64)));
+        let types = Column::of(chunk.iter().map(|(_, item)| stored_type(&item.payload).map(stored_text)));
+        let query = sqlx::query(INSERT_ITEMS).bind(now_ms).bind(owner).bind(owned);
+        let query = query.bind(numbers(|item| item.id.0).collect::<Vec<i64>>()).bind(bytes);
+        let query = query.bind(tenants.all).bind(tenants.each);
+        let query = query.bind(processors.all).bind(processors.each).bind(keys.all).bind(keys.each);
+        let query = query.bind(created.all).bind(created.each).bind(sizes.all).bind(sizes.each);
+        let query = query.bind(types.all.flatten()).bind(types.each);
         if session.run(query).await? != chunk.len() as u64 {
             let message = "an item's processor is not its tenant's";
             return Err(StoreError::new(StoreErrorKind::Refused, message));
         }
     }
-    changes.add_items(items);
-    count(session, &changes).await
+    Ok(())
 }
 
-/// Writes how what waits has changed.
-pub(super) async fn count(session: &mut Session, changes: &WaitingChanges) -> Result<(), StoreError> {
+/// A column of rows: one value when it is the same in all of them.
+struct Column<T> {
+    all: Option<T>,
+    /// Empty when there is one for all.
+    each: Vec<T>,
+}
+
+impl<T: PartialEq> Column<T> {
+    fn of(values: impl Iterator<Item = T> + Clone) -> Column<T> {
+        let mut rest = values.clone();
+        let first = rest.next();
+        let is_one = first.as_ref().is_none_or(|first| rest.all(|value| value == *first));
+        match is_one {
+            true => Column { all: first, each: Vec::new() },
+            false => Column { all: None, each: values.collect() },
+        }
+    }
+}
+
+/// Writes how what waits has changed; what waits with it, of the tenants for which it has.
+pub(super) async fn count(
+    session: &mut Session,
+    changes: &WaitingChanges,
+) -> Result<HashMap<TenantId, Waiting>, StoreError> {
     let rows = changes.rows();
     if rows.is_empty() {
-        return Ok(());
+        return Ok(HashMap::new());
     }
     let column = |of: fn(&(i64, i64, i64)) -> i64| rows.iter().map(of).collect::<Vec<i64>>();
     let query = sqlx::query(UPDATE_WAITING).bind(column(|row| row.0)).bind(column(|row| row.1));
-    session.run(query.bind(column(|row| row.2))).await.map(drop)
+    session.rows(query.bind(column(|row| row.2))).await?.iter().map(waits).collect()
 }

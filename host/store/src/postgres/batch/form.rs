@@ -31,7 +31,7 @@ const LOOK: &str = "SELECT EXISTS (SELECT 1 FROM holder WHERE id = $1),
 pub(crate) const CANDIDATES: &str = "SELECT i.id, i.created_ms - (SELECT keiko_now($4) - $4),
         i.due_ms - (SELECT keiko_now($4) - $4), i.attempts, i.size
     FROM batch_item AS i
-    WHERE i.processor = $1 AND i.key = $2 AND ($5 OR i.due_ms <= keiko_now($4))
+    WHERE i.processor = $1 AND i.key = $2 AND ($5 OR i.due_ms <= (SELECT keiko_now($4)))
         AND i.id NOT IN (SELECT unnest(b.items) FROM batch AS b WHERE b.processor = $1 AND b.key = $2)
     ORDER BY i.place LIMIT $3";
 

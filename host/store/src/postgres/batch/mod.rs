@@ -6,6 +6,8 @@ mod form;
 mod read;
 mod settle;
 
+use std::sync::atomic::Ordering;
+
 use async_trait::async_trait;
 use keiko_core::batch::{
     Add, Added, BatchSettlement, DeadLetter, ItemView, LeasedBatch, Processor, ProcessorCounts, Stopped,
@@ -40,7 +42,8 @@ impl BatchStore for PostgresStore {
     }
 
     async fn add(&self, adds: Vec<Add>, now_ms: i64) -> Result<Vec<Added>, StoreError> {
-        self.0.submit.add(adds, now_ms).await
+        let turn = self.0.adds.fetch_add(1, Ordering::Relaxed) % self.0.add.len();
+        self.0.add[turn].add(adds, now_ms).await
     }
 
     async fn form(&self, request: FormRequest) -> Result<Formed, StoreError> {
