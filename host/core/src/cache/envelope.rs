@@ -90,10 +90,13 @@ pub fn decode(key: &CacheKey, installation: &Installation, bytes: &Bytes) -> Res
 }
 
 fn sum(key: &CacheKey, installation: &Installation, bytes: &[u8]) -> [u8; SUM_BYTES] {
-    let key = key.external(installation);
+    let parts = key.parts(installation);
+    let length: usize = parts.iter().map(|part| part.len()).sum();
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&(key.len() as u64).to_be_bytes());
-    hasher.update(key.as_bytes());
+    hasher.update(&(length as u64).to_be_bytes());
+    for part in parts {
+        hasher.update(part.as_bytes());
+    }
     hasher.update(bytes);
     let mut sum = [0; SUM_BYTES];
     sum.copy_from_slice(&hasher.finalize().as_bytes()[..SUM_BYTES]);

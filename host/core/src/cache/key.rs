@@ -3,7 +3,7 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::{KEY_BYTES_MAX, TAG_BYTES_MAX};
 use crate::catalog::Tenant;
@@ -231,7 +231,11 @@ impl CacheKey {
 
     /// Where it is noted that everything of a tenant was removed.
     pub fn cleared(tenant: &Tenant) -> CacheKey {
-        CacheKey::marker_of(tenant, &Namespace::of_host("all"), &Tag::everything())
+        // Whoever reads something from a level that is shared asks for it.
+        static ALL: LazyLock<(Namespace, Tag)> =
+            LazyLock::new(|| (Namespace::of_host("all").markers(), Tag::everything()));
+        let (namespace, tag) = &*ALL;
+        CacheKey { tenant: tenant.clone(), namespace: namespace.clone(), text: Arc::clone(&tag.0) }
     }
 
     /// Whose it is.
@@ -251,7 +255,13 @@ impl CacheKey {
 
     /// The key on a level that others share. No part but the last has a colon.
     pub fn external(&self, installation: &Installation) -> String {
-        format!("{FORM}:{}:{}:{}:{}", installation.0, self.tenant.name, self.namespace, self.text)
+        self.parts(installation).concat()
+    }
+
+    /// What that is made of, in order.
+    pub(super) fn parts<'a>(&'a self, installation: &'a Installation) -> [&'a str; 9] {
+        let (tenant, namespace) = (self.tenant.name.as_str(), self.namespace.as_str());
+        [FORM, ":", installation.as_str(), ":", tenant, ":", namespace, ":", &self.text]
     }
 
     /// What all keys of a tenant begin with there.

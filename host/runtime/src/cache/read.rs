@@ -1,6 +1,7 @@
 //! Reading: from this host's memory, then from the levels behind it, once for however many ask at the same time.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as Place;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Either, Ready, Shared, ready};
 use keiko_core::cache::{CacheKey, Content, Entry, Level, Stamp, Verdict, Why, judge, promoted, removed};
 use parking_lot::Mutex;
+use quick_cache::DefaultHashBuilder;
 
 use super::figures::Outcome;
 use super::memory::Held;
@@ -48,12 +50,19 @@ struct Flight {
 
 /// Readings by key.
 #[derive(Default)]
-pub(super) struct Flights(Mutex<(HashMap<CacheKey, Flight>, u64)>);
+pub(super) struct Flights(Mutex<Numbered>);
+
+#[derive(Default)]
+struct Numbered {
+    flights: HashMap<CacheKey, Flight, DefaultHashBuilder>,
+    /// How many there have been.
+    count: u64,
+}
 
 impl Flights {
     /// Notes a change, so that a reading that began before does not bring back what was there.
     pub(super) fn raise(&self, key: &CacheKey, stamp: Stamp) {
-        if let Some(flight) = self.0.lock().0.get_mut(key) {
+        if let Some(flight) = self.0.lock().flights.get_mut(key) {
             flight.floor = flight.floor.max(stamp);
         }
     }
@@ -195,17 +204,15 @@ impl Cache {
             let far = Far { entry: None, unknown: false };
             return Either::Left(ready(Arc::new(far)));
         }
-        let mut flights = self.0.flights.0.lock();
-        if let Some(flight) = flights.0.get(key) {
-            return Either::Right(flight.reading.clone());
-        }
-        flights.1 += 1;
-        let number = flights.1;
-        let (inner, read_key) = (Arc::clone(&self.0), key.clone());
+        let Numbered { flights, count } = &mut *self.0.flights.0.lock();
+        let place = match flights.entry(key.clone()) {
+            Place::Occupied(flight) => return Either::Right(flight.get().reading.clone()),
+            Place::Vacant(place) => place,
+        };
+        *count += 1;
+        let (inner, read_key, number) = (Arc::clone(&self.0), key.clone(), *count);
         let reading = async move { Arc::new(inner.read_tiers(&read_key, number).await) }.boxed().shared();
-        let flight = Flight { reading: reading.clone(), floor: Stamp(0), number };
-        flights.0.insert(key.clone(), flight);
-        drop(flights);
+        place.insert(Flight { reading: reading.clone(), floor: Stamp(0), number });
         // Whoever began it may go away; the next one who asks goes on with it.
         Either::Right(reading)
     }
@@ -263,9 +270,9 @@ impl Inner {
     /// Ends a reading and takes what it found to memory, unless something newer was heard of meanwhile; whether it did.
     fn land(&self, key: &CacheKey, number: u64, found: Option<&Entry>, epoch: u64) -> bool {
         // Held until memory has it: whoever hears of a change raises the floor first and looks into memory then.
-        let mut flights = self.flights.0.lock();
-        let ours = flights.0.get(key).is_some_and(|flight| flight.number == number);
-        let Some(flight) = ours.then(|| flights.0.remove(key)).flatten() else { return false };
+        let flights = &mut self.flights.0.lock().flights;
+        let ours = flights.get(key).is_some_and(|flight| flight.number == number);
+        let Some(flight) = ours.then(|| flights.remove(key)).flatten() else { return false };
         let Some(entry) = found.filter(|entry| entry.stamp >= flight.floor) else { return false };
         let near = promoted(entry, self.options.times.memory_ms, self.clock.now_ms());
         self.memory.put(key, near, epoch);
