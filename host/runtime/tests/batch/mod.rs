@@ -18,9 +18,10 @@ use keiko_core::outcome::{Failure, Frame, Outcome};
 use keiko_core::policy::BudgetRequest;
 use keiko_core::port::{BatchOutcome, BatchRun, HostPort, ItemsError};
 use keiko_core::task::{Payload, TaskState};
-use keiko_core::{ItemId, TenantId};
+use keiko_core::{Digest, ItemId, TenantId};
 use keiko_runtime::{Handle, ProcessorView, Runtime};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::support::{Bench, SOON, echo, report, submit, worked};
 use crate::{Report, ended};
@@ -310,7 +311,7 @@ async fn a_stop_flushes_what_waits_and_leaves_the_rest_as_rows() {
 #[tokio::test]
 async fn a_stop_ends_a_batch_that_does_not_and_keeps_its_items() {
     let mut bench = Bench::new().await;
-    let started = Arc::new(tokio::sync::Notify::new());
+    let started = Arc::new(Notify::new());
     let told = Arc::clone(&started);
     bench.batch = Arc::new(move |_, _, _, stop| {
         told.notify_one();
@@ -488,6 +489,64 @@ async fn a_new_version_starts_a_stopped_processor_again() {
     // It is broken still, and is found so again.
     until(&handle, tenant, "films", |_| handle.batch_figures().stopped == 2).await;
     assert_eq!(view(&handle, tenant, "films").await.counts.items, 20);
+    runtime.drain().await;
+}
+
+#[tokio::test]
+async fn a_batch_ends_on_the_version_that_it_began_on_in_all_its_parts() {
+    let mut bench = Bench::new().await;
+    let (started, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let runs: Arc<Mutex<Vec<(Digest, usize)>>> = Arc::default();
+    let (noted, told, waits) = (Arc::clone(&runs), Arc::clone(&started), Arc::clone(&go));
+    bench.batch = Arc::new(move |attempt, batch, _, _| {
+        noted.lock().push((attempt.digest, batch.items.len()));
+        // The first run fails as a whole, and not before another version is there.
+        let waits = (noted.lock().len() == 1).then(|| Arc::clone(&waits));
+        told.notify_one();
+        Box::pin(async move {
+            let Some(waits) = waits else { return worked(done(&batch)) };
+            waits.notified().await;
+            worked(trap())
+        })
+    });
+    let table = "[[processor]]\nname = \"films\"\nitems = 2\nage-ms = 3600000";
+    let (runtime, handle, tenant) = start(&bench, table).await;
+    add(&handle, tenant, "films", vec![wish("", "1"), wish("", "2")]).await;
+    started.notified().await;
+    // What a component is called here follows from its end.
+    let manifest = format!("[plugin]\nname = \"works\"\nversion = \"2\"\n{table}\n# another one\n");
+    handle.install(tenant, Bytes::from(manifest), None).await.unwrap();
+    go.notify_one();
+    until(&handle, tenant, "films", is_empty).await;
+    add(&handle, tenant, "films", vec![wish("", "3"), wish("", "4")]).await;
+    until(&handle, tenant, "films", is_empty).await;
+    let runs = runs.lock().clone();
+    let (old, new) = (runs[0].0, runs[3].0);
+    assert_ne!(old, new);
+    assert_eq!(runs, [(old, 2), (old, 1), (old, 1), (new, 2)]);
+    runtime.drain().await;
+}
+
+#[tokio::test]
+async fn an_add_waits_for_room_in_memory_and_loses_nothing() {
+    let mut bench = Bench::new().await;
+    bench.policy.batches.memory_bytes_max = 4 * 1024;
+    script(&mut bench, done);
+    let tables = "[[processor]]\nname = \"beats\"\nage-ms = 3600000\nvolatile = true\n\
+        [[processor]]\nname = \"films\"\nage-ms = 3600000";
+    let (runtime, handle, tenant) = start(&bench, tables).await;
+    // All the memory there is, until they leave.
+    let held = handle.add_items(tenant, "beats", vec![wish("", "1"); 4], None).await.unwrap();
+    assert_eq!(held.dropped, 0);
+    let mut waits = std::pin::pin!(handle.add_items(tenant, "films", vec![wish("", "1")], None));
+    for _ in 0..1_000 {
+        assert!(futures::poll!(waits.as_mut()).is_pending());
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(view(&handle, tenant, "films").await.counts.items, 0);
+    handle.flush(tenant, "beats").await.unwrap();
+    waits.await.unwrap();
+    assert_eq!(view(&handle, tenant, "films").await.counts.items, 1);
     runtime.drain().await;
 }
 
