@@ -270,11 +270,13 @@ void json_close(JsonOut *out, char bracket) {
   out->follows = true;
 }
 
-void json_name(JsonOut *out, const char *name) {
-  json_put_text(out, name, strlen(name));
+static void put_name(JsonOut *out, const char *name, size_t length) {
+  json_put_text(out, name, length);
   put(out, ":", 1);
   out->follows = false;
 }
+
+void json_name(JsonOut *out, const char *name) { put_name(out, name, strlen(name)); }
 
 void json_put_text(JsonOut *out, const void *bytes, size_t length) {
   static const char MEANT[] = "\"\\\b\f\n\r\t", LETTERS[] = "\"\\bfnrt";
@@ -309,7 +311,38 @@ void json_put_number(JsonOut *out, double number) {
   json_put_word(out, digits);
 }
 
-void json_put_word(JsonOut *out, const char *word) {
+void json_put_word(JsonOut *out, const char *word) { json_put_raw(out, word, strlen(word)); }
+
+void json_put_raw(JsonOut *out, const void *json, size_t length) {
   begin(out);
-  put(out, word, strlen(word));
+  put(out, json, length);
+}
+
+static int by_name(const void *left, const void *right) {
+  const Json *one = *(const Json *const *)left, *other = *(const Json *const *)right;
+  size_t shorter = one->name_length < other->name_length ? one->name_length : other->name_length;
+  int order = memcmp(one->name, other->name, shorter);
+  return order ? order : (one->name_length > other->name_length) - (one->name_length < other->name_length);
+}
+
+static void put_many(JsonOut *out, const Json *value) {
+  bool is_object = value->kind == JSON_OBJECT;
+  const Json **all = json_memory(value->count * sizeof *all);
+  size_t count = 0;
+  for (const Json *one = value->first; one; one = one->next) all[count++] = one;
+  if (is_object) qsort(all, count, sizeof *all, by_name);
+  json_open(out, is_object ? '{' : '[');
+  for (size_t at = 0; at < count; at++) {
+    if (is_object) put_name(out, all[at]->name, all[at]->name_length);
+    json_put(out, all[at]);
+  }
+  json_close(out, is_object ? '}' : ']');
+}
+
+void json_put(JsonOut *out, const Json *value) {
+  static const char *const WORDS[] = {"null", "false", "true"};
+  if (!value || value->kind <= JSON_TRUE) json_put_word(out, WORDS[value ? value->kind : JSON_NULL]);
+  else if (value->kind == JSON_NUMBER) json_put_word(out, value->text);
+  else if (value->kind == JSON_TEXT) json_put_text(out, value->text, value->length);
+  else put_many(out, value);
 }

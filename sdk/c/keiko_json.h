@@ -67,5 +67,9 @@ void json_put_whole(JsonOut *out, uint64_t number);
 void json_put_number(JsonOut *out, double number);
 /// `null`, `true`, or something that is JSON already.
 void json_put_word(JsonOut *out, const char *word);
+void json_put_raw(JsonOut *out, const void *json, size_t length);
+/// A value that was read, with the members of objects in the order of their names: the same text for the same value, except
+/// that numbers stay as they were written. Null is `null`.
+void json_put(JsonOut *out, const Json *value);
 
 #endif
