@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use keiko_tests::Options;
 use keiko_tests::check::{
-    Report, batch_canary, batch_kill, cache_faults, canary, cancel, hostile, hosts, kill, languages, restart,
-    swap, uploading,
+    Report, batch_canary, batch_kill, cache_faults, canary, cancel, cold_key, hostile, hosts, kill,
+    languages, restart, swap, uploading,
 };
 
 fn passes(report: Report) {
@@ -100,6 +100,12 @@ fn hosts_that_die_stop_and_lose_their_database_lose_and_double_nothing() {
     eprintln!("KEIKO_SEED={seed} repeats the choices of this run");
     let folder = tempfile::tempdir().unwrap();
     passes(hosts::run(&hosts::Plan::short(seed), folder.path()).unwrap());
+}
+
+#[test]
+fn readers_of_a_cold_key_on_two_hosts_compute_it_once_with_redis_and_without() {
+    let folder = tempfile::tempdir().unwrap();
+    passes(cold_key::run(&cold_key::Plan::short(), folder.path()).unwrap());
 }
 
 #[test]

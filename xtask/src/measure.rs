@@ -47,6 +47,7 @@ const CHECKS: &[&str] = &[
     "swap",
     "upload",
     CACHE_FAULTS,
+    COLD_KEY,
     LANGUAGES,
     MUTATIONS,
     SIMULATION,
@@ -54,8 +55,9 @@ const CHECKS: &[&str] = &[
 /// The ones of guests in other languages, which need toolchains of their own; a host starts with some of them in its long form.
 const LANGUAGES: &str = "languages";
 const RESTART: &str = "restart";
-/// The one of the cache, which starts a Redis of its own.
+/// Those of the cache, which start a Redis of their own.
 const CACHE_FAULTS: &str = "cache-faults";
+const COLD_KEY: &str = "cold-key";
 /// The one of the conformance suite itself.
 const MUTATIONS: &str = "conformance-mutations";
 /// The one in virtual time.
@@ -64,8 +66,8 @@ const SIMULATION: &str = "sim";
 const LIVES_LONG: &str = "1000000";
 /// What it hands on.
 const SIMULATION_OPTIONS: &[&str] = &["--seeds", "--from", "--seed", "--without"];
-/// Those that start a PostgreSQL of their own, because they restart it.
-const CHECKS_WITH_SERVER: &[&str] = &["hosts"];
+/// Those that start a PostgreSQL of their own: their hosts share it, and some restart it.
+const CHECKS_WITH_SERVER: &[&str] = &["hosts", COLD_KEY];
 
 /// One benchmark.
 pub fn bench(mut arguments: Arguments) -> Result<ExitCode> {
@@ -132,7 +134,7 @@ pub fn check(mut arguments: Arguments) -> Result<ExitCode> {
         bail!("the check `{name}` is of hosts on PostgreSQL anyway");
     }
     let install = Install::unless(arguments.clone().flag("--no-install"));
-    if name == CACHE_FAULTS {
+    if [CACHE_FAULTS, COLD_KEY].contains(&name.as_str()) {
         redis::ensure(install)?;
     }
     let wish = Wish::asked(&mut arguments)?;

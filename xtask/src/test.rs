@@ -42,11 +42,13 @@ const ONCE: &[&str] = &[
     "replica::",
     "readme::",
     "hosts_that_die_stop",
+    "readers_of_a_cold_key",
     "attacks_end_with",
     "every_language",
 ];
 /// Those of them that are about PostgreSQL.
-const POSTGRES: &[&str] = &["database::", "postgres::", "replica::", "hosts_that_die_stop"];
+const POSTGRES: &[&str] =
+    &["database::", "postgres::", "replica::", "hosts_that_die_stop", "readers_of_a_cold_key"];
 /// The test binaries of the stores.
 const STORES: &[&str] =
     &["--lib", "--test", "conformance", "--test", "postgres", "--test", "statements", "--test", "admin"];

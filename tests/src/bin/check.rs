@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use keiko_tests::check::{
-    Report, batch_canary, batch_kill, cache_faults, canary, cancel, hostile, hosts, kill, languages, restart,
-    swap, uploading,
+    Report, batch_canary, batch_kill, cache_faults, canary, cancel, cold_key, hostile, hosts, kill,
+    languages, restart, swap, uploading,
 };
 
 fn main() -> ExitCode {
@@ -58,6 +58,9 @@ fn run(arguments: &[String]) -> Result<Report> {
             let plan = if long { cache_faults::Plan::long(seed) } else { cache_faults::Plan::short(seed) };
             cache_faults::run(&plan, folder.path())
         }
+        "cold-key" => {
+            cold_key::run(&if long { cold_key::Plan::long() } else { cold_key::Plan::short() }, folder.path())
+        }
         "hostile" => hostile::run(&hostile::Plan::new(long), folder.path()),
         "restart" => {
             restart::run(&if long { restart::Plan::long() } else { restart::Plan::short() }, folder.path())
@@ -72,7 +75,7 @@ fn run(arguments: &[String]) -> Result<Report> {
             uploading::run(&plan, folder.path())
         }
         _ => bail!(
-            "there is no check `{name}`; there are: batch-canary, batch-kill, cache-faults, canary, cancel, hostile, hosts, kill, languages, restart, swap, upload"
+            "there is no check `{name}`; there are: batch-canary, batch-kill, cache-faults, canary, cancel, cold-key, hostile, hosts, kill, languages, restart, swap, upload"
         ),
     };
     if !matches!(&report, Ok(report) if report.violations() == 0) {

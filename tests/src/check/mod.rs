@@ -9,6 +9,7 @@ pub mod batch_kill;
 pub mod cache_faults;
 pub mod canary;
 pub mod cancel;
+pub mod cold_key;
 mod crashed;
 mod history;
 pub mod hostile;
