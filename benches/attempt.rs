@@ -22,6 +22,7 @@ use keiko_core::policy::{BUDGET_DEFAULT, Budget, Grants, Limit};
 use keiko_core::port::{
     Attempt, AttemptFacts, Components, HostPort, ReserveError, Reserved, Runner, StoreError,
 };
+use keiko_core::profile::Profiles;
 use keiko_core::stop::Stop;
 use keiko_core::task::{Lineage, Payload};
 use keiko_core::{Digest, TaskId};
@@ -113,7 +114,8 @@ impl Keiko {
             running_max: RUNNING_MAX,
         };
         let engine = Engine::new(options, Arc::new(Nothing)).expect("an engine");
-        let compiled = engine.compile(component, COMPONENT_BYTES_MAX).await.expect("a task plugin");
+        let compiled =
+            engine.compile(component, COMPONENT_BYTES_MAX, Profiles::STRICT).await.expect("a task plugin");
         Keiko { engine, attempt: attempt(compiled.digest), port: Arc::new(Nothing), _dir: dir }
     }
 

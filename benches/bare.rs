@@ -2,6 +2,7 @@
 //! fuel, an epoch deadline, a limiter, a pre-linked instance, the call, and the drop of all that.
 
 use keiko_core::policy::BUDGET_DEFAULT;
+use keiko_core::profile::Profile;
 use keiko_engine::config::{self, Purpose};
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{
@@ -60,7 +61,7 @@ enum Failure {
 impl Bare {
     /// With a pool for so many attempts at once.
     pub fn new(bytes: &[u8], running_max: usize) -> Bare {
-        let engine = config::engine(Purpose::Serve { running_max }).expect("an engine");
+        let engine = config::engine(Purpose::Serve { running_max }, Profile::Strict).expect("an engine");
         let component = Component::new(&engine, bytes).expect("a component");
         let mut linker = Linker::<Data>::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).expect("WASI");

@@ -47,6 +47,7 @@ attacks! {
     lying_length,
     lying_list,
     lying_pointer,
+    lying_stream,
     many_fields,
     many_memories,
     many_pollables,
@@ -70,11 +71,14 @@ attacks! {
     unaligned_result,
     unknown_import,
     unreachable,
+    wait_for_nothing,
+    waitable_flood,
+    yield_for_ever,
 }
 
 /// Runs every attack of one fixture, and a harmless task of another plugin after each.
 fn check(name: &str) {
-    let mut running = Running::start();
+    let mut running = Running::with_config("[tenants.default]\nprofiles = [\"concurrent\"]\n");
     let client = running.client.clone();
     // Small, so that it is compiled in no time.
     let harmless = Attack::named("realloc-overlap").next().unwrap();

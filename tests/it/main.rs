@@ -8,6 +8,7 @@
 mod batches;
 mod cache;
 mod checks;
+mod concurrency;
 mod contract;
 mod data;
 mod database;

@@ -1,5 +1,5 @@
-//! Guests in other languages than Rust: the example `text-digest` and the fixture `contract` in Python, TypeScript and C, and
-//! the tasks that do nothing in Python and TypeScript.
+//! Guests in other languages than Rust: the example `text-digest` and the fixture `contract` in Python, TypeScript and C, a
+//! small one in JavaScript for QuickJS, and the tasks that do nothing in Python and TypeScript.
 //!
 //! The toolchains come through pip and npm, with their versions, and are kept under `target`, as what they make is. A
 //! component is made again when its sources, the contract or its toolchain have changed: compiling one takes many seconds.
@@ -34,7 +34,7 @@ struct Guest {
     name: &'static str,
     language: Language,
     /// What goes in: folders of Python, the first with `app.py`; files of TypeScript, the first with what is exported; a
-    /// folder of C.
+    /// folder of C; a file of JavaScript.
     sources: &'static [&'static str],
     world: &'static str,
 }
@@ -44,8 +44,13 @@ enum Language {
     Python,
     TypeScript,
     C,
+    /// QuickJS, where `run` is an async function: of the concurrent profile.
+    QuickJs,
 }
 
+/// Folders whose `package.json` names a toolchain.
+const TYPESCRIPT: &str = "sdk/typescript";
+const QUICKJS: &str = "tests/fixtures/quickjs";
 const PYTHON_SDK: &str = "sdk/python";
 const TASK_PLUGIN: &str = "task-plugin";
 /// The world of the fixture: everything that the contract has.
@@ -88,6 +93,12 @@ const GUESTS: &[Guest] = &[
         sources: &["tests/fixtures/guests/contract/c"],
         world: EVERYTHING,
     },
+    Guest {
+        name: "eras-quickjs",
+        language: Language::QuickJs,
+        sources: &["tests/fixtures/quickjs/eras.js"],
+        world: TASK_PLUGIN,
+    },
 ];
 
 /// What a benchmark measures: no tests need them.
@@ -126,7 +137,8 @@ fn make(steps: &mut Steps, install: Install, guests: &[Guest]) -> Result<()> {
     let wit = steps.step("toolchains of other languages", || {
         package_folder(COMPONENTIZE_PY, install)?;
         package_folder(COMPILER, install)?;
-        npm_folder(&node)?;
+        npm_folder(&node, TYPESCRIPT)?;
+        npm_folder(&node, QUICKJS)?;
         assemble_wit(&made.join("wit"))
     })?;
     for guest in guests {
@@ -142,6 +154,7 @@ fn make(steps: &mut Steps, install: Install, guests: &[Guest]) -> Result<()> {
             Language::Python => python(guest, &wit, &target),
             Language::TypeScript => typescript(guest, node.found()?, &wit, &work, &target),
             Language::C => c(guest, &wit, &work, &target),
+            Language::QuickJs => quickjs(guest, node.found()?, &work, &target),
         })?;
         fs::write(&mark, known).with_context(|| format!("write {}", mark.display()))?;
     }
@@ -153,6 +166,7 @@ fn known(guest: &Guest) -> Result<String> {
     let toolchain: &[&str] = match guest.language {
         Language::Python => &[],
         Language::TypeScript => &["sdk/typescript/package-lock.json", "sdk/typescript/tsconfig.json"],
+        Language::QuickJs => &["tests/fixtures/quickjs/package-lock.json"],
         Language::C => &["sdk/c", "xtask/componentize/src", "Cargo.toml"],
     };
     let mut hasher = blake3::Hasher::new();
@@ -186,12 +200,27 @@ fn hash(hasher: &mut blake3::Hasher, path: &Path, language: Language) -> Result<
 fn assemble_wit(folder: &Path) -> Result<PathBuf> {
     let _ = fs::remove_dir_all(folder);
     let (from, to) = (tree::root().join("wit"), folder.join("deps"));
-    let copy = |from: &Path, to: &Path| {
-        fs::copy(from, to).map(drop).with_context(|| format!("copy {}", from.display()))
-    };
     create(&to.join("keiko-plugin"))?;
     copy(&from.join("plugin.wit"), &to.join("keiko-plugin/plugin.wit"))?;
-    for package in fs::read_dir(from.join("deps")).context("read wit/deps")? {
+    copy_packages(&from.join("deps"), &to)?;
+    copy(
+        &tree::root().join("tests/fixtures/guests/contract/everything.wit"),
+        &folder.join("everything.wit"),
+    )?;
+    Ok(folder.to_owned())
+}
+
+/// The contract as it lies in the tree, with the text of its worlds changed.
+fn copy_wit(folder: &Path, change: impl Fn(String) -> String) -> Result<()> {
+    let from = tree::root().join("wit");
+    create(folder)?;
+    let text = fs::read_to_string(from.join("plugin.wit")).context("read plugin.wit")?;
+    fs::write(folder.join("plugin.wit"), change(text)).context("write plugin.wit")?;
+    copy_packages(&from.join("deps"), &folder.join("deps"))
+}
+
+fn copy_packages(from: &Path, to: &Path) -> Result<()> {
+    for package in fs::read_dir(from).with_context(|| format!("read {}", from.display()))? {
         let package = package?;
         create(&to.join(package.file_name()))?;
         for file in
@@ -201,11 +230,11 @@ fn assemble_wit(folder: &Path) -> Result<PathBuf> {
             copy(&file.path(), &to.join(package.file_name()).join(file.file_name()))?;
         }
     }
-    copy(
-        &tree::root().join("tests/fixtures/guests/contract/everything.wit"),
-        &folder.join("everything.wit"),
-    )?;
-    Ok(folder.to_owned())
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to).map(drop).with_context(|| format!("copy {}", from.display()))
 }
 
 /// The world's name in the folder that [`assemble_wit`] makes.
@@ -225,7 +254,7 @@ fn python(guest: &Guest, wit: &Path, target: &Path) -> Result<()> {
 }
 
 fn typescript(guest: &Guest, node: &Node, wit: &Path, work: &Path, target: &Path) -> Result<()> {
-    let program = |name: &str| node.command(&npm_dir().join("node_modules/.bin").join(name));
+    let program = |name: &str| node.command(&npm_dir(TYPESCRIPT).join("node_modules/.bin").join(name));
     // Side by side, as an author has them.
     let folder = work.join("source");
     create(&folder)?;
@@ -260,6 +289,15 @@ fn typescript(guest: &Guest, node: &Node, wit: &Path, work: &Path, target: &Path
     let mut make = program("componentize-js")?;
     make.arg(compiled).arg("--wit").arg(wit).args(["--world-name", world, "--out"]).arg(target);
     step::run(make.arg("--disable").args(LEFT_OUT))
+}
+
+fn quickjs(guest: &Guest, node: &Node, work: &Path, target: &Path) -> Result<()> {
+    let wit = work.join("wit");
+    copy_wit(&wit, |text| text.replace(" run: func(", " run: async func("))?;
+    let source = tree::root().join(guest.sources.first().context("a source")?);
+    let mut make = node.command(&npm_dir(QUICKJS).join("node_modules/.bin/componentize-qjs"))?;
+    make.arg("--wit").arg(wit).args(["--world", guest.world]).arg("--js").arg(source);
+    step::run(make.arg("--output").arg(target))
 }
 
 fn c(guest: &Guest, wit: &Path, work: &Path, target: &Path) -> Result<()> {
@@ -301,9 +339,9 @@ fn c_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Where the npm packages are, installed.
-fn npm_folder(node: &Wanted) -> Result<PathBuf> {
-    let (from, folder) = (tree::root().join("sdk/typescript"), npm_dir());
+/// Where the npm packages of a folder are, installed.
+fn npm_folder(node: &Wanted, name: &str) -> Result<PathBuf> {
+    let (from, folder) = (tree::root().join(name), npm_dir(name));
     let lock = "package-lock.json";
     let read = |path: PathBuf| fs::read(&path).with_context(|| format!("read {}", path.display()));
     let wanted = read(from.join(lock))?;
@@ -311,7 +349,7 @@ fn npm_folder(node: &Wanted) -> Result<PathBuf> {
         return Ok(folder);
     }
     if node.install == Install::Forbidden {
-        bail!("the npm packages of sdk/typescript are missing; `cargo xtask programs` fetches them");
+        bail!("the npm packages of {name} are missing; `cargo xtask programs` fetches them");
     }
     let node = node.found()?;
     create(&folder)?;
@@ -320,7 +358,7 @@ fn npm_folder(node: &Wanted) -> Result<PathBuf> {
     }
     let mut npm = node.npm()?;
     npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(&folder);
-    step::run(&mut npm).context("plugins of TypeScript need the npm packages of sdk/typescript")?;
+    step::run(&mut npm).with_context(|| format!("its plugins need the npm packages of {name}"))?;
     fs::write(folder.join(".done"), "").context("write .done")?;
     Ok(folder)
 }
@@ -395,8 +433,9 @@ fn packages_dir() -> PathBuf {
     tree::root().join("target/packages")
 }
 
-fn npm_dir() -> PathBuf {
-    packages_dir().join("typescript")
+/// By the last part of the folder's name.
+fn npm_dir(name: &str) -> PathBuf {
+    packages_dir().join(name.rsplit('/').next().unwrap_or(name))
 }
 
 /// Its caches stay in the tree's own folder of what is made.

@@ -31,6 +31,7 @@ pub mod pause;
 pub mod policy;
 pub mod port;
 pub mod priority;
+pub mod profile;
 pub mod retention;
 pub mod retry;
 pub mod schedule;

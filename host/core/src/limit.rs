@@ -42,6 +42,11 @@ pub const HOSTCALL_BYTES_MAX: usize = 4 * MIB as usize;
 pub const RESOURCES_MAX: usize = 1_024;
 /// Component handles of an attempt.
 pub const HANDLES_MAX: usize = 1_000;
+/// What an attempt has at once of the component model's concurrency, where its engine has that: a waitable set is one, and a
+/// task of a component, a stream or a future is three.
+pub const WAITABLES_MAX: usize = 128;
+/// Tasks among them at most: each of them may hold a stack.
+pub const COMPONENT_TASKS_MAX: usize = WAITABLES_MAX / 3;
 /// Random bytes one call may ask for.
 pub const RANDOM_BYTES_MAX: u64 = 64 * KIB;
 /// Table elements of an attempt, all tables together.

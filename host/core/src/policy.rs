@@ -7,6 +7,7 @@ use std::str::FromStr;
 use crate::batch::settings::BatchPolicy;
 use crate::limit::{self, MIB, SetBy};
 use crate::name::{KindName, PluginName};
+use crate::profile::Profiles;
 use crate::retry::RetryRequest;
 use crate::slot::Concurrency;
 
@@ -295,6 +296,8 @@ pub struct TenantPolicy {
     pub component_bytes_max: u64,
     /// Capabilities of the tenant's plugins.
     pub grants: Grants,
+    /// Engine profiles that its components may have.
+    pub profiles: Profiles,
     /// What its processors may gather.
     pub batches: BatchPolicy,
     /// How many tasks of kinds run at once; without a kind, of each kind of the plugin.
@@ -321,6 +324,7 @@ impl Default for TenantPolicy {
             fan_out_max: 1_000,
             component_bytes_max: limit::COMPONENT_BYTES_MAX,
             grants: Grants::default(),
+            profiles: Profiles::STRICT,
             batches: BatchPolicy::default(),
             concurrency: BTreeMap::new(),
         }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use keiko_core::code::Code;
 use keiko_core::effect::Effects;
-use keiko_core::limit::{HANDLES_MAX, HOSTCALL_BYTES_MAX};
+use keiko_core::limit::{HANDLES_MAX, HOSTCALL_BYTES_MAX, WAITABLES_MAX};
 use keiko_core::log::LogBuffer;
 use keiko_core::outcome::{AttemptReport, Failure, Meter, Outcome, Taint};
 use keiko_core::policy::Budget;
@@ -23,6 +23,7 @@ use keiko_core::port::{Attempt, BatchOutcome, BatchReport, BatchRun, HostPort, K
 use keiko_core::stop::Stop;
 use keiko_core::task::Payload;
 use parking_lot::Mutex;
+use wasmtime::component::ResourceTableError;
 use wasmtime::{Store, StoreContextMut, UpdateDeadline};
 
 use crate::exceeded::Exceeded;
@@ -184,8 +185,25 @@ pub(crate) fn open(generation: &Generation, state: State) -> wasmtime::Result<St
     store.limiter(|state| &mut state.limiter);
     store.epoch_deadline_callback(tick);
     store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
+    if let Some(waitables) = store.concurrent_resource_table() {
+        waitables.set_max_capacity(WAITABLES_MAX);
+    }
     refuel(&mut store)?;
     Ok(store)
+}
+
+/// What a store has of the component model's concurrency: tasks, waitables, streams and futures; nothing on the strict profile.
+pub(crate) fn waitables(store: &mut Store<State>) -> usize {
+    store.concurrent_resource_table().map_or(0, |waitables| waitables.iter_mut().count())
+}
+
+/// An ending that says which table was full: wasmtime says the same of the guest's waitables as of its host resources.
+pub(crate) fn told<T>(ending: Ending<T>, store: &mut Store<State>) -> Ending<T> {
+    let Ending::Returned(Err(error)) = &ending else { return ending };
+    let is_full = matches!(error.downcast_ref(), Some(ResourceTableError::Full));
+    let state = store.data_mut();
+    let has_room = state.resources() < state.table.max_capacity();
+    if is_full && has_room { Ending::Exceeded(Exceeded::Waitables) } else { ending }
 }
 
 /// Gives a store what an attempt may use of it: beside what it holds, when it is used again.
@@ -334,6 +352,7 @@ impl Run {
         read: impl FnOnce(T) -> Result<R, Failure>,
     ) -> Report<R> {
         let budget = self.budget;
+        let ending = told(ending, store);
         let guest_fuel = guest_fuel(&budget, store.get_fuel().unwrap_or(0));
         let state = store.data_mut();
         let mut console = state.console.lock();

@@ -2,7 +2,8 @@
 //!
 //! Everything that decides what code is generated stands here once, so that an artifact made by the compile
 //! child loads in the serving process and nothing made under other settings does. The two uses differ only in how
-//! instances are allocated, which generated code does not depend on.
+//! instances are allocated, which generated code does not depend on. The two profiles differ in their code: an artifact of one
+//! is foreign to the other.
 //!
 //! Figures behind the pool's settings (p50 of an attempt, CPU time): 19-22 µs with the settings here, 48 µs without
 //! pagemap_scan, 39 µs without a pool.
@@ -10,10 +11,11 @@
 use std::num::NonZeroUsize;
 
 use keiko_core::limit::{
-    ASYNC_STACK_BYTES, BACKTRACE_FRAMES_MAX, CORE_INSTANCES_MAX, KEPT_PER_HOST_MAX, MEMORIES_MAX, MIB,
-    TABLE_ELEMENTS_MAX, TABLES_MAX, WASM_STACK_BYTES,
+    ASYNC_STACK_BYTES, BACKTRACE_FRAMES_MAX, COMPONENT_TASKS_MAX, CORE_INSTANCES_MAX, KEPT_PER_HOST_MAX,
+    MEMORIES_MAX, MIB, TABLE_ELEMENTS_MAX, TABLES_MAX, WASM_STACK_BYTES,
 };
 use keiko_core::policy::BUDGET_CEILING;
+use keiko_core::profile::Profile;
 use wasmtime::{
     Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails, WasmFeatures,
 };
@@ -34,6 +36,10 @@ const STACK_KEEP_RESIDENT_BYTES: usize = 64 << 10;
 /// Bytes of one instance's own bookkeeping: globals, function references, table and memory descriptors.
 const INSTANCE_BYTES_MAX: usize = 4 * MIB as usize;
 
+/// Stacks of all attempts together where each may have as many as it has tasks: every stack is two mappings of the process,
+/// of which Linux has 65,530.
+const STACKS_MAX: u32 = 16_384;
+
 /// What an engine is for.
 #[derive(Clone, Copy, Debug)]
 pub enum Purpose {
@@ -47,16 +53,16 @@ pub enum Purpose {
 }
 
 /// An engine for `purpose`. No other place makes one.
-pub fn engine(purpose: Purpose) -> wasmtime::Result<wasmtime::Engine> {
-    wasmtime::Engine::new(&settings(purpose))
+pub fn engine(purpose: Purpose, profile: Profile) -> wasmtime::Result<wasmtime::Engine> {
+    wasmtime::Engine::new(&settings(purpose, profile))
 }
 
-fn settings(purpose: Purpose) -> Config {
+fn settings(purpose: Purpose, profile: Profile) -> Config {
     let mut config = Config::new();
     meter(&mut config);
-    features(&mut config);
+    features(&mut config, profile);
     config.allocation_strategy(match purpose {
-        Purpose::Serve { running_max } => InstanceAllocationStrategy::Pooling(pool(running_max)),
+        Purpose::Serve { running_max } => InstanceAllocationStrategy::Pooling(pool(running_max, profile)),
         Purpose::Compile => InstanceAllocationStrategy::OnDemand,
     });
     config
@@ -78,8 +84,11 @@ fn meter(config: &mut Config) {
 }
 
 /// What toolchains emit today is on. What is not needed is off at run time, though compiled in: some advisories of
-/// 2026 are aborts only in builds without it.
-fn features(config: &mut Config) {
+/// 2026 are aborts only in builds without it. Of the component model's concurrency the one profile has nothing, which costs an
+/// attempt 7 µs less, and the other what is finished: functions that are lifted or lowered `async`, with a callback. That one
+/// also has modules with several memories, which wasmtime's own glue between the parts of a component is: QuickJS has such parts.
+fn features(config: &mut Config, profile: Profile) {
+    let has_concurrency = profile == Profile::Concurrent;
     let off = WasmFeatures::GC
         | WasmFeatures::EXCEPTIONS
         | WasmFeatures::LEGACY_EXCEPTIONS
@@ -87,11 +96,9 @@ fn features(config: &mut Config) {
         | WasmFeatures::THREADS
         | WasmFeatures::SHARED_EVERYTHING_THREADS
         | WasmFeatures::MEMORY64
-        | WasmFeatures::MULTI_MEMORY
         | WasmFeatures::CUSTOM_PAGE_SIZES
         | WasmFeatures::STACK_SWITCHING
         | WasmFeatures::WIDE_ARITHMETIC
-        | WasmFeatures::CM_ASYNC
         | WasmFeatures::CM_MORE_ASYNC_BUILTINS
         | WasmFeatures::CM_ASYNC_STACKFUL
         | WasmFeatures::CM_THREADING
@@ -100,21 +107,26 @@ fn features(config: &mut Config) {
     config
         .wasm_component_model(true)
         .wasm_features(off, false)
+        .wasm_features(WasmFeatures::CM_ASYNC | WasmFeatures::MULTI_MEMORY, has_concurrency)
         .shared_memory(false)
-        .concurrency_support(false);
+        .concurrency_support(has_concurrency);
 }
 
-fn pool(running_max: usize) -> PoolingAllocationConfig {
+fn pool(running_max: usize, profile: Profile) -> PoolingAllocationConfig {
     let running = u32::try_from(running_max).unwrap_or(u32::MAX / 64).saturating_add(SPARE_INSTANCES);
     let instances = running.saturating_add(KEPT_PER_HOST_MAX as u32);
+    // An attempt instantiates and calls on one fiber each, one after the other; a kept store keeps its last.
+    let stacks = match profile {
+        Profile::Strict => instances,
+        Profile::Concurrent => instances.saturating_mul(COMPONENT_TASKS_MAX as u32).min(STACKS_MAX),
+    };
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
         .total_core_instances(instances.saturating_mul(CORE_INSTANCES_MAX))
         .total_memories(instances.saturating_mul(MEMORIES_MAX))
         .total_tables(instances.saturating_mul(TABLES_MAX))
         .total_gc_heaps(instances)
-        // An attempt instantiates and calls on one fiber each, one after the other; a kept store keeps its last.
-        .total_stacks(instances)
+        .total_stacks(stacks)
         .max_core_instances_per_component(CORE_INSTANCES_MAX)
         .max_memories_per_component(MEMORIES_MAX)
         .max_tables_per_component(TABLES_MAX)

@@ -29,6 +29,9 @@ pub(crate) enum Exceeded {
         /// The sum after the growth.
         asked: u64,
     },
+    /// The component model's concurrency has no room for one task, stream, future or set of waitables more.
+    #[error("the attempt has too many waitables")]
+    Waitables,
     /// One call asked for this many random bytes.
     #[error("{asked} random bytes in one call")]
     RandomBytes {

@@ -9,6 +9,7 @@ use keiko_core::id::Digest;
 use keiko_core::manifest::Manifest;
 use keiko_core::policy::Capability;
 use keiko_core::port::{InstallError, Stage};
+use keiko_core::profile::Profile;
 use wasmparser::{ComponentExternalKind, Encoding, KnownCustom, Parser, Payload};
 
 use crate::adapt::PREVIEW1;
@@ -110,6 +111,10 @@ pub struct Inspection {
     pub imports: Vec<Imported>,
     /// What it exports, in order.
     pub exports: Vec<String>,
+    /// The engine profile that it needs.
+    pub profile: Profile,
+    /// Why it needs another one than the strict one.
+    pub concurrency: Option<&'static str>,
     /// What it says of itself.
     pub manifest: Option<Manifest>,
     /// Which tools made it.
@@ -147,6 +152,8 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, InstallError> {
         sizes: Sizes { bytes: bytes.len() as u64, ..found.sizes },
         imports,
         exports: found.exports,
+        profile: scanned.profile(),
+        concurrency: scanned.concurrency,
         manifest: scanned.manifest,
         producers: found.producers.into_iter().collect(),
         refusals: refusals.into_iter().map(|error| error.at(Stage::Instantiate)).collect(),
@@ -333,6 +340,14 @@ mod tests {
         let refusals: Vec<&str> = component.refusals.iter().map(|error| error.message.as_str()).collect();
         assert_eq!(refusals.len(), 2, "{refusals:?}");
         assert!(refusals[0].contains("acme:bank/account@1.0.0") && refusals[1].contains("exports neither"));
+        assert_eq!((component.profile, component.concurrency), (Profile::Strict, None));
         assert_eq!(inspect(b"no wasm").unwrap_err().stage, Some(Stage::Scan));
+    }
+
+    #[test]
+    fn the_profile_that_a_component_needs_is_told_with_its_reason() {
+        let component = found("(component (component (core func (canon waitable-set.new))))");
+        assert_eq!(component.profile, Profile::Concurrent);
+        assert_eq!(component.concurrency, Some("it has sets of waitables"));
     }
 }

@@ -192,6 +192,7 @@ pub(crate) async fn try_out(
     let mut store =
         attempt::open(generation, state).map_err(|error| internal(format!("no store: {error:#}")))?;
     let ending = attempt::drive(generation.pre.instantiate_async(&mut store), &stop, deadline, None).await;
+    let ending = attempt::told(ending, &mut store);
     let Some(failure) = export::trial_failure(ending, &budget) else { return Ok(()) };
     let code = match (failure.code, &failure.limit) {
         (Code::Internal, _) => Code::Internal,

@@ -2,7 +2,7 @@
 //!
 //! An instance is one tenant's and one version's: what a guest left in its memory is seen by attempts of the same tenant and
 //! version only. It is kept only when its call returned within every limit; whatever trapped, was stopped, met a limit, still
-//! holds a right that others wait for, or was swapped out is dropped.
+//! holds a right that others wait for, has a task, a stream or a set of waitables left, or was swapped out is dropped.
 //!
 //! What bounds them: so many of a version, calls of each and idle time, by the manifest; [`KEPT_PER_HOST_MAX`] and
 //! [`KEPT_BYTES_MAX`] of a host, where the tenant that keeps most gives its oldest up first. An instance that holds more than
@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use wasmtime::Store;
 use wasmtime::component::{Instance, InstancePre};
 
+use crate::attempt;
 use crate::registry::Generation;
 use crate::state::State;
 
@@ -125,9 +126,12 @@ impl Pool {
     /// Keeps an instance whose call returned, or drops it.
     pub(crate) fn put(&self, generation: &Generation, keep: Keep, mut place: Place, memory_bytes_max: u64) {
         place.calls += 1;
+        // What goes on behind an answer is not carried into the next attempt, nor paid for by it.
+        let is_quiet = attempt::waitables(&mut place.store) == 0;
         let state = place.store.data_mut();
         let memory_bytes = state.limiter.memory_bytes();
         let is_fit = place.calls < keep.reuse.calls
+            && is_quiet
             && is_small(memory_bytes, memory_bytes_max)
             && !state.holds_fill
             && state.resources() <= KEPT_RESOURCES_MAX;

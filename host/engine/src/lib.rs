@@ -7,7 +7,9 @@
 //!   MAC under the cluster key.
 //! - [`Runner::run`] never fails and never panics.
 //!
-//! It does not retry, keep accounts over attempts, or know tenants. Threads: one for the epoch. Processes: one
+//! - A component that needs the concurrent profile runs on an engine of its own, and only for tenants that may have that.
+//!
+//! It does not retry, keep accounts over attempts, or know tenants. Threads: one for the epoch of each engine. Processes: one
 //! per compilation, a few at once. Compiling needs a tokio runtime with I/O and time, running one with time; what takes
 //! long beside them goes to that runtime's blocking threads.
 
@@ -30,6 +32,8 @@ mod install;
 mod kept;
 mod key;
 mod limiter;
+mod machine;
+mod need;
 mod registry;
 mod scan;
 mod state;
@@ -48,18 +52,18 @@ use keiko_core::outcome::{AttemptReport, Failure};
 use keiko_core::port::{
     Attempt, BatchReport, BatchRun, Compiled, Components, HostPort, InstallError, Runner, Stage,
 };
+use keiko_core::profile::{Profile, Profiles};
 use keiko_core::stop::Stop;
 use sha2::{Digest as _, Sha256};
-use wasmtime::component::{Component, Linker};
+use wasmtime::component::Component;
 
 use crate::artifact::{Artifacts, Trusted};
 use crate::attempt::Home;
 use crate::compile::{Compilers, internal};
-use crate::config::Purpose;
 use crate::flight::Flights;
+use crate::machine::Machines;
 use crate::registry::{Generation, Registry, Tasks};
 use crate::scan::Scanned;
-use crate::state::State;
 use crate::symbols::Library;
 
 pub use compile::{ChildLimits, Compiler, compile_child, compile_child_within};
@@ -99,6 +103,8 @@ pub struct EngineCounts {
     pub fresh: u64,
     /// Kept instances whose `reset` failed, since the start.
     pub resets_failed: u64,
+    /// Whether the engine of the concurrent profile was made: some component needed it.
+    pub concurrent: bool,
     /// Readings of debug information for the lines of backtraces, since the start.
     pub symbol_readings: u64,
 }
@@ -108,8 +114,7 @@ pub struct EngineCounts {
 pub struct Engine(Arc<Inner>);
 
 struct Inner {
-    engine: wasmtime::Engine,
-    linker: Linker<State>,
+    machines: Machines,
     components: Arc<dyn Components>,
     library: Arc<Library>,
     artifacts: Artifacts,
@@ -122,15 +127,12 @@ struct Inner {
 impl Engine {
     /// An engine over the host's kept components.
     pub fn new(options: EngineOptions, components: Arc<dyn Components>) -> Result<Engine, InstallError> {
-        let purpose = Purpose::Serve { running_max: options.running_max };
-        let engine = config::engine(purpose).map_err(|error| internal(format!("no engine: {error:#}")))?;
-        let linker = import::linker(&engine).map_err(|error| internal(format!("no linker: {error:#}")))?;
-        let artifacts = Artifacts::open(options.artifacts_dir, options.cluster_key, &engine)
+        let machines = Machines::new(options.running_max)?;
+        let artifacts = Artifacts::open(options.artifacts_dir, options.cluster_key)
             .map_err(|error| internal(format!("the folder of artifacts cannot be used: {error}")))?;
-        let ticked = engine.clone();
+        let ticked = machines.strict().engine.clone();
         let engine = Engine(Arc::new(Inner {
-            engine,
-            linker,
+            machines,
             library: Library::new(components.clone()),
             components,
             artifacts,
@@ -160,25 +162,27 @@ impl Engine {
             loaded: self.0.registry.len(),
             held: self.0.registry.held(),
             artifacts_refused: self.0.artifacts.refused(),
+            concurrent: self.0.machines.is_concurrent(),
             symbol_readings: self.0.library.readings(),
         }
     }
 
     /// The component of an artifact that is on disk and believed, with the artifact's size.
-    async fn kept(&self, digest: Digest) -> Result<Option<(Component, u64)>, InstallError> {
+    async fn kept(&self, digest: Digest, profile: Profile) -> Result<Option<(Component, u64)>, InstallError> {
         let inner = self.0.clone();
         apart(move || {
-            let artifact = inner.artifacts.read(digest).unwrap_or_else(|error| {
+            let (machine, settings) = (inner.machines.of(profile)?, inner.machines.settings(profile)?);
+            let artifact = inner.artifacts.read(digest, settings).unwrap_or_else(|error| {
                 tracing::warn!(error = %error, "an artifact could not be read");
                 None
             });
             let Some(artifact) = artifact else { return Ok(None) };
-            match artifact.load(&inner.engine) {
+            match artifact.load(&machine.engine) {
                 Ok(component) => Ok(Some((component, artifact.bytes().len() as u64))),
                 Err(error) => {
                     // Ours by its MAC and still not loadable: made by another build under the same settings.
                     tracing::warn!(error = %format!("{error:#}"), "an artifact does not load");
-                    inner.artifacts.refuse(digest);
+                    inner.artifacts.refuse(digest, settings);
                     Ok(None)
                 }
             }
@@ -187,10 +191,28 @@ impl Engine {
     }
 
     /// Compiles a component in the child and keeps the artifact.
-    async fn make(&self, bytes: Bytes, digest: Digest) -> Result<(Component, u64), InstallError> {
+    async fn make(
+        &self,
+        bytes: Bytes,
+        digest: Digest,
+        profile: Profile,
+    ) -> Result<(Component, u64), InstallError> {
         let artifact = self.0.compilers.compile(bytes).await?;
         let inner = self.0.clone();
-        apart(move || inner.keep(digest, &artifact)).await?
+        apart(move || inner.keep(digest, profile, &artifact)).await?
+    }
+
+    /// The component of its artifact, or else compiled.
+    async fn kept_or_made(
+        &self,
+        bytes: Bytes,
+        digest: Digest,
+        profile: Profile,
+    ) -> Result<(Component, u64), InstallError> {
+        match self.kept(digest, profile).await? {
+            Some(kept) => Ok(kept),
+            None => self.make(bytes, digest, profile).await,
+        }
     }
 }
 
@@ -203,18 +225,28 @@ impl Inner {
         scanned: &Scanned,
     ) -> Result<Generation, InstallError> {
         install::check_resources(component)?;
-        let generation = self.link(component, digest)?;
+        let generation = self.link(component, digest, scanned.profile())?;
         install::try_out(&generation, scanned.manifest.as_ref()).await?;
         Ok(generation)
     }
 
-    fn link(&self, component: &Component, digest: Digest) -> Result<Generation, InstallError> {
-        let (linked, symbols) = (install::link(&self.linker, component)?, self.library.of(digest));
-        Ok(self.registry.generation(linked, symbols))
+    fn link(
+        &self,
+        component: &Component,
+        digest: Digest,
+        profile: Profile,
+    ) -> Result<Generation, InstallError> {
+        let linked = install::link(&self.machines.of(profile)?.linker, component)?;
+        Ok(self.registry.generation(linked, profile, self.library.of(digest)))
     }
 
-    fn keep(&self, digest: Digest, artifact: &Trusted) -> Result<(Component, u64), InstallError> {
-        let component = artifact.load(&self.engine).map_err(|error| {
+    fn keep(
+        &self,
+        digest: Digest,
+        profile: Profile,
+        artifact: &Trusted,
+    ) -> Result<(Component, u64), InstallError> {
+        let component = artifact.load(&self.machines.of(profile)?.engine).map_err(|error| {
             let error = format!("{error:#}");
             // What the pool cannot hold is a matter of the component; what else does not load is ours.
             if error.contains("pooling allocator") {
@@ -222,7 +254,7 @@ impl Inner {
             }
             internal(format!("the compiler is of another build than the host: {error}"))
         })?;
-        if let Err(error) = self.artifacts.write(digest, artifact) {
+        if let Err(error) = self.artifacts.write(digest, self.machines.settings(profile)?, artifact) {
             // Running does not depend on it; the next start compiles again.
             tracing::warn!(error = %error, "an artifact could not be kept");
         }
@@ -232,17 +264,20 @@ impl Inner {
 
 #[async_trait]
 impl Runner for Engine {
-    async fn compile(&self, bytes: Bytes, component_bytes_max: u64) -> Result<Compiled, InstallError> {
+    async fn compile(
+        &self,
+        bytes: Bytes,
+        component_bytes_max: u64,
+        profiles: Profiles,
+    ) -> Result<Compiled, InstallError> {
         let at = |stage: Stage| move |error: InstallError| error.at(stage);
         check_size(bytes.len() as u64, component_bytes_max).map_err(at(Stage::Receive))?;
         let scanned = bytes.clone();
         let scan = apart(move || scan::scan(&scanned).map(|found| (digest(&scanned), found)));
         let (digest, scanned) = scan.await?.map_err(at(Stage::Scan))?;
+        scanned.check_profile(profiles).map_err(at(Stage::Scan))?;
         let _flight = self.0.flights.board(digest).await;
-        let made = match self.kept(digest).await? {
-            Some(kept) => Ok(kept),
-            None => self.make(bytes.clone(), digest).await,
-        };
+        let made = self.kept_or_made(bytes.clone(), digest, scanned.profile()).await;
         let (component, artifact_bytes) = made.map_err(at(Stage::Compile))?;
         let generation = self.0.prove(&component, digest, &scanned).await.map_err(at(Stage::Instantiate))?;
         let is_program = matches!(generation.tasks, Some(Tasks::Program(_)));
@@ -252,6 +287,7 @@ impl Runner for Engine {
             digest,
             component_bytes: bytes.len() as u64,
             artifact_bytes,
+            profile: scanned.profile(),
             manifest: scanned.manifest,
             imports: install::imports(&component),
             is_program,
@@ -260,12 +296,13 @@ impl Runner for Engine {
         })
     }
 
-    async fn load(&self, digest: Digest) -> Result<(), InstallError> {
+    async fn load(&self, digest: Digest, profiles: Profiles) -> Result<(), InstallError> {
         let _flight = self.0.flights.board(digest).await;
-        if self.0.registry.get(digest).is_none() {
-            self.0.registry.insert(self.loaded(digest).await?);
+        match self.0.registry.get(digest) {
+            // It was loaded for a tenant that may have it.
+            Some(generation) => permitted(generation.profile, profiles),
+            None => self.loaded(digest, profiles).await.map(|generation| self.0.registry.insert(generation)),
         }
-        Ok(())
     }
 
     async fn run(&self, attempt: Attempt, port: Arc<dyn HostPort>, stop: Stop) -> AttemptReport {
@@ -304,18 +341,40 @@ impl Engine {
         if let Some(generation) = self.0.registry.get(digest) {
             return Ok(generation);
         }
-        self.loaded(digest).await.map(Arc::new).map_err(|error| {
+        self.loaded(digest, Profiles::ALL).await.map(Arc::new).map_err(|error| {
             Failure::new(error.code, format!("the component is not loaded on this host: {error}"))
         })
     }
 
     /// A generation of a component that was installed before, from its artifact or, without one, from its kept bytes.
-    async fn loaded(&self, digest: Digest) -> Result<Generation, InstallError> {
-        let component = match self.kept(digest).await? {
-            Some((component, _)) => component,
-            None => self.make(self.bytes(digest).await?, digest).await?.0,
-        };
-        self.0.link(&component, digest)
+    async fn loaded(&self, digest: Digest, profiles: Profiles) -> Result<Generation, InstallError> {
+        // Its bytes say which profile it needs; a name only where to look first.
+        if let Some(profile) = self.named(digest).await?
+            && profiles.permit(profile)
+            && let Some((component, _)) = self.kept(digest, profile).await?
+        {
+            return self.0.link(&component, digest, profile);
+        }
+        let bytes = self.bytes(digest).await?;
+        let looked_at = bytes.clone();
+        let profile = apart(move || need::profile(&looked_at)).await?;
+        permitted(profile, profiles)?;
+        let (component, _) = self.kept_or_made(bytes, digest, profile).await?;
+        self.0.link(&component, digest, profile)
+    }
+
+    /// The profile under which there is something that has the name of a component's artifact.
+    async fn named(&self, digest: Digest) -> Result<Option<Profile>, InstallError> {
+        let inner = self.0.clone();
+        apart(move || {
+            for &profile in Profile::ALL {
+                if inner.artifacts.has(digest, inner.machines.settings(profile)?) {
+                    return Ok(Some(profile));
+                }
+            }
+            Ok(None)
+        })
+        .await?
     }
 
     /// The kept bytes of a component, which must be the bytes that were kept.
@@ -331,6 +390,10 @@ impl Engine {
         }
         Ok(bytes)
     }
+}
+
+fn permitted(profile: Profile, profiles: Profiles) -> Result<(), InstallError> {
+    profiles.permit(profile).then_some(()).ok_or_else(|| InstallError::not_permitted(profile, None))
 }
 
 fn check_size(bytes: u64, bytes_max: u64) -> Result<(), InstallError> {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use keiko_core::id::Digest;
+use keiko_core::profile::Profile;
 use wasmtime::component::{ComponentExportIndex, InstancePre};
 
 use crate::bindings::TaskHostIndices;
@@ -43,6 +44,8 @@ pub(crate) struct Generation {
     /// What it wants called before an instance is used again.
     pub(crate) reset: Option<ComponentExportIndex>,
     pub(crate) symbols: Arc<Symbols>,
+    /// Whose engine it is loaded into.
+    pub(crate) profile: Profile,
     /// Whether new attempts run it; the registry says so.
     is_live: AtomicBool,
     _held: Held,
@@ -80,11 +83,11 @@ pub(crate) struct Registry {
 
 impl Registry {
     /// A generation that is counted here, and not in the map yet.
-    pub(crate) fn generation(&self, linked: Linked, symbols: Arc<Symbols>) -> Generation {
+    pub(crate) fn generation(&self, linked: Linked, profile: Profile, symbols: Arc<Symbols>) -> Generation {
         self.held.fetch_add(1, Ordering::Relaxed);
         let Linked { pre, tasks, batch, reset } = linked;
         let (is_live, held) = (AtomicBool::new(false), Held(Arc::clone(&self.held)));
-        Generation { pre, tasks, batch, reset, symbols, is_live, _held: held }
+        Generation { pre, tasks, batch, reset, symbols, profile, is_live, _held: held }
     }
 
     /// The generation of a digest.

@@ -9,9 +9,11 @@ use keiko_core::code::Code;
 use keiko_core::limit::LimitFact;
 use keiko_core::manifest::{self, Manifest};
 use keiko_core::port::InstallError;
+use keiko_core::profile::{Profile, Profiles};
 use wasmparser::{Encoding, ExternalKind, KnownCustom, Name, NameSectionReader, Parser, Payload};
 
 use crate::adapt::{PREVIEW1, START};
+use crate::need;
 
 /// Core modules of a component. Composed components of real toolchains have fewer than 20.
 pub(crate) const MODULES_MAX: u64 = 128;
@@ -42,6 +44,22 @@ pub(crate) const ITEMS_MAX: u64 = 400_000;
 pub(crate) struct Scanned {
     /// The embedded manifest, when there is one.
     pub(crate) manifest: Option<Manifest>,
+    /// What of it needs the concurrent profile, for people.
+    pub(crate) concurrency: Option<&'static str>,
+}
+
+impl Scanned {
+    /// The engine profile that it needs.
+    pub(crate) fn profile(&self) -> Profile {
+        need::profile_for(self.concurrency)
+    }
+
+    /// Refuses it where the profile that it needs is not among these.
+    pub(crate) fn check_profile(&self, permitted: Profiles) -> Result<(), InstallError> {
+        let profile = self.profile();
+        let refusal = || InstallError::not_permitted(profile, self.concurrency);
+        permitted.permit(profile).then_some(()).ok_or_else(refusal)
+    }
 }
 
 /// Checks `bytes`, of which a tenant may have `bytes_max`.
@@ -49,10 +67,11 @@ pub(crate) fn scan(bytes: &[u8]) -> Result<Scanned, InstallError> {
     recognise(bytes)?;
     let mut program = Parser::is_core_wasm(bytes).then(Program::default);
     let mut counts = Counts::default();
-    let mut section: Option<&[u8]> = None;
+    let (mut section, mut concurrency) = (None::<&[u8]>, None);
     for payload in Parser::new(0).parse_all(bytes) {
         let payload = payload.map_err(|error| malformed(&error, bytes.len()))?;
         counts.add(&payload)?;
+        concurrency = concurrency.or_else(|| need::concurrency(&payload));
         if let Some(program) = &mut program {
             program.look(&payload).map_err(|error| malformed(&error, bytes.len()))?;
         }
@@ -69,7 +88,7 @@ pub(crate) fn scan(bytes: &[u8]) -> Result<Scanned, InstallError> {
     program.map_or(Ok(()), Program::check)?;
     let manifest = section.map(Manifest::parse).transpose();
     let manifest = manifest.map_err(|error| invalid(format!("section `{}`: {error}", manifest::SECTION)))?;
-    Ok(Scanned { manifest })
+    Ok(Scanned { manifest, concurrency })
 }
 
 /// What the first bytes say; whatever is no component is named.

@@ -16,6 +16,7 @@ use keiko_core::policy::{BUDGET_CEILING, BUDGET_DEFAULT, Budget, Grants, Limit};
 use keiko_core::port::{
     Attempt, AttemptFacts, Components, HostPort, InstallError, ReserveError, Reserved, Runner, StoreError,
 };
+use keiko_core::profile::Profiles;
 use keiko_core::stop::Stop;
 use keiko_core::task::{Lineage, Payload};
 use keiko_core::{Code, Digest, TaskId};
@@ -126,7 +127,7 @@ fn compile(bomb: Bytes, address_space_bytes: u64, cpu_seconds: u64) -> InstallEr
     let dir = tempfile::tempdir().unwrap();
     let engine = engine(dir.path(), &[address_space_bytes, cpu_seconds]);
     let before = resident_bytes();
-    let error = block_on(engine.compile(bomb, COMPONENT_BYTES_MAX)).unwrap_err();
+    let error = block_on(engine.compile(bomb, COMPONENT_BYTES_MAX, Profiles::STRICT)).unwrap_err();
     let grown = resident_bytes().saturating_sub(before);
     assert!(grown <= BOMB_GROWTH_BYTES_MAX, "grown by {grown} bytes");
     error
@@ -174,7 +175,11 @@ fn memory_of_greedy_guests_is_given_back() {
         futures::future::join_all(runs)
     };
     block_on(async {
-        let digest = engine.compile(greedy.bytes().into(), COMPONENT_BYTES_MAX).await.unwrap().digest;
+        let digest = engine
+            .compile(greedy.bytes().into(), COMPONENT_BYTES_MAX, Profiles::STRICT)
+            .await
+            .unwrap()
+            .digest;
         let before = resident_bytes();
         for report in attempts(digest).await {
             assert!(matches!(report.outcome, Outcome::Completed(_)), "{:?}", report.outcome);

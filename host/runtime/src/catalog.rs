@@ -16,6 +16,7 @@ use keiko_core::manifest::Manifest;
 use keiko_core::outcome::Failure;
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
 use keiko_core::port::{CatalogStore, Clock, Components, InstallError, Runner, Stage};
+use keiko_core::profile::Profiles;
 use keiko_core::slot::{Concurrencies, Concurrency};
 use keiko_core::{Digest, KindId, KindName, PluginName, TenantId, VersionName};
 use tokio::time::Instant;
@@ -36,6 +37,8 @@ pub(crate) struct Catalog {
     components: Arc<dyn Components>,
     runner: Arc<dyn Runner>,
     clock: Arc<dyn Clock>,
+    /// Engine profiles that the tenants' components may have; the strict one for whoever is not of this host.
+    profiles: HashMap<TenantId, Profiles>,
     now: ArcSwap<Snapshot>,
     /// One refresh at a time, so that an older one never replaces a newer; when the last one began.
     refreshing: tokio::sync::Mutex<Option<Instant>>,
@@ -133,12 +136,14 @@ impl Catalog {
         components: Arc<dyn Components>,
         runner: Arc<dyn Runner>,
         clock: Arc<dyn Clock>,
+        profiles: HashMap<TenantId, Profiles>,
     ) -> Catalog {
         Catalog {
             store,
             components,
             runner,
             clock,
+            profiles,
             now: ArcSwap::default(),
             refreshing: tokio::sync::Mutex::new(None),
         }
@@ -201,7 +206,7 @@ impl Catalog {
     }
 
     async fn load(&self, plugin: Plugin) -> Loaded {
-        let problem = self.runner.load(plugin.current.digest).await.err();
+        let problem = self.load_component(plugin.tenant, plugin.current.digest).await.err();
         if let Some(error) = &problem {
             tracing::error!(plugin = %plugin.name, error = %error, "a plugin does not load");
         }
@@ -212,9 +217,14 @@ impl Catalog {
         Loaded::new(plugin, problem, canary)
     }
 
+    /// Loads a component as its tenant may have it.
+    async fn load_component(&self, tenant: TenantId, digest: Digest) -> Result<(), InstallError> {
+        self.runner.load(digest, self.profiles.get(&tenant).copied().unwrap_or_default()).await
+    }
+
     /// A plugin's canary; everything runs on the current version when it does not load.
     async fn load_canary(&self, plugin: &Plugin, canary: &Canary) -> Option<Loaded> {
-        if let Err(error) = self.runner.load(canary.version.digest).await {
+        if let Err(error) = self.load_component(plugin.tenant, canary.version.digest).await {
             tracing::error!(plugin = %plugin.name, error = %error, "a canary does not load");
             return None;
         }
@@ -231,7 +241,8 @@ impl Catalog {
         manifest: Option<Manifest>,
         refuse: impl FnOnce(&Manifest) -> Option<String>,
     ) -> Result<NewVersion, Error> {
-        let compiled = self.runner.compile(bytes.clone(), policy.component_bytes_max).await?;
+        let compiled =
+            self.runner.compile(bytes.clone(), policy.component_bytes_max, policy.profiles).await?;
         let manifest = manifest.or(compiled.manifest).ok_or_else(|| {
             let message =
                 "the component carries no manifest (custom section `keiko:manifest`), and none was given beside it";
@@ -284,7 +295,7 @@ impl Catalog {
         let name: PluginName = name.parse().map_err(|_| no_plugin(name))?;
         // What does not load must not take over from what runs.
         if let Some(version) = self.store.version(tenant, &name, &target).await? {
-            self.runner.load(version.digest).await.map_err(|error| error.at(Stage::Activate))?;
+            self.load_component(tenant, version.digest).await.map_err(|error| error.at(Stage::Activate))?;
         }
         let answer = match self.store.activate(tenant, &name, target.clone(), self.clock.now_ms()).await? {
             Activated::Current(plugin) => (plugin, true),
@@ -314,7 +325,7 @@ impl Catalog {
         version: &VersionName,
     ) -> Result<(), Error> {
         if let Some(found) = self.store.version(tenant, name, &Target::Version(version.clone())).await? {
-            self.runner.load(found.digest).await.map_err(|error| error.at(Stage::Activate))?;
+            self.load_component(tenant, found.digest).await.map_err(|error| error.at(Stage::Activate))?;
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use keiko_core::port::{
     Agents, BatchRecords, BatchStore, CanaryStore, CatalogStore, Clock, Components, Dead, History, Records,
     Runner, Schedules, Signal, Signals, StoreError, StoreErrorKind, TaskStore, Usage,
 };
+use keiko_core::profile::Profiles;
 use keiko_core::stop::StopReason;
 use keiko_core::{TaskId, TenantId, TenantName, Token};
 use tokio::sync::{Notify, mpsc};
@@ -133,14 +134,13 @@ impl Runtime {
         } = parts.clone();
         let Parts { mut cache, canaries, schedules, signals, runner, clock, .. } = parts;
         cache.backplanes.push(Arc::new(SignalPlane(Arc::clone(&signals))));
-        let memory = |entry: &TenantEntry| entry.policy.batches.memory_bytes_max;
-        let memory = entries.iter().map(|(tenant, entry)| (*tenant, memory(entry))).collect();
+        let (memory, profiles) = (memories(&entries), profiles(&entries));
         let (batches, events) = Batches::new(batches, batch_records, options.batch_memory_bytes, memory);
         let shared = Arc::new(Shared {
             apart: Apart::here(),
             ids: Ids::new(Arc::clone(&tasks), Arc::clone(&clock)),
             pauses: Pauses::new(Arc::clone(&catalog)),
-            catalog: Catalog::new(catalog, components, Arc::clone(&runner), Arc::clone(&clock)),
+            catalog: Catalog::new(catalog, components, Arc::clone(&runner), Arc::clone(&clock), profiles),
             canaries: Canaries::new(canaries),
             queue: LocalQueue::new(options.running_max),
             long: Arc::new(long::Pool::new()),
@@ -297,6 +297,16 @@ async fn read_again(shared: &Arc<Shared>) -> Result<(), Error> {
 
 type Entries = HashMap<TenantId, Arc<TenantEntry>>;
 type Names = HashMap<TenantName, TenantId>;
+
+/// Bytes of items that the tenants may have in memory.
+fn memories(entries: &Entries) -> HashMap<TenantId, u64> {
+    entries.iter().map(|(tenant, entry)| (*tenant, entry.policy.batches.memory_bytes_max)).collect()
+}
+
+/// Engine profiles that the tenants' components may have.
+fn profiles(entries: &Entries) -> HashMap<TenantId, Profiles> {
+    entries.iter().map(|(tenant, entry)| (*tenant, entry.policy.profiles)).collect()
+}
 
 async fn tenant_rows(parts: &Parts, tenants: Vec<TenantOptions>) -> Result<(Entries, Names), Error> {
     let wanted: Vec<TenantName> = tenants.iter().map(|tenant| tenant.name.clone()).collect();

@@ -11,6 +11,18 @@ use crate::tree;
 /// Where a fixture's text goes in `shell.wat`.
 const PLACE: &str = ";;@attack";
 
+/// What a fixture says whose function is async.
+const ASYNC: &str = ";;@async";
+/// Both places of `shell.wat` that it changes, and how.
+const OF_ASYNC: &[(&str, &str)] = &[
+    ("(func $run (param", "(func $run async (param"),
+    (
+        r#"(canon lift (core func $instance "run")"#,
+        r#"(canon lift (core func $instance "run")
+      async (callback (core func $instance "callback"))"#,
+    ),
+];
+
 /// How an attack must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -102,6 +114,11 @@ pub const ATTACKS: &[Attack] = &[
     attack("heavy-debug-info", End::Failed("trap")),
     attack("deep-debug-info", End::Failed("trap")),
     attack("unknown-import", End::Refused("component_invalid")),
+    // With the component model's concurrency.
+    attack("waitable-flood", End::Failed("handles_exceeded")),
+    until_deadline("yield-for-ever"),
+    attack("wait-for-nothing", End::Failed("trap")),
+    attack("lying-stream", End::Failed("trap")),
 ];
 
 impl Attack {
@@ -142,7 +159,12 @@ impl Attack {
 
 /// The component that a guest's text makes in the shell.
 pub fn in_shell(guest: &str) -> Result<Vec<u8>> {
-    let shell = String::from_utf8(tree::fixture("hostile/shell.wat")?)?;
+    let mut shell = String::from_utf8(tree::fixture("hostile/shell.wat")?)?;
+    if guest.lines().any(|line| line == ASYNC) {
+        for (from, to) in OF_ASYNC {
+            shell = shell.replace(from, to);
+        }
+    }
     Ok(wat::parse_str(shell.replace(PLACE, &repeated(guest)))?)
 }
 

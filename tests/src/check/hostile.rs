@@ -98,7 +98,7 @@ pub fn two_tenants(folder: &Path) -> Result<(Host, Client, Client)> {
 pub fn two_tenants_with(folder: &Path, more: &str) -> Result<(Host, Client, Client)> {
     let tokens = [token()?, token()?];
     let config = format!(
-        "{more}[tenants.attacker]\ntokens = [{}]\n\n[tenants.victim]\ntokens = [{}]\n",
+        "{more}[tenants.attacker]\ntokens = [{}]\nprofiles = [\"concurrent\"]\n\n[tenants.victim]\ntokens = [{}]\n",
         tokens[0].entry, tokens[1].entry
     );
     let host = Host::start(Options::in_folder(folder)?.with_config(&config)?)?;

@@ -21,6 +21,7 @@ use crate::name::{KindName, ProcessorName, TenantName};
 use crate::outcome::{AttemptReport, Failure, Meter};
 use crate::page::Page;
 use crate::policy::{Budget, BudgetRequest, Grants};
+use crate::profile::{Profile, Profiles};
 use crate::stop::{Stop, StopReason};
 use crate::task::{Lineage, Payload};
 
@@ -123,6 +124,8 @@ pub struct Compiled {
     pub artifact_bytes: u64,
     /// The manifest embedded in it, when there is one.
     pub manifest: Option<Manifest>,
+    /// The engine profile that it runs on.
+    pub profile: Profile,
     /// What it imports, by the component's own names, in order.
     pub imports: Vec<String>,
     /// Whether it runs tasks.
@@ -169,7 +172,7 @@ impl Stage {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct InstallError {
-    /// `component_invalid`, `compile_limit`, `quota_exceeded`, `integrity` or `internal`.
+    /// `component_invalid`, `compile_limit`, `quota_exceeded`, `denied`, `integrity` or `internal`.
     pub code: Code,
     /// Names the import, the section or the limit.
     pub message: String,
@@ -185,6 +188,15 @@ impl InstallError {
         InstallError { code, message: message.into(), limit: None, stage: None }
     }
 
+    /// The refusal of a component by a policy that does not permit the engine profile it needs, for this reason if known.
+    pub fn not_permitted(profile: Profile, reason: Option<&str>) -> InstallError {
+        let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+        let message = format!(
+            "the component needs the engine profile `{profile}`{reason}, which the tenant's policy does not permit"
+        );
+        InstallError::new(Code::Denied, message)
+    }
+
     /// The same refusal, at this stage.
     #[must_use]
     pub fn at(self, stage: Stage) -> InstallError {
@@ -195,11 +207,17 @@ impl InstallError {
 /// Runs guests.
 #[async_trait]
 pub trait Runner: Send + Sync + 'static {
-    /// Checks and compiles a component; afterwards [`Runner::run`] finds it by its digest.
-    async fn compile(&self, bytes: Bytes, component_bytes_max: u64) -> Result<Compiled, InstallError>;
+    /// Checks and compiles a component that may have these profiles; afterwards [`Runner::run`] finds it by its digest.
+    async fn compile(
+        &self,
+        bytes: Bytes,
+        component_bytes_max: u64,
+        profiles: Profiles,
+    ) -> Result<Compiled, InstallError>;
 
-    /// Loads a component that was compiled before, or compiles it again from its kept bytes.
-    async fn load(&self, digest: Digest) -> Result<(), InstallError>;
+    /// Loads a component that was compiled before, or compiles it again from its kept bytes; refuses one that needs another
+    /// profile than these, also when it is loaded.
+    async fn load(&self, digest: Digest, profiles: Profiles) -> Result<(), InstallError>;
 
     /// Runs one attempt to its end. Never fails and never panics: whatever happens is an outcome.
     async fn run(&self, attempt: Attempt, port: Arc<dyn HostPort>, stop: Stop) -> AttemptReport;

@@ -3,7 +3,9 @@
 //! Limits bind the whole process, threads of the compiler included. When the address space is used up the process
 //! aborts or reports it, when the CPU time is used up the kernel ends it; the parent tells them apart.
 
+use std::any::Any;
 use std::io::{self, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use keiko_core::limit::{COMPILE_ADDRESS_SPACE_BYTES, COMPILE_CPU_SECONDS, COMPONENT_BYTES_CEILING};
@@ -12,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapt;
 use crate::config::{self, Purpose};
+use crate::need;
 
 /// How much the child steps back behind the guests that run beside it.
 const NICENESS: i32 = 10;
@@ -75,13 +78,26 @@ fn compile(limits: ChildLimits) -> Result<(), Problem> {
     let mut component = Vec::new();
     let mut stdin = io::stdin().lock().take(COMPONENT_BYTES_CEILING + 1);
     stdin.read_to_end(&mut component).map_err(|error| internal(format!("no component: {error}")))?;
-    let engine = config::engine(Purpose::Compile).map_err(|error| internal(format!("{error:#}")))?;
+    // The same rule as in the parent, which asked the policy before: nothing else needs to be handed over.
+    let profile = need::profile(&component);
+    let engine = config::engine(Purpose::Compile, profile).map_err(|error| internal(format!("{error:#}")))?;
     let component =
         adapt::component(&component).map_err(|message| Problem { kind: ProblemKind::Invalid, message })?;
-    let artifact = engine.precompile_component(&component).map_err(|error| problem(&error))?;
+    // Where the compiler has no error for what it cannot do, it panics; what it says then is told like any other reason.
+    std::panic::set_hook(Box::new(|_| {}));
+    let compiled = catch_unwind(AssertUnwindSafe(|| engine.precompile_component(&component)));
+    let artifact = compiled.map_err(|panic| given_up(&*panic))?.map_err(|error| problem(&error))?;
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(&artifact).and_then(|()| stdout.flush());
     written.map_err(|error| internal(format!("the artifact cannot be handed over: {error}")))
+}
+
+fn given_up(panic: &(dyn Any + Send)) -> Problem {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref().copied()).unwrap_or("it does not say why");
+    let text = text.lines().next().unwrap_or_default();
+    let message = format!("the component does not compile: the compiler gave up: {text}");
+    Problem { kind: ProblemKind::Invalid, message }
 }
 
 fn confine(limits: ChildLimits) -> rustix::io::Result<()> {

@@ -10,7 +10,7 @@
 //! | linear memories or tables | `memory_exceeded` |
 //! | WebAssembly stack | `stack_exhausted` |
 //! | bytes of one host call, random bytes of one call | `hostcall_too_large` |
-//! | component handles, host resources | `handles_exceeded` |
+//! | component handles, host resources, waitables | `handles_exceeded` |
 //! | result too large or with a bad media type | `plugin_failed`, permanent |
 //! | any other trap, an exit, a broken ABI | `trap` |
 //! | a panic of the host, a full pool | `internal` |
@@ -20,7 +20,7 @@
 use keiko_core::code::Code;
 use keiko_core::limit::{
     HANDLES_MAX, HOSTCALL_BYTES_MAX, LimitFact, RANDOM_BYTES_MAX, RESOURCES_MAX, TABLE_ELEMENTS_MAX,
-    WASM_STACK_BYTES,
+    WAITABLES_MAX, WASM_STACK_BYTES,
 };
 use keiko_core::outcome::Failure;
 use keiko_core::policy::{Budget, Limit};
@@ -144,6 +144,9 @@ fn by_limit(exceeded: Exceeded, budget: &Budget) -> Failure {
         Exceeded::TableElements { asked } => {
             let limit = TABLE_ELEMENTS_MAX as u64;
             (Code::MemoryExceeded, LimitFact::of_host("table_elements", limit, Some(asked)))
+        }
+        Exceeded::Waitables => {
+            (Code::HandlesExceeded, LimitFact::of_host("waitables", WAITABLES_MAX as u64, None))
         }
         Exceeded::RandomBytes { asked } => {
             (Code::HostcallTooLarge, LimitFact::of_host("random_bytes", RANDOM_BYTES_MAX, Some(asked)))

@@ -80,14 +80,21 @@ pub(crate) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<State
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keiko_core::profile::Profile;
+
     use crate::config::{self, Purpose};
 
     #[test]
     fn every_interface_that_is_listed_is_linked() {
-        let engine = config::engine(Purpose::Compile).unwrap();
+        for &profile in Profile::ALL {
+            every_interface_is_linked(&config::engine(Purpose::Compile, profile).unwrap());
+        }
+    }
+
+    fn every_interface_is_linked(engine: &wasmtime::Engine) {
         // The first is types only, which nothing needs to define.
         for (interface, version) in &INTERFACES[1..] {
-            let mut linker = linker(&engine).unwrap();
+            let mut linker = linker(engine).unwrap();
             // What is there cannot be defined again as something else.
             let mut define = |name: &str| linker.root().func_wrap(name, |_, ()| Ok(()));
             assert!(define("acme:bank/account@1.0.0").is_ok());

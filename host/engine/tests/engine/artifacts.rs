@@ -10,6 +10,7 @@ use keiko_core::Digest;
 use keiko_core::limit::COMPONENT_BYTES_MAX;
 use keiko_core::outcome::Outcome;
 use keiko_core::port::{Components, Runner};
+use keiko_core::profile::Profiles;
 use keiko_core::stop::StopReason;
 use keiko_engine::Engine;
 
@@ -29,7 +30,7 @@ fn folder() -> Folder {
     let engine = engine(dir.path(), key('a'), components.clone(), &[]);
     let bytes = Bytes::from(guest("(call $done)").bytes());
     let digest = block_on(async {
-        let compiled = engine.compile(bytes.clone(), COMPONENT_BYTES_MAX).await.unwrap();
+        let compiled = engine.compile(bytes.clone(), COMPONENT_BYTES_MAX, Profiles::STRICT).await.unwrap();
         components.put(compiled.digest, bytes).await.unwrap();
         compiled.digest
     });
@@ -52,7 +53,7 @@ impl Folder {
         let engine = self.engine(digit);
         let run = Run::of(guest("(call $done)"));
         block_on(async {
-            engine.load(self.digest).await.unwrap();
+            engine.load(self.digest, Profiles::STRICT).await.unwrap();
             let report = engine.run(run.attempt(self.digest), run.port.clone(), run.stop.clone()).await;
             assert_eq!(completed(&report), "null");
         });
@@ -107,7 +108,7 @@ fn an_artifact_under_the_name_of_another_is_made_again() {
     let other = Bytes::from(guest("(call $digit (i32.const 7))").bytes());
     let engine = folder.engine('a');
     let name = folder.artifact();
-    let compiled = block_on(engine.compile(other, COMPONENT_BYTES_MAX)).unwrap();
+    let compiled = block_on(engine.compile(other, COMPONENT_BYTES_MAX, Profiles::STRICT)).unwrap();
     let of_other = files(folder.dir.path()).into_iter().find(|file| *file != name).unwrap();
     assert!(of_other.to_string_lossy().contains(&compiled.digest.hex()));
     fs::rename(of_other, name).unwrap();
@@ -118,7 +119,7 @@ fn an_artifact_under_the_name_of_another_is_made_again() {
 fn a_component_that_is_not_kept_cannot_be_loaded() {
     let folder = folder();
     let unknown = Digest([1; 32]);
-    let load = |digest| block_on(folder.engine('b').load(digest)).unwrap_err().code;
+    let load = |digest| block_on(folder.engine('b').load(digest, Profiles::STRICT)).unwrap_err().code;
     assert_eq!(load(unknown), Code::Integrity);
     block_on(folder.components.put(unknown, Bytes::from_static(b"other bytes"))).unwrap();
     assert_eq!(load(unknown), Code::Integrity);
@@ -132,7 +133,7 @@ fn an_engine_forgets_what_it_is_told_to() {
     let ran = |engine: &Engine| {
         block_on(engine.run(run.attempt(folder.digest), run.port.clone(), run.stop.clone())).outcome
     };
-    block_on(engine.load(folder.digest)).unwrap();
+    block_on(engine.load(folder.digest, Profiles::STRICT)).unwrap();
     engine.retain(&[folder.digest]);
     assert_eq!(engine.counts().loaded, 1);
     assert!(matches!(ran(&engine), Outcome::Completed(_)));
@@ -141,7 +142,7 @@ fn an_engine_forgets_what_it_is_told_to() {
     // An attempt whose version was swapped out before it began keeps to it, and leaves nothing behind.
     assert!(matches!(ran(&engine), Outcome::Completed(_)));
     assert_eq!((engine.counts().loaded, engine.counts().held), (0, 0));
-    block_on(engine.load(folder.digest)).unwrap();
+    block_on(engine.load(folder.digest, Profiles::STRICT)).unwrap();
     assert_eq!(engine.counts().loaded, 1);
 }
 
@@ -150,11 +151,11 @@ fn swaps_leave_nothing_in_memory() {
     let folder = folder();
     let engine = folder.engine('a');
     let bytes = guest("(drop (i32.const 1)) (call $done)").bytes().into();
-    let other = block_on(engine.compile(bytes, COMPONENT_BYTES_MAX)).unwrap().digest;
+    let other = block_on(engine.compile(bytes, COMPONENT_BYTES_MAX, Profiles::STRICT)).unwrap().digest;
     block_on(async {
         for _ in 0..500 {
             for digest in [folder.digest, other] {
-                engine.load(digest).await.unwrap();
+                engine.load(digest, Profiles::STRICT).await.unwrap();
                 engine.retain(&[digest]);
                 assert_eq!((engine.counts().loaded, engine.counts().held), (1, 1));
             }
@@ -170,7 +171,7 @@ fn an_attempt_keeps_its_component_until_it_ends() {
     let run = Run::of(waits.with(TASKS)).port(Port { never_answers: true, ..Port::default() });
     let report = block_on(async {
         let bytes = run.guest.bytes().into();
-        let digest = engine.compile(bytes, COMPONENT_BYTES_MAX).await.unwrap().digest;
+        let digest = engine.compile(bytes, COMPONENT_BYTES_MAX, Profiles::STRICT).await.unwrap().digest;
         let swap = async {
             run.port.reserving.notified().await;
             engine.retain(&[]);

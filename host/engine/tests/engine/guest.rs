@@ -402,6 +402,7 @@ pub struct Guest {
     core_imports: String,
     pages: String,
     body: String,
+    types: String,
     export: String,
 }
 
@@ -421,6 +422,7 @@ pub fn guest(code: &str) -> Guest {
         core_imports: String::new(),
         pages: "1".to_owned(),
         body,
+        types: task_types(),
         export: task_export(),
     }
 }
@@ -470,6 +472,13 @@ impl Guest {
     /// Runs no tasks: another body of the main module, and the end of the component that exports it.
     pub fn exporting(mut self, body: String, export: String) -> Guest {
         (self.body, self.export) = (body, export);
+        self.types.clear();
+        self
+    }
+
+    /// Changes the end of the component, where `run` is lifted and exported.
+    pub fn with_export(mut self, change: impl FnOnce(String) -> String) -> Guest {
+        self.export = change(self.export);
         self
     }
 
@@ -499,10 +508,11 @@ impl Guest {
             }
         }
         let libc = LIBC.replace("PAGES", &self.pages);
-        let Guest { modules, arguments, core_imports, body, .. } = self;
+        let Guest { modules, arguments, core_imports, body, types, .. } = self;
         format!(
             r#"(component
                 {interfaces}
+                {types}
                 (core module $Libc {libc})
                 (core instance $libc (instantiate $Libc))
                 {lowers}
@@ -529,27 +539,36 @@ impl Guest {
     }
 }
 
-fn task_export() -> String {
-    let function =
-        r#"(param "kind" string) (param "input" $payload) (result (result $payload (error $failure)))"#;
+/// What a task is given and answers, in the component or in the shim that exports it.
+fn task_shapes() -> String {
     let failure =
         r#"(variant (case "invalid-input" string) (case "permanent" string) (case "retryable" $retryable))"#;
-    let types = format!(
+    format!(
         r#"(type $payload' (record (field "content-type" string) (field "bytes" (list u8))))
         (OUT "payload" (type $payload (eq $payload')))
         (type $retryable' (record (field "message" string) (field "retry-after-ms" (option u64))))
         (OUT "retryable" (type $retryable (eq $retryable')))
         (type $failure' {failure})
         (OUT "failure" (type $failure (eq $failure')))"#
-    );
-    let exported = types.replace("OUT", "export");
-    let imported = types.replace("OUT", "import");
+    )
+}
+
+fn task_types() -> String {
     format!(
-        r#"(import "keiko:plugin/types@0.1.0" (instance $types {exported}))
+        r#"(import "keiko:plugin/types@0.1.0" (instance $types {}))
         (alias export $types "payload" (type $payload))
         (alias export $types "retryable" (type $retryable))
-        (alias export $types "failure" (type $failure))
-        (func $run {function} (canon lift (core func $main "run") (memory (core memory $libc "memory"))
+        (alias export $types "failure" (type $failure))"#,
+        task_shapes().replace("OUT", "export")
+    )
+}
+
+fn task_export() -> String {
+    let function =
+        r#"(param "kind" string) (param "input" $payload) (result (result $payload (error $failure)))"#;
+    let imported = task_shapes().replace("OUT", "import");
+    format!(
+        r#"(func $run {function} (canon lift (core func $main "run") (memory (core memory $libc "memory"))
             (realloc (core func $libc "cabi_realloc"))))
         (component $Shim
             {imported}

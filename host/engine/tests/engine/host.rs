@@ -22,6 +22,7 @@ use keiko_core::port::{
     AskError, Attempt, AttemptFacts, CacheFill, CacheFilling, CacheRefused, Compiled, Components, HostPort,
     InstallError, ItemsError, Keeping, ReserveError, Reserved, Runner, StoreError,
 };
+use keiko_core::profile::Profiles;
 use keiko_core::stop::Stop;
 use keiko_core::task::{Lineage, Payload};
 use keiko_core::{AgentId, Code, Digest, ItemId, KindId, ProcessorId, TaskId, UserId};
@@ -282,6 +283,7 @@ pub struct Run {
     pub grants: Grants,
     pub settings: BTreeMap<String, String>,
     pub random: Random,
+    pub profiles: Profiles,
     pub port: Arc<Port>,
     pub stop: Stop,
 }
@@ -307,9 +309,15 @@ impl Run {
             grants: Grants::default(),
             settings: BTreeMap::new(),
             random: Random::default(),
+            profiles: Profiles::STRICT,
             port: Arc::default(),
             stop: Stop::default(),
         }
+    }
+
+    pub fn profiles(mut self, profiles: Profiles) -> Run {
+        self.profiles = profiles;
+        self
     }
 
     pub fn fuel(mut self, fuel: u64) -> Run {
@@ -375,7 +383,7 @@ impl Run {
     }
 
     pub async fn report_async(&self) -> AttemptReport {
-        let compiled = install(&self.guest).await.unwrap();
+        let compiled = install_with(&self.guest, self.profiles).await.unwrap();
         shared().run(self.attempt(compiled.digest), self.port.clone(), self.stop.clone()).await
     }
 
@@ -400,7 +408,12 @@ impl Run {
 
 /// Installs a guest on the shared engine; equal guests are compiled once.
 pub async fn install(guest: &Guest) -> Result<Compiled, InstallError> {
-    shared().compile(guest.bytes().into(), COMPONENT_BYTES_MAX).await
+    install_with(guest, Profiles::STRICT).await
+}
+
+/// The same for a tenant that may have these profiles.
+pub async fn install_with(guest: &Guest, profiles: Profiles) -> Result<Compiled, InstallError> {
+    shared().compile(guest.bytes().into(), COMPONENT_BYTES_MAX, profiles).await
 }
 
 #[track_caller]

@@ -6,12 +6,13 @@ use bytes::Bytes;
 use keiko_core::Code;
 use keiko_core::limit::{COMPONENT_BYTES_MAX, CORE_INSTANCES_MAX, MEMORIES_MAX, SetBy, TABLES_MAX};
 use keiko_core::port::{InstallError, Runner};
+use keiko_core::profile::Profiles;
 
 use crate::guest::{Guest, LOG, MONOTONIC_CLOCK, STDERR, guest};
 use crate::host::{Kept, block_on, engine, install, key, shared};
 
 fn compile(bytes: impl Into<Bytes>) -> Result<keiko_core::port::Compiled, InstallError> {
-    block_on(shared().compile(bytes.into(), COMPONENT_BYTES_MAX))
+    block_on(shared().compile(bytes.into(), COMPONENT_BYTES_MAX, Profiles::STRICT))
 }
 
 #[track_caller]
@@ -65,7 +66,8 @@ fn what_is_no_component_is_refused_without_compiling() {
 fn an_artifact_uploaded_as_a_component_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let engine = engine(dir.path(), key('c'), Arc::<Kept>::default(), &[]);
-    block_on(engine.compile(guest("(call $done)").bytes().into(), COMPONENT_BYTES_MAX)).unwrap();
+    block_on(engine.compile(guest("(call $done)").bytes().into(), COMPONENT_BYTES_MAX, Profiles::STRICT))
+        .unwrap();
     let file = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
     let bytes = std::fs::read(file).unwrap();
     assert_eq!(compile(bytes.clone()).unwrap_err().code, Code::ComponentInvalid);
@@ -77,8 +79,8 @@ fn an_artifact_uploaded_as_a_component_is_refused() {
 fn a_component_stops_at_its_size() {
     let bytes = Bytes::from(guest("(call $done)").bytes());
     let size = bytes.len() as u64;
-    assert!(block_on(shared().compile(bytes.clone(), size)).is_ok());
-    let error = block_on(shared().compile(bytes, size - 1)).unwrap_err();
+    assert!(block_on(shared().compile(bytes.clone(), size, Profiles::STRICT)).is_ok());
+    let error = block_on(shared().compile(bytes, size - 1, Profiles::STRICT)).unwrap_err();
     assert_eq!(error.code, Code::QuotaExceeded);
     let limit = error.limit.unwrap();
     assert_eq!(
@@ -181,7 +183,7 @@ fn equal_uploads_at_once_are_compiled_once() {
     let engine = engine(dir.path(), key('d'), Arc::<Kept>::default(), &[]);
     let bytes = Bytes::from(guest("(call $digit (i32.const 3))").with(STDERR).bytes());
     block_on(async {
-        let compile = || engine.compile(bytes.clone(), COMPONENT_BYTES_MAX);
+        let compile = || engine.compile(bytes.clone(), COMPONENT_BYTES_MAX, Profiles::STRICT);
         let (a, b, c) = tokio::join!(compile(), compile(), compile());
         assert!(a.is_ok() && a == b && b == c);
     });
@@ -200,7 +202,40 @@ fn a_compiler_that_is_no_compiler_is_the_hosts_fault() {
             running_max: 1,
         };
         let engine = keiko_engine::Engine::new(options, Arc::<Kept>::default()).unwrap();
-        let error = block_on(engine.compile(guest("(call $done)").bytes().into(), COMPONENT_BYTES_MAX));
+        let error = block_on(engine.compile(
+            guest("(call $done)").bytes().into(),
+            COMPONENT_BYTES_MAX,
+            Profiles::STRICT,
+        ));
         assert_eq!(error.unwrap_err().code, Code::Internal, "{program}");
     }
+}
+
+/// Two components in one, of which the second hands texts to the first.
+const COMPOSED: &str = r#"(component
+    (component $First
+        (core module $m (memory (export "memory") 1)
+            (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 0))
+            (func (export "take") (param i32 i32)))
+        (core instance $i (instantiate $m))
+        (func (export "take") (param "text" string) (canon lift (core func $i "take")
+            (memory (core memory $i "memory")) (realloc (core func $i "realloc")))))
+    (component $Second
+        (import "take" (func $take (param "text" string)))
+        (core module $libc (memory (export "memory") 1)
+            (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 0)))
+        (core instance $libc (instantiate $libc))
+        (core func $take (canon lower (func $take) (memory (core memory $libc "memory"))
+            (realloc (core func $libc "realloc"))))
+        (core module $m (import "" "take" (func (param i32 i32))))
+        (core instance (instantiate $m (with "" (instance (export "take" (func $take)))))))
+    (instance $first (instantiate $First))
+    (instance (instantiate $Second (with "take" (func $first "take")))))"#;
+
+#[test]
+fn what_the_compiler_gives_up_is_refused_with_its_reason() {
+    let error = compile(wat::parse_str(COMPOSED).unwrap()).unwrap_err();
+    assert_eq!(error.code, Code::ComponentInvalid, "{error}");
+    assert!(error.message.contains("the compiler gave up: "), "{error}");
+    assert!(error.message.contains("multiple memories"), "{error}");
 }

@@ -3,6 +3,7 @@
 use keiko_core::Code;
 use keiko_core::limit::COMPONENT_BYTES_MAX;
 use keiko_core::port::Runner;
+use keiko_core::profile::Profiles;
 
 use crate::guest::{CONFIG, LOG, TASKS, guest};
 use crate::host::{Run, block_on, shared};
@@ -49,7 +50,7 @@ fn mutated_components_never_crash_the_host() {
     let mut accepted = 0;
     block_on(async {
         for seed in 0..MUTANTS {
-            match shared().compile(mutant(&good, seed).into(), COMPONENT_BYTES_MAX).await {
+            match shared().compile(mutant(&good, seed).into(), COMPONENT_BYTES_MAX, Profiles::ALL).await {
                 Ok(compiled) => {
                     accepted += 1;
                     shared().run(run.attempt(compiled.digest), run.port.clone(), run.stop.clone()).await;

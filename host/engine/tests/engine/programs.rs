@@ -10,6 +10,7 @@ use keiko_core::log::Source;
 use keiko_core::manifest::Command;
 use keiko_core::outcome::{AttemptReport, Outcome, RetryWish, Taint};
 use keiko_core::port::{Compiled, InstallError, Runner, Stage};
+use keiko_core::profile::Profiles;
 use keiko_core::task::Payload;
 
 use crate::guest::guest;
@@ -58,7 +59,7 @@ fn component(answer: i32) -> Vec<u8> {
 }
 
 async fn install(bytes: Vec<u8>) -> Result<Compiled, InstallError> {
-    shared().compile(bytes.into(), COMPONENT_BYTES_MAX).await
+    shared().compile(bytes.into(), COMPONENT_BYTES_MAX, Profiles::STRICT).await
 }
 
 async fn report(bytes: Vec<u8>, run: &Run, command: Option<Command>) -> AttemptReport {

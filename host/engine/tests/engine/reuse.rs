@@ -11,6 +11,7 @@ use keiko_core::limit::{
 use keiko_core::manifest::Reuse;
 use keiko_core::outcome::{AttemptReport, Outcome};
 use keiko_core::port::{Keep, Runner};
+use keiko_core::profile::Profiles;
 use keiko_core::stop::StopReason;
 use keiko_core::{Code, Digest, TenantName, VersionId};
 use keiko_engine::Engine;
@@ -65,7 +66,8 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let engine = new_engine(dir.path());
         let bytes = wat::parse_str(text).unwrap();
-        let digest = block_on(engine.compile(bytes.into(), COMPONENT_BYTES_MAX)).unwrap().digest;
+        let digest =
+            block_on(engine.compile(bytes.into(), COMPONENT_BYTES_MAX, Profiles::STRICT)).unwrap().digest;
         Bench { engine, digest, reuse: Reuse::default(), _dir: dir }
     }
 
@@ -240,7 +242,8 @@ fn a_host_keeps_so_many_and_who_keeps_most_gives_up_first() {
     assert_eq!(keep("large", 4), "2");
     // What is kept stands in places of its own: as many attempts run as without.
     let bytes = waiting().bytes();
-    let digest = block_on(bench.engine.compile(bytes.into(), COMPONENT_BYTES_MAX)).unwrap().digest;
+    let digest =
+        block_on(bench.engine.compile(bytes.into(), COMPONENT_BYTES_MAX, Profiles::STRICT)).unwrap().digest;
     let run = input_of("");
     let reports = block_on(async {
         let runs = (0..16).map(|_| bench.engine.run(run.attempt(digest), run.port.clone(), run.stop.clone()));
@@ -291,7 +294,7 @@ fn a_reset_of_another_type_is_refused_at_install() {
     let lifted =
         r#"(func $reset (result u32) (canon lift (core func $main "reset"))) (export "reset" (func $reset))"#;
     let bytes = wat::parse_str(resetting(&counting(), function, lifted)).unwrap();
-    let error = block_on(engine.compile(bytes.into(), COMPONENT_BYTES_MAX)).unwrap_err();
+    let error = block_on(engine.compile(bytes.into(), COMPONENT_BYTES_MAX, Profiles::STRICT)).unwrap_err();
     assert_eq!(error.code, Code::ComponentInvalid);
     assert!(error.message.contains("`reset`"), "{error}");
 }

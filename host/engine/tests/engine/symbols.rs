@@ -7,6 +7,7 @@ use bytes::Bytes;
 use keiko_core::limit::{BACKTRACE_FRAMES_MAX, COMPONENT_BYTES_MAX};
 use keiko_core::outcome::{AttemptReport, Failure};
 use keiko_core::port::{Components, Runner, StoreError};
+use keiko_core::profile::Profiles;
 use keiko_core::stop::StopReason;
 use keiko_core::{Code, Digest};
 use keiko_engine::Engine;
@@ -95,7 +96,8 @@ fn world(guest: Guest, components: Arc<dyn Components>) -> World {
     let run = Run::of(guest);
     let bytes = Bytes::from(run.guest.bytes());
     let digest = block_on(async {
-        let digest = engine.compile(bytes.clone(), COMPONENT_BYTES_MAX).await.unwrap().digest;
+        let digest =
+            engine.compile(bytes.clone(), COMPONENT_BYTES_MAX, Profiles::STRICT).await.unwrap().digest;
         components.put(digest, bytes).await.unwrap();
         digest
     });

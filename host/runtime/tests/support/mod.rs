@@ -20,6 +20,7 @@ use keiko_core::port::{
     InstallError, Lease, LeaseRequest, Pruned, Rescued, Runner, StoreError, StoreErrorKind, TaskStore,
 };
 use keiko_core::priority::Priority;
+use keiko_core::profile::{Profile, Profiles};
 use keiko_core::retention::KeptFrom;
 use keiko_core::stop::Stop;
 use keiko_core::task::{
@@ -51,7 +52,12 @@ pub struct Script(pub Arc<Play>, pub Arc<BatchPlay>);
 
 #[async_trait]
 impl Runner for Script {
-    async fn compile(&self, bytes: Bytes, _component_bytes_max: u64) -> Result<Compiled, InstallError> {
+    async fn compile(
+        &self,
+        bytes: Bytes,
+        _component_bytes_max: u64,
+        _profiles: Profiles,
+    ) -> Result<Compiled, InstallError> {
         let mut digest = [0; 32];
         let length = bytes.len().min(32);
         digest[..length].copy_from_slice(&bytes[bytes.len() - length..]);
@@ -60,6 +66,7 @@ impl Runner for Script {
             digest: Digest(digest),
             component_bytes: bytes.len() as u64,
             artifact_bytes: 0,
+            profile: Profile::Strict,
             manifest: Some(manifest),
             imports: Vec::new(),
             is_program: false,
@@ -68,7 +75,7 @@ impl Runner for Script {
         })
     }
 
-    async fn load(&self, _digest: Digest) -> Result<(), InstallError> {
+    async fn load(&self, _digest: Digest, _profiles: Profiles) -> Result<(), InstallError> {
         Ok(())
     }
 

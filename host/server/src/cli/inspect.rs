@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use keiko_core::admission::admit;
 use keiko_core::manifest::{KindSection, Manifest, Random};
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
+use keiko_core::port::InstallError;
 use keiko_engine::{Inspection, Need, inspect as look};
 use serde_json::{Value, json};
 
@@ -17,7 +18,7 @@ use crate::signature::Signers;
 
 /// What `--help` says.
 pub(super) const ABOUT: &str = "\
-Show what a component or WASI program is: its world, what it imports and the grant that each needs, what it exports, \
+Show what a component or WASI program is: its world, the engine profile it needs, what it imports and the grant that each needs, what it exports, \
 its kinds, sizes and tools, and what a tenant's policy would refuse. It is read and not compiled: what only the compiler \
 sees is told at the install.
 
@@ -105,6 +106,9 @@ impl Verdict {
         };
         at_most("component_bytes", policy.component_bytes_max, found.sizes.bytes);
         at_most("memory_bytes", policy.max.memory_bytes, found.sizes.memory_bytes_minimum);
+        if !policy.profiles.permit(found.profile) {
+            refused.push(InstallError::not_permitted(found.profile, found.concurrency).message);
+        }
         if manifest.is_none() {
             refused.push("it carries no manifest, and none was given beside it".to_owned());
         }
@@ -148,6 +152,7 @@ fn json(found: &Inspection, manifest: Option<&Manifest>, verdict: &Verdict) -> V
     let sizes = found.sizes;
     json!({
         "world": found.world.as_str(),
+        "profile": found.profile.as_str(),
         "digest": found.digest.to_string(),
         "component_bytes": sizes.bytes,
         "code_bytes": sizes.code_bytes,
@@ -182,6 +187,8 @@ fn show(found: &Inspection, manifest: Option<&Manifest>, verdict: &Verdict) {
     let sizes = found.sizes;
     line("world", found.world.as_str());
     line("digest", &found.digest.to_string());
+    let reason = found.concurrency.map(|reason| format!(": {reason}")).unwrap_or_default();
+    line("profile", &format!("{}{reason}", found.profile));
     let (code, data) = (print::size(sizes.code_bytes), print::size(sizes.data_bytes));
     let custom = print::size(sizes.custom_bytes);
     line(

@@ -23,6 +23,7 @@ use keiko_core::policy::{Budget, BudgetRequest, Grants, TenantPolicy};
 use keiko_core::port::{
     Attempt, AttemptFacts, Clock, Compiled, Components, HostPort, ReserveError, Reserved, Runner, StoreError,
 };
+use keiko_core::profile::Profiles;
 use keiko_core::stop::{Stop, StopReason};
 use keiko_core::task::{Lineage, Payload};
 use keiko_core::{Digest, KindId, KindName, TaskId};
@@ -232,14 +233,15 @@ async fn attempt(
     let cache = Cache::open()?;
     let components = Arc::new(Memory::default());
     let engine = cache.engine(components.clone())?;
-    let compiled = match engine.compile(source.component.clone(), COMPONENT_BYTES_CEILING).await {
-        Ok(compiled) => compiled,
-        Err(error) => {
-            let text = format!("{} ({})", print::clean_lines(&error.message), error.code);
-            print::note(&format!("keiko: {text}"));
-            return Ok(ExitCode::from(exit::of_run(error.code)));
-        }
-    };
+    let compiled =
+        match engine.compile(source.component.clone(), COMPONENT_BYTES_CEILING, Profiles::ALL).await {
+            Ok(compiled) => compiled,
+            Err(error) => {
+                let text = format!("{} ({})", print::clean_lines(&error.message), error.code);
+                print::note(&format!("keiko: {text}"));
+                return Ok(ExitCode::from(exit::of_run(error.code)));
+            }
+        };
     let (kind, wish) = kind(arguments, &compiled, source.manifest.as_ref(), source.plugin.as_ref())?;
     let budget = budget(arguments, &wish)?;
     let manifest = source.manifest.as_ref().or(compiled.manifest.as_ref());

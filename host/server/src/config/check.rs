@@ -1,8 +1,10 @@
 //! From what was written to what a host runs with: ranges, names, and what goes together.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use keiko_core::limit::{
@@ -10,6 +12,7 @@ use keiko_core::limit::{
     BULK_TASKS_MAX, COMPONENT_BYTES_CEILING, KIB, LEASE_MS, MIB,
 };
 use keiko_core::policy::{BUDGET_CEILING, Capability, Grants, TenantPolicy};
+use keiko_core::profile::{Profile, Profiles};
 use keiko_core::{PluginName, TenantName};
 use keiko_runtime::{Cores, TenantOptions};
 use serde_json::Value;
@@ -297,6 +300,7 @@ impl Checker {
         policy.batches.memory_bytes_max = mib.saturating_mul(MIB);
         policy.concurrency = self.concurrency(path, tenant);
         policy.grants = self.grants(path, tenant);
+        policy.profiles = self.profiles(path, tenant);
         policy
     }
 
@@ -319,29 +323,52 @@ impl Checker {
     }
 
     fn grants(&mut self, path: &str, tenant: &TenantWritten) -> Grants {
-        let names: Vec<&str> = Capability::ALL.iter().map(|capability| capability.as_str()).collect();
         let (grants, origin) = match &tenant.grants {
             None => (Grants::default(), Origin::Default),
             Some(list) => {
-                let mut granted = Vec::new();
-                for (at, name) in list.value.iter().enumerate() {
-                    match name.value.parse::<Capability>() {
-                        Ok(capability) => granted.push(capability),
-                        Err(error) => {
-                            let near = nearest(&name.value, &names);
-                            let hint =
-                                near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-                            let path = format!("{path}.grants[{at}]");
-                            self.mistake(path, name.origin.clone(), format!("{error}{hint}"));
-                        }
-                    }
-                }
+                let names: Vec<&str> = Capability::ALL.iter().map(|capability| capability.as_str()).collect();
+                let granted = self.named::<Capability>(&format!("{path}.grants"), list, &names);
                 (Grants::new(granted), list.origin.clone())
             }
         };
         let shown: Vec<&str> = grants.iter().map(Capability::as_str).collect();
         self.effective(&format!("{path}.grants"), Value::from(shown), origin);
         grants
+    }
+
+    fn profiles(&mut self, path: &str, tenant: &TenantWritten) -> Profiles {
+        let path = format!("{path}.profiles");
+        let (profiles, origin) = match &tenant.profiles {
+            None => (Profiles::default(), Origin::Default),
+            Some(list) => {
+                let names: Vec<&str> = Profile::ALL.iter().map(|profile| profile.as_str()).collect();
+                (Profiles::new(self.named::<Profile>(&path, list, &names)), list.origin.clone())
+            }
+        };
+        let shown: Vec<&str> = profiles.iter().map(Profile::as_str).collect();
+        self.effective(&path, Value::from(shown), origin);
+        profiles
+    }
+
+    /// What the texts of a list name; those that name nothing are mistakes.
+    fn named<T: FromStr<Err: Display>>(
+        &mut self,
+        path: &str,
+        list: &Set<Vec<Set<String>>>,
+        names: &[&str],
+    ) -> Vec<T> {
+        let mut found = Vec::new();
+        for (at, name) in list.value.iter().enumerate() {
+            match name.value.parse::<T>() {
+                Ok(named) => found.push(named),
+                Err(error) => {
+                    let near = nearest(&name.value, names);
+                    let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+                    self.mistake(format!("{path}[{at}]"), name.origin.clone(), format!("{error}{hint}"));
+                }
+            }
+        }
+        found
     }
 
     fn settings(
@@ -441,6 +468,7 @@ impl TenantWritten {
             tokens: Vec::new(),
             limits: BTreeMap::new(),
             grants: None,
+            profiles: None,
             signers: None,
             settings: BTreeMap::new(),
             processors: BTreeMap::new(),

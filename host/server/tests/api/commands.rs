@@ -167,6 +167,7 @@ fn a_component_is_inspected_without_a_host() {
     let shown = out(&run(&["inspect", "guest.wasm"], folder.path(), 0));
     for line in [
         "world        keiko:plugin/task-plugin",
+        "profile      strict",
         "plugin       guest 0.1.0",
         "kinds        echo, fail, loop, say, odd",
         "memory       64.0 KiB at least",
@@ -201,9 +202,16 @@ fn a_component_is_inspected_without_a_host() {
     assert_eq!(told(&arguments, 0)["random_seeded"], json!(["echo"]));
     let shown = out(&run(&[&["inspect"][..], &arguments].concat(), folder.path(), 0));
     assert!(shown.contains("random       seeded by the input, so no secret, in echo\n"), "{shown}");
+    write("concurrent.wasm", &guest::concurrent("guest", "0.1.0"));
+    let shown = out(&run(&["inspect", "concurrent.wasm"], folder.path(), 3));
+    assert!(shown.contains("profile      concurrent: it has sets of waitables\n"), "{shown}");
     // The policy is the tenant's.
     let ((acme, _), (other, _)) = (tenant("acme", 1), tenant("other", 2));
-    write("keiko.toml", format!("{acme}grants = []\n{other}").as_bytes());
+    write("keiko.toml", format!("{acme}grants = []\nprofiles = [\"concurrent\"]\n{other}").as_bytes());
+    let of = |tenant: &str, status| told(&["concurrent.wasm", "--tenant", tenant], status);
+    assert_eq!((&of("acme", 0)["profile"], &of("acme", 0)["refused"]), (&json!("concurrent"), &json!([])));
+    let refused = of("other", 3)["refused"][0].as_str().unwrap().to_owned();
+    assert!(refused.contains("which the tenant's policy does not permit"), "{refused}");
     assert_eq!(
         told(&["guest.wasm", "--tenant", "acme"], 0)["denied"],
         json!(["the policy does not grant tasks"])

@@ -26,6 +26,13 @@ pub fn bare() -> Vec<u8> {
     wat::parse_str(TEXT.replace("LIBC", LIBC)).unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// The same component, with its manifest inside, on the concurrent profile: it has what it does not use.
+pub fn concurrent(name: &str, version: &str) -> Vec<u8> {
+    let text = TEXT.replace("LIBC", &format!("{LIBC} (core func (canon waitable-set.new))"));
+    let bytes = wat::parse_str(text).unwrap_or_else(|error| panic!("{error}"));
+    with_section(bytes, "keiko:manifest", manifest(name, version).as_bytes())
+}
+
 /// A plugin with a processor of its name, and `more` in its table: it rejects texts and is done with everything else.
 pub fn worker(name: &str, more: &str) -> Vec<u8> {
     let manifest = format!(

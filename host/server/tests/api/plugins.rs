@@ -5,7 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 
 use crate::guest;
-use crate::world::{World, tenant};
+use crate::world::{Client, World, tenant};
 
 #[test]
 fn a_plugin_is_installed_listed_and_removed() {
@@ -223,4 +223,48 @@ fn what_a_policy_does_not_grant_is_told_at_the_install() {
     let client = world.client(Some(&token));
     let plugin = client.upload("/v1/plugins", &guest::component("guest", "0.1.0")).expect(201).json();
     assert_eq!(plugin["denied"], json!(["tasks"]));
+}
+
+#[test]
+fn a_component_that_needs_concurrency_runs_for_tenants_that_may_have_it_and_for_no_others() {
+    let ((acme, of_acme), (other, of_other)) = (tenant("acme", 1), tenant("other", 2));
+    let world = World::with(&format!("{acme}profiles = [\"concurrent\"]\n{other}"));
+    let client = world.client(Some(&of_acme));
+    client.upload("/v1/plugins", &guest::component("guest", "1.0")).expect(201);
+    client.upload("/v1/plugins", &guest::concurrent("guest", "2.0")).expect(201);
+    let echoes = |client: &Client| client.run(r#"{"kind":"echo","input":[1]}"#)["result"].clone();
+    assert_eq!(echoes(&client), json!([1]));
+    // The same bytes are refused for whoever may not have them, though they are loaded.
+    let refused = world.client(Some(&of_other)).upload("/v1/plugins", &guest::concurrent("guest", "2.0"));
+    let problem = refused.problem(403, "denied");
+    let message = problem["message"].as_str().unwrap();
+    assert!(
+        message.contains("needs the engine profile `concurrent` (it has sets of waitables)"),
+        "{message}"
+    );
+    assert_eq!(problem["stage"], "scan");
+    // Swaps go from one profile to the other and back.
+    client.post("/v1/plugins/guest/rollback").expect(200);
+    assert_eq!(echoes(&client), json!([1]));
+    let activate = |client: &Client, body: &str| client.post_json("/v1/plugins/guest/activate", body);
+    activate(&client, r#"{"version":"2.0"}"#).expect(200);
+    assert_eq!(echoes(&client), json!([1]));
+
+    // The next start has another policy.
+    let world = World::start(world.stop(), &format!("{acme}{other}"));
+    let client = world.client(Some(&of_acme));
+    let failed = client.run(r#"{"kind":"echo"}"#);
+    assert_eq!(
+        (&failed["state"], &failed["error"]["code"]),
+        (&json!("failed"), &json!("denied")),
+        "{failed}"
+    );
+    activate(&client, r#"{"version":"1.0"}"#).expect(200);
+    assert_eq!(echoes(&client), json!([1]));
+    for body in [r#"{"version":"2.0"}"#, r#"{"version":"2.0","canary_percent":10}"#] {
+        let problem = activate(&client, body).problem(403, "denied");
+        assert_eq!(problem["stage"], "activate", "{problem}");
+    }
+    client.upload("/v1/plugins", &guest::concurrent("guest", "3.0")).problem(403, "denied");
+    assert_eq!(echoes(&client), json!([1]));
 }

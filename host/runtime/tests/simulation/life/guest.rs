@@ -19,6 +19,7 @@ use keiko_core::port::{
     Attempt, AttemptFacts, BatchOutcome, BatchReport, BatchRun, Compiled, HostPort, InstallError,
     ReserveError, Runner,
 };
+use keiko_core::profile::{Profile, Profiles};
 use keiko_core::stop::Stop;
 use keiko_core::task::Payload;
 use keiko_core::{Digest, ItemId, TaskId, TenantName};
@@ -499,12 +500,18 @@ fn failed(text: &str, retry: RetryWish) -> AttemptReport {
 
 #[async_trait]
 impl Runner for Guests {
-    async fn compile(&self, bytes: Bytes, _component_bytes_max: u64) -> Result<Compiled, InstallError> {
+    async fn compile(
+        &self,
+        bytes: Bytes,
+        _component_bytes_max: u64,
+        _profiles: Profiles,
+    ) -> Result<Compiled, InstallError> {
         let manifest = Manifest::parse(&bytes).expect("scripts have good manifests");
         Ok(Compiled {
             digest: Digest([1; 32]),
             component_bytes: bytes.len() as u64,
             artifact_bytes: 0,
+            profile: Profile::Strict,
             manifest: Some(manifest),
             imports: Vec::new(),
             is_program: false,
@@ -513,7 +520,7 @@ impl Runner for Guests {
         })
     }
 
-    async fn load(&self, _digest: Digest) -> Result<(), InstallError> {
+    async fn load(&self, _digest: Digest, _profiles: Profiles) -> Result<(), InstallError> {
         Ok(())
     }
 

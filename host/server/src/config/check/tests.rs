@@ -66,6 +66,8 @@ fn each_mistake_is_named_with_its_place() {
         "tenants.acme.grants[0] (keiko.toml:3): `takss` is not a capability",
     );
     check(&tenant("grants = [\"takss\"]"), "did you mean `tasks`?");
+    let profile = "tenants.acme.profiles[0] (keiko.toml:3): `concurent` is not an engine profile";
+    check(&tenant("profiles = [\"concurent\"]"), profile);
     check(&tenant("[tenants.acme.limits]\nfule = 1"), "tenants.acme.limits.fule (keiko.toml:4)");
     check(&tenant("[tenants.acme.limits]\nfuel = 9\nfuel_max = 8"), "9 exceeds `fuel_max`, which is 8");
     check(&tenant("[tenants.acme.limits]\nmemory_mib_max = 1025"), "1025 is not a number from 1 to 1024");
@@ -238,7 +240,7 @@ fn a_tenant_is_read_whole() {
     let token = Token::new([1; 5], [2; 32]);
     let text = format!(
         "[host]\nlisten = \"0.0.0.0:7700\"\n[tenants.acme]\ntokens = [{}]\ngrants = [\"attempt\"]\n\
-         [tenants.acme.limits]\nfuel_max = 1000\nmemory_mib = 8\nqueue_max = 5\ncomponent_mib_max = 64\ntree_fuel = 7\n\
+         profiles = [\"concurrent\"]\n[tenants.acme.limits]\nfuel_max = 1000\nmemory_mib = 8\nqueue_max = 5\ncomponent_mib_max = 64\ntree_fuel = 7\n\
          tree_host_calls_max = 8\n\
          [tenants.acme.plugins.movie-facts.settings]\nbase = \"https://films\"\n\
          [tenants.acme.plugins.movie-facts]\nconcurrency = {{ max = 4 }}\n\
@@ -255,6 +257,7 @@ fn a_tenant_is_read_whole() {
     assert_eq!((policy.default.tree_fuel, policy.max.tree_fuel), (7, BUDGET_CEILING.tree_fuel));
     assert_eq!((policy.default.tree_host_calls, policy.max.tree_host_calls), (8, 8));
     assert!(policy.grants.allow(Capability::Attempt) && !policy.grants.allow(Capability::Tasks));
+    assert_eq!(policy.profiles, Profiles::ALL);
     let plugin: PluginName = "movie-facts".parse().unwrap();
     let declared = policy.concurrency_of(&plugin, &"normalise".parse().unwrap(), Concurrency::default());
     assert_eq!(declared, Concurrency { max: Some(4), per_key: Some(2) });
