@@ -1,8 +1,9 @@
 //! Compiled artifacts on disk.
 //!
 //! An artifact is machine code that this process will run, so it is believed only with a MAC under the cluster key over
-//! everything that must match: the format, the engine's settings, the component's digest, and the bytes. A file is read
-//! once, and what was verified is what is loaded. One that does not verify (altered, renamed, of another cluster, of
+//! everything that must match: the format, the engine's settings, the component's digest, and the bytes. A file is copied
+//! once, into memory that is sealed before it is verified, so that what was verified is what is loaded; that memory is what the
+//! code runs from, and what instances begin with. One that does not verify (altered, renamed, of another cluster, of
 //! other settings, cut short) is removed and counted, and the component is compiled again.
 //!
 //! File: `MAGIC`, 32 bytes of MAC, the artifact as wasmtime serializes it.
@@ -10,12 +11,14 @@
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use keiko_core::id::Digest;
 use keiko_core::limit::ARTIFACT_BYTES_MAX;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use wasmtime::component::Component;
 
 use crate::adapt::ADAPTER;
@@ -27,6 +30,8 @@ const MAGIC: &[u8; 16] = b"keiko artifact 1";
 const DRAFT: &str = "new";
 const MAC_BYTES: usize = 32;
 const HEADER_BYTES: usize = MAGIC.len() + MAC_BYTES;
+/// Bytes of an artifact that are hashed at once: they stay in a processor's own cache.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// The folder of artifacts of a host.
 #[derive(Debug)]
@@ -42,32 +47,50 @@ pub(crate) struct Artifacts {
 #[derive(Debug)]
 pub(crate) struct Settings(blake3::Hash);
 
-/// Bytes of an artifact whose MAC was right, or that our own compile child has just made.
+/// An artifact as the compile child, a program that the operator named, wrote it on its own pipe.
 #[derive(Debug)]
-pub(crate) struct Trusted {
-    bytes: Vec<u8>,
-    /// Where the artifact begins in them.
-    from: usize,
-}
+pub(crate) struct Made(Vec<u8>);
 
-impl Trusted {
-    /// What the compile child, a program that the operator named, wrote on its own pipe.
-    pub(crate) fn from_child(bytes: Vec<u8>) -> Trusted {
-        Trusted { bytes, from: 0 }
+impl Made {
+    pub(crate) fn from_child(bytes: Vec<u8>) -> Made {
+        Made(bytes)
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes[self.from..]
+    pub(crate) fn len(&self) -> u64 {
+        self.0.len() as u64
     }
 
     /// Loads the component for `engine`; wasmtime refuses artifacts of other settings by itself once more.
     pub(crate) fn load(&self, engine: &wasmtime::Engine) -> wasmtime::Result<Component> {
         #[allow(unsafe_code, reason = "there is no other way to load machine code")]
-        // SAFETY: the bytes are what `precompile_component` wrote. A `Trusted` is made only of what came through
-        // the pipe of the compile child, or of a file whose MAC under the cluster key covers these very bytes, and
-        // hosts that have that key make MACs only of what came through such a pipe.
+        // SAFETY: the bytes are what `precompile_component` wrote: they came through the pipe of the compile child.
         unsafe {
-            Component::deserialize(engine, self.bytes())
+            Component::deserialize(engine, &self.0)
+        }
+    }
+}
+
+/// An artifact of the folder whose MAC was right, in memory that nobody can change.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    sealed: fs::File,
+    bytes: u64,
+}
+
+impl Kept {
+    pub(crate) fn len(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Loads the component for `engine`, as [`Made::load`] does, out of that memory and without another copy.
+    pub(crate) fn load(&self, engine: &wasmtime::Engine) -> wasmtime::Result<Component> {
+        #[allow(unsafe_code, reason = "there is no other way to load machine code")]
+        // SAFETY: the bytes are what `precompile_component` wrote: a MAC under the cluster key covers these very bytes, and
+        // hosts that have that key make MACs only of what came through the pipe of a compile child. Nobody alters them while
+        // they are mapped: the memory was sealed against writing, growing and shrinking before the MAC was looked at, and seals
+        // cannot be taken away.
+        unsafe {
+            Component::deserialize_file(engine, path_of(&self.sealed))
         }
     }
 }
@@ -96,19 +119,26 @@ impl Artifacts {
     }
 
     /// The artifact of a component, unless there is none that can be believed.
-    pub(crate) fn read(&self, digest: Digest, settings: &Settings) -> io::Result<Option<Trusted>> {
+    pub(crate) fn read(&self, digest: Digest, settings: &Settings) -> io::Result<Option<Kept>> {
         let path = self.path(digest, settings);
         let file = match fs::File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let bytes_max = HEADER_BYTES as u64 + ARTIFACT_BYTES_MAX + 1;
-        // Room for all of it at once: what grows on the way is copied with every doubling.
-        let mut bytes = Vec::with_capacity(file.metadata()?.len().min(bytes_max) as usize + 1);
-        file.take(bytes_max).read_to_end(&mut bytes)?;
-        if let Some(trusted) = self.verify(digest, settings, bytes) {
-            return Ok(Some(trusted));
+        let mut header = Vec::with_capacity(HEADER_BYTES);
+        (&file).take(HEADER_BYTES as u64).read_to_end(&mut header)?;
+        let sealed = sealed(file)?;
+        if let Some(mac) = header.strip_prefix(MAGIC).and_then(|mac| <[u8; MAC_BYTES]>::try_from(mac).ok()) {
+            let kept = Kept { bytes: sealed.metadata()?.len(), sealed };
+            let mut hasher = self.hasher(digest, settings);
+            each_piece(&kept, |piece| {
+                hasher.update(piece);
+            })?;
+            // `blake3::Hash` compares in constant time.
+            if kept.bytes <= ARTIFACT_BYTES_MAX && hasher.finalize() == blake3::Hash::from_bytes(mac) {
+                return Ok(Some(kept));
+            }
         }
         self.refuse(digest, settings);
         Ok(None)
@@ -124,11 +154,11 @@ impl Artifacts {
     }
 
     /// Keeps the artifact of a component: whole under its name, or not at all.
-    pub(crate) fn write(&self, digest: Digest, settings: &Settings, artifact: &Trusted) -> io::Result<()> {
+    pub(crate) fn write(&self, digest: Digest, settings: &Settings, artifact: &Made) -> io::Result<()> {
         let draft = self.drafts.fetch_add(1, Ordering::Relaxed);
         let draft = self.dir.join(format!("{}-{}-{draft}.{DRAFT}", digest.short(), std::process::id()));
-        let (name, mac) = (self.path(digest, settings), self.mac(digest, settings, artifact.bytes()));
-        let written = self.write_draft(&draft, &name, mac, artifact.bytes());
+        let mac = self.hasher(digest, settings).update(&artifact.0).finalize();
+        let written = self.write_draft(&draft, &self.path(digest, settings), mac, &artifact.0);
         if written.is_err() {
             // What could not be written is of no use; that it cannot be removed either adds nothing.
             let _ = fs::remove_file(&draft);
@@ -147,29 +177,45 @@ impl Artifacts {
         fs::File::open(&self.dir)?.sync_all()
     }
 
-    fn verify(&self, digest: Digest, settings: &Settings, bytes: Vec<u8>) -> Option<Trusted> {
-        if bytes.len() < HEADER_BYTES || !bytes.starts_with(MAGIC) {
-            return None;
-        }
-        let mac: [u8; MAC_BYTES] = bytes[MAGIC.len()..HEADER_BYTES].try_into().ok()?;
-        // `blake3::Hash` compares in constant time.
-        if self.mac(digest, settings, &bytes[HEADER_BYTES..]) != blake3::Hash::from_bytes(mac) {
-            return None;
-        }
-        Some(Trusted { bytes, from: HEADER_BYTES })
-    }
-
-    fn mac(&self, digest: Digest, settings: &Settings, bytes: &[u8]) -> blake3::Hash {
+    /// Of the MAC of an artifact, before its bytes.
+    fn hasher(&self, digest: Digest, settings: &Settings) -> blake3::Hasher {
         let mut hasher = blake3::Hasher::new_keyed(self.key.bytes());
         hasher.update(MAGIC);
         hasher.update(settings.0.as_bytes());
         hasher.update(&digest.0);
-        hasher.update(bytes);
-        hasher.finalize()
+        hasher
     }
 
     fn path(&self, digest: Digest, settings: &Settings) -> PathBuf {
         self.dir.join(format!("{}-{}.cwasm", digest.hex(), &settings.0.to_hex()[..16]))
+    }
+}
+
+/// What is left of a file, as far as an artifact may go, in memory that nobody can change any more.
+fn sealed(file: fs::File) -> io::Result<fs::File> {
+    let memory = memfd_create(c"keiko-artifact", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut memory = fs::File::from(memory);
+    io::copy(&mut file.take(ARTIFACT_BYTES_MAX + 1), &mut memory)?;
+    fcntl_add_seals(&memory, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+    Ok(memory)
+}
+
+/// Where an open file can be opened once more, whatever it is called elsewhere.
+fn path_of(file: &fs::File) -> PathBuf {
+    Path::new("/proc/self/fd").join(file.as_raw_fd().to_string())
+}
+
+/// Reads an artifact piece by piece.
+fn each_piece(kept: &Kept, mut look: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut piece = vec![0; PIECE_BYTES];
+    let mut from = 0;
+    loop {
+        let read = kept.sealed.read_at(&mut piece, from)?;
+        if read == 0 {
+            return Ok(());
+        }
+        look(&piece[..read]);
+        from += read as u64;
     }
 }
 
@@ -199,6 +245,8 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Seek;
+
     use keiko_core::profile::Profile;
     use wasmtime::{Config, Engine, WasmBacktraceDetails};
 
@@ -226,5 +274,21 @@ mod tests {
         let serve = Purpose::Serve { running_max: 1 };
         assert_eq!(settings(serve, Profile::Strict), strict);
         assert_eq!(settings(serve, Profile::Concurrent), concurrent);
+    }
+
+    #[test]
+    fn what_was_verified_cannot_be_changed() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"0123").unwrap();
+        file.rewind().unwrap();
+        let mut memory = sealed(file.try_clone().unwrap()).unwrap();
+        file.write_all_at(b"9", 0).unwrap();
+        assert!(memory.write_all_at(b"9", 0).is_err() && memory.write_all(b"9").is_err());
+        assert!(memory.set_len(3).is_err() && memory.set_len(9).is_err());
+        let again = fs::OpenOptions::new().write(true).open(path_of(&memory));
+        assert!(again.is_err() || again.unwrap().write_all(b"9").is_err());
+        let mut bytes = Vec::new();
+        each_piece(&Kept { sealed: memory, bytes: 4 }, |piece| bytes.extend_from_slice(piece)).unwrap();
+        assert_eq!(bytes, b"0123");
     }
 }

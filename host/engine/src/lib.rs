@@ -57,7 +57,7 @@ use keiko_core::stop::Stop;
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::Component;
 
-use crate::artifact::{Artifacts, Trusted};
+use crate::artifact::{Artifacts, Made};
 use crate::attempt::Home;
 use crate::compile::{Compilers, internal};
 use crate::flight::Flights;
@@ -177,8 +177,9 @@ impl Engine {
                 None
             });
             let Some(artifact) = artifact else { return Ok(None) };
+            let bytes = artifact.len();
             match artifact.load(&machine.engine) {
-                Ok(component) => Ok(Some((component, artifact.bytes().len() as u64))),
+                Ok(component) => Ok(Some((component, bytes))),
                 Err(error) => {
                     // Ours by its MAC and still not loadable: made by another build under the same settings.
                     tracing::warn!(error = %format!("{error:#}"), "an artifact does not load");
@@ -244,7 +245,7 @@ impl Inner {
         &self,
         digest: Digest,
         profile: Profile,
-        artifact: &Trusted,
+        artifact: &Made,
     ) -> Result<(Component, u64), InstallError> {
         let component = artifact.load(&self.machines.of(profile)?.engine).map_err(|error| {
             let error = format!("{error:#}");
@@ -258,7 +259,7 @@ impl Inner {
             // Running does not depend on it; the next start compiles again.
             tracing::warn!(error = %error, "an artifact could not be kept");
         }
-        Ok((component, artifact.bytes().len() as u64))
+        Ok((component, artifact.len()))
     }
 }
 

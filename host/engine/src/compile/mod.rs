@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 
-use crate::artifact::Trusted;
+use crate::artifact::Made;
 pub use child::{ChildLimits, compile_child, compile_child_within};
 use child::{Problem, ProblemKind};
 
@@ -68,7 +68,7 @@ impl Compilers {
     }
 
     /// Compiles a component, waiting for a free place first.
-    pub(crate) async fn compile(&self, component: Bytes) -> Result<Trusted, InstallError> {
+    pub(crate) async fn compile(&self, component: Bytes) -> Result<Made, InstallError> {
         let _slot = self.slots.acquire().await.map_err(|_| internal("the host no longer compiles"))?;
         let child = self.spawn().map_err(|error| {
             tracing::error!(error = %error, "the compiler cannot be started");
@@ -121,13 +121,13 @@ async fn read(from: Option<impl AsyncRead + Unpin>, bytes_max: u64) -> std::io::
 }
 
 /// Classifies how a child ended.
-fn judge(left: Left) -> Result<Trusted, InstallError> {
+fn judge(left: Left) -> Result<Made, InstallError> {
     let bytes = left.artifact.len() as u64;
     if bytes > ARTIFACT_BYTES_MAX {
         return Err(at_limit("artifact_bytes", ARTIFACT_BYTES_MAX, Some(bytes)));
     }
     if left.status.success() {
-        return Ok(Trusted::from_child(left.artifact));
+        return Ok(Made::from_child(left.artifact));
     }
     match left.status.signal() {
         // The kernel's own killer is a memory limit too, but whose is not known: the CPU limit is the likelier.
