@@ -33,6 +33,20 @@ pub fn concurrent(name: &str, version: &str) -> Vec<u8> {
     with_section(bytes, "keiko:manifest", manifest(name, version).as_bytes())
 }
 
+/// A component that takes a compiler many seconds: nested loops, in each of which every local changes.
+pub fn bomb() -> Vec<u8> {
+    let (depth, locals) = (400, 400);
+    let mut body = String::new();
+    for level in 0..depth {
+        let (to, from) = (level * 7 % locals + 1, level * 13 % locals + 1);
+        body.push_str(&format!("(loop (local.set {to} (i64.add (local.get {from}) (local.get {to})))"));
+    }
+    body.push_str(&"(br_if 0 (i64.eqz (local.get 0))))".repeat(depth));
+    let declared = "i64 ".repeat(locals);
+    let text = format!("(component (core module (func (param i64) (local {declared}) {body})))");
+    with_section(wat::parse_str(text).unwrap(), "keiko:manifest", manifest("bomb", "1").as_bytes())
+}
+
 /// A plugin with a processor of its name, and `more` in its table: it rejects texts and is done with everything else.
 pub fn worker(name: &str, more: &str) -> Vec<u8> {
     let manifest = format!(

@@ -2,9 +2,11 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use keiko_tests::wait;
 use serde_json::json;
 
 use crate::guest;
+use crate::http::{Connection, head};
 use crate::world::{Client, World, tenant};
 
 #[test]
@@ -267,4 +269,45 @@ fn a_component_that_needs_concurrency_runs_for_tenants_that_may_have_it_and_for_
     }
     client.upload("/v1/plugins", &guest::concurrent("guest", "3.0")).problem(403, "denied");
     assert_eq!(echoes(&client), json!([1]));
+}
+
+/// Processes that compile for this one.
+fn compilers() -> usize {
+    let own = std::process::id().to_string();
+    let is_ours = |stat: String| {
+        // Behind the name, which may have anything in it: the state, and the parent.
+        let rest = stat.rsplit_once(')').map(|(_, rest)| rest.to_owned()).unwrap_or_default();
+        let mut fields = rest.split_whitespace();
+        fields.next() != Some("Z") && fields.next() == Some(&own)
+    };
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let stats = processes.filter_map(|process| std::fs::read_to_string(process.path().join("stat")).ok());
+    stats.filter(|stat| is_ours(stat.clone())).count()
+}
+
+#[test]
+fn an_upload_that_is_given_up_takes_its_compiler_along() {
+    let world = World::with("");
+    let client = world.client(None);
+    let bomb = guest::bomb();
+    let waits = |what: &str, count: fn(usize) -> bool| {
+        let look = || Ok(count(compilers()).then_some(()));
+        wait::until(what, std::time::Duration::from_secs(60), look).unwrap();
+    };
+    // As many as are compiled at once, so that the next one finds a place only when theirs are free.
+    let mut uploads = Vec::new();
+    for number in 0..4 {
+        let body = guest::padded(bomb.clone(), bomb.len() + 64 + number);
+        let length = body.len().to_string();
+        let headers = [("content-type", "application/wasm"), ("content-length", length.as_str())];
+        let mut upload = Connection::open(world.address);
+        upload.write(&head("POST", "/v1/plugins", &headers));
+        upload.write(&body);
+        uploads.push(upload);
+    }
+    waits("a compiler", |count| count > 0);
+    drop(uploads);
+    waits("none", |count| count == 0);
+    client.upload("/v1/plugins", &guest::component("guest", "1.0")).expect(201);
+    assert_eq!(compilers(), 0);
 }
