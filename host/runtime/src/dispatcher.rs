@@ -1,4 +1,5 @@
-//! Leases tasks for the room this host has, fairly across tenants, and sleeps when there are none.
+//! Leases tasks for the room this host has, fairly across tenants. When there are none it sleeps, and leaves a lease with
+//! the store that goes with the next submit.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -27,10 +28,15 @@ pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
     let mut after = None;
     let mut backoff = BACKOFF.0;
     let mut expects = false;
+    let mut next = None;
     while !stop.is_cancelled() {
         let wake = shared.wake.notified();
-        let tenure = shared.tenure();
-        let rest = match lease(&shared, &tenure, after, expects).await {
+        let with_submit = next.is_some();
+        let (tenure, outcome) = match next.take() {
+            Some(next) => next,
+            None => lease(&shared, after, expects).await,
+        };
+        let rest = match outcome {
             Ok((lease, all)) => {
                 backoff = BACKOFF.0;
                 after = lease.after.or(after);
@@ -44,7 +50,7 @@ pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
                 // Kept, it would look like work.
                 drop(tenure);
                 backoff = (backoff * 2).min(BACKOFF.1);
-                Rest { time: backoff, mark: None }
+                Rest { time: backoff, mark: None, idle: false }
             }
         };
         let low = async {
@@ -53,13 +59,28 @@ pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
                 None => pending().await,
             }
         };
-        expects = tokio::select! {
-            biased;
-            () = stop.cancelled() => false,
-            () = low => true,
-            () = wake => true,
-            () = tokio::time::sleep(rest.time) => rest.time < shared.options.poll,
+        expects = false;
+        let until = async {
+            expects = tokio::select! {
+                biased;
+                () = stop.cancelled() => false,
+                () = low => true,
+                // Most likely this is the submit that was leased with.
+                () = wake => !with_submit,
+                () = tokio::time::sleep(rest.time) => rest.time < shared.options.poll,
+            }
         };
+        next = match rest.idle {
+            true => lease_next(&shared, after, until).await,
+            false => {
+                until.await;
+                None
+            }
+        };
+    }
+    if let Some((tenure, Ok((lease, _)))) = next {
+        // Whoever drains hands it back.
+        take(&shared, tenure, lease).await;
     }
 }
 
@@ -68,6 +89,8 @@ struct Rest {
     time: Duration,
     /// Or until so many tasks wait here.
     mark: Option<usize>,
+    /// Whether nothing more is due now.
+    idle: bool,
 }
 
 impl Rest {
@@ -81,6 +104,7 @@ impl Rest {
         Rest {
             time: due.map_or(poll, |ms| Duration::from_millis(ms).min(poll)),
             mark: (waits > 0 && !all).then_some(waits / 2),
+            idle: all,
         }
     }
 }
@@ -97,13 +121,54 @@ fn capped(shared: &Shared) -> Vec<TenantId> {
     shares.filter(|&(tenant, share)| cap(shared, tenant, share) == 0).map(|(tenant, _)| tenant).collect()
 }
 
-/// Leases once; with whether that was all that is due now.
-async fn lease(
+/// What a lease brought, and whether that was all that is due now.
+type Outcome = Result<(Lease, bool), StoreError>;
+
+/// Leases once, under the name that it says.
+async fn lease(shared: &Shared, after: Option<TenantId>, expects: bool) -> (Arc<Tenure>, Outcome) {
+    let (tenure, began) = (shared.tenure(), Instant::now());
+    let Some(request) = request(shared, &tenure, after, expects) else {
+        return (tenure, Ok((Lease::default(), false)));
+    };
+    let asked = request.clone();
+    let leased = shared.tasks.lease(request).await;
+    let outcome = leased.map(|lease| took(shared, &tenure, began, asked, lease));
+    (tenure, outcome)
+}
+
+/// The same with the next submit, unless `until` ends before. What there is room for is looked at when that comes.
+async fn lease_next(
+    shared: &Arc<Shared>,
+    after: Option<TenantId>,
+    until: impl Future<Output = ()> + Send,
+) -> Option<(Arc<Tenure>, Outcome)> {
+    let (tenure, began) = (shared.tenure(), Instant::now());
+    let (of, under) = (Arc::clone(shared), Arc::clone(&tenure));
+    let ask = move || request(&of, &under, after, true).filter(|_| of.is_current(&under));
+    let leased = shared.tasks.lease_next(Box::new(ask), Box::pin(until)).await.transpose()?;
+    let outcome = leased.map(|(asked, lease)| took(shared, &tenure, began, asked, lease));
+    Some((tenure, outcome))
+}
+
+/// Notes what a lease says of this host.
+fn took(
     shared: &Shared,
     tenure: &Tenure,
-    after: Option<TenantId>,
-    expects: bool,
-) -> Result<(Lease, bool), StoreError> {
+    began: Instant,
+    asked: LeaseRequest,
+    lease: Lease,
+) -> (Lease, bool) {
+    if lease.lost {
+        shared.lost(tenure);
+    } else if shared.is_current(tenure) {
+        shared.pulse.prove(began);
+    }
+    let all = lease.tasks.len() < asked.room && !is_capped(&lease, asked.caps);
+    (lease, all)
+}
+
+/// What to ask for; `None` when nothing fits here.
+fn request(shared: &Shared, tenure: &Tenure, after: Option<TenantId>, expects: bool) -> Option<LeaseRequest> {
     let (shares, waiting) = shared.queue.look(|lanes| (lanes.shares(), lanes.waiting()));
     let room =
         if shared.pauses.of_host() { 0 } else { shared.options.local_queue_max.saturating_sub(waiting) };
@@ -111,12 +176,12 @@ async fn lease(
     let caps: HashMap<TenantId, usize> =
         shared.tenants.keys().map(|tenant| (*tenant, cap(shared, *tenant, share(tenant)))).collect();
     if room == 0 || (!caps.is_empty() && caps.values().all(|cap| *cap == 0)) {
-        return Ok((Lease::default(), false));
+        return None;
     }
-    let request = LeaseRequest {
+    Some(LeaseRequest {
         holder: tenure.holder,
         room,
-        caps: caps.clone(),
+        caps,
         // A tenant that left the configuration: its tasks fail one by one with a clear error.
         cap_default: CAP_DEFAULT,
         after,
@@ -124,16 +189,7 @@ async fn lease(
         expects,
         lease_ms: shared.options.lease.as_millis() as i64,
         now_ms: shared.clock.now_ms(),
-    };
-    let began = Instant::now();
-    let lease = shared.tasks.lease(request).await?;
-    if lease.lost {
-        shared.lost(tenure);
-    } else if shared.is_current(tenure) {
-        shared.pulse.prove(began);
-    }
-    let all = lease.tasks.len() < room && !is_capped(&lease, caps);
-    Ok((lease, all))
+    })
 }
 
 /// Whether a tenant got as many tasks as it could, and so may have more.

@@ -7,6 +7,7 @@
 //!   stands alone. That is one rollback where it happens, instead of a savepoint (two more statements) for every
 //!   write where it does not.
 //! - Submits of a group become one: their rows go into the same statements. So do adds of items.
+//! - A lease may wait for the next submit and go with it ([`Writer::lease_next`]).
 //! - A transaction that another one was in the way of is run again as a whole, [`Transactions::RETRIES`] times.
 //! - Who works on what need not outlive a machine whose process is gone with it: a group of nothing but leases is
 //!   committed without waiting for the disk where no other host can be left ([`Transactions::begin`]).
@@ -27,6 +28,7 @@ use futures::future::BoxFuture;
 use keiko_core::batch::{Add, Added};
 use keiko_core::port::{StoreError, StoreErrorKind};
 use keiko_core::task::{Submit, Submitted};
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::gather::add_bytes;
@@ -112,7 +114,11 @@ pub(crate) struct Writer<S> {
     closing: Arc<watch::Sender<bool>>,
     ended: watch::Receiver<Option<Ended>>,
     counters: Arc<Counters>,
+    next: Arc<Next<S>>,
 }
+
+/// A lease that waits for a submit.
+type Next<S> = Mutex<Option<Box<dyn FnOnce() -> Option<Entry<S>> + Send>>>;
 
 /// How the loop ended, as every caller of [`Writer::close`] learns it.
 type Ended = Result<(), (StoreErrorKind, String)>;
@@ -124,11 +130,13 @@ impl<S: Transactions> Writer<S> {
         let (background, background_waiting) = mpsc::channel(WAITING_MAX);
         let (closing, close) = watch::channel(false);
         let (ended_sender, ended) = watch::channel(None);
+        let next = Arc::new(Next::default());
         let service = Service {
             session,
             task: task_waiting,
             background: background_waiting,
             counters: Arc::clone(&counters),
+            next: Arc::clone(&next),
         };
         let service = async move {
             let outcome = service.run(close).await;
@@ -140,7 +148,7 @@ impl<S: Transactions> Writer<S> {
         } else {
             spawn(service);
         }
-        Writer { task, background, closing: Arc::new(closing), ended, counters }
+        Writer { task, background, closing: Arc::new(closing), ended, counters, next }
     }
 
     /// Runs `work` on `input` in a transaction with others.
@@ -183,6 +191,38 @@ impl<S: Transactions> Writer<S> {
         let pending = Pending { input, work, undo, done: None, reply };
         self.task.send(Entry::new(Kind::Leases, 0, pending)).await.map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
+    }
+
+    /// The same, in the transaction of the next submit and behind it, on the `input` that is made then. `None` when there
+    /// was none, or `until` ended before. One caller at a time.
+    pub(crate) async fn lease_next<I, T, W>(
+        &self,
+        input: impl FnOnce() -> Option<I> + Send + 'static,
+        work: W,
+        undo: fn(T) -> Option<Entry<S>>,
+        until: impl Future<Output = ()>,
+    ) -> Result<Option<T>, StoreError>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+        W: for<'s> Fn(&'s mut S, &'s I) -> BoxFuture<'s, Result<T, StoreError>> + Send + 'static,
+    {
+        let (reply, mut answer) = oneshot::channel();
+        let entry = move || {
+            let pending = Pending { input: input()?, work, undo, done: None, reply };
+            Some(Entry::new(Kind::Leases, 0, pending))
+        };
+        *self.next.lock() = Some(Box::new(entry));
+        let waiting = Waiting(&self.next);
+        tokio::select! {
+            biased;
+            answer = &mut answer => return answer.map_or(Ok(None), |leased| leased.map(Some)),
+            () = until => {}
+        }
+        match waiting.withdraw() {
+            true => Ok(None),
+            false => answer.await.map_or(Ok(None), |leased| leased.map(Some)),
+        }
     }
 
     /// Runs `work`, which is one statement whose outcome may get lost without harm: when nothing else waits, it is a
@@ -243,12 +283,29 @@ impl<S: Transactions> Writer<S> {
     }
 }
 
+/// Takes a lease back that waits for a submit.
+struct Waiting<'a, S>(&'a Next<S>);
+
+impl<S> Waiting<'_, S> {
+    /// Whether it had not begun.
+    fn withdraw(&self) -> bool {
+        self.0.lock().take().is_some()
+    }
+}
+
+impl<S> Drop for Waiting<'_, S> {
+    fn drop(&mut self) {
+        self.withdraw();
+    }
+}
+
 /// The loop and what it owns.
 struct Service<S> {
     session: S,
     task: mpsc::Receiver<Entry<S>>,
     background: mpsc::Receiver<Entry<S>>,
     counters: Arc<Counters>,
+    next: Arc<Next<S>>,
 }
 
 impl<S: Transactions> Service<S> {
@@ -288,6 +345,10 @@ impl<S: Transactions> Service<S> {
             let Ok(entry) = self.task.try_recv().or_else(|_| self.background.try_recv()) else { break };
             bytes += entry.bytes;
             group.push(entry);
+        }
+        if group.iter().any(|entry| matches!(entry.write, Write::Submit(_))) {
+            let next = self.next.lock().take();
+            group.extend(next.and_then(|next| next()));
         }
         group
     }

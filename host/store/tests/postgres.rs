@@ -23,6 +23,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 
 #[path = "postgres/faults.rs"]
 mod faults;
+#[path = "postgres/next.rs"]
+mod next;
 #[allow(dead_code, reason = "shared with the conformance suite, which uses more of it")]
 #[path = "conformance/world.rs"]
 mod world;

@@ -27,7 +27,7 @@ pub use runner::{
 pub use schedule::{Created, DueSchedules, Fired, Firing, OccurrenceTask, Schedules};
 pub use signal::{Said, Saying, Signal, Signals, Watched};
 pub use task::{
-    Beat, Dead, Expired, FailedByKind, IdBlock, Lease, LeaseRequest, Pruned, Records, Rescued, StoreError,
-    StoreErrorKind, TaskStore,
+    Ask, Beat, Dead, Expired, FailedByKind, IdBlock, Lease, LeaseRequest, Pruned, Records, Rescued,
+    StoreError, StoreErrorKind, TaskStore, Until,
 };
 pub use usage::Usage;

@@ -1,6 +1,7 @@
 //! Where tasks are kept.
 
 use std::collections::{BTreeMap, HashMap};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -121,6 +122,12 @@ pub struct LeaseRequest {
     pub now_ms: i64,
 }
 
+/// Says what to lease when it comes to it.
+pub type Ask = Box<dyn FnOnce() -> Option<LeaseRequest> + Send>;
+
+/// What ends a wait.
+pub type Until<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
 /// What a dispatcher gets.
 #[derive(Clone, Debug, Default)]
 pub struct Lease {
@@ -214,6 +221,19 @@ pub trait TaskStore: Send + Sync + 'static {
     /// found again when one is kept for it: see [`crate::slot`]. Large inputs may keep due tasks for the next lease: then
     /// `next_run_at_ms` is now.
     async fn lease(&self, request: LeaseRequest) -> Result<Lease, StoreError>;
+
+    /// Leases with the next submit that comes through this store, in one transaction, so that a host with nothing to do has
+    /// a task as soon as it is stored; `ask` says then what for, if for anything. `None` when nothing was asked for, or
+    /// `until` ended before. One caller at a time. A store to which a lease after the submit costs as little waits for
+    /// `until`.
+    async fn lease_next(
+        &self,
+        _ask: Ask,
+        until: Until<'_>,
+    ) -> Result<Option<(LeaseRequest, Lease)>, StoreError> {
+        until.await;
+        Ok(None)
+    }
 
     /// Writes the ends of attempts of one holder; the answers are in their order.
     async fn settle(

@@ -137,7 +137,7 @@ pub(crate) async fn one(
     tenant: TenantId,
     id: AgentId,
 ) -> Result<Option<(Agent, AgentStatistics)>, StoreError> {
-    let mut connection = pool.tenant(tenant).await?;
+    let mut connection = pool.by_key(tenant).await?;
     let row = connection.row(sqlx::query(ONE).bind(id.0).bind(connection.id().0)).await?;
     row.as_ref().map(|row| Ok((read_from(row, 0)?, statistics(row)?))).transpose()
 }

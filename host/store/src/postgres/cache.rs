@@ -94,12 +94,12 @@ pub(crate) async fn put(pool: &Pool, kept: Kept) -> Result<bool, StoreError> {
         .bind(kept.until_ms)
         .bind(i32::try_from(kept.bytes.len()).unwrap_or(i32::MAX))
         .bind(&kept.bytes[..]);
-    Ok(pool.tenant(key.tenant().id).await?.row(query).await?.is_some())
+    Ok(pool.by_key(key.tenant().id).await?.row(query).await?.is_some())
 }
 
 pub(crate) async fn discard(pool: &Pool, key: &CacheKey) -> Result<(), StoreError> {
     let query = sqlx::query(DISCARD).bind(key.tenant().id.0).bind(key.namespace().as_str()).bind(key.text());
-    pool.tenant(key.tenant().id).await?.rows(query).await.map(drop)
+    pool.by_key(key.tenant().id).await?.rows(query).await.map(drop)
 }
 
 pub(crate) async fn clear(pool: &Pool, tenant: &Tenant) -> Result<u64, StoreError> {
@@ -148,7 +148,7 @@ pub(crate) async fn take_lease(
         .bind(owner as i64)
         .bind(now_ms)
         .bind(lease_ms as i64);
-    Ok(pool.tenant(key.tenant().id).await?.row(query).await?.is_some())
+    Ok(pool.by_key(key.tenant().id).await?.row(query).await?.is_some())
 }
 
 pub(crate) async fn free_lease(
@@ -163,5 +163,5 @@ pub(crate) async fn free_lease(
         .bind(key.text())
         .bind(owner as i64)
         .bind(now_ms);
-    Ok(pool.tenant(key.tenant().id).await?.row(query).await?.is_some())
+    Ok(pool.by_key(key.tenant().id).await?.row(query).await?.is_some())
 }

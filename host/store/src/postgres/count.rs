@@ -11,17 +11,40 @@ use super::group;
 use super::session::Session;
 use crate::count::{Changes, Usage};
 
+/// Adds to tenants' numbers, given as five arrays: see [`bind_tenants`].
 macro_rules! tenants {
-    () => {
-        "UPDATE tenant_count AS t SET live = t.live + c.live, completed = t.completed + c.completed,
+    ($arrays:literal) => {
+        concat!(
+            "UPDATE tenant_count AS t SET live = t.live + c.live, completed = t.completed + c.completed,
             failed = t.failed + c.failed, cancelled = t.cancelled + c.cancelled
-        FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
-            AS c (tenant, live, completed, failed, cancelled)
-        WHERE t.tenant = c.tenant"
+        FROM unnest(",
+            $arrays,
+            ") AS c (tenant, live, completed, failed, cancelled) WHERE t.tenant = c.tenant"
+        )
     };
 }
 
-const TENANTS: &str = tenants!();
+/// Adds to what tenants spent on a day, given as six arrays: see [`bind_usage`].
+macro_rules! usage {
+    ($arrays:literal, $day:literal, $when:literal) => {
+        concat!(
+            "INSERT INTO usage AS u (tenant, day, attempts, completed, failed, fuel_used, guest_us)
+    SELECT tenant, ",
+            $day,
+            ", attempts, completed, failed, fuel_used, guest_us
+    FROM unnest(",
+            $arrays,
+            ") AS c (tenant, attempts, completed, failed, fuel_used, guest_us) WHERE ",
+            $when,
+            " ON CONFLICT (tenant, day) DO UPDATE SET attempts = u.attempts + excluded.attempts,
+        completed = u.completed + excluded.completed, failed = u.failed + excluded.failed,
+        fuel_used = u.fuel_used + excluded.fuel_used, guest_us = u.guest_us + excluded.guest_us"
+        )
+    };
+}
+pub(crate) use {tenants, usage};
+
+const TENANTS: &str = tenants!("$1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]");
 
 const AGENTS: &str = "INSERT INTO agent_count AS a
         (agent, tenant, total, completed, failed, cancelled, timed, elapsed_us)
@@ -34,25 +57,23 @@ const AGENTS: &str = "INSERT INTO agent_count AS a
 /// A row of usage: see [`Usage::rows`].
 type Row = (i64, i64, i64, i64, i64, i64);
 
-/// What tenants spent, with how their numbers change: nearly every end of an attempt writes both.
+/// What tenants spent, with how their numbers change.
 const TENANTS_AND_USAGE: &str = concat!(
     "WITH counted AS (",
-    tenants!(),
-    ")
-    INSERT INTO usage AS u (tenant, day, attempts, completed, failed, fuel_used, guest_us)
-    SELECT tenant, $12, attempts, completed, failed, fuel_used, guest_us
-    FROM unnest($6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[])
-        AS c (tenant, attempts, completed, failed, fuel_used, guest_us)
-    ON CONFLICT (tenant, day) DO UPDATE SET attempts = u.attempts + excluded.attempts,
-        completed = u.completed + excluded.completed, failed = u.failed + excluded.failed,
-        fuel_used = u.fuel_used + excluded.fuel_used, guest_us = u.guest_us + excluded.guest_us"
+    tenants!("$1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]"),
+    ") ",
+    usage!(
+        "$6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[]",
+        "$12",
+        "true"
+    )
 );
 
 /// Writes what changed.
 pub(crate) async fn store(session: &mut Session, changes: &Changes) -> Result<(), StoreError> {
     let rows = changes.rows();
     if !rows.is_empty() {
-        session.run(bind_tenants(TENANTS, &rows)).await?;
+        session.run(bind_tenants(sqlx::query(TENANTS), &rows)).await?;
     }
     store_others(session, changes).await
 }
@@ -64,24 +85,37 @@ pub(crate) async fn store_with(
     usage: &Usage,
     now_ms: i64,
 ) -> Result<(), StoreError> {
-    let rows = usage.rows();
-    if rows.is_empty() {
+    if usage.is_empty() {
         return store(session, changes).await;
     }
-    let column = |of: fn(&Row) -> i64| rows.iter().map(of).collect::<Vec<i64>>();
-    let tenants = changes.rows();
-    let query = bind_tenants(TENANTS_AND_USAGE, &tenants).bind(column(|row| row.0)).bind(column(|row| row.1));
-    let query = query.bind(column(|row| row.2)).bind(column(|row| row.3)).bind(column(|row| row.4));
-    session.run(query.bind(column(|row| row.5)).bind(day(now_ms))).await?;
+    let query = bind_tenants(sqlx::query(TENANTS_AND_USAGE), &changes.rows());
+    session.run(bind_usage(query, usage, now_ms)).await?;
     store_others(session, changes).await
 }
 
-/// A row of tenants' numbers: see [`Changes::rows`].
-type TenantRow = (i64, i64, i64, i64, i64);
+/// Binds six arrays and the day.
+pub(crate) fn bind_usage<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    usage: &Usage,
+    now_ms: i64,
+) -> Query<'q, Postgres, PgArguments> {
+    let rows = usage.rows();
+    let column = |of: fn(&Row) -> i64| rows.iter().map(of).collect::<Vec<i64>>();
+    let query = query.bind(column(|row| row.0)).bind(column(|row| row.1)).bind(column(|row| row.2));
+    let query = query.bind(column(|row| row.3)).bind(column(|row| row.4)).bind(column(|row| row.5));
+    query.bind(day(now_ms))
+}
 
-fn bind_tenants<'q>(text: &'static str, rows: &[TenantRow]) -> Query<'q, Postgres, PgArguments> {
+/// A row of tenants' numbers: see [`Changes::rows`].
+pub(crate) type TenantRow = (i64, i64, i64, i64, i64);
+
+/// Binds five arrays.
+pub(crate) fn bind_tenants<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    rows: &[TenantRow],
+) -> Query<'q, Postgres, PgArguments> {
     let column = |of: fn(&TenantRow) -> i64| rows.iter().map(of).collect::<Vec<i64>>();
-    let query = sqlx::query(text).bind(column(|row| row.0)).bind(column(|row| row.1));
+    let query = query.bind(column(|row| row.0)).bind(column(|row| row.1));
     query.bind(column(|row| row.2)).bind(column(|row| row.3)).bind(column(|row| row.4))
 }
 

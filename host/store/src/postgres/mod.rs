@@ -72,8 +72,8 @@ use keiko_core::id::{Digest, GroupId, Holder, TaskId, TenantId, Token};
 use keiko_core::name::{PluginName, TenantName};
 use keiko_core::pause::{Pause, Paused};
 use keiko_core::port::{
-    Beat, CatalogStore, Components, Dead, Expired, IdBlock, Lease, LeaseRequest, Pruned, Records, Rescued,
-    Signal, Signals, StoreError, StoreErrorKind, TaskStore,
+    Ask, Beat, CatalogStore, Components, Dead, Expired, IdBlock, Lease, LeaseRequest, Pruned, Records,
+    Rescued, Signal, Signals, StoreError, StoreErrorKind, TaskStore, Until,
 };
 use keiko_core::retention::KeptFrom;
 use keiko_core::task::{
@@ -247,6 +247,27 @@ impl TaskStore for PostgresStore {
         let lease = lease.await?;
         self.0.quiet.store(lease.tasks.is_empty(), Ordering::Relaxed);
         Ok(lease)
+    }
+
+    async fn lease_next(
+        &self,
+        ask: Ask,
+        until: Until<'_>,
+    ) -> Result<Option<(LeaseRequest, Lease)>, StoreError> {
+        let leased = self.0.submit.lease_next(
+            ask,
+            |session, request: &LeaseRequest| {
+                Box::pin(async move { Ok((request.clone(), lease::lease(session, request).await?)) })
+            },
+            |(_, lease)| undo_lease(lease),
+            until,
+        );
+        let leased = leased.await?;
+        if leased.is_some() {
+            // It took what there was, as far as there was room.
+            self.0.quiet.store(true, Ordering::Relaxed);
+        }
+        Ok(leased)
     }
 
     async fn settle(

@@ -29,11 +29,13 @@ use super::row::get;
 use crate::places::{Place, Places};
 use crate::transaction::spawn;
 
-/// Sets for whom a connection works from now on, and says whether its server is a replica that has replayed this much of
-/// the primary's log, if that is wanted.
-const WORK_FOR: &str = "SELECT set_config('role', $1, false), set_config('keiko.tenant', $2, false),
+/// Sets for whom a connection works from now on and how it plans, and says whether its server is a replica that has
+/// replayed this much of the primary's log, if that is wanted.
+pub(crate) const WORK_FOR: &str =
+    "SELECT set_config('role', $1, false), set_config('keiko.tenant', $2, false),
     $3::bigint IS NULL OR pg_is_in_recovery()
-        AND coalesce(pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0') >= $3, false)";
+        AND coalesce(pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0') >= $3, false),
+    set_config('plan_cache_mode', $4, false)";
 
 /// Where the primary's log ends, as far as it has been written for good: behind every commit that was answered.
 const POSITION: &str = "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint";
@@ -152,11 +154,24 @@ impl Pool {
     pub(crate) async fn tenant(&self, tenant: TenantId) -> Result<TenantConnection, StoreError> {
         let start = Instant::now();
         let place = self.place(tenant, start).await?;
-        self.tenant_in(place, start).await
+        self.tenant_in(place, start, Plans::Own).await
     }
 
-    async fn tenant_in(&self, place: Place, start: Instant) -> Result<TenantConnection, StoreError> {
-        let work = Work::tenant(place.tenant);
+    /// The same for a statement that finds its few rows by their keys, of whichever tenant: it is planned once, which
+    /// takes several times as long as to run it.
+    pub(crate) async fn by_key(&self, tenant: TenantId) -> Result<TenantConnection, StoreError> {
+        let start = Instant::now();
+        let place = self.place(tenant, start).await?;
+        self.tenant_in(place, start, Plans::Common).await
+    }
+
+    async fn tenant_in(
+        &self,
+        place: Place,
+        start: Instant,
+        plans: Plans,
+    ) -> Result<TenantConnection, StoreError> {
+        let work = Work { plans, ..Work::tenant(place.tenant) };
         let connection = self.take(&self.0.primary, &work, start + self.0.acquire_timeout).await?;
         self.got(start);
         Ok(TenantConnection { connection, place })
@@ -180,7 +195,7 @@ impl Pool {
             }
             counters.replica_fallbacks.fetch_add(1, Ordering::Relaxed);
         }
-        self.tenant_in(place, start).await?.rows(query(tenant)).await
+        self.tenant_in(place, start, Plans::Own).await?.rows(query(tenant)).await
     }
 
     /// Notes that the tenant was told of what somebody wrote, so that its lists have it too.
@@ -243,7 +258,7 @@ impl Pool {
     /// A connection that sees every tenant's rows, for what is nobody's or everybody's.
     pub(crate) async fn system(&self) -> Result<SystemConnection, StoreError> {
         let start = Instant::now();
-        let work = Work { role: "keiko_system", tenant: String::new(), replayed: None };
+        let work = Work { role: "keiko_system", tenant: String::new(), replayed: None, plans: Plans::Own };
         let connection = self.take(&self.0.primary, &work, start + self.0.acquire_timeout).await?;
         self.got(start);
         Ok(SystemConnection { connection })
@@ -271,6 +286,7 @@ impl Pool {
             };
             let used = Counted::new(&self.0.counters, |counters| &counters.in_use);
             let set = sqlx::query(WORK_FOR).bind(work.role).bind(&work.tenant).bind(work.replayed);
+            let set = set.bind(work.plans.mode());
             match set.fetch_one(&mut *connection).await.and_then(|row| row.try_get(2)) {
                 Ok(replayed) => {
                     let (side, counters) = (Arc::clone(side), Arc::clone(&self.0.counters));
@@ -345,11 +361,32 @@ struct Work {
     tenant: String,
     /// How far a replica must be.
     replayed: Option<Position>,
+    plans: Plans,
+}
+
+/// How statements are planned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Plans {
+    /// Anew for their values: a plan for any tenant is one for the average tenant, and walks the others' rows for a small
+    /// one.
+    Own,
+    /// Once.
+    Common,
+}
+
+impl Plans {
+    /// The setting's value.
+    pub(crate) fn mode(self) -> &'static str {
+        match self {
+            Plans::Own => "force_custom_plan",
+            Plans::Common => "force_generic_plan",
+        }
+    }
 }
 
 impl Work {
     fn tenant(tenant: TenantId) -> Work {
-        Work { role: "keiko_tenant", tenant: tenant.to_string(), replayed: None }
+        Work { role: "keiko_tenant", tenant: tenant.to_string(), replayed: None, plans: Plans::Own }
     }
 }
 

@@ -59,7 +59,7 @@ pub(crate) const COUNTS: &str = "
 
 /// A task with its result and its attempts.
 pub(crate) async fn task(pool: &Pool, tenant: TenantId, id: TaskId) -> Result<Option<TaskView>, StoreError> {
-    let mut connection = pool.tenant(tenant).await?;
+    let mut connection = pool.by_key(tenant).await?;
     let row = connection.row(sqlx::query(TASK).bind(id.0).bind(connection.id().0)).await?;
     row.as_ref().map(view).transpose()
 }
@@ -231,7 +231,7 @@ pub(crate) async fn live(pool: &Pool) -> Result<HashMap<TenantId, u64>, StoreErr
 
 /// The kept logs of a task's attempts.
 pub(crate) async fn logs(pool: &Pool, tenant: TenantId, id: TaskId) -> Result<Vec<(u32, Bytes)>, StoreError> {
-    let mut connection = pool.tenant(tenant).await?;
+    let mut connection = pool.by_key(tenant).await?;
     let query = "SELECT attempt, bytes FROM attempt_log WHERE task = $1 AND tenant = $2 ORDER BY attempt";
     let rows = connection.rows(sqlx::query(query).bind(id.0).bind(connection.id().0)).await?;
     rows.iter().map(|row| Ok((count(row, 0)?, Bytes::from(get::<Vec<u8>>(row, 1)?)))).collect()

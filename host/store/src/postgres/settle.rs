@@ -14,16 +14,16 @@ use sqlx::Postgres;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 
-use super::count as counts;
+use super::count::{self as counts, tenants, usage};
 use super::row::{self, get, stored_text};
 use super::session::{Session, chunks};
 use super::{batch, child, tree};
 use crate::admit::stored_type;
-use crate::count::Changes;
+use crate::count::{Changes, Usage};
 use crate::family::{self, Parent};
 use crate::format::encode_end;
 use crate::gather::{WaitingChanges, of_tasks};
-use crate::stored::{Stored, count, statuses, stored_number};
+use crate::stored::{Stored, count_for_others, count_for_tenant, statuses, stored_number};
 use crate::tree::charges;
 
 /// The task is still the one's who leased it, under the token of that lease. A build that leaves this out shows that the
@@ -58,7 +58,8 @@ pub(crate) const HOLD: &str = concat!(
     " ORDER BY t.id FOR UPDATE OF t"
 );
 
-/// Moves ended tasks to the finished ones; the fence and the attempt are `$1` to `$14`: see [`bind_attempts`].
+/// Moves ended tasks to the finished ones, and counts them for their tenants if all `$32` of them were there: one round
+/// trip where nothing was stale. The fence and the attempt are `$1` to `$14`: see [`bind_attempts`].
 pub(crate) const END: &str = concat!(
     "
     WITH gone AS (
@@ -73,8 +74,8 @@ pub(crate) const END: &str = concat!(
         RETURNING t.id, t.tenant, t.kind, t.token, t.attempts, t.crashes, t.earlier, t.created_ms,
             coalesce(t.due_ms, t.run_at_ms) AS run_at_ms, t.root, t.parent, t.depth, t.budget, t.trace, t.input_type, t.input, t.agent, t.app_user, t.priority, t.task_group, t.slot_key, s.started_ms,
             s.version, s.fuel_used, s.memory_bytes_peak, s.host_calls, s.elapsed_us, s.taint, s.effects, s.code,
-            s.message, s.detail, s.state, s.result_type, s.result)
-    INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
+            s.message, s.detail, s.state, s.result_type, s.result),
+    ended AS (INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
         finished_ms, root, parent, depth, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
         elapsed_us, taint, effects, code, message, detail, budget, trace, input_type, result_type, input, result,
         agent, app_user, priority, task_group, slot_key)
@@ -84,7 +85,17 @@ pub(crate) const END: &str = concat!(
         CASE WHEN state <> 2 THEN trace END, CASE WHEN state <> 2 THEN input_type END, result_type,
         CASE WHEN state <> 2 THEN input END, result, agent, app_user, priority, task_group,
         CASE WHEN state <> 2 THEN slot_key END
-    FROM gone RETURNING id, earlier + attempts, agent, task_group"
+    FROM gone RETURNING id, earlier + attempts AS number, agent, task_group),
+    counted AS (",
+    tenants!("$20::bigint[], $21::bigint[], $22::bigint[], $23::bigint[], $24::bigint[]"),
+    " AND (SELECT count(*) FROM gone) = $32),
+    spent AS (",
+    usage!(
+        "$25::bigint[], $26::bigint[], $27::bigint[], $28::bigint[], $29::bigint[], $30::bigint[]",
+        "$31",
+        "(SELECT count(*) FROM gone) = $32"
+    ),
+    ") SELECT id, number, agent, task_group FROM ended"
 );
 
 /// Puts tasks back to pending with one more attempt, and keeps that. Due times are the caller's, by the clock of `$18`.
@@ -173,14 +184,17 @@ async fn settle_round(
     let mut answers = child::apply(session, &ended, &held, now_ms, &mut changes).await?;
     ended.retain(|one| !answers.contains_key(&one.id));
 
-    let mut stored = Vec::new();
-    let written = end(session, holder, &ended, now_ms).await?;
-    stored.extend(ended.iter().filter_map(|one| written.stored(one)));
+    let mut usage = Usage::default();
+    let written = end(session, holder, &ended, now_ms, &mut changes, &mut usage).await?;
+    let mut stored: Vec<_> = ended.iter().filter_map(|one| written.stored(one)).collect();
     let written = retry(session, holder, &retried, now_ms).await?;
-    stored.extend(retried.iter().filter_map(|one| written.stored(one)));
+    for again in retried.iter().filter_map(|one| written.stored(one)) {
+        count_for_tenant(again.one, &mut changes, &mut usage);
+        stored.push(again);
+    }
     let handed_back = hand_back(session, holder, &handed_back).await?;
     keep_logs(session, &stored).await?;
-    let usage = count(&stored, now_ms, &mut changes);
+    stored.iter().for_each(|stored| count_for_others(stored, now_ms, &mut changes));
     counts::store_with(session, &changes, &usage, now_ms).await?;
     tree::charge(session, &charges(&stored)).await?;
 
@@ -211,8 +225,9 @@ async fn hold(
         Transition::HandBack => 2,
     };
     let mixed = round.windows(2).any(|pair| class(&pair[0]) != class(&pair[1]));
+    let large = chunks(round, |one| result_size(one)).len() > 1;
     let mut held = Held::default();
-    if !mixed && !round.iter().any(|one| family::asks(one)) {
+    if !mixed && !large && !round.iter().any(|one| family::asks(one)) {
         return Ok(held);
     }
     let ids: Vec<i64> = round.iter().map(|one| one.id.0).collect();
@@ -244,15 +259,17 @@ impl Written {
     }
 }
 
-/// Moves ended tasks away.
+/// Moves ended tasks away. What the statement did not count is left to be counted.
 async fn end(
     session: &mut Session,
     holder: Holder,
     ended: &[&Settlement],
     now_ms: i64,
+    changes: &mut Changes,
+    usage: &mut Usage,
 ) -> Result<Written, StoreError> {
     let mut written = Written::default();
-    for chunk in chunks(ended, |one| result(one).map_or(0, |result| result.bytes.len())) {
+    for chunk in chunks(ended, |one| result_size(one)) {
         let state = |one: &&Settlement| match one.transition {
             Transition::Complete(_) => TaskState::Completed as i16,
             _ => TaskState::Failed as i16,
@@ -261,7 +278,16 @@ async fn end(
         let results = chunk.iter().map(|one| result(one).map(|result| &result.bytes[..]));
         let query = bind_attempts(sqlx::query(END), chunk).bind(chunk.iter().map(state).collect::<Vec<_>>());
         let query = query.bind(types.collect::<Vec<_>>()).bind(results.collect::<Vec<Option<&[u8]>>>());
-        written.add(&session.rows(query.bind(holder.0).bind(now_ms)).await?)?;
+        let (mut sums, mut spent) = (Changes::default(), Usage::default());
+        chunk.iter().for_each(|one| count_for_tenant(one, &mut sums, &mut spent));
+        let query = counts::bind_tenants(query.bind(holder.0).bind(now_ms), &sums.rows());
+        let query = counts::bind_usage(query, &spent, now_ms).bind(chunk.len() as i64);
+        let rows = session.rows(query).await?;
+        written.add(&rows)?;
+        if rows.len() < chunk.len() {
+            let stored = chunk.iter().filter(|one| written.stored(one).is_some());
+            stored.for_each(|one| count_for_tenant(one, changes, usage));
+        }
     }
     Ok(written)
 }
@@ -334,6 +360,10 @@ fn result(one: &Settlement) -> Option<&Payload> {
         Transition::Complete(result) => Some(result),
         _ => None,
     }
+}
+
+fn result_size(one: &Settlement) -> usize {
+    result(one).map_or(0, |result| result.bytes.len())
 }
 
 fn failure(one: &Settlement) -> Option<&Failure> {

@@ -1,10 +1,11 @@
 //! New tasks: quota, idempotency keys, rows. Submits of many callers become few statements, and children of tasks that
 //! complete go the same way.
 //!
-//! The rows of the tenants' counts are locked first: the quota is exact, and two submits of a tenant, from whichever
-//! host, see each other's keys.
+//! The rows of the tenants' counts are taken first: the quota is exact, and two submits of a tenant, from whichever
+//! host, see each other's keys. They are written in the same moment, as if everything were accepted, and put right in
+//! the end where something was not.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use keiko_core::id::{AgentId, TaskId, TenantId, UserId};
 use keiko_core::port::{StoreError, StoreErrorKind};
@@ -27,6 +28,11 @@ use crate::trouble::undecodable;
 /// before the caller's, `$2`.
 const LOCK_TENANTS: &str = "SELECT tenant, live, keiko_now($2) - $2 FROM tenant_count WHERE tenant = ANY($1)
     ORDER BY tenant FOR UPDATE";
+
+/// The same, with so many more tasks of each tenant; the live tasks are those without them.
+const COUNT_IN: &str = "UPDATE tenant_count AS t SET live = t.live + more.count
+    FROM unnest($1::bigint[], $3::bigint[]) AS more (tenant, count) WHERE t.tenant = more.tenant
+    RETURNING t.tenant, t.live - more.count, keiko_now($2) - $2";
 
 const KEYS: &str = "SELECT i.tenant, i.key, i.first, i.count, i.body, i.expires_ms, i.ids
     FROM unnest($1::bigint[], $2::text[]) AS wanted (tenant, key)
@@ -60,8 +66,11 @@ pub(crate) async fn enqueue(
     submits: &[(&Submit, i64)],
 ) -> Result<Vec<Submitted>, StoreError> {
     let Some(&(_, now_ms)) = submits.first() else { return Ok(Vec::new()) };
-    let tenants = submits.iter().map(|(submit, _)| submit.tenant).collect();
-    let (mut live, shift_ms) = lock_tenants(session, tenants, now_ms).await?;
+    let mut wanted: BTreeMap<TenantId, i64> = BTreeMap::new();
+    for (submit, _) in submits {
+        *wanted.entry(submit.tenant).or_default() += submit.tasks.len() as i64;
+    }
+    let (mut live, shift_ms) = count_in(session, &wanted, now_ms).await?;
     let named: Vec<_> =
         submits.iter().filter_map(|(submit, _)| Some((submit.tenant, submit.key.as_ref()?))).collect();
     let mut keys = load_keys(session, &named, shift_ms).await?;
@@ -85,13 +94,21 @@ pub(crate) async fn enqueue(
     group::insert(session, &accepted).await?;
     store_keys(session, &keys, shift_ms, now_ms).await?;
     once::store(session, &onces, shift_ms).await?;
+    count::store(session, &rest(wanted, &tasks)).await?;
+    Ok(answers)
+}
+
+/// What is still to be counted: agents' tasks, and those that were counted in and are not among the stored `tasks`.
+fn rest(mut wanted: BTreeMap<TenantId, i64>, tasks: &[(TenantId, &NewTask)]) -> Changes {
     let mut changes = Changes::default();
-    for &(tenant, task) in &tasks {
-        changes.add(tenant, Change { live: 1, ..Change::default() });
+    for &(tenant, task) in tasks {
+        *wanted.entry(tenant).or_default() -= 1;
         changes.add_agent(tenant, task.agent, AgentChange::NEW);
     }
-    count::store(session, &changes).await?;
-    Ok(answers)
+    for (tenant, refused) in wanted.into_iter().filter(|(_, refused)| *refused != 0) {
+        changes.add(tenant, Change { live: -refused, ..Change::default() });
+    }
+    changes
 }
 
 /// The oldest keys that have expired and that nobody else forgets just now.
@@ -117,10 +134,23 @@ pub(crate) async fn lock_tenants(
     now_ms: i64,
 ) -> Result<(HashMap<TenantId, u64>, i64), StoreError> {
     let ids: Vec<i64> = tenants.iter().map(|tenant| tenant.0).collect();
-    let rows = session.rows(sqlx::query(LOCK_TENANTS).bind(ids).bind(now_ms)).await?;
+    live_and_shift(&session.rows(sqlx::query(LOCK_TENANTS).bind(ids).bind(now_ms)).await?)
+}
+
+/// The same, with so many more live tasks of each tenant from now on.
+async fn count_in(
+    session: &mut Session,
+    more: &BTreeMap<TenantId, i64>,
+    now_ms: i64,
+) -> Result<(HashMap<TenantId, u64>, i64), StoreError> {
+    let (ids, counts): (Vec<i64>, Vec<i64>) = more.iter().map(|(tenant, count)| (tenant.0, *count)).unzip();
+    live_and_shift(&session.rows(sqlx::query(COUNT_IN).bind(ids).bind(now_ms).bind(counts)).await?)
+}
+
+fn live_and_shift(rows: &[PgRow]) -> Result<(HashMap<TenantId, u64>, i64), StoreError> {
     let mut live = HashMap::new();
     let mut shift_ms = 0;
-    for row in &rows {
+    for row in rows {
         live.insert(TenantId(get(row, 0)?), row::large_count(row, 1)?);
         shift_ms = get(row, 2)?;
     }
