@@ -23,9 +23,9 @@ impl Clients {
         while Instant::now() < end {
             sleep(Duration::from_millis(random.among(500, 6_000))).await;
             if random.percent(50) {
-                self.plant(&mut random).await
+                self.plant(&mut random).await;
             } else {
-                self.cut_branch(&mut random).await
+                self.cut_branch(&mut random).await;
             }
         }
     }
