@@ -14,12 +14,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::pauses;
-use crate::queue::{Lanes, Share};
+use crate::queue::Lanes;
 use crate::shared::{Counters, Job, Leased, Shared};
 use crate::tenure::Tenure;
 
-/// Tasks of a tenant that left the configuration that are leased at once.
-const CAP_DEFAULT: usize = 4;
+/// Rounds of a tenant's running tasks that are leased ahead, so that workers never wait for the store and a
+/// tenant that may run little does not fill the local queue.
+const ROUNDS_AHEAD: usize = 4;
 /// First and longest wait after the store failed.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -109,16 +110,16 @@ impl Rest {
     }
 }
 
-/// How many more tasks of a tenant may be leased, of whom this host has so much.
-fn cap(shared: &Shared, tenant: TenantId, share: Share) -> usize {
+/// How many more tasks of a tenant may be leased, of whom this host holds so many.
+fn cap(shared: &Shared, tenant: TenantId, held: usize) -> usize {
     let policy_max = shared.tenant(tenant).map_or(1, |entry| entry.policy.running_max);
-    share.room(policy_max.min(shared.options.running_max))
+    (policy_max.min(shared.options.running_max) * ROUNDS_AHEAD).saturating_sub(held)
 }
 
 /// Tenants of whom no more tasks may be leased now.
 fn capped(shared: &Shared) -> Vec<TenantId> {
-    let shares = shared.queue.look(Lanes::shares).into_iter();
-    shares.filter(|&(tenant, share)| cap(shared, tenant, share) == 0).map(|(tenant, _)| tenant).collect()
+    let held = shared.queue.look(Lanes::held).into_iter();
+    held.filter(|&(tenant, held)| cap(shared, tenant, held) == 0).map(|(tenant, _)| tenant).collect()
 }
 
 /// What a lease brought, and whether that was all that is due now.
@@ -169,12 +170,12 @@ fn took(
 
 /// What to ask for; `None` when nothing fits here.
 fn request(shared: &Shared, tenure: &Tenure, after: Option<TenantId>, expects: bool) -> Option<LeaseRequest> {
-    let (shares, waiting) = shared.queue.look(|lanes| (lanes.shares(), lanes.waiting()));
+    let (held, waiting) = shared.queue.look(|lanes| (lanes.held(), lanes.waiting()));
     let room =
         if shared.pauses.of_host() { 0 } else { shared.options.local_queue_max.saturating_sub(waiting) };
-    let share = |tenant: &TenantId| shares.get(tenant).copied().unwrap_or_default();
+    let held = |tenant: &TenantId| held.get(tenant).copied().unwrap_or(0);
     let caps: HashMap<TenantId, usize> =
-        shared.tenants.keys().map(|tenant| (*tenant, cap(shared, *tenant, share(tenant)))).collect();
+        shared.tenants.keys().map(|tenant| (*tenant, cap(shared, *tenant, held(tenant)))).collect();
     if room == 0 || (!caps.is_empty() && caps.values().all(|cap| *cap == 0)) {
         return None;
     }
@@ -183,7 +184,7 @@ fn request(shared: &Shared, tenure: &Tenure, after: Option<TenantId>, expects: b
         room,
         caps,
         // A tenant that left the configuration: its tasks fail one by one with a clear error.
-        cap_default: CAP_DEFAULT,
+        cap_default: ROUNDS_AHEAD,
         after,
         slots: slots(shared),
         expects,
@@ -195,7 +196,7 @@ fn request(shared: &Shared, tenure: &Tenure, after: Option<TenantId>, expects: b
 /// Whether a tenant got as many tasks as it could, and so may have more.
 fn is_capped(lease: &Lease, mut caps: HashMap<TenantId, usize>) -> bool {
     for task in &lease.tasks {
-        let left = caps.entry(task.tenant).or_insert(CAP_DEFAULT);
+        let left = caps.entry(task.tenant).or_insert(ROUNDS_AHEAD);
         *left = left.saturating_sub(1);
     }
     caps.values().any(|left| *left == 0)

@@ -11,12 +11,11 @@ use tokio_util::sync::CancellationToken;
 use crate::batch;
 use crate::pauses;
 use crate::rescuer;
-use crate::runtime::hand_back;
 use crate::shared::{Counters, Job, Shared};
 
 /// Beats until stopped.
 pub(crate) async fn beat(shared: Arc<Shared>, stop: CancellationToken) {
-    let mut heart = Heart { shared, alive: true, catalog: None, looked: Instant::now() };
+    let mut heart = Heart { shared, alive: true, catalog: None };
     let mut next = Instant::now() + heart.interval();
     loop {
         tokio::select! {
@@ -40,8 +39,6 @@ struct Heart {
     alive: bool,
     /// The catalog's number at the last beat.
     catalog: Option<i64>,
-    /// When it last looked for tasks that wait here for long.
-    looked: Instant,
 }
 
 impl Heart {
@@ -93,7 +90,6 @@ impl Heart {
                     // What became ready here while nobody was known may be theirs.
                     shared.signals.tell(Signal { ready: true, ..Signal::default() });
                 }
-                self.give_up_what_waits();
                 self.follow_catalog(catalog).await;
                 if !self.change_names(lease_ms).await {
                     lose(&shared);
@@ -109,21 +105,6 @@ impl Heart {
             }
         }
         Ok(())
-    }
-
-    /// What waits here for long may begin on another host, if there is one.
-    fn give_up_what_waits(&mut self) {
-        let shared = Arc::clone(&self.shared);
-        if !shared.pulse.has_others() || self.looked.elapsed() < shared.options.beat {
-            return;
-        }
-        self.looked = Instant::now();
-        let given = shared.queue.give_up(|job| matches!(job, Job::Task(_)));
-        if !given.is_empty() {
-            let count = hand_back(&shared, given);
-            Counters::add(&shared.counters.handed_back, count);
-            tracing::debug!("tasks that were leased ahead go back to the queue");
-        }
     }
 
     /// Takes another name when the current one is in doubt, and gives those up that nothing is worked under any more.

@@ -3,8 +3,6 @@
 //! [`Lanes`] is the rule, without a clock or a thread; [`LocalQueue`] lets many workers wait on it. Permits are
 //! part of the rule: a tenant's first, then the host's, both counted in the same place.
 //!
-//! What waits for long while there are other hosts is given up, and less is leased ahead from then on ([`Lanes::give_up`]).
-//!
 //! Runs, which are no tasks and whose callers wait, go before the tasks of their own tenant and take its turns. Of them
 //! as many may wait as may run, of a tenant and in all, so that who comes later is told at once that there is no room.
 
@@ -13,10 +11,6 @@ use std::collections::{BTreeMap, VecDeque};
 use keiko_core::TenantId;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-
-/// Rounds of a tenant's running tasks that are leased ahead, so that workers never wait for the store and a tenant that may
-/// run little does not fill the local queue.
-const ROUNDS_AHEAD: usize = 3;
 
 /// The lanes.
 #[derive(Debug)]
@@ -36,50 +30,18 @@ pub(crate) struct Lanes<T> {
     running_max: usize,
     /// Who leases is told when at most so many tasks wait.
     mark: usize,
-    /// Looks at what waits for long.
-    looks: u64,
 }
 
 #[derive(Debug)]
 struct Lane<T> {
     /// By place; of equal ones the earlier pushed first.
-    waiting: VecDeque<Waiting<T>>,
+    waiting: VecDeque<(i64, T)>,
     /// Runs, each with its ticket.
     offered: VecDeque<(u64, T)>,
     running: usize,
     running_max: usize,
     /// Who leases is told when at most so many tasks wait here: set while the tenant has as many as it may.
     mark: Option<usize>,
-    /// Tasks that were begun since the last look.
-    begun: usize,
-    /// No more than so many are leased ahead, since some waited for long.
-    ahead_max: Option<usize>,
-}
-
-#[derive(Debug)]
-struct Waiting<T> {
-    place_ms: i64,
-    /// The looks before it was pushed.
-    since: u64,
-    item: T,
-}
-
-/// What a host has of a tenant's tasks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Share {
-    /// Tasks that wait or run.
-    pub(crate) held: usize,
-    /// No more than so many are to be leased ahead; `None` leaves it to the tenant's rounds.
-    ahead_max: Option<usize>,
-}
-
-impl Share {
-    /// How many more may be leased of a tenant of whom so many run at once.
-    pub(crate) fn room(self, running_max: usize) -> usize {
-        let rounds = running_max * ROUNDS_AHEAD;
-        let ahead = self.ahead_max.map_or(rounds, |most| most.min(rounds));
-        (running_max + ahead).saturating_sub(self.held)
-    }
 }
 
 /// A run that waits, until it is popped: how it is taken back.
@@ -100,15 +62,7 @@ pub(crate) enum Full {
 
 impl<T> Lane<T> {
     fn new() -> Lane<T> {
-        Lane {
-            waiting: VecDeque::new(),
-            offered: VecDeque::new(),
-            running: 0,
-            running_max: 0,
-            mark: None,
-            begun: 0,
-            ahead_max: None,
-        }
+        Lane { waiting: VecDeque::new(), offered: VecDeque::new(), running: 0, running_max: 0, mark: None }
     }
 
     fn is_empty(&self) -> bool {
@@ -130,7 +84,6 @@ impl<T> Lanes<T> {
             running: 0,
             running_max,
             mark: 0,
-            looks: 0,
         }
     }
 
@@ -146,8 +99,8 @@ impl<T> Lanes<T> {
         if lane.is_empty() {
             self.turns.push_back(tenant);
         }
-        let place = lane.waiting.partition_point(|other| other.place_ms <= place_ms);
-        lane.waiting.insert(place, Waiting { place_ms, since: self.looks, item });
+        let place = lane.waiting.partition_point(|(other_ms, _)| *other_ms <= place_ms);
+        lane.waiting.insert(place, (place_ms, item));
     }
 
     /// Adds a run to its tenant's lane, unless as many of them wait as may run.
@@ -213,8 +166,7 @@ impl<T> Lanes<T> {
                 }
                 None => {
                     self.waiting -= 1;
-                    lane.begun += 1;
-                    lane.waiting.pop_front()?.item
+                    lane.waiting.pop_front()?.1
                 }
             };
             if !lane.is_empty() {
@@ -248,36 +200,10 @@ impl<T> Lanes<T> {
         self.waiting = 0;
         let mut items: Vec<T> = self.alone.drain(..).map(|(_, item)| item).collect();
         for lane in self.lanes.values_mut() {
-            items.extend(lane.waiting.drain(..).map(|one| one.item));
+            items.extend(lane.waiting.drain(..).map(|(_, item)| item));
         }
         self.keep_what_is_left();
         items
-    }
-
-    /// Takes tasks out that wait for long, of those that may go. Looked at again and again: in a lane in which a task has waited
-    /// from one look to the next, no more are left than were begun between the two, and one at least; so many are leased ahead
-    /// from then on, and twice as many after each look at which none has waited for so long.
-    pub(crate) fn give_up(&mut self, may_go: impl Fn(&T) -> bool) -> Vec<T> {
-        let last = self.looks;
-        self.looks += 1;
-        let mut given = Vec::new();
-        for lane in self.lanes.values_mut() {
-            let begun = std::mem::take(&mut lane.begun).max(1);
-            if lane.waiting.iter().all(|one| one.since >= last) {
-                let more = lane.ahead_max.map(|most| most * 2);
-                lane.ahead_max = more.filter(|most| *most < lane.running_max * ROUNDS_AHEAD);
-                continue;
-            }
-            lane.ahead_max = Some(begun);
-            let (kept, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut lane.waiting)
-                .into_iter()
-                .enumerate()
-                .partition(|(at, one)| *at < begun || !may_go(&one.item));
-            lane.waiting = kept.into_iter().map(|(_, one)| one).collect();
-            given.extend(rest.into_iter().map(|(_, one)| one.item));
-        }
-        self.waiting -= given.len();
-        given
     }
 
     /// Takes every waiting run out.
@@ -341,16 +267,14 @@ impl<T> Lanes<T> {
         self.running
     }
 
-    /// What there is of each tenant.
-    pub(crate) fn shares(&self) -> BTreeMap<TenantId, Share> {
-        let share =
-            |lane: &Lane<T>| Share { held: lane.waiting.len() + lane.running, ahead_max: lane.ahead_max };
-        let mut shares: BTreeMap<_, _> =
-            self.lanes.iter().map(|(tenant, lane)| (*tenant, share(lane))).collect();
+    /// Tasks that wait or run, by tenant.
+    pub(crate) fn held(&self) -> BTreeMap<TenantId, usize> {
+        let mut held: BTreeMap<_, _> =
+            self.lanes.iter().map(|(tenant, lane)| (*tenant, lane.waiting.len() + lane.running)).collect();
         for (tenant, _) in &self.alone {
-            shares.entry(*tenant).or_default().held += 1;
+            *held.entry(*tenant).or_default() += 1;
         }
-        shares
+        held
     }
 }
 
@@ -455,11 +379,6 @@ impl<T> LocalQueue<T> {
         items
     }
 
-    /// See [`Lanes::give_up`].
-    pub(crate) fn give_up(&self, may_go: impl Fn(&T) -> bool) -> Vec<T> {
-        self.lanes.lock().give_up(may_go)
-    }
-
     /// Waits until at most `mark` tasks wait, or until one of the `capped` tenants has room again; see [`Lanes::mark`].
     pub(crate) async fn low(&self, mark: usize, capped: &[TenantId]) {
         self.lanes.lock().mark(mark, capped);
@@ -529,7 +448,7 @@ mod tests {
         assert_eq!(pops(&mut lanes), [0, 10]);
         lanes.done(A);
         assert_eq!(pops(&mut lanes), [1]);
-        assert_eq!(lanes.shares()[&A].held, 2);
+        assert_eq!(lanes.held()[&A], 2);
     }
 
     #[test]
@@ -580,7 +499,7 @@ mod tests {
             (12, true, false, false),
         ];
         assert_eq!(seen, [&before[..], &by_lane, &[(3, true, true, true), (13, true, true, true)]].concat());
-        assert!(lanes.are_low(&[A]) && !lanes.shares().contains_key(&A), "a lane that is gone is low");
+        assert!(lanes.are_low(&[A]) && !lanes.held().contains_key(&A), "a lane that is gone is low");
     }
 
     #[test]
@@ -593,49 +512,7 @@ mod tests {
         assert_eq!(lanes.clear(), [0, 1]);
         assert_eq!((lanes.waiting(), lanes.running()), (0, 1));
         lanes.done(A);
-        assert!(lanes.shares().is_empty());
-    }
-
-    #[test]
-    fn what_waits_for_long_is_given_up_but_for_as_much_as_is_begun() {
-        let mut lanes = Lanes::new(100);
-        let push = |lanes: &mut Lanes<u32>, item| lanes.push(A, 2, false, 0, item);
-        let may_go = |item: &u32| *item != 7;
-        for item in 0..8 {
-            push(&mut lanes, item);
-            lanes.push(B, 100, false, 0, 10 + item);
-        }
-        // The other tenant's all begin, two of this one's.
-        pops(&mut lanes);
-        assert_eq!(lanes.shares()[&A].room(2), 0, "two run, and three rounds of two are leased ahead");
-        assert_eq!(lanes.give_up(may_go), [] as [u32; 0], "nothing has waited for long");
-        for _ in 0..2 {
-            lanes.done(A);
-            pops(&mut lanes);
-        }
-        assert_eq!(lanes.give_up(may_go), [6], "two are left, and one that may not go");
-        assert_eq!((lanes.waiting(), lanes.shares()[&A].room(2)), (3, 0));
-        lanes.done(A);
-        assert_eq!(pops(&mut lanes), [4]);
-        // One was begun: the next one stays, and no more than that is leased ahead.
-        assert_eq!(lanes.give_up(may_go), [] as [u32; 0]);
-        let shares = lanes.shares()[&A];
-        assert_eq!((shares, shares.room(2)), (Share { held: 4, ahead_max: Some(1) }, 0));
-        for item in [5, 7] {
-            lanes.done(A);
-            assert_eq!(pops(&mut lanes), [item]);
-        }
-        push(&mut lanes, 20);
-        // Nothing waits for long any more: more and more is leased ahead again.
-        let rooms = (0..3).map(|_| {
-            lanes.done(A);
-            pops(&mut lanes);
-            push(&mut lanes, 21);
-            assert_eq!(lanes.give_up(may_go), [] as [u32; 0]);
-            lanes.shares()[&A].ahead_max
-        });
-        assert_eq!(rooms.collect::<Vec<_>>(), [Some(2), Some(4), None]);
-        assert_eq!(lanes.shares()[&B].room(100), 392, "others are left alone");
+        assert!(lanes.held().is_empty());
     }
 
     #[test]
@@ -647,7 +524,7 @@ mod tests {
         }
         lanes.offer(B, 100, 20).unwrap();
         lanes.offer(B, 100, 21).unwrap();
-        assert_eq!((lanes.waiting(), lanes.shares()[&B].held), (6, 3), "a run is no leased task");
+        assert_eq!((lanes.waiting(), lanes.held()[&B]), (6, 3), "a run is no leased task");
         assert_eq!(pops(&mut lanes), [0, 20, 1, 21, 2, 10, 11, 12]);
         assert_eq!((lanes.waiting(), lanes.running(), lanes.has_more()), (0, 8, false));
     }

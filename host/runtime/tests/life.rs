@@ -1,7 +1,6 @@
 //! The life of tasks on one host, with a scripted runner: what completes, what is tried again, what a stop, a
 //! cancel, a lost lease and a failing store do.
 
-mod ahead;
 mod batch;
 mod canary;
 mod data;
