@@ -168,8 +168,12 @@ fn took(
     (lease, all)
 }
 
-/// What to ask for; `None` when nothing fits here.
+/// What to ask for; `None` when nothing fits here. Under a name whose leases may have ended nothing is leased: it could not
+/// run, would go back at once, and be leased again, until the heart has another name.
 fn request(shared: &Shared, tenure: &Tenure, after: Option<TenantId>, expects: bool) -> Option<LeaseRequest> {
+    if tenure.is_lost() {
+        return None;
+    }
     let (held, waiting) = shared.queue.look(|lanes| (lanes.held(), lanes.waiting()));
     let room =
         if shared.pauses.of_host() { 0 } else { shared.options.local_queue_max.saturating_sub(waiting) };
