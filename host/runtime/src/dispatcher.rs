@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::future::pending;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use keiko_core::crash::runs_alone;
@@ -61,13 +61,17 @@ pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
             }
         };
         expects = false;
+        let mut woken = false;
         let until = async {
             expects = tokio::select! {
                 biased;
                 () = stop.cancelled() => false,
                 () = low => true,
                 // Most likely this is the submit that was leased with.
-                () = wake => !with_submit,
+                () = wake => {
+                    woken = true;
+                    !with_submit
+                }
                 () = tokio::time::sleep(rest.time) => rest.time < shared.options.poll,
             }
         };
@@ -78,6 +82,10 @@ pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
                 None
             }
         };
+        if next.is_some() && woken {
+            // It came too late for the lease that was on its way.
+            shared.wake.notify_one();
+        }
     }
     if let Some((tenure, Ok((lease, _)))) = next {
         // Whoever drains hands it back.
@@ -143,10 +151,18 @@ async fn lease_next(
     after: Option<TenantId>,
     until: impl Future<Output = ()> + Send,
 ) -> Option<(Arc<Tenure>, Outcome)> {
-    let (tenure, began) = (shared.tenure(), Instant::now());
+    let tenure = shared.tenure();
     let (of, under) = (Arc::clone(shared), Arc::clone(&tenure));
-    let ask = move || request(&of, &under, after, true).filter(|_| of.is_current(&under));
+    let began = Arc::new(OnceLock::new());
+    let begins = Arc::clone(&began);
+    let ask = move || {
+        begins.get_or_init(Instant::now);
+        // Slots are taken behind the tasks that are to end; a submit has locked what those wait for.
+        let fits = |asked: &LeaseRequest| asked.slots.is_empty() && of.is_current(&under);
+        request(&of, &under, after, true).filter(fits)
+    };
     let leased = shared.tasks.lease_next(Box::new(ask), Box::pin(until)).await.transpose()?;
+    let began = *began.get_or_init(Instant::now);
     let outcome = leased.map(|(asked, lease)| took(shared, &tenure, began, asked, lease));
     Some((tenure, outcome))
 }

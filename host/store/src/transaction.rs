@@ -210,7 +210,7 @@ impl<S: Transactions> Writer<S> {
         let (reply, mut answer) = oneshot::channel();
         let entry = move || {
             let pending = Pending { input: input()?, work, undo, done: None, reply };
-            Some(Entry::new(Kind::Leases, 0, pending))
+            Some(Entry::new(Kind::Along, 0, pending))
         };
         *self.next.lock() = Some(Box::new(entry));
         let waiting = Waiting(&self.next);
@@ -374,7 +374,7 @@ impl<S: Transactions> Service<S> {
         })
     }
 
-    async fn commit(&mut self, group: &mut [Entry<S>]) -> Result<(), StoreError> {
+    async fn commit(&mut self, group: &mut Vec<Entry<S>>) -> Result<(), StoreError> {
         let mut backoff = BACKOFF.0;
         for again in 0.. {
             let caught = AssertUnwindSafe(transaction(&mut self.session, group)).catch_unwind().await;
@@ -387,6 +387,9 @@ impl<S: Transactions> Service<S> {
             };
             tracing::debug!(error = %error, error_kind = ?error.kind(), items = group.len(), "rolled back");
             self.session.rollback().await;
+            if error.kind() != StoreErrorKind::Down && leave_behind(group) {
+                continue;
+            }
             if error.kind() != StoreErrorKind::Busy || again >= S::RETRIES {
                 return Err(error);
             }
@@ -395,6 +398,14 @@ impl<S: Transactions> Service<S> {
         }
         Ok(())
     }
+}
+
+/// Takes out the lease that came along, which may be what failed and holds up no submit: whoever waits for it leases alone.
+/// Whether there was one.
+fn leave_behind<S>(group: &mut Vec<Entry<S>>) -> bool {
+    let before = group.len();
+    group.retain(|entry| entry.kind != Kind::Along);
+    group.len() < before
 }
 
 async fn transaction<S: Transactions>(session: &mut S, group: &mut [Entry<S>]) -> Result<(), StoreError> {
@@ -466,6 +477,8 @@ enum Kind {
     Lasts,
     /// It need not outlive the machine together with the process.
     Leases,
+    /// Such a one that came along with a submit.
+    Along,
     /// Nor does it need a transaction: it is one statement.
     Plain,
 }

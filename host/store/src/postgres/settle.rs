@@ -58,8 +58,7 @@ pub(crate) const HOLD: &str = concat!(
     " ORDER BY t.id FOR UPDATE OF t"
 );
 
-/// Moves ended tasks to the finished ones, and counts them for their tenants if all `$32` of them were there: one round
-/// trip where nothing was stale. The fence and the attempt are `$1` to `$14`: see [`bind_attempts`].
+/// Moves ended tasks to the finished ones, and counts them for their tenants if all `$32` of them were there. The fence and the attempt are `$1` to `$14`: see [`bind_attempts`].
 pub(crate) const END: &str = concat!(
     "
     WITH gone AS (
@@ -185,7 +184,8 @@ async fn settle_round(
     ended.retain(|one| !answers.contains_key(&one.id));
 
     let mut usage = Usage::default();
-    let written = end(session, holder, &ended, now_ms, &mut changes, &mut usage).await?;
+    let alone = retried.is_empty();
+    let written = end(session, holder, &ended, now_ms, alone, &mut changes, &mut usage).await?;
     let mut stored: Vec<_> = ended.iter().filter_map(|one| written.stored(one)).collect();
     let written = retry(session, holder, &retried, now_ms).await?;
     for again in retried.iter().filter_map(|one| written.stored(one)) {
@@ -259,17 +259,21 @@ impl Written {
     }
 }
 
-/// Moves ended tasks away. What the statement did not count is left to be counted.
+/// Moves ended tasks away. What the statement did not count is left to be counted: it counts where it alone does, so that
+/// the rows of counts are taken in one order.
 async fn end(
     session: &mut Session,
     holder: Holder,
     ended: &[&Settlement],
     now_ms: i64,
+    alone: bool,
     changes: &mut Changes,
     usage: &mut Usage,
 ) -> Result<Written, StoreError> {
     let mut written = Written::default();
-    for chunk in chunks(ended, |one| result_size(one)) {
+    let chunks = chunks(ended, |one| result_size(one));
+    let counts_itself = alone && chunks.len() == 1 && changes.is_empty();
+    for chunk in chunks {
         let state = |one: &&Settlement| match one.transition {
             Transition::Complete(_) => TaskState::Completed as i16,
             _ => TaskState::Failed as i16,
@@ -281,10 +285,14 @@ async fn end(
         let (mut sums, mut spent) = (Changes::default(), Usage::default());
         chunk.iter().for_each(|one| count_for_tenant(one, &mut sums, &mut spent));
         let query = counts::bind_tenants(query.bind(holder.0).bind(now_ms), &sums.rows());
-        let query = counts::bind_usage(query, &spent, now_ms).bind(chunk.len() as i64);
+        let query = counts::bind_usage(query, &spent, now_ms).bind(if counts_itself {
+            chunk.len() as i64
+        } else {
+            -1
+        });
         let rows = session.rows(query).await?;
         written.add(&rows)?;
-        if rows.len() < chunk.len() {
+        if !counts_itself || rows.len() < chunk.len() {
             let stored = chunk.iter().filter(|one| written.stored(one).is_some());
             stored.for_each(|one| count_for_tenant(one, changes, usage));
         }

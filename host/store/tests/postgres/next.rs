@@ -3,7 +3,7 @@
 use std::future::{pending, ready};
 
 use keiko_core::id::TaskId;
-use keiko_core::port::{Ask, Records, TaskStore};
+use keiko_core::port::{Ask, LeaseRequest, Records, TaskStore};
 use keiko_core::task::{Settled, Submit, Submitted};
 
 use crate::submit_plain;
@@ -56,6 +56,22 @@ async fn a_lease_that_waits_no_longer_takes_nothing() {
     let asked_for_nothing = store.lease_next(Box::new(|| None), Box::pin(pending()));
     let (leased, ids) = futures::join!(asked_for_nothing, submit_plain(&store, &ada, 1));
     assert!(leased.unwrap().is_none());
+    let lease = store.lease(request(holder, 5)).await.unwrap();
+    assert_eq!(lease.tasks.iter().map(|task| task.id).collect::<Vec<_>>(), ids);
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_fails_holds_up_no_submit() {
+    let database = Database::new().await;
+    let store = database.open().await;
+    let ada = customer(&store, "ada").await;
+    let holder = store.open_holder(NOW, LEASE_MS).await.unwrap();
+    // No column holds such a time.
+    let ask: Ask = Box::new(move || Some(LeaseRequest { lease_ms: i64::MAX, ..request(holder, 5) }));
+    let leased = store.lease_next(ask, Box::pin(pending()));
+    let (leased, ids) = futures::join!(leased, submit_plain(&store, &ada, 2));
+    assert!(leased.unwrap().is_none(), "whoever waits leases alone");
     let lease = store.lease(request(holder, 5)).await.unwrap();
     assert_eq!(lease.tasks.iter().map(|task| task.id).collect::<Vec<_>>(), ids);
     store.close().await.unwrap();
