@@ -400,8 +400,7 @@ impl<S: Transactions> Service<S> {
     }
 }
 
-/// Takes out the lease that came along, which may be what failed and holds up no submit: whoever waits for it leases alone.
-/// Whether there was one.
+/// Takes out the lease that came along, which may be what failed; whoever waits for it leases alone. Whether there was one.
 fn leave_behind<S>(group: &mut Vec<Entry<S>>) -> bool {
     let before = group.len();
     group.retain(|entry| entry.kind != Kind::Along);
