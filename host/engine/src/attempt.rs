@@ -24,7 +24,7 @@ use keiko_core::stop::Stop;
 use keiko_core::task::Payload;
 use parking_lot::Mutex;
 use wasmtime::component::ResourceTableError;
-use wasmtime::{Store, StoreContextMut, UpdateDeadline};
+use wasmtime::{Store, StoreContextMut, Trap, UpdateDeadline};
 
 use crate::exceeded::Exceeded;
 use crate::export::{self, Ended, Ending};
@@ -35,6 +35,10 @@ use crate::state::State;
 /// Fuel that a store gets beyond the budget. wasmtime looks at the fuel at function entries and loop heads only, and
 /// does not say by how much the last stretch went below zero: nothing left of one unit too many says that it did.
 const FUEL_BEYOND: u64 = 1;
+
+/// What wasmtime 48 panics with, in builds with debug assertions, when it lets go of a task of the concurrent profile that ended without an
+/// answer: that way out does not count the task as gone. The trap that says so is lost in the panic.
+const UNANSWERED: &str = "assertion failed: task.decremented_interesting_task_count";
 
 /// Where attempts of a generation run: in stores of their own, or in those that are kept.
 pub(crate) struct Home<'a> {
@@ -247,7 +251,7 @@ pub(crate) async fn drive<T>(
         match polled {
             Ok(Poll::Ready(returned)) => return Poll::Ready(Ending::Returned(returned)),
             Ok(Poll::Pending) => {}
-            Err(panic) => return Poll::Ready(Ending::Panicked(text(&*panic))),
+            Err(panic) => return Poll::Ready(panicked(text(&*panic))),
         }
         if let Poll::Ready(reason) = Pin::new(&mut stopped).poll(context) {
             return Poll::Ready(Ending::Exceeded(Exceeded::Stopped(reason)));
@@ -260,6 +264,15 @@ pub(crate) async fn drive<T>(
         still.map(|()| Ending::Exceeded(Exceeded::Heartbeat))
     })
     .await
+}
+
+/// A panic of the engine or of a host function, or the trap that it stands for.
+fn panicked<T>(text: String) -> Ending<T> {
+    if text == UNANSWERED {
+        Ending::Returned(Err(Trap::NoAsyncResult.into()))
+    } else {
+        Ending::Panicked(text)
+    }
 }
 
 /// Whether anything moves in a call: it is polled only when it was woken itself, and the clock starts again with that.

@@ -85,8 +85,11 @@ fn meter(config: &mut Config) {
 
 /// What toolchains emit today is on. What is not needed is off at run time, though compiled in: some advisories of
 /// 2026 are aborts only in builds without it. Of the component model's concurrency the one profile has nothing, which costs an
-/// attempt 7 µs less, and the other what is finished: functions that are lifted or lowered `async`, with a callback. That one
-/// also has modules with several memories, which wasmtime's own glue between the parts of a component is: QuickJS has such parts.
+/// attempt 7 µs less, and the other what is finished: functions that are lifted or lowered `async`, with a callback.
+///
+/// Modules with several memories are on for wasmtime's own glue: where parts of a composed component hand each other texts or lists, it
+/// makes a module that has the memories of both. It is WebAssembly as any other, compiled and bounded with the rest. What guests
+/// bring has one memory in a module, which `scan` sees to: no toolchain that is known here makes more.
 fn features(config: &mut Config, profile: Profile) {
     let has_concurrency = profile == Profile::Concurrent;
     let off = WasmFeatures::GC
@@ -107,7 +110,8 @@ fn features(config: &mut Config, profile: Profile) {
     config
         .wasm_component_model(true)
         .wasm_features(off, false)
-        .wasm_features(WasmFeatures::CM_ASYNC | WasmFeatures::MULTI_MEMORY, has_concurrency)
+        .wasm_features(WasmFeatures::MULTI_MEMORY, true)
+        .wasm_features(WasmFeatures::CM_ASYNC, has_concurrency)
         .shared_memory(false)
         .concurrency_support(has_concurrency);
 }

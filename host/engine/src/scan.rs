@@ -10,7 +10,7 @@ use keiko_core::limit::LimitFact;
 use keiko_core::manifest::{self, Manifest};
 use keiko_core::port::InstallError;
 use keiko_core::profile::{Profile, Profiles};
-use wasmparser::{Encoding, ExternalKind, KnownCustom, Name, NameSectionReader, Parser, Payload};
+use wasmparser::{Encoding, ExternalKind, KnownCustom, Name, NameSectionReader, Parser, Payload, TypeRef};
 
 use crate::adapt::{PREVIEW1, START};
 use crate::need;
@@ -36,6 +36,9 @@ pub(crate) const FUNCTION_BYTES_MAX: u64 = 2 << 20;
 /// Bytes of one function's name. wasmtime copies it for every frame of a trap, on the thread of the guest; the longest
 /// of a C++ program is some thousand.
 pub(crate) const FUNCTION_NAME_BYTES_MAX: u64 = 64 << 10;
+/// Linear memories that a core module declares and imports. The parts of a composed component have a memory each; a module with several
+/// is what only wasmtime's glue between them is.
+pub(crate) const MODULE_MEMORIES_MAX: u64 = 1;
 /// Globals, tables, memories, element and data segments, tags, instances, aliases and canonical functions together.
 pub(crate) const ITEMS_MAX: u64 = 400_000;
 
@@ -182,6 +185,8 @@ struct Counts {
     exports: u64,
     functions: u64,
     items: u64,
+    /// Memories of each module and component around this place, the innermost last.
+    memories: Vec<u64>,
 }
 
 impl Counts {
@@ -192,6 +197,7 @@ impl Counts {
         match payload {
             P::Version { encoding, .. } => {
                 bump(&mut self.depth, 1, "nesting", DEPTH_MAX)?;
+                self.memories.push(0);
                 match encoding {
                     Encoding::Module => bump(&mut self.modules, 1, "core_modules", MODULES_MAX),
                     Encoding::Component => bump(&mut self.components, 1, "components", COMPONENTS_MAX),
@@ -199,6 +205,7 @@ impl Counts {
             }
             P::End(_) => {
                 self.depth = self.depth.saturating_sub(1);
+                self.memories.pop();
                 Ok(())
             }
             P::CodeSectionEntry(body) => {
@@ -214,7 +221,11 @@ impl Counts {
             P::TypeSection(reader) => self.types(reader.count()),
             P::CoreTypeSection(reader) => self.types(reader.count()),
             P::ComponentTypeSection(reader) => self.types(reader.count()),
-            P::ImportSection(reader) => self.imports(reader.count()),
+            P::ImportSection(reader) => {
+                self.imports(reader.count())?;
+                let imports = reader.clone().into_imports().map_while(Result::ok);
+                self.memories(imports.filter(|import| matches!(import.ty, TypeRef::Memory(_))).count() as u64)
+            }
             P::ComponentImportSection(reader) => self.imports(reader.count()),
             P::ExportSection(reader) => self.exports(reader.count()),
             P::ComponentExportSection(reader) => self.exports(reader.count()),
@@ -222,7 +233,10 @@ impl Counts {
                 bump(&mut self.functions, items(reader.count()), "functions", FUNCTIONS_MAX)
             }
             P::TableSection(reader) => self.items(reader.count()),
-            P::MemorySection(reader) => self.items(reader.count()),
+            P::MemorySection(reader) => {
+                self.items(reader.count())?;
+                self.memories(u64::from(reader.count()))
+            }
             P::TagSection(reader) => self.items(reader.count()),
             P::GlobalSection(reader) => self.items(reader.count()),
             P::ElementSection(reader) => self.items(reader.count()),
@@ -233,6 +247,19 @@ impl Counts {
             P::ComponentCanonicalSection(reader) => self.items(reader.count()),
             _ => Ok(()),
         }
+    }
+
+    /// Adds to the memories of the module that is being read.
+    fn memories(&mut self, more: u64) -> Result<(), InstallError> {
+        let Some(memories) = self.memories.last_mut() else { return Ok(()) };
+        *memories = memories.saturating_add(more);
+        if *memories <= MODULE_MEMORIES_MAX {
+            return Ok(());
+        }
+        Err(invalid(format!(
+            "a core module has {memories} memories, and may have {MODULE_MEMORIES_MAX}; what needs several is composed of components \
+             with a memory each"
+        )))
     }
 
     fn types(&mut self, count: u32) -> Result<(), InstallError> {
@@ -352,6 +379,23 @@ mod tests {
         for len in [9, 15, whole.len() - 1] {
             refused(&whole[..len], Invalid, "truncated");
         }
+    }
+
+    #[test]
+    fn a_module_has_one_memory_and_a_component_several() {
+        let imported = "(import \"m\" \"m\" (memory 1))";
+        for accepted in ["(memory 1)", imported, "", "(import \"m\" \"f\" (func))"] {
+            let module = format!("(core module {accepted})");
+            let several = format!("{module} {module} (component {module}) {module}");
+            assert!(scan(&component(&several)).is_ok(), "{accepted}");
+        }
+        for more in ["(memory 1) (memory 1)", &format!("{imported} (memory 1)"), &imported.repeat(2)] {
+            let module = format!("(core module {more})");
+            refused(&component(&module), Code::ComponentInvalid, "a core module has 2 memories");
+            refused(&component(&format!("(component {module})")), Code::ComponentInvalid, "2 memories");
+        }
+        let program = "(module (memory (export \"memory\") 1) (memory 1) (func (export \"_start\")))";
+        refused(&wat::parse_str(program).unwrap(), Code::ComponentInvalid, "a core module has 2 memories");
     }
 
     #[test]

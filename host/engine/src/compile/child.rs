@@ -128,3 +128,20 @@ fn problem(error: &wasmtime::Error) -> Problem {
 fn internal(message: String) -> Problem {
     Problem { kind: ProblemKind::Internal, message }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_compiler_gives_up_is_refused_with_its_reason() {
+        let says = |panic: Box<dyn Any + Send>| {
+            let Problem { kind, message } = given_up(&*panic);
+            assert_eq!(kind, ProblemKind::Invalid);
+            message.strip_prefix("the component does not compile: the compiler gave up: ").unwrap().to_owned()
+        };
+        assert_eq!(says(Box::new("not yet implemented: values")), "not yet implemented: values");
+        assert_eq!(says(Box::new("of two lines,\nthe first".to_owned())), "of two lines,");
+        assert_eq!(says(Box::new(7)), "it does not say why");
+    }
+}

@@ -202,7 +202,7 @@ fn by_error(error: &wasmtime::Error, last_words: Option<String>) -> Failure {
     }
     if let Some(full) = error.downcast_ref::<PoolConcurrencyLimitError>() {
         tracing::warn!(error = %full, "more attempts run than the pool has room for");
-        return Failure::new(Code::Internal, "the host had no room to run the attempt");
+        return Failure::new(Code::Internal, format!("the host had no room to run the attempt: {full}"));
     }
     let text = format!("{:#}", error.root_cause());
     if text.contains(HANDLES_EXCEEDED) {

@@ -367,6 +367,8 @@ const LIBC: &str = r#"
         (if (i32.gt_u (local.get $pages) (memory.size))
             (then (if (i32.eq (memory.grow (i32.sub (local.get $pages) (memory.size))) (i32.const -1))
                 (then unreachable))))
+        (if (local.get $had) (then (memory.copy (local.get $at) (local.get $old)
+            (select (local.get $had) (local.get $size) (i32.lt_u (local.get $had) (local.get $size))))))
         (local.get $at))
     (data (i32.const 0) "application/json")
     (data (i32.const 16) "null")

@@ -210,32 +210,3 @@ fn a_compiler_that_is_no_compiler_is_the_hosts_fault() {
         assert_eq!(error.unwrap_err().code, Code::Internal, "{program}");
     }
 }
-
-/// Two components in one, of which the second hands texts to the first.
-const COMPOSED: &str = r#"(component
-    (component $First
-        (core module $m (memory (export "memory") 1)
-            (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 0))
-            (func (export "take") (param i32 i32)))
-        (core instance $i (instantiate $m))
-        (func (export "take") (param "text" string) (canon lift (core func $i "take")
-            (memory (core memory $i "memory")) (realloc (core func $i "realloc")))))
-    (component $Second
-        (import "take" (func $take (param "text" string)))
-        (core module $libc (memory (export "memory") 1)
-            (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 0)))
-        (core instance $libc (instantiate $libc))
-        (core func $take (canon lower (func $take) (memory (core memory $libc "memory"))
-            (realloc (core func $libc "realloc"))))
-        (core module $m (import "" "take" (func (param i32 i32))))
-        (core instance (instantiate $m (with "" (instance (export "take" (func $take)))))))
-    (instance $first (instantiate $First))
-    (instance (instantiate $Second (with "take" (func $first "take")))))"#;
-
-#[test]
-fn what_the_compiler_gives_up_is_refused_with_its_reason() {
-    let error = compile(wat::parse_str(COMPOSED).unwrap()).unwrap_err();
-    assert_eq!(error.code, Code::ComponentInvalid, "{error}");
-    assert!(error.message.contains("the compiler gave up: "), "{error}");
-    assert!(error.message.contains("multiple memories"), "{error}");
-}

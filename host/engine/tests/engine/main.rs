@@ -12,6 +12,7 @@ mod artifacts;
 mod batches;
 mod cache;
 mod calls;
+mod composed;
 mod concurrency;
 mod data;
 mod ends;
