@@ -224,6 +224,67 @@ async fn a_level_that_fails_is_a_miss_rests_and_gets_what_it_missed() {
     assert_eq!(world.cache(1).get(&key).await, value("9"), "Redis has the newest change");
 }
 
+/// Changes that wait for levels to come back, at most, and bytes of them.
+const WAITING_MAX: usize = 10_000;
+const WAITING_BYTES_MAX: usize = 64 << 20;
+
+#[tokio::test]
+async fn a_level_gets_the_newest_change_of_each_key_and_no_more_than_may_wait() {
+    let world = World::new(2);
+    let host = &world.hosts[0];
+    let key = |number: usize| key(&world.ada, &number.to_string());
+    let given_up = || host.cache.figures().event(Event::GivenUp);
+    host.redis.set_fault(LevelFault::Down);
+    for text in ["old", "new"] {
+        for number in 0..WAITING_MAX {
+            host.cache.set(&key(number), Bytes::from_static(text.as_bytes()), &Wish::default()).await;
+        }
+    }
+    assert_eq!((host.cache.figures().unrepeated, given_up()), (WAITING_MAX, 0));
+    host.cache.set(&key(WAITING_MAX), "one more".into(), &Wish::default()).await;
+    assert_eq!((host.cache.figures().unrepeated, given_up()), (WAITING_MAX, 1));
+    host.cache.set(&key(0), "newest".into(), &Wish::default()).await;
+    host.cache.remove(&key(1)).await;
+    assert_eq!((host.cache.figures().unrepeated, given_up()), (WAITING_MAX, 1), "those have their places");
+
+    host.redis.set_fault(LevelFault::None);
+    world.pass(10_000);
+    host.cache.recover().await;
+    let figures = host.cache.figures();
+    assert_eq!((figures.unrepeated, figures.event(Event::Repeated)), (0, WAITING_MAX as u64));
+    // Redis alone is asked what it has now.
+    let other = &world.hosts[1];
+    other.database.set_fault(LevelFault::Down);
+    for (number, expected) in [
+        (0, value("newest")),
+        (1, Found::Nothing(Why::Removed)),
+        (2, value("new")),
+        (WAITING_MAX - 1, value("new")),
+        (WAITING_MAX, Found::Nothing(Why::Nothing)),
+    ] {
+        assert_eq!(other.cache.get(&key(number)).await, expected, "{number}");
+    }
+}
+
+#[tokio::test]
+async fn what_waits_for_a_level_has_so_many_bytes() {
+    let world = World::new(1);
+    let host = &world.hosts[0];
+    let key = |number: usize| key(&world.ada, &number.to_string());
+    host.redis.set_fault(LevelFault::Down);
+    let most = Bytes::from(vec![7; VALUE_BYTES_MAX]);
+    let fit = WAITING_BYTES_MAX / VALUE_BYTES_MAX;
+    for number in 0..fit {
+        host.cache.set(&key(number), most.clone(), &Wish::default()).await;
+    }
+    let waits = || (host.cache.figures().unrepeated, host.cache.figures().event(Event::GivenUp));
+    assert_eq!(waits(), (fit, 0));
+    host.cache.set(&key(fit), "1".into(), &Wish::default()).await;
+    assert_eq!(waits(), (fit, 1));
+    host.cache.remove(&key(fit)).await;
+    assert_eq!(waits(), (fit + 1, 1), "a removal has no bytes");
+}
+
 #[tokio::test]
 async fn garbage_is_no_value_and_goes_away() {
     let world = World::new(2);
