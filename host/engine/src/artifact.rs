@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use keiko_core::id::Digest;
 use keiko_core::limit::ARTIFACT_BYTES_MAX;
+use keiko_core::port::ArtifactName;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use wasmtime::component::Component;
 
@@ -26,6 +27,8 @@ use crate::key::ClusterKey;
 
 /// Format number 1.
 const MAGIC: &[u8; 16] = b"keiko artifact 1";
+/// What names of artifacts among hosts begin to be hashed with, so that none of them is a MAC.
+const NAME: &[u8; 16] = b"keiko art name 1";
 /// Extension of a file that is being written.
 const DRAFT: &str = "new";
 const MAC_BYTES: usize = 32;
@@ -155,10 +158,31 @@ impl Artifacts {
 
     /// Keeps the artifact of a component: whole under its name, or not at all.
     pub(crate) fn write(&self, digest: Digest, settings: &Settings, artifact: &Made) -> io::Result<()> {
+        let mac = self.hasher(digest, settings).update(&artifact.0).finalize();
+        self.put(digest, settings, &[MAGIC, mac.as_bytes(), &artifact.0])
+    }
+
+    /// What the artifact of a component is known by among hosts: who has another key, processor or build finds nothing there.
+    pub(crate) fn name(&self, settings: &Settings) -> ArtifactName {
+        let mut hasher = blake3::Hasher::new_keyed(self.key.bytes());
+        hasher.update(NAME).update(settings.0.as_bytes());
+        ArtifactName(*hasher.finalize().as_bytes())
+    }
+
+    /// The file of a component's artifact, for other hosts.
+    pub(crate) fn file(&self, digest: Digest, settings: &Settings) -> io::Result<Vec<u8>> {
+        fs::read(self.path(digest, settings))
+    }
+
+    /// Puts a file of another host under the name of a component's artifact; whether it can be believed shows when it is read.
+    pub(crate) fn receive(&self, digest: Digest, settings: &Settings, file: &[u8]) -> io::Result<()> {
+        self.put(digest, settings, &[file])
+    }
+
+    fn put(&self, digest: Digest, settings: &Settings, parts: &[&[u8]]) -> io::Result<()> {
         let draft = self.drafts.fetch_add(1, Ordering::Relaxed);
         let draft = self.dir.join(format!("{}-{}-{draft}.{DRAFT}", digest.short(), std::process::id()));
-        let mac = self.hasher(digest, settings).update(&artifact.0).finalize();
-        let written = self.write_draft(&draft, &self.path(digest, settings), mac, &artifact.0);
+        let written = self.write_draft(&draft, &self.path(digest, settings), parts);
         if written.is_err() {
             // What could not be written is of no use; that it cannot be removed either adds nothing.
             let _ = fs::remove_file(&draft);
@@ -166,12 +190,12 @@ impl Artifacts {
         written
     }
 
-    fn write_draft(&self, draft: &Path, name: &Path, mac: blake3::Hash, bytes: &[u8]) -> io::Result<()> {
+    fn write_draft(&self, draft: &Path, name: &Path, parts: &[&[u8]]) -> io::Result<()> {
         let mut file =
             fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(draft)?;
-        file.write_all(MAGIC)?;
-        file.write_all(mac.as_bytes())?;
-        file.write_all(bytes)?;
+        for part in parts {
+            file.write_all(part)?;
+        }
         file.sync_all()?;
         fs::rename(draft, name)?;
         fs::File::open(&self.dir)?.sync_all()

@@ -36,6 +36,7 @@ mod machine;
 mod need;
 mod registry;
 mod scan;
+mod share;
 mod state;
 mod symbols;
 
@@ -95,6 +96,8 @@ pub struct EngineCounts {
     pub held: usize,
     /// Artifacts that were altered, foreign or stale, since the start.
     pub artifacts_refused: u64,
+    /// Artifacts that another host of the database had made, since the start.
+    pub artifacts_received: u64,
     /// Instances that are kept for their next attempt.
     pub kept: usize,
     /// Attempts that ran on a kept instance, since the start.
@@ -118,6 +121,8 @@ struct Inner {
     components: Arc<dyn Components>,
     library: Arc<Library>,
     artifacts: Artifacts,
+    /// How many of them other hosts had made.
+    received: AtomicU64,
     compilers: Compilers,
     registry: Registry,
     /// One loading of a component at a time.
@@ -136,6 +141,7 @@ impl Engine {
             library: Library::new(components.clone()),
             components,
             artifacts,
+            received: AtomicU64::new(0),
             compilers: Compilers::new(options.compiler),
             registry: Registry::default(),
             flights: Flights::default(),
@@ -162,6 +168,7 @@ impl Engine {
             loaded: self.0.registry.len(),
             held: self.0.registry.held(),
             artifacts_refused: self.0.artifacts.refused(),
+            artifacts_received: read(&self.0.received),
             concurrent: self.0.machines.is_concurrent(),
             symbol_readings: self.0.library.readings(),
         }
@@ -203,18 +210,35 @@ impl Engine {
         apart(move || inner.keep(digest, profile, &artifact)).await?
     }
 
-    /// The component of its artifact, or else compiled.
+    /// The component of its artifact, of this host or another one, or else compiled.
     async fn kept_or_made(
         &self,
         bytes: Bytes,
         digest: Digest,
         profile: Profile,
-    ) -> Result<(Component, u64), InstallError> {
-        match self.kept(digest, profile).await? {
-            Some(kept) => Ok(kept),
-            None => self.make(bytes, digest, profile).await,
-        }
+    ) -> Result<Ready, InstallError> {
+        let of_others = async || {
+            if self.receive(digest, profile).await { self.kept(digest, profile).await } else { Ok(None) }
+        };
+        let kept = match self.kept(digest, profile).await? {
+            Some(kept) => Some(kept),
+            None => of_others().await?,
+        };
+        let is_made = kept.is_none();
+        let (component, artifact_bytes) = match kept {
+            Some(kept) => kept,
+            None => self.make(bytes, digest, profile).await?,
+        };
+        Ok(Ready { component, artifact_bytes, is_made })
     }
+}
+
+/// A component whose machine code is there.
+struct Ready {
+    component: Component,
+    artifact_bytes: u64,
+    /// Whether it was made just now.
+    is_made: bool,
 }
 
 impl Inner {
@@ -278,9 +302,12 @@ impl Runner for Engine {
         let (digest, scanned) = scan.await?.map_err(at(Stage::Scan))?;
         scanned.check_profile(profiles).map_err(at(Stage::Scan))?;
         let _flight = self.0.flights.board(digest).await;
-        let made = self.kept_or_made(bytes.clone(), digest, scanned.profile()).await;
-        let (component, artifact_bytes) = made.map_err(at(Stage::Compile))?;
+        let ready = self.kept_or_made(bytes.clone(), digest, scanned.profile()).await;
+        let Ready { component, artifact_bytes, is_made } = ready.map_err(at(Stage::Compile))?;
         let generation = self.0.prove(&component, digest, &scanned).await.map_err(at(Stage::Instantiate))?;
+        if is_made {
+            generation.made_here();
+        }
         let is_program = matches!(generation.tasks, Some(Tasks::Program(_)));
         let (runs_tasks, works_batches) = (generation.tasks.is_some(), generation.batch.is_some());
         self.0.registry.insert(generation);
@@ -303,6 +330,14 @@ impl Runner for Engine {
             // It was loaded for a tenant that may have it.
             Some(generation) => permitted(generation.profile, profiles),
             None => self.loaded(digest, profiles).await.map(|generation| self.0.registry.insert(generation)),
+        }
+    }
+
+    async fn share(&self, digest: Digest) {
+        if let Some(generation) = self.0.registry.get(digest)
+            && generation.take_unshared()
+        {
+            self.hand_over(digest, generation.profile).await;
         }
     }
 
@@ -356,12 +391,14 @@ impl Engine {
         {
             return self.0.link(&component, digest, profile);
         }
-        let bytes = self.bytes(digest).await?;
-        let looked_at = bytes.clone();
-        let profile = apart(move || need::profile(&looked_at)).await?;
+        let (profile, bytes) = self.needed(digest).await?;
         permitted(profile, profiles)?;
-        let (component, _) = self.kept_or_made(bytes, digest, profile).await?;
-        self.0.link(&component, digest, profile)
+        let ready = self.kept_or_made(bytes, digest, profile).await?;
+        let generation = self.0.link(&ready.component, digest, profile)?;
+        if ready.is_made {
+            self.hand_over(digest, profile).await;
+        }
+        Ok(generation)
     }
 
     /// The profile under which there is something that has the name of a component's artifact.
@@ -376,6 +413,14 @@ impl Engine {
             Ok(None)
         })
         .await?
+    }
+
+    /// The profile that a component needs by its kept bytes, and these.
+    async fn needed(&self, digest: Digest) -> Result<(Profile, Bytes), InstallError> {
+        let bytes = self.bytes(digest).await?;
+        let looked_at = bytes.clone();
+        let profile = apart(move || need::profile(&looked_at)).await?;
+        Ok((profile, bytes))
     }
 
     /// The kept bytes of a component, which must be the bytes that were kept.

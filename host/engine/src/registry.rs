@@ -48,6 +48,8 @@ pub(crate) struct Generation {
     pub(crate) profile: Profile,
     /// Whether new attempts run it; the registry says so.
     is_live: AtomicBool,
+    /// Whether its machine code was made here and the other hosts have not been handed it.
+    is_unshared: AtomicBool,
     _held: Held,
 }
 
@@ -63,6 +65,16 @@ impl Drop for Held {
 impl Generation {
     pub(crate) fn digest(&self) -> Digest {
         self.symbols.digest()
+    }
+
+    /// Notes that its machine code was made here.
+    pub(crate) fn made_here(&self) {
+        self.is_unshared.store(true, Ordering::Release);
+    }
+
+    /// Whether the other hosts are to be handed its machine code: once.
+    pub(crate) fn take_unshared(&self) -> bool {
+        self.is_unshared.swap(false, Ordering::AcqRel)
     }
 
     /// Whether new attempts run it.
@@ -86,8 +98,9 @@ impl Registry {
     pub(crate) fn generation(&self, linked: Linked, profile: Profile, symbols: Arc<Symbols>) -> Generation {
         self.held.fetch_add(1, Ordering::Relaxed);
         let Linked { pre, tasks, batch, reset } = linked;
-        let (is_live, held) = (AtomicBool::new(false), Held(Arc::clone(&self.held)));
-        Generation { pre, tasks, batch, reset, symbols, profile, is_live, _held: held }
+        let (is_live, is_unshared) = (AtomicBool::new(false), AtomicBool::new(false));
+        let held = Held(Arc::clone(&self.held));
+        Generation { pre, tasks, batch, reset, symbols, profile, is_live, is_unshared, _held: held }
     }
 
     /// The generation of a digest.

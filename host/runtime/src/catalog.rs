@@ -257,6 +257,7 @@ impl Catalog {
             return Err(Error::new(Code::Conflict, reason));
         }
         self.components.put(compiled.digest, bytes).await?;
+        self.runner.share(compiled.digest).await;
         Ok(NewVersion {
             tenant,
             digest: compiled.digest,

@@ -9,12 +9,14 @@ use std::str::FromStr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::join_all;
 use keiko_core::batch::{Add, Added, NewItem, Processor, Waiting, payload_of};
-use keiko_core::id::{ItemId, TaskId, TenantId};
+use keiko_core::id::{Digest, ItemId, TaskId, TenantId};
 use keiko_core::port::{
-    BatchStore, Beat, CatalogStore, Dead, LeaseRequest, Records, Signal, Signals, StoreErrorKind, TaskStore,
+    ArtifactName, BatchStore, Beat, CatalogStore, Components, Dead, LeaseRequest, Records, Signal, Signals,
+    StoreErrorKind, TaskStore,
 };
 use keiko_core::task::{CancelAnswer, Settled, Submit, Submitted, TaskFilter};
 use keiko_store::postgres::{OpenError, PostgresOptions, PostgresStore};
@@ -438,6 +440,38 @@ async fn an_add_whose_room_another_took_stores_nothing_and_says_how_much_waits()
     let (answer, stored) = add_beside(7, 10).await;
     assert!(matches!(answer, Added::Accepted { count: 3, duplicate: false, .. }), "{answer:?}");
     assert_eq!(stored, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_find_each_others_machine_code_by_its_name_and_the_last_four_of_a_component_stay() {
+    let database = Database::new().await;
+    let (store, other) = (database.open().await, database.open().await);
+    let (kept, unknown) = (Digest([1; 32]), Digest([2; 32]));
+    store.put(kept, Bytes::from_static(b"component")).await.unwrap();
+    let name = |number: u8| ArtifactName([number; 32]);
+    let code = |number: u8| Bytes::from(vec![number; 100_000]);
+    assert_eq!(other.artifact(kept, name(1)).await.unwrap(), None);
+    store.put_artifact(unknown, name(1), code(1)).await.unwrap();
+    assert_eq!(other.artifact(unknown, name(1)).await.unwrap(), None, "of a component that is not kept");
+    for number in 1..=4 {
+        store.put_artifact(kept, name(number), code(number)).await.unwrap();
+    }
+    let found = async || {
+        let mut found = Vec::new();
+        for number in 1..=5 {
+            found.push(other.artifact(kept, name(number)).await.unwrap().map(|bytes| bytes[99_999]));
+        }
+        found
+    };
+    assert_eq!(found().await, [Some(1), Some(2), Some(3), Some(4), None]);
+    // The newest of a name counts, and takes no other's place.
+    other.put_artifact(kept, name(1), code(9)).await.unwrap();
+    assert_eq!(found().await, [Some(9), Some(2), Some(3), Some(4), None]);
+    other.put_artifact(kept, name(5), code(5)).await.unwrap();
+    assert_eq!(found().await, [Some(9), None, Some(3), Some(4), Some(5)]);
+    assert_eq!(database.number("SELECT count(*) FROM artifact").await, 4);
+    store.close().await.unwrap();
+    other.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -82,4 +82,24 @@ pub trait Components: Send + Sync + 'static {
 
     /// The bytes under a digest.
     async fn get(&self, digest: Digest) -> Result<Option<Bytes>, StoreError>;
+
+    /// Keeps a component's machine code for the other hosts of this database, when the component is kept; what is kept under the
+    /// same name goes. A store that is one host's keeps none: that host has it in its data folder.
+    async fn put_artifact(
+        &self,
+        _digest: Digest,
+        _name: ArtifactName,
+        _bytes: Bytes,
+    ) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// A component's machine code as another host has kept it. It is not believed for having been kept.
+    async fn artifact(&self, _digest: Digest, _name: ArtifactName) -> Result<Option<Bytes>, StoreError> {
+        Ok(None)
+    }
 }
+
+/// What machine code of a component is known by beside its digest: a hash, under the cluster key, of all that must match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArtifactName(pub [u8; 32]);

@@ -219,6 +219,10 @@ pub trait Runner: Send + Sync + 'static {
     /// profile than these, also when it is loaded.
     async fn load(&self, digest: Digest, profiles: Profiles) -> Result<(), InstallError>;
 
+    /// Hands what [`Runner::compile`] made of a component, which is kept now, to the other hosts of the database, where that is
+    /// possible: they need not make it again.
+    async fn share(&self, _digest: Digest) {}
+
     /// Runs one attempt to its end. Never fails and never panics: whatever happens is an outcome.
     async fn run(&self, attempt: Attempt, port: Arc<dyn HostPort>, stop: Stop) -> AttemptReport;
 

@@ -12,7 +12,7 @@ use keiko_core::outcome::Outcome;
 use keiko_core::port::{Components, Runner};
 use keiko_core::profile::Profiles;
 use keiko_core::stop::StopReason;
-use keiko_engine::Engine;
+use keiko_engine::{Compiler, Engine, EngineOptions};
 
 use crate::guest::{TASKS, guest};
 use crate::host::{Kept, Port, Run, block_on, completed, engine, key};
@@ -113,6 +113,83 @@ fn an_artifact_under_the_name_of_another_is_made_again() {
     assert!(of_other.to_string_lossy().contains(&compiled.digest.hex()));
     fs::rename(of_other, name).unwrap();
     assert_eq!(folder.refused('a'), 1);
+}
+
+/// A host of the database that these components are in, which can compile nothing.
+fn other_host(components: &Arc<Kept>, digit: char) -> (Engine, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    (without_compiler(dir.path(), components, digit), dir)
+}
+
+fn without_compiler(dir: &Path, components: &Arc<Kept>, digit: char) -> Engine {
+    let options = EngineOptions {
+        artifacts_dir: dir.to_owned(),
+        cluster_key: key(digit),
+        compiler: Compiler { program: "/bin/false".into(), arguments: Vec::new() },
+        running_max: 1,
+    };
+    Engine::new(options, components.clone()).unwrap()
+}
+
+#[test]
+fn what_one_host_has_compiled_another_one_runs_without_a_compiler() {
+    let folder = folder();
+    let first = folder.engine('a');
+    block_on(first.load(folder.digest, Profiles::STRICT)).unwrap();
+    // It was compiled for an upload, and is handed on when that has become a plugin.
+    let (other, dir) = other_host(&folder.components, 'a');
+    assert!(block_on(other.load(folder.digest, Profiles::STRICT)).is_err());
+    let bytes = Bytes::from(guest("(call $digit (i32.const 7))").bytes());
+    let digest = block_on(async {
+        let compiled = first.compile(bytes.clone(), COMPONENT_BYTES_MAX, Profiles::STRICT).await.unwrap();
+        folder.components.put(compiled.digest, bytes).await.unwrap();
+        first.share(compiled.digest).await;
+        compiled.digest
+    });
+    assert_eq!(folder.components.alter(|_| {}), 1);
+    let run = Run::of(guest(""));
+    block_on(async {
+        other.load(digest, Profiles::STRICT).await.unwrap();
+        let report = other.run(run.attempt(digest), run.port.clone(), run.stop.clone()).await;
+        assert_eq!(completed(&report), "7");
+    });
+    assert_eq!((other.counts().artifacts_received, other.counts().artifacts_refused), (1, 0));
+    // The next start has it in its folder.
+    folder.components.alter(Vec::clear);
+    let again = without_compiler(dir.path(), &folder.components, 'a');
+    block_on(again.load(digest, Profiles::STRICT)).unwrap();
+    assert_eq!((again.counts().artifacts_received, again.counts().artifacts_refused), (0, 0));
+}
+
+#[test]
+fn machine_code_of_another_host_is_believed_no_more_than_a_file() {
+    let folder = folder();
+    fs::remove_file(folder.artifact()).unwrap();
+    // Without an upload it is handed on at once: the component is kept.
+    let first = folder.engine('a');
+    block_on(first.load(folder.digest, Profiles::STRICT)).unwrap();
+    assert_eq!(folder.components.alter(|bytes| *bytes.last_mut().unwrap() ^= 1), 1);
+    let (other, dir) = other_host(&folder.components, 'a');
+    assert!(block_on(other.load(folder.digest, Profiles::STRICT)).is_err(), "nobody compiles it here");
+    assert_eq!((other.counts().artifacts_refused, files(dir.path()).len()), (1, 0));
+    let changes: [fn(&mut Vec<u8>); 3] =
+        [|bytes| bytes.truncate(100), Vec::clear, |bytes| bytes.extend([0; 100])];
+    for change in changes {
+        folder.components.alter(change);
+        let (other, dir) = other_host(&folder.components, 'a');
+        assert!(block_on(other.load(folder.digest, Profiles::STRICT)).is_err());
+        assert_eq!((other.counts().artifacts_refused, files(dir.path()).len()), (1, 0));
+    }
+    // One that can compile goes on, and mends what is there.
+    let dir = tempfile::tempdir().unwrap();
+    let compiles = engine(dir.path(), key('a'), folder.components.clone(), &[]);
+    block_on(compiles.load(folder.digest, Profiles::STRICT)).unwrap();
+    let (other, _dir) = other_host(&folder.components, 'a');
+    block_on(other.load(folder.digest, Profiles::STRICT)).unwrap();
+    // With another key there is nothing to find.
+    let (stranger, _dir) = other_host(&folder.components, 'b');
+    assert!(block_on(stranger.load(folder.digest, Profiles::STRICT)).is_err());
+    assert_eq!((stranger.counts().artifacts_received, stranger.counts().artifacts_refused), (0, 0));
 }
 
 #[test]

@@ -19,8 +19,8 @@ use keiko_core::outcome::{AttemptReport, Failure, Outcome};
 use keiko_core::page::Page;
 use keiko_core::policy::{BUDGET_DEFAULT, Budget, BudgetRequest, Grants, Limit};
 use keiko_core::port::{
-    AskError, Attempt, AttemptFacts, CacheFill, CacheFilling, CacheRefused, Compiled, Components, HostPort,
-    InstallError, ItemsError, Keeping, ReserveError, Reserved, Runner, StoreError,
+    ArtifactName, AskError, Attempt, AttemptFacts, CacheFill, CacheFilling, CacheRefused, Compiled,
+    Components, HostPort, InstallError, ItemsError, Keeping, ReserveError, Reserved, Runner, StoreError,
 };
 use keiko_core::profile::Profiles;
 use keiko_core::stop::Stop;
@@ -30,13 +30,24 @@ use keiko_engine::{ClusterKey, Compiler, Engine, EngineOptions};
 
 use crate::guest::Guest;
 
-/// Components in memory.
+/// Components in memory, with the machine code that engines hand each other.
 #[derive(Default)]
-pub struct Kept(Mutex<HashMap<Digest, Bytes>>);
+pub struct Kept(Mutex<HashMap<Digest, Bytes>>, Mutex<HashMap<(Digest, [u8; 32]), Bytes>>);
 
 impl Kept {
     pub fn forget(&self, digest: Digest) {
         self.0.lock().unwrap().remove(&digest);
+    }
+
+    /// Changes all machine code, and says how much there is.
+    pub fn alter(&self, change: impl Fn(&mut Vec<u8>)) -> usize {
+        let mut artifacts = self.1.lock().unwrap();
+        for bytes in artifacts.values_mut() {
+            let mut altered = bytes.to_vec();
+            change(&mut altered);
+            *bytes = altered.into();
+        }
+        artifacts.len()
     }
 }
 
@@ -49,6 +60,15 @@ impl Components for Kept {
 
     async fn get(&self, digest: Digest) -> Result<Option<Bytes>, StoreError> {
         Ok(self.0.lock().unwrap().get(&digest).cloned())
+    }
+
+    async fn put_artifact(&self, digest: Digest, name: ArtifactName, bytes: Bytes) -> Result<(), StoreError> {
+        self.1.lock().unwrap().insert((digest, name.0), bytes);
+        Ok(())
+    }
+
+    async fn artifact(&self, digest: Digest, name: ArtifactName) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.1.lock().unwrap().get(&(digest, name.0)).cloned())
     }
 }
 

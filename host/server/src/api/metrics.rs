@@ -191,6 +191,11 @@ const ENGINE_COUNTERS: &[(&str, &str, ReadEngine)] = &[
         "Compiled artifacts that were altered, foreign or stale, and were compiled again",
         |counts| counts.artifacts_refused,
     ),
+    (
+        "keiko_artifacts_received_total",
+        "Compiled artifacts that another host of the database had made",
+        |counts| counts.artifacts_received,
+    ),
     ("keiko_instances_reused_total", "Attempts that ran on a kept instance", |counts| counts.reused),
     (
         "keiko_instances_fresh_total",
@@ -260,7 +265,13 @@ mod tests {
         let metrics = Metrics::new();
         let figures = Figures { leased: 3, running: 2, paused: 1, host_paused: true, ..Figures::default() };
         let pool = PoolFigures { size: 5, idle: 4, in_use: 1, acquires: 9, ..PoolFigures::default() };
-        let engine = EngineCounts { loaded: 6, held: 7, artifacts_refused: 8, ..EngineCounts::default() };
+        let engine = EngineCounts {
+            loaded: 6,
+            held: 7,
+            artifacts_refused: 8,
+            artifacts_received: 10,
+            ..EngineCounts::default()
+        };
         let cache = CacheFigures::default();
         let without = metrics.render(&figures, &engine, &cache, None);
         assert!(!without.contains("keiko_pool_acquires_total "), "{without}");
@@ -275,6 +286,7 @@ mod tests {
             "keiko_components_loaded 6",
             "keiko_components_held 7",
             "keiko_artifacts_refused_total 8",
+            "keiko_artifacts_received_total 10",
             "keiko_pool_connections{state=\"idle\"} 4",
             "keiko_pool_connections{state=\"in_use\"} 1",
             "keiko_pool_acquires_total 9",

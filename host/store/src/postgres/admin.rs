@@ -15,7 +15,7 @@ use crate::admin::{AdminError, Finding, HolderStatus, Numbers, RULES, Status, Te
 /// The database's size and those of the tables that grow, with their indexes; of those that are there.
 const SIZES: &str = "SELECT 'database', pg_database_size(current_database())
     UNION ALL SELECT name, pg_total_relation_size(to_regclass(name))
-    FROM unnest(ARRAY['task', 'finished', 'attempt', 'attempt_log', 'component', 'agent', 'app_user']) AS name
+    FROM unnest(ARRAY['task', 'finished', 'attempt', 'attempt_log', 'component', 'artifact', 'agent', 'app_user']) AS name
     WHERE to_regclass(name) IS NOT NULL";
 
 /// Rules that need what only a server has.

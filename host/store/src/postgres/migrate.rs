@@ -32,6 +32,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("schedules", include_str!("../../../../migrations/postgres/0017_schedules.sql")),
     ("key_tasks", include_str!("../../../../migrations/postgres/0018_key_tasks.sql")),
     ("failing_groups", include_str!("../../../../migrations/postgres/0019_failing_groups.sql")),
+    ("artifacts", include_str!("../../../../migrations/postgres/0020_artifacts.sql")),
 ];
 
 /// How a file starts that cannot run in a transaction.

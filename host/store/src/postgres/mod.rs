@@ -73,8 +73,8 @@ use keiko_core::id::{Digest, GroupId, Holder, TaskId, TenantId, Token};
 use keiko_core::name::{PluginName, TenantName};
 use keiko_core::pause::{Pause, Paused};
 use keiko_core::port::{
-    Ask, Beat, CatalogStore, Components, Dead, Expired, IdBlock, Lease, LeaseRequest, Pruned, Records,
-    Rescued, Signal, Signals, StoreError, StoreErrorKind, TaskStore, Until,
+    ArtifactName, Ask, Beat, CatalogStore, Components, Dead, Expired, IdBlock, Lease, LeaseRequest, Pruned,
+    Records, Rescued, Signal, Signals, StoreError, StoreErrorKind, TaskStore, Until,
 };
 use keiko_core::retention::KeptFrom;
 use keiko_core::task::{
@@ -533,6 +533,14 @@ impl Components for PostgresStore {
 
     async fn get(&self, digest: Digest) -> Result<Option<Bytes>, StoreError> {
         component::get_bytes(&self.0.pool, digest).await
+    }
+
+    async fn put_artifact(&self, digest: Digest, name: ArtifactName, bytes: Bytes) -> Result<(), StoreError> {
+        component::put_artifact(&self.0.pool, digest, name, bytes).await
+    }
+
+    async fn artifact(&self, digest: Digest, name: ArtifactName) -> Result<Option<Bytes>, StoreError> {
+        component::artifact(&self.0.pool, digest, name).await
     }
 }
 

@@ -28,6 +28,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("schedules", include_str!("../../../../migrations/sqlite/0017_schedules.sql")),
     ("key_tasks", include_str!("../../../../migrations/sqlite/0018_key_tasks.sql")),
     ("failing_groups", include_str!("../../../../migrations/sqlite/0019_failing_groups.sql")),
+    ("artifacts", include_str!("../../../../migrations/sqlite/0020_artifacts.sql")),
 ];
 
 /// Why a database cannot be brought to this schema.

@@ -1,0 +1,1 @@
+-- Nothing here: machine code of components lies in the data folder of the one host.
