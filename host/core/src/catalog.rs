@@ -54,6 +54,13 @@ pub struct Plugin {
     pub canary: Option<Canary>,
 }
 
+impl Plugin {
+    /// The versions that its tasks run: the current one, and its canary.
+    pub fn running(&self) -> impl Iterator<Item = &PluginVersion> {
+        std::iter::once(&self.current).chain(self.canary.as_ref().map(|canary| &canary.version))
+    }
+}
+
 /// A version that a part of a plugin's tasks runs beside the current one, until the next swap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Canary {

@@ -341,6 +341,16 @@ impl Runner for Engine {
         }
     }
 
+    async fn profile(&self, digest: Digest) -> Result<Profile, InstallError> {
+        if let Some(generation) = self.0.registry.get(digest) {
+            return Ok(generation.profile);
+        }
+        match self.named(digest).await? {
+            Some(profile) => Ok(profile),
+            None => self.needed(digest).await.map(|(profile, _)| profile),
+        }
+    }
+
     async fn run(&self, attempt: Attempt, port: Arc<dyn HostPort>, stop: Stop) -> AttemptReport {
         match self.generation(attempt.digest).await {
             Ok(generation) => self.home(&generation).run(attempt, port, stop).await,

@@ -7,13 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keiko_core::admission::admit;
-use keiko_core::catalog::{Generation, NewVersion, Plugin, RemoveWhen, Target};
 use keiko_core::code::Code;
 use keiko_core::effect::{Body, BodyHash, check_content_type, check_key};
 use keiko_core::group::NewGroup;
 use keiko_core::limit::{BULK_TASKS_MAX, DELAY_MS_MAX, INPUT_BYTES_MAX, LimitFact, SetBy};
 use keiko_core::log::Kept;
-use keiko_core::manifest::Manifest;
 use keiko_core::once::{OnceError, OnceRule};
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
 use keiko_core::task::{
@@ -23,7 +21,7 @@ use keiko_core::task::{
 use keiko_core::time_out::Ends;
 use keiko_core::{AgentId, GroupId, KindId, TaskId, TenantId, TenantName, UserId};
 
-use crate::batch::{self, BatchFigures};
+use crate::batch::BatchFigures;
 use crate::cache::Cache;
 use crate::options::Options;
 use crate::request::{Accepted, AttemptLog, Error, TaskDetail, TaskRequest};
@@ -430,83 +428,6 @@ impl Handle {
             )),
             DropAnswer::NotFound => Err(no_task(id)),
         }
-    }
-
-    /// Installs a component and makes it current; says whether anything changed.
-    pub async fn install(
-        &self,
-        tenant: TenantId,
-        component: Bytes,
-        manifest: Option<Manifest>,
-    ) -> Result<(Plugin, bool), Error> {
-        let version = self.prepare(tenant, component, manifest).await?;
-        let before = self.shared.catalog.snapshot();
-        let answer =
-            self.shared.catalog.install(version).await.inspect_err(|_| self.shared.catalog.discard())?;
-        self.shared.swapped(&before).await;
-        Ok(answer)
-    }
-
-    /// Checks and keeps a component that is to be a version.
-    pub(crate) async fn prepare(
-        &self,
-        tenant: TenantId,
-        component: Bytes,
-        manifest: Option<Manifest>,
-    ) -> Result<NewVersion, Error> {
-        let entry = self.entry(tenant)?;
-        let refuse = |manifest: &Manifest| batch::taken(&self.shared, tenant, manifest);
-        let catalog = &self.shared.catalog;
-        let prepared = catalog.prepare(tenant, &entry.policy, component, manifest, refuse).await;
-        prepared.inspect_err(|_| catalog.discard())
-    }
-
-    /// Makes a version that was installed before the current one; says whether anything changed. Attempts that run
-    /// finish on what they began with.
-    pub async fn activate(
-        &self,
-        tenant: TenantId,
-        name: &str,
-        target: Target,
-    ) -> Result<(Plugin, bool), Error> {
-        let before = self.shared.catalog.snapshot();
-        let answer = self.shared.catalog.activate(tenant, name, target).await?;
-        self.shared.swapped(&before).await;
-        Ok(answer)
-    }
-
-    /// Up to `limit` swaps of a plugin, newest first, before the generation `before`.
-    pub async fn generations(
-        &self,
-        tenant: TenantId,
-        name: &str,
-        before: Option<u64>,
-        limit: u32,
-    ) -> Result<Vec<Generation>, Error> {
-        self.shared.catalog.generations(tenant, name, before, limit).await
-    }
-
-    /// A tenant's plugins by name.
-    pub fn plugins(&self, tenant: TenantId) -> Vec<Plugin> {
-        self.shared.catalog.plugins(tenant)
-    }
-
-    /// One of a tenant's plugins.
-    pub fn plugin(&self, tenant: TenantId, name: &str) -> Option<Plugin> {
-        self.shared.catalog.plugin(tenant, name)
-    }
-
-    /// Takes a plugin away; `Some` is how many live tasks it waits for.
-    pub async fn remove_plugin(
-        &self,
-        tenant: TenantId,
-        name: &str,
-        when: RemoveWhen,
-    ) -> Result<Option<u64>, Error> {
-        let before = self.shared.catalog.snapshot();
-        let left = self.shared.catalog.remove(tenant, name, when).await?;
-        self.shared.swapped(&before).await;
-        Ok(left)
     }
 
     /// Whether the host takes tasks and its database answers.

@@ -29,6 +29,7 @@ mod meters;
 mod metrics;
 mod options;
 mod pauses;
+mod plugins;
 mod point;
 mod port;
 mod pulse;

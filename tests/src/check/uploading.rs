@@ -1,11 +1,12 @@
 //! Hostile uploads by several hands at once, beside those who install plugins, ask, and run tasks.
 //!
-//! What is sent: everything of [`super::upload`], components with a few bytes changed at random, and, in the long form, those that
-//! keep the compiler busy. At the end the host is started again over artifacts that somebody has altered and planted.
+//! What is sent: everything of [`super::upload`], components of both engine profiles with a few bytes changed at random, and, in the
+//! long form, those that keep the compiler busy. At the end the host is started again over artifacts that somebody has altered and planted.
 //!
 //! Promises: an upload that is no plugin is refused with the code of its kind, and none is the host's fault; the process stays and
 //! grows by at most 20 MiB; the neighbour's installs go through, and the API answers it within 100 ms (p99, in the long form);
-//! what was planted is not run: the same plugin runs afterwards, and the host counts what it did not believe.
+//! what was planted is not run: the same plugin runs afterwards, and the host counts what it did not believe; a component of the
+//! concurrent profile is refused for the neighbour, who may not have it, while the attacker's is loaded.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -27,6 +28,7 @@ pub const INVARIANTS: &[&str] = &[
     "mutant",
     "neighbour's install",
     "neighbour's task",
+    "profile",
     "api p99",
     "memory",
     "planted",
@@ -73,6 +75,7 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     let mut report = Report::new("upload", INVARIANTS);
     let family = tree::guest("family")?;
     attacker.install(&family)?;
+    attacker.install(&concurrent()?.component()?)?;
     victim.install(&tree::guest("contract")?)?;
     victim.install(&family)?;
     run_task(&victim)?;
@@ -81,6 +84,7 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     let pid = host.pid();
     let seen = attack(&everything, &attacker, &victim, &mut report)?;
     report.require(host.is_running()? && host.pid() == pid, "process", || "the host is another".to_owned());
+    check_profile(&attacker, &victim, &mut report)?;
     let grown = || anyhow::Ok(host.memory_bytes()?.0.saturating_sub(before));
     let back = wait::until("the host's memory to come back", BACK_MAX, || {
         Ok((grown()? <= GROWTH_BYTES_MAX).then_some(()))
@@ -110,11 +114,16 @@ fn everything(plan: &Plan, data_dir: &Path, family: &[u8]) -> Result<Vec<Sent>> 
     let mut random = Random::new(plan.seed);
     let all = uploads(data_dir, plan.long)?.into_iter();
     let mut all: Vec<Sent> = all.map(|upload| (upload, &[] as &[&str])).collect();
+    let manifest = "[plugin]\nname = \"mutant\"\nversion = \"1\"\n[[kind]]\nname = \"run\"\n";
     let small = Attack::named("unreachable").next().context("the plainest attack")?.bare_component()?;
-    let small =
-        with_manifest(small, "[plugin]\nname = \"mutant\"\nversion = \"1\"\n[[kind]]\nname = \"run\"\n");
+    let bases = [
+        family.to_vec(),
+        with_manifest(small, manifest),
+        with_manifest(concurrent()?.bare_component()?, manifest),
+    ];
     for number in 0..plan.mutants {
-        let mut bytes = if number % 4 == 0 { family.to_vec() } else { small.clone() };
+        // One in four is large.
+        let mut bytes = bases[[0, 1, 2, 1][number % 4]].clone();
         for _ in 0..=random.below(8) {
             let place = random.below(bytes.len() as u64) as usize;
             bytes[place] ^= 1 + random.below(255) as u8;
@@ -123,6 +132,23 @@ fn everything(plan: &Plan, data_dir: &Path, family: &[u8]) -> Result<Vec<Sent>> 
         all.insert(random.below(all.len() as u64 + 1) as usize, (upload, MUTANT_CODES));
     }
     Ok(all)
+}
+
+/// An attack of the concurrent profile that can be installed.
+fn concurrent() -> Result<&'static Attack> {
+    Attack::named("waitable-flood").next().context("an attack of the concurrent profile")
+}
+
+/// Whether the component that the attacker may have is told of with its profile, and refused for whoever may not have it.
+fn check_profile(attacker: &Client, victim: &Client, report: &mut Report) -> Result<()> {
+    let attack = concurrent()?;
+    let told = attacker.get(&format!("/v1/plugins/{}", attack.plugin()))?.expect(&[200])?;
+    report.require(told["profile"] == "concurrent", "profile", || told.to_string());
+    let refused = in_turn(|| victim.upload(&attack.component()?))?;
+    report.require(refused.status == 403 && refused.code() == "denied", "profile", || {
+        format!("{refused:.400}")
+    });
+    Ok(())
 }
 
 /// What was seen while the uploads were sent.

@@ -219,6 +219,9 @@ pub trait Runner: Send + Sync + 'static {
     /// profile than these, also when it is loaded.
     async fn load(&self, digest: Digest, profiles: Profiles) -> Result<(), InstallError>;
 
+    /// The engine profile that a component needs which was installed before, loaded or not.
+    async fn profile(&self, digest: Digest) -> Result<Profile, InstallError>;
+
     /// Hands what [`Runner::compile`] made of a component, which is kept now, to the other hosts of the database, where that is
     /// possible: they need not make it again.
     async fn share(&self, _digest: Digest) {}

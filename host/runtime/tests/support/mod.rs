@@ -79,6 +79,10 @@ impl Runner for Script {
         Ok(())
     }
 
+    async fn profile(&self, _digest: Digest) -> Result<Profile, InstallError> {
+        Ok(Profile::Strict)
+    }
+
     async fn run(&self, attempt: Attempt, port: Arc<dyn HostPort>, stop: Stop) -> AttemptReport {
         (self.0)(attempt, port, stop).await
     }

@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use super::json::depth;
 use super::limit::JSON_DEPTH_MAX;
 
-pub(super) use plugin::{generations, plugin, plugins, tried, watched};
+pub(super) use plugin::{Profiles, generations, plugin, plugins, tried, watched};
 pub(super) use submit::{amendment, stream_line, submit, submit_group, submit_lines, template};
 
 /// A time as answers have it: RFC 3339 in UTC with milliseconds.

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use keiko_core::catalog::{Plugin, RemoveWhen, Target};
+use keiko_core::catalog::{Plugin, PluginVersion, RemoveWhen, Target};
 use keiko_core::limit::{LimitFact, SetBy};
 use keiko_core::manifest::Manifest;
 use keiko_core::policy::TenantPolicy;
@@ -40,8 +40,7 @@ pub(super) async fn install(
     let manifest = beside.as_deref().map(Manifest::parse).transpose();
     let manifest = manifest.map_err(|error| Problem::invalid(format!("manifest: {error}")))?;
     body::expect_media_type(&headers, &[WASM, JSON])?;
-    let policy = policy(&api, caller)?;
-    let bytes_max = policy.component_bytes_max;
+    let bytes_max = policy(&api, caller)?.component_bytes_max;
     let component = if body::media_type(&headers) == JSON {
         fetch(&api, caller, &headers, body, bytes_max).await?
     } else {
@@ -52,11 +51,10 @@ pub(super) async fn install(
     apart(move || signers.check(tenant, &signed, beside.as_deref(), signature.as_deref())).await?;
     if let Some(percent) = canary {
         let plugin = api.handle.install_canary(caller.tenant, component, manifest, percent).await?;
-        return Ok(json_answer(StatusCode::CREATED, dto::plugin(&plugin, &policy)));
+        return shown(&api, caller, StatusCode::CREATED, &plugin).await;
     }
     let (plugin, changed) = api.handle.install(caller.tenant, component, manifest).await?;
-    let status = if changed { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(json_answer(status, dto::plugin(&plugin, &policy)))
+    shown(&api, caller, if changed { StatusCode::CREATED } else { StatusCode::OK }, &plugin).await
 }
 
 /// The component at the source that a body names.
@@ -113,7 +111,8 @@ fn manifest_bytes(text: &str) -> Result<Vec<u8>, Problem> {
 pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller, uri: Uri) -> Result<Response, Problem> {
     query::read::<query::Nothing>(&uri)?;
     let plugins = api.handle.plugins(caller.tenant);
-    Ok(json_answer(StatusCode::OK, dto::plugins(&plugins, &policy(&api, caller)?)))
+    let profiles = profiles(&api, plugins.iter().flat_map(Plugin::running)).await;
+    Ok(json_answer(StatusCode::OK, dto::plugins(&plugins, &policy(&api, caller)?, &profiles)))
 }
 
 pub(super) async fn get(
@@ -123,8 +122,7 @@ pub(super) async fn get(
     uri: Uri,
 ) -> Result<Response, Problem> {
     query::read::<query::Nothing>(&uri)?;
-    let plugin = find(&api, caller, &name)?;
-    Ok(json_answer(StatusCode::OK, dto::plugin(&plugin, &policy(&api, caller)?)))
+    shown(&api, caller, StatusCode::OK, &find(&api, caller, &name)?).await
 }
 
 pub(super) async fn component(
@@ -170,7 +168,8 @@ pub(super) async fn history(
     let query: query::History = query::read(&uri)?;
     let limit = query.limit()?;
     let swaps = api.handle.generations(caller.tenant, &name.0, query.before, limit + 1).await?;
-    Ok(json_answer(StatusCode::OK, dto::generations(&swaps, limit)))
+    let profiles = profiles(&api, swaps.iter().map(|swap| &swap.version)).await;
+    Ok(json_answer(StatusCode::OK, dto::generations(&swaps, limit, &profiles)))
 }
 
 pub(super) async fn activate(
@@ -194,7 +193,7 @@ pub(super) async fn activate(
         return swap(&api, caller, &name, Target::Version(wanted.version)).await;
     };
     let plugin = api.handle.try_version(caller.tenant, &name.0, wanted.version, percent).await?;
-    Ok(json_answer(StatusCode::OK, dto::plugin(&plugin, &policy(&api, caller)?)))
+    shown(&api, caller, StatusCode::OK, &plugin).await
 }
 
 pub(super) async fn canary(
@@ -231,7 +230,7 @@ pub(super) async fn rollback(
 
 async fn swap(api: &Api, caller: Caller, name: &Segment, target: Target) -> Result<Response, Problem> {
     let (plugin, _) = api.handle.activate(caller.tenant, &name.0, target).await?;
-    Ok(json_answer(StatusCode::OK, dto::plugin(&plugin, &policy(api, caller)?)))
+    shown(api, caller, StatusCode::OK, &plugin).await
 }
 
 /// The files of the watched folder that are the tenant's, and what became of them.
@@ -262,6 +261,18 @@ pub(super) async fn host(State(api): State<Arc<Api>>, caller: Caller, uri: Uri) 
 fn find(api: &Api, caller: Caller, name: &Segment) -> Result<Plugin, Problem> {
     let plugin = api.handle.plugin(caller.tenant, &name.0);
     plugin.ok_or_else(|| Problem::new(Code::NotFound, "there is no such plugin"))
+}
+
+/// The answer with a plugin.
+async fn shown(api: &Api, caller: Caller, status: StatusCode, plugin: &Plugin) -> Result<Response, Problem> {
+    let profiles = profiles(api, plugin.running()).await;
+    Ok(json_answer(status, dto::plugin(plugin, &policy(api, caller)?, &profiles)))
+}
+
+/// The engine profiles of versions.
+async fn profiles<'a>(api: &Api, versions: impl Iterator<Item = &'a PluginVersion>) -> dto::Profiles {
+    let digests: Vec<Digest> = versions.map(|version| version.digest).collect();
+    api.handle.profiles(digests).await
 }
 
 fn policy(api: &Api, caller: Caller) -> Result<TenantPolicy, Problem> {

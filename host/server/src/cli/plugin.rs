@@ -126,6 +126,9 @@ pub(super) struct Plugin {
     pub(super) version: String,
     pub(super) digest: String,
     component_bytes: u64,
+    profile: Option<String>,
+    #[serde(default)]
+    profile_denied: bool,
     installed_at: String,
     generation: u64,
     #[serde(default)]
@@ -141,6 +144,7 @@ pub(super) struct Plugin {
 struct Canary {
     version: String,
     digest: String,
+    profile: Option<String>,
     percent: u64,
     state: String,
 }
@@ -391,6 +395,7 @@ struct Generation {
     version: String,
     digest: String,
     component_bytes: u64,
+    profile: Option<String>,
     cause: String,
     at: String,
 }
@@ -408,9 +413,10 @@ fn history(name: &str, page: &client::PageArguments, host: &client::HostArgument
     let row = |swap: Generation| {
         let digest = swap.digest.trim_start_matches("sha256:").chars().take(12).collect();
         let size = print::size(swap.component_bytes);
-        vec![swap.generation.to_string(), swap.version, digest, size, swap.cause, swap.at]
+        let profile = swap.profile.unwrap_or_default();
+        vec![swap.generation.to_string(), swap.version, digest, size, profile, swap.cause, swap.at]
     };
-    let head = ["generation", "version", "digest", "size", "cause", "since"];
+    let head = ["generation", "version", "digest", "size", "profile", "cause", "since"];
     print::table(&head, generations.into_iter().map(row).collect());
     print::next(next.map(|next| next.to_string()).as_deref());
     Ok(())
@@ -438,13 +444,16 @@ fn show(plugin: &Plugin) {
     line("version", &plugin.version);
     line("digest", &plugin.digest);
     line("size", &print::size(plugin.component_bytes));
+    let denied = if plugin.profile_denied { ", which the tenant's policy does not permit" } else { "" };
+    line("profile", &format!("{}{denied}", plugin.profile.as_deref().unwrap_or("unknown")));
     line("installed", &plugin.installed_at);
     line("generation", &plugin.generation.to_string());
     if plugin.draining {
         line("draining", "goes when its last task has ended");
     }
-    if let Some(Canary { version, percent, state, .. }) = &plugin.canary {
-        line("canary", &format!("{version}, {percent} % of tasks and batches ({state})"));
+    if let Some(Canary { version, percent, state, profile, .. }) = &plugin.canary {
+        let profile = profile.as_deref().unwrap_or("unknown");
+        line("canary", &format!("{version}, {percent} % of tasks and batches ({state}), profile {profile}"));
     }
     line("description", &plugin.description);
     line("wants", &plugin.wants.join(", "));

@@ -177,6 +177,8 @@ fn a_person_goes_back_to_the_version_before() {
     let lines: Vec<&str> = history.lines().collect();
     assert_eq!(lines.len(), 5, "{history}");
     assert!(lines[1].starts_with("4 ") && lines[1].contains(" activate "), "{history}");
+    assert!(lines[0].contains(" PROFILE ") && lines[1].contains(" strict "), "{history}");
+    assert!(out(&served.run(&["plugin", "show", "guest"], 0)).contains("profile      strict"));
     let page = served.run(&["plugin", "history", "guest", "--limit", "2", "--before", "4"], 0);
     assert!(out(&page).lines().nth(1).unwrap().contains(" rollback "), "{}", out(&page));
     assert!(err(&page).contains("there are more: --before 2"), "{}", err(&page));
@@ -204,7 +206,10 @@ fn a_person_lets_a_part_of_the_tasks_try_a_version() {
         "{begun}"
     );
     let shown = out(&served.run(&["plugin", "show", "guest"], 0));
-    assert!(shown.contains("canary       0.2.0, 10 % of tasks and batches (trying)"), "{shown}");
+    assert!(
+        shown.contains("canary       0.2.0, 10 % of tasks and batches (trying), profile strict"),
+        "{shown}"
+    );
     let stands = out(&served.run(&["plugin", "canary", "guest"], 0));
     assert!(stands.contains("state        trying") && stands.contains("PLUGIN FAILED"), "{stands}");
     served.run(&["plugin", "canary", "guest", "--withdraw"], 0);

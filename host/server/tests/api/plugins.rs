@@ -236,6 +236,12 @@ fn a_component_that_needs_concurrency_runs_for_tenants_that_may_have_it_and_for_
     client.upload("/v1/plugins", &guest::concurrent("guest", "2.0")).expect(201);
     let echoes = |client: &Client| client.run(r#"{"kind":"echo","input":[1]}"#)["result"].clone();
     assert_eq!(echoes(&client), json!([1]));
+    let told = |client: &Client| {
+        let plugin = client.get("/v1/plugins/guest").expect(200).json();
+        assert_eq!(client.get("/v1/plugins").expect(200).json()["plugins"][0], plugin);
+        ["version", "profile", "profile_denied"].map(|field| plugin[field].clone())
+    };
+    assert_eq!(told(&client), [json!("2.0"), json!("concurrent"), json!(null)]);
     // The same bytes are refused for whoever may not have them, though they are loaded.
     let refused = world.client(Some(&of_other)).upload("/v1/plugins", &guest::concurrent("guest", "2.0"));
     let problem = refused.problem(403, "denied");
@@ -246,15 +252,20 @@ fn a_component_that_needs_concurrency_runs_for_tenants_that_may_have_it_and_for_
     );
     assert_eq!(problem["stage"], "scan");
     // Swaps go from one profile to the other and back.
-    client.post("/v1/plugins/guest/rollback").expect(200);
+    let back = client.post("/v1/plugins/guest/rollback").expect(200).json();
+    assert_eq!((&back["version"], &back["profile"]), (&json!("1.0"), &json!("strict")));
     assert_eq!(echoes(&client), json!([1]));
     let activate = |client: &Client, body: &str| client.post_json("/v1/plugins/guest/activate", body);
+    let tried = activate(&client, r#"{"version":"2.0","canary_percent":10}"#).expect(200).json();
+    assert_eq!((&tried["profile"], &tried["canary"]["profile"]), (&json!("strict"), &json!("concurrent")));
     activate(&client, r#"{"version":"2.0"}"#).expect(200);
     assert_eq!(echoes(&client), json!([1]));
 
     // The next start has another policy.
     let world = World::start(world.stop(), &format!("{acme}{other}"));
     let client = world.client(Some(&of_acme));
+    // What is not loaded is told of all the same, with the reason of its absence.
+    assert_eq!(told(&client), [json!("2.0"), json!("concurrent"), json!(true)]);
     let failed = client.run(r#"{"kind":"echo"}"#);
     assert_eq!(
         (&failed["state"], &failed["error"]["code"]),
@@ -269,6 +280,14 @@ fn a_component_that_needs_concurrency_runs_for_tenants_that_may_have_it_and_for_
     }
     client.upload("/v1/plugins", &guest::concurrent("guest", "3.0")).problem(403, "denied");
     assert_eq!(echoes(&client), json!([1]));
+    assert_eq!(told(&client), [json!("1.0"), json!("strict"), json!(null)]);
+    let history = client.get("/v1/plugins/guest/history").expect(200).json();
+    let of = |at: usize| history["generations"][at]["profile"].clone();
+    assert_eq!(
+        [0, 1, 2, 3, 4].map(of),
+        ["strict", "concurrent", "strict", "concurrent", "strict"].map(|profile| json!(profile)),
+        "{history}"
+    );
 }
 
 /// Processes that compile for this one.

@@ -524,6 +524,10 @@ impl Runner for Guests {
         Ok(())
     }
 
+    async fn profile(&self, _digest: Digest) -> Result<Profile, InstallError> {
+        Ok(Profile::Strict)
+    }
+
     async fn run(&self, attempt: Attempt, port: Arc<dyn HostPort>, stop: Stop) -> AttemptReport {
         let input: Value = serde_json::from_slice(&attempt.input.bytes).unwrap_or_default();
         let script = Script::read(&input);

@@ -1,13 +1,24 @@
 //! The shapes of plugins and their history.
 
+use std::collections::HashMap;
+
+use keiko_core::Digest;
 use keiko_core::canary::{State, Tally};
-use keiko_core::catalog::{Generation, Plugin, Tried};
+use keiko_core::catalog::{Generation, Plugin, PluginVersion, Tried};
 use keiko_core::policy::TenantPolicy;
+use keiko_core::profile::Profile;
 use keiko_core::retry::RetryRequest;
 use serde::Serialize;
 
 use super::{time, to_vec};
 use crate::watch::Watched;
+
+/// The engine profiles of components, as far as they are known.
+pub(crate) type Profiles = HashMap<Digest, Profile>;
+
+fn profile(profiles: &Profiles, version: &PluginVersion) -> Option<&'static str> {
+    profiles.get(&version.digest).copied().map(Profile::as_str)
+}
 
 #[derive(Serialize)]
 struct PluginJson<'a> {
@@ -15,6 +26,10 @@ struct PluginJson<'a> {
     version: &'a str,
     digest: String,
     component_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<&'static str>,
+    #[serde(skip_serializing_if = "is_false")]
+    profile_denied: bool,
     installed_at: String,
     generation: u64,
     #[serde(skip_serializing_if = "is_false")]
@@ -31,6 +46,8 @@ struct PluginJson<'a> {
 struct CanaryJson<'a> {
     version: &'a str,
     digest: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<&'static str>,
     percent: u8,
     state: &'static str,
 }
@@ -57,7 +74,7 @@ struct KindJson<'a> {
     retry: RetryRequest,
 }
 
-fn plugin_json<'a>(plugin: &'a Plugin, policy: &TenantPolicy) -> PluginJson<'a> {
+fn plugin_json<'a>(plugin: &'a Plugin, policy: &TenantPolicy, profiles: &Profiles) -> PluginJson<'a> {
     let manifest = &plugin.current.manifest;
     let kind = |kind: &'a keiko_core::manifest::KindSection| KindJson {
         name: kind.name.as_str(),
@@ -71,12 +88,15 @@ fn plugin_json<'a>(plugin: &'a Plugin, policy: &TenantPolicy) -> PluginJson<'a> 
         heartbeat_timeout_s: kind.heartbeat_timeout_s,
         retry: kind.retry,
     };
+    let needed = profiles.get(&plugin.current.digest).copied();
     let denied = manifest.wants().into_iter().filter(|capability| !policy.grants.allow(*capability));
     PluginJson {
         name: plugin.name.as_str(),
         version: plugin.current.name.as_str(),
         digest: plugin.current.digest.to_string(),
         component_bytes: plugin.current.component_bytes,
+        profile: profile(profiles, &plugin.current),
+        profile_denied: needed.is_some_and(|needed| !policy.profiles.permit(needed)),
         installed_at: time(plugin.current.installed_ms),
         generation: plugin.generation,
         draining: plugin.draining,
@@ -87,6 +107,7 @@ fn plugin_json<'a>(plugin: &'a Plugin, policy: &TenantPolicy) -> PluginJson<'a> 
         canary: plugin.canary.as_ref().map(|canary| CanaryJson {
             version: canary.version.name.as_str(),
             digest: canary.version.digest.to_string(),
+            profile: profile(profiles, &canary.version),
             percent: canary.percent,
             state: if canary.is_trying { State::Trying } else { State::Passed }.as_str(),
         }),
@@ -139,17 +160,18 @@ pub(crate) fn tried(tried: &Tried) -> Vec<u8> {
 }
 
 /// The JSON of a plugin.
-pub(crate) fn plugin(plugin: &Plugin, policy: &TenantPolicy) -> Vec<u8> {
-    to_vec(&plugin_json(plugin, policy))
+pub(crate) fn plugin(plugin: &Plugin, policy: &TenantPolicy, profiles: &Profiles) -> Vec<u8> {
+    to_vec(&plugin_json(plugin, policy, profiles))
 }
 
 /// The JSON of a tenant's plugins.
-pub(crate) fn plugins(plugins: &[Plugin], policy: &TenantPolicy) -> Vec<u8> {
+pub(crate) fn plugins(plugins: &[Plugin], policy: &TenantPolicy, profiles: &Profiles) -> Vec<u8> {
     #[derive(Serialize)]
     struct Plugins<'a> {
         plugins: Vec<PluginJson<'a>>,
     }
-    to_vec(&Plugins { plugins: plugins.iter().map(|plugin| plugin_json(plugin, policy)).collect() })
+    let plugins = plugins.iter().map(|plugin| plugin_json(plugin, policy, profiles)).collect();
+    to_vec(&Plugins { plugins })
 }
 
 /// The JSON of what became of files of the watched folder.
@@ -194,13 +216,15 @@ struct GenerationJson<'a> {
     version: &'a str,
     digest: String,
     component_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<&'static str>,
     installed_at: String,
     cause: &'static str,
     at: String,
 }
 
 /// The JSON of a page of at most `limit` swaps. One more than that says that there is another page.
-pub(crate) fn generations(swaps: &[Generation], limit: u32) -> Vec<u8> {
+pub(crate) fn generations(swaps: &[Generation], limit: u32, profiles: &Profiles) -> Vec<u8> {
     #[derive(Serialize)]
     struct Generations<'a> {
         generations: Vec<GenerationJson<'a>>,
@@ -209,20 +233,20 @@ pub(crate) fn generations(swaps: &[Generation], limit: u32) -> Vec<u8> {
     }
     let shown = &swaps[..swaps.len().min(limit as usize)];
     let next = if swaps.len() > shown.len() { shown.last().map(|last| last.number) } else { None };
-    to_vec(&Generations { generations: shown.iter().map(GenerationJson::from).collect(), next })
+    let generation = |swap| generation_json(swap, profiles);
+    to_vec(&Generations { generations: shown.iter().map(generation).collect(), next })
 }
 
-impl<'a> From<&'a Generation> for GenerationJson<'a> {
-    fn from(swap: &'a Generation) -> GenerationJson<'a> {
-        GenerationJson {
-            generation: swap.number,
-            version: swap.version.name.as_str(),
-            digest: swap.version.digest.to_string(),
-            component_bytes: swap.version.component_bytes,
-            installed_at: time(swap.version.installed_ms),
-            cause: swap.cause.as_str(),
-            at: time(swap.at_ms),
-        }
+fn generation_json<'a>(swap: &'a Generation, profiles: &Profiles) -> GenerationJson<'a> {
+    GenerationJson {
+        generation: swap.number,
+        version: swap.version.name.as_str(),
+        digest: swap.version.digest.to_string(),
+        component_bytes: swap.version.component_bytes,
+        profile: profile(profiles, &swap.version),
+        installed_at: time(swap.version.installed_ms),
+        cause: swap.cause.as_str(),
+        at: time(swap.at_ms),
     }
 }
 
