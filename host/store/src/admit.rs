@@ -173,6 +173,19 @@ impl Keys {
         self.fresh.insert((tenant, key.text.clone()));
     }
 
+    /// Those of the named keys that stand for nothing, as rows that have expired when they are written: whoever has them
+    /// writes over them what they stand for.
+    pub(crate) fn claims(&self, named: &[(TenantId, &Key)], now_ms: i64) -> Keys {
+        let mut claims = Keys::default();
+        for (tenant, key) in named {
+            if self.find(*tenant, &key.text, now_ms).is_none() {
+                let nothing = Stood { first: TaskId(0), count: 0, ids: None };
+                claims.remember(*tenant, key, nothing, now_ms - KEY_AGE_MS);
+            }
+        }
+        claims
+    }
+
     /// What was remembered, to be written; in order.
     pub(crate) fn fresh(&self) -> Vec<(&(TenantId, String), &Known)> {
         self.fresh.iter().filter_map(|key| Some((key, self.known.get(key)?))).collect()

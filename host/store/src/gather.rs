@@ -5,17 +5,26 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use keiko_core::batch::flush::{Why, take};
 use keiko_core::batch::machine::{Form, Left};
-use keiko_core::batch::{Add, Added, BatchSettlement, Item, ItemEnd, NewItem, Waiting};
+use keiko_core::batch::{Add, Added, BatchSettlement, Group, Item, ItemEnd, NewItem, Waiting};
 use keiko_core::id::{ItemId, TaskId, TenantId};
 use keiko_core::outcome::Failure;
 use keiko_core::task::{Settled, Settlement, Transition};
 
 use crate::admit::{Keys, Stood};
 
+/// How many times the bytes of a batch its candidates may bring along.
+const LIGHT_TIMES: i64 = 4;
+/// Every so many walks through a group begin at its first item, wherever the last one ended.
+const WALKS_WHOLE: u32 = 64;
+/// Groups of which it is known where the last walk ended.
+const WALKS_MAX: usize = 1_024;
+
 /// An item that waits, as far as a batch looks at it before it loads the payload. Times are the caller's.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate {
     pub(crate) id: i64,
+    /// Its place among the items of its group.
+    pub(crate) place: i64,
     pub(crate) created_ms: i64,
     pub(crate) due_ms: i64,
     pub(crate) attempts: u32,
@@ -30,10 +39,54 @@ impl Candidate {
     }
 }
 
+/// Where walks through groups without order end: the next one begins behind what the last one took, instead of passing over
+/// all that is in flight by then, or whose rows are gone and not cleaned up yet. What comes to stand before that, as a dead
+/// letter does that is tried again, is found by every [`WALKS_WHOLE`]th walk, and by each that finds less than a batch takes.
+#[derive(Default)]
+pub(crate) struct Walks(HashMap<Group, Walk>);
+
+#[derive(Clone, Copy)]
+struct Walk {
+    /// The last place that was taken.
+    place: i64,
+    /// Walks since the last whole one.
+    count: u32,
+}
+
+impl Walks {
+    /// The place behind which a walk may begin; `None` for the first item.
+    pub(crate) fn begin(&mut self, form: &Form) -> Option<i64> {
+        let walk = self.0.get_mut(&form.group).filter(|_| !form.ordered)?;
+        walk.count += 1;
+        (walk.count < WALKS_WHOLE).then_some(walk.place)
+    }
+
+    /// Notes how far a walk has come that began there and found so many candidates; `last` is the last place that was taken.
+    pub(crate) fn end(&mut self, form: &Form, began: Option<i64>, candidates: usize, last: Option<i64>) {
+        if form.ordered {
+            return;
+        }
+        let Some(last) = last.filter(|_| candidates as i64 >= wanted(form)) else {
+            self.0.remove(&form.group);
+            return;
+        };
+        let before = self.0.get(&form.group).copied();
+        if before.is_none() && self.0.len() >= WALKS_MAX {
+            self.0.clear();
+        }
+        // A whole walk may have taken what stands before everything else.
+        let place = before.map_or(last, |before| before.place.max(last));
+        let count = before.filter(|_| began.is_some()).map_or(0, |before| before.count);
+        self.0.insert(form.group.clone(), Walk { place, count });
+    }
+}
+
 /// What the rule decided.
 pub(crate) struct Gathered {
     /// The items of the batch, in order; none when none is due.
     pub(crate) ids: Vec<i64>,
+    /// The last place that one of them has; `None` when there are none.
+    pub(crate) last_place: Option<i64>,
     /// What the group has left, as far as the candidates tell; `None` when those must be asked that are not due.
     pub(crate) left: Option<Left>,
     /// When the first of those that were not taken makes the group due.
@@ -43,6 +96,13 @@ pub(crate) struct Gathered {
 /// How many candidates a rule needs to see: one more than a batch takes.
 pub(crate) fn wanted(form: &Form) -> i64 {
     i64::try_from(form.items_max).unwrap_or(i64::MAX).saturating_add(1)
+}
+
+/// How many bytes a candidate may count to be loaded with its payload before it is known whether the batch takes it: so that
+/// all of them together are no more than [`LIGHT_TIMES`] batches.
+pub(crate) fn light_bytes(form: &Form) -> i64 {
+    let bytes = i64::try_from(form.bytes_max).unwrap_or(i64::MAX);
+    bytes.saturating_mul(LIGHT_TIMES) / wanted(form).max(1)
 }
 
 /// Decides what a batch takes of `candidates`: the first items of the group by place, [`wanted`] of them; of a group
@@ -70,7 +130,10 @@ pub(crate) fn gather(candidates: &[Candidate], form: &Form, now_ms: i64) -> Gath
         (_, Some(_)) if goes => Some(Left::Unknown),
         _ => None,
     };
-    Gathered { ids: candidates[..count].iter().map(|candidate| candidate.id).collect(), left, at_ms }
+    let taken = &candidates[..count];
+    let ids = taken.iter().map(|candidate| candidate.id).collect();
+    let last_place = taken.iter().map(|candidate| candidate.place).max();
+    Gathered { ids, last_place, left, at_ms }
 }
 
 /// What a group has left of which nothing more is due: `next_ms` is when the first of the others makes it so.
@@ -81,6 +144,21 @@ pub(crate) fn left(at_ms: Option<i64>, next_ms: Option<i64>) -> Left {
 /// The items of a batch in the order of their ids there; those whose rows are missing are left out.
 pub(crate) fn in_order(ids: &[i64], mut items: BTreeMap<i64, Item>) -> Vec<Item> {
     ids.iter().filter_map(|id| items.remove(id)).collect()
+}
+
+/// The first and the last number of each row of numbers without a gap. Items of a batch mostly follow each other, and one walk
+/// along a table is less than a search for each of its rows.
+pub(crate) fn ranges(ids: &[i64]) -> Vec<(i64, i64)> {
+    let mut sorted = ids.to_vec();
+    sorted.sort_unstable();
+    let mut ranges: Vec<(i64, i64)> = Vec::new();
+    for id in sorted {
+        match ranges.last_mut() {
+            Some((_, last)) if id <= last.saturating_add(1) => *last = id,
+            _ => ranges.push((id, id)),
+        }
+    }
+    ranges
 }
 
 /// The place of an item that is tried again: behind those that are added until then, except in an ordered group.
@@ -175,12 +253,8 @@ pub(crate) struct Ends<'a> {
 impl<'a> Ends<'a> {
     /// Adds a settlement of a batch of these items; ends of other items are none.
     pub(crate) fn add(&mut self, one: &'a BatchSettlement, items: &[i64], ordered: bool) {
-        let items: HashSet<i64> = items.iter().copied().collect();
-        let mut seen = HashSet::new();
-        for (id, end) in one.ends.iter().filter(|(id, _)| items.contains(&id.0)) {
-            if !seen.insert(*id) {
-                continue;
-            }
+        let mut open = Open { items, rest: None };
+        for (id, end) in one.ends.iter().filter(|(id, _)| open.close(id.0)) {
             match end {
                 ItemEnd::Done => {
                     self.gone.push(id.0);
@@ -198,6 +272,27 @@ impl<'a> Ends<'a> {
             }
         }
         self.items.extend(one.effects.items.iter().map(|item| (one.tenant, item)));
+    }
+}
+
+/// The items of a batch that have no end yet. Ends mostly come in the order of the items, and then none is looked for.
+struct Open<'a> {
+    /// Those behind the ends that came in order.
+    items: &'a [i64],
+    /// Those, once an end came out of order.
+    rest: Option<HashSet<i64>>,
+}
+
+impl Open<'_> {
+    /// Whether this is an item that had no end; it has one now.
+    fn close(&mut self, id: i64) -> bool {
+        match (&mut self.rest, self.items) {
+            (None, [first, items @ ..]) if *first == id => {
+                self.items = items;
+                true
+            }
+            (rest, items) => rest.get_or_insert_with(|| items.iter().copied().collect()).remove(&id),
+        }
     }
 }
 
@@ -220,7 +315,6 @@ pub(crate) fn add_bytes(add: &Add) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use keiko_core::batch::Group;
     use keiko_core::id::ProcessorId;
 
     use super::*;
@@ -236,6 +330,7 @@ mod tests {
     fn candidates(items: &[(i64, Option<i64>)]) -> Vec<Candidate> {
         let candidate = |(id, (age_ms, again)): (i64, &(i64, Option<i64>))| Candidate {
             id,
+            place: id,
             created_ms: NOW - age_ms,
             due_ms: again.map_or(NOW - age_ms, |wait_ms| NOW + wait_ms),
             attempts: u32::from(again.is_some()),
@@ -306,6 +401,98 @@ mod tests {
             payload: keiko_core::batch::payload_of(1),
             created_ms: NOW,
         }
+    }
+
+    #[test]
+    fn a_walk_begins_behind_the_last_one_and_now_and_then_at_the_first_item() {
+        let (form, mut walks) = (form(false, Why::Full), Walks::default());
+        let full = wanted(&form) as usize;
+        assert_eq!(walks.begin(&form), None);
+        walks.end(&form, None, full, Some(10));
+        let whole = i64::from(WALKS_WHOLE);
+        for walk in 1..whole {
+            assert_eq!(walks.begin(&form), Some(10 * walk));
+            walks.end(&form, Some(10 * walk), full, Some(10 * walk + 10));
+        }
+        assert_eq!(walks.begin(&form), None, "it is time for a whole one");
+        walks.end(&form, None, full, Some(5));
+        assert_eq!(
+            walks.begin(&form),
+            Some(10 * whole),
+            "what came to stand before is no reason to walk on from there"
+        );
+        walks.end(&form, None, full - 1, Some(90));
+        assert_eq!(walks.begin(&form), None, "there is no more");
+        walks.end(&form, None, full, None);
+        assert_eq!(walks.begin(&form), None, "nothing was taken");
+        let other = Form { group: Group { key: "k".to_owned(), ..form.group.clone() }, ..form.clone() };
+        walks.end(&form, None, full, Some(10));
+        assert_eq!((walks.begin(&other), walks.begin(&form)), (None, Some(10)), "each group has its own");
+    }
+
+    #[test]
+    fn an_ordered_group_is_walked_from_its_first_item() {
+        let (form, mut walks) = (form(true, Why::Full), Walks::default());
+        walks.end(&form, None, wanted(&form) as usize, Some(10));
+        assert_eq!(walks.begin(&form), None);
+    }
+
+    #[test]
+    fn so_many_walks_are_known_and_no_more() {
+        let mut walks = Walks::default();
+        let form = |key: usize| {
+            let form = form(false, Why::Full);
+            Form { group: Group { key: key.to_string(), ..form.group.clone() }, ..form }
+        };
+        (0..WALKS_MAX).for_each(|key| walks.end(&form(key), None, 4, Some(10)));
+        assert_eq!((walks.0.len(), walks.begin(&form(0))), (WALKS_MAX, Some(10)));
+        walks.end(&form(0), Some(10), 4, Some(10));
+        assert_eq!(walks.0.len(), WALKS_MAX, "one that is known takes no room");
+        walks.end(&form(WALKS_MAX), None, 4, Some(10));
+        assert_eq!(
+            (walks.0.len(), walks.begin(&form(0))),
+            (1, None),
+            "what is forgotten is walked as a whole"
+        );
+    }
+
+    #[test]
+    fn an_item_has_one_end_whatever_the_order() {
+        let check = |ends: &[i64], expected: &[i64]| {
+            let mut open = Open { items: &[1, 2, 3, 4], rest: None };
+            let closed: Vec<i64> = ends.iter().copied().filter(|id| open.close(*id)).collect();
+            assert_eq!(closed, expected, "{ends:?}");
+        };
+        check(&[], &[]);
+        check(&[1, 2, 3, 4], &[1, 2, 3, 4]);
+        check(&[1, 2, 3, 4, 4, 5], &[1, 2, 3, 4]);
+        check(&[1, 1, 2], &[1, 2]);
+        check(&[2, 4, 2, 1, 9, 3, 1], &[2, 4, 1, 3]);
+    }
+
+    #[test]
+    fn ranges_have_every_number_and_no_other() {
+        let check = |ids: &[i64], expected: &[(i64, i64)]| assert_eq!(ranges(ids), expected, "{ids:?}");
+        check(&[], &[]);
+        check(&[5], &[(5, 5)]);
+        check(&[3, 1, 2], &[(1, 3)]);
+        check(&[1, 2, 4, 5, 9], &[(1, 2), (4, 5), (9, 9)]);
+        check(&[2, 2, 1], &[(1, 2)]);
+        check(&[i64::MAX, i64::MAX, i64::MIN], &[(i64::MIN, i64::MIN), (i64::MAX, i64::MAX)]);
+    }
+
+    #[test]
+    fn candidates_bring_along_no_more_than_four_batches() {
+        let check = |items_max, bytes_max, expected: i64| {
+            let form = Form { items_max, bytes_max, ..form(false, Why::Full) };
+            assert_eq!(light_bytes(&form), expected, "{items_max} items, {bytes_max} bytes");
+            assert!(expected.saturating_mul(wanted(&form)) <= 4 * bytes_max as i64);
+        };
+        check(99, 1_000, 40);
+        check(1, 1 << 20, 2 << 20);
+        check(10_000, 1, 0);
+        let form = Form { items_max: u64::MAX, bytes_max: u64::MAX, ..form(false, Why::Full) };
+        assert_eq!(light_bytes(&form), 1);
     }
 
     #[test]

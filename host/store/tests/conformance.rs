@@ -291,6 +291,8 @@ macro_rules! every_promise {
                 a_batch_of_a_dead_holder_is_taken_over_whole
                 kept_items_are_rows_in_pages
                 dead_letters_are_tried_again_or_dropped
+                what_comes_to_stand_before_waits_for_few_batches
+                payloads_of_any_size_come_whole
                 a_stopped_processor_gets_nothing
                 items_of_a_task_come_with_its_result
                 what_a_batch_asks_for_comes_with_its_end

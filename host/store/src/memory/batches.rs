@@ -233,6 +233,7 @@ impl State {
         rows.truncate(usize::try_from(gather::wanted(form)).unwrap_or(usize::MAX));
         let candidate = |(id, row): &(&ItemId, &ItemRow)| Candidate {
             id: id.0,
+            place: row.place,
             created_ms: row.created_ms,
             due_ms: if waits { i64::MIN } else { row.due_ms },
             attempts: row.attempts,

@@ -33,6 +33,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("key_tasks", include_str!("../../../../migrations/postgres/0018_key_tasks.sql")),
     ("failing_groups", include_str!("../../../../migrations/postgres/0019_failing_groups.sql")),
     ("artifacts", include_str!("../../../../migrations/postgres/0020_artifacts.sql")),
+    ("batch_places", include_str!("../../../../migrations/postgres/0021_batch_places.sql")),
 ];
 
 /// How a file starts that cannot run in a transaction.

@@ -6,8 +6,8 @@
 //!   up no other, and above all no beat.
 //! - Reads come from a pool, one statement each, as the tenant they are for: see [`pool`].
 //! - Every method of [`TaskStore`] and every writing one of [`CatalogStore`] is one transaction, which it may share with
-//!   others. Rows are locked in one order: holders, tasks by id, counts of tenants, counts of agents, what waits of
-//!   tenants. Submits start with the counts of tenants, and a lease that goes with one skips tasks that others
+//!   others. Rows are locked in one order: holders, tasks by id, counts of tenants, counts of agents, keys, agents,
+//!   what waits of tenants. Submits start with the counts of tenants, and a lease that goes with one skips tasks that others
 //!   hold; adds lock what waits last, as everybody does. What still meets
 //!   crosswise is run again.
 //! - What hosts compare is on the database's clock, by the SQL function `keiko_now`.

@@ -13,7 +13,7 @@ use serde_json::Value;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 
-use super::batch::{CANDIDATES, GROUPS, NEXT};
+use super::batch::{CANDIDATES, DELETE, GROUPS, NEXT};
 use super::branch::{BELOW_ROOTS, BELOW_TASK};
 use super::cache::{PRUNE_ENDED, PRUNE_OLDEST};
 use super::end::{NEXT_TIME_OUT, OVER};
@@ -214,9 +214,10 @@ fn systems_cases() -> Vec<Case> {
         case(once::LOAD, "'{2}', '{2}', '{k41}'", &["task_key_pkey", "task_pkey"]),
         case(once::PRUNE, "9000000000000, 100", &["task_key_expires"]),
         case(once::PUT_OFF, "9000000000000, 100, 5", &["task_key_expires"]),
-        case(CANDIDATES, "7, 'k1', 100, 1800000000000, true", &["batch_item_group", "batch_group"]),
+        case(CANDIDATES, "7, 'k1', 100, 1800000000000, true, 1000, 0", &["batch_item_group", "batch_group"]),
         case(NEXT, "7, 'k1', 0, '{}'", &["batch_item_group"]),
         case(GROUPS, "0, '', 100, 1800000000000", &["batch_item_group"]),
+        case(DELETE, "'{1000,3000}', '{1999,3000}'", &["batch_item_pkey"]),
     ]
 }
 

@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout};
 
 use super::error::{is_lost, store_error};
 use super::{batch, submit};
+use crate::gather::Walks;
 use crate::transaction::Transactions;
 
 /// Rows of one statement.
@@ -50,8 +51,10 @@ pub(crate) struct Session {
     failed: bool,
     /// Whether a transaction was given up since the last commit because its connection was lost.
     given_up: bool,
-    /// Whether the next add locks what waits before it looks; written and read by adds.
+    /// Whether the next add locks what waits before it decides; written and read by adds.
     pub(crate) locks_first: bool,
+    /// Where batches go on; written and read by what forms them.
+    pub(crate) walks: Walks,
     /// Written here, read by whoever holds the counters of the store.
     statements: Arc<AtomicU64>,
 }
@@ -63,8 +66,8 @@ impl Session {
         statements: Arc<AtomicU64>,
     ) -> Result<Session, sqlx::Error> {
         let connection = Some(connect(&options).await?);
-        let (failed, given_up, locks_first) = (false, false, false);
-        Ok(Session { options, connection, number: None, failed, given_up, locks_first, statements })
+        let (failed, given_up, locks_first, walks) = (false, false, false, Walks::default());
+        Ok(Session { options, connection, number: None, failed, given_up, locks_first, walks, statements })
     }
 
     /// Runs a statement; its rows.

@@ -29,6 +29,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("key_tasks", include_str!("../../../../migrations/sqlite/0018_key_tasks.sql")),
     ("failing_groups", include_str!("../../../../migrations/sqlite/0019_failing_groups.sql")),
     ("artifacts", include_str!("../../../../migrations/sqlite/0020_artifacts.sql")),
+    ("batch_places", include_str!("../../../../migrations/sqlite/0021_batch_places.sql")),
 ];
 
 /// Why a database cannot be brought to this schema.

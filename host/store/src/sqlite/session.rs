@@ -17,6 +17,7 @@ use sqlx::{AssertSqlSafe, Connection, Sqlite, SqliteConnection};
 
 use super::error::store_error;
 use super::{batch, submit};
+use crate::gather::Walks;
 use crate::transaction::Transactions;
 
 /// Rows of one statement, few sizes so that few statements are cached. 512 rows of 21 columns stay below
@@ -30,12 +31,14 @@ pub(crate) struct Session {
     statements: Arc<AtomicU64>,
     /// Whether a commit waits for the disk.
     lasts: bool,
+    /// Where batches go on; written and read by what forms them.
+    pub(crate) walks: Walks,
 }
 
 impl Session {
     /// A session on a connection whose commits wait for the disk.
     pub(crate) fn new(connection: SqliteConnection, statements: Arc<AtomicU64>) -> Session {
-        Session { connection, statements, lasts: true }
+        Session { connection, statements, lasts: true, walks: Walks::default() }
     }
 
     /// Runs a query of one or more statements; rows of all of them, in order.

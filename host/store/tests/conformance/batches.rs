@@ -362,6 +362,48 @@ pub async fn dead_letters_are_tried_again_or_dropped(world: &World) {
     assert!(dead(world, &films).await.is_empty());
 }
 
+pub async fn what_comes_to_stand_before_waits_for_few_batches(world: &World) {
+    let (films, holder) = (processor(world, &world.ada, "films").await, world.holder().await);
+    let first = add(world, &films, "", 3).await;
+    add(world, &films, "", 240).await;
+    let batch = formed(world, holder, form(&films, ""), NOW).await;
+    assert_eq!(ids(&batch), first);
+    let ends = first.iter().map(|id| (*id, ItemEnd::Dead(Failure::new(Code::Trap, "it broke"))));
+    settle(world, holder, settlement(&batch, ends.collect()), NOW).await;
+    formed(world, holder, form(&films, ""), NOW).await;
+    assert_eq!(world.batches.retry_dead(films.tenant, films.id, None, 10, NOW).await.unwrap().count, 3);
+    let mut seen = 0;
+    loop {
+        let batch = formed(world, holder, form(&films, ""), NOW).await;
+        if ids(&batch) == first {
+            break;
+        }
+        seen += 1;
+        assert!(seen < 64, "those that were dead wait behind {seen} batches");
+    }
+    let (mut taken, mut batches) = (Vec::new(), 0);
+    while let Some(batch) = try_form(world, holder, form(&films, ""), NOW + 1_000).await.batch {
+        taken.extend(ids(&batch));
+        batches += 1;
+    }
+    assert_eq!(taken.len() + 3 * (seen + 2), 243, "nothing is left out in {batches} batches");
+}
+
+pub async fn payloads_of_any_size_come_whole(world: &World) {
+    let (films, holder) = (processor(world, &world.ada, "films").await, world.holder().await);
+    let sizes = [1, 300_000, 2, 299_000, 3, 500_000, 4];
+    let added = new_items(world, &films, "", sizes.map(payload_of).to_vec()).await;
+    try_add(world, add_of(&films, added.clone(), None)).await;
+    // A seventh of four batches is more than some of them have, and less than others.
+    let form = Form { items_max: 6, bytes_max: 700_000, why: Why::Requested, ..form(&films, "") };
+    let mut taken = Vec::new();
+    while let Some(batch) = try_form(world, holder, form.clone(), NOW).await.batch {
+        taken.extend(batch.items);
+    }
+    let expected: Vec<_> = added.iter().map(|item| (item.id, &item.payload)).collect();
+    assert_eq!(taken.iter().map(|item| (item.id, &item.payload)).collect::<Vec<_>>(), expected);
+}
+
 pub async fn a_stopped_processor_gets_nothing(world: &World) {
     let (films, holder) = (processor(world, &world.ada, "films").await, world.holder().await);
     add(world, &films, "", 6).await;

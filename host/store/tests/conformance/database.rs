@@ -33,6 +33,7 @@ const SCHEMA: &[&str] = &[
     include_str!("../../../../migrations/postgres/0018_key_tasks.sql"),
     include_str!("../../../../migrations/postgres/0019_failing_groups.sql"),
     include_str!("../../../../migrations/postgres/0020_artifacts.sql"),
+    include_str!("../../../../migrations/postgres/0021_batch_places.sql"),
 ];
 
 /// Keeps tests apart that find no template.

@@ -3,8 +3,9 @@
 //!
 //! - What waits of a tenant is one row, which whoever adds, works or drops items writes. So an add looks at it without
 //!   locking it, and locks it last, when it counts: if the items then no longer fit, the add is run again, and that time
-//!   it locks first. The quota is exact at every commit, and a row that all want is locked for a moment only.
-//! - Two adds with one key meet at the row of the key: the later one is run again, and finds it.
+//!   it locks it before it decides. The quota is exact at every commit, and a row that all want is locked for a moment only.
+//! - Two adds with one key meet at the row of the key: the later one is run again, and finds it. Rows of keys come before
+//!   what waits, in order, in every add, so that two of them wait for each other in no circle.
 //! - Arrays are unnested in the list of a `SELECT`: in `FROM` each becomes a table that is written and read again, which
 //!   took half the time of the whole statement. A column whose rows are all alike goes as one value.
 
@@ -49,10 +50,16 @@ const UPDATE_WAITING: &str = "UPDATE batch_count AS w SET items = w.items + c.it
 /// Stores adds, each with its own now; the answers are in their order.
 pub(crate) async fn add(session: &mut Session, adds: &[(&Add, i64)]) -> Result<Vec<Added>, StoreError> {
     let Some(&(_, now_ms)) = adds.first() else { return Ok(Vec::new()) };
-    let tenants = adds.iter().map(|(add, _)| add.tenant).collect();
-    let (mut waiting, shift_ms) = look(session, tenants, now_ms).await?;
+    let tenants: BTreeSet<_> = adds.iter().map(|(add, _)| add.tenant).collect();
+    let locks = std::mem::take(&mut session.locks_first);
+    let (mut waiting, shift_ms) = look(session, LOOK, &tenants, now_ms).await?;
     let named: Vec<_> = adds.iter().filter_map(|(add, _)| Some((add.tenant, add.key.as_ref()?))).collect();
     let mut keys = load_keys(session, &named, shift_ms).await?;
+    if locks {
+        // Until the commit they are nobody else's; those of adds that are refused have expired already.
+        store_keys(session, &keys.claims(&named, now_ms), shift_ms, now_ms).await?;
+        (waiting, _) = look(session, LOCK, &tenants, now_ms).await?;
+    }
     let mut taken = Vec::new();
     let mut answers = Vec::with_capacity(adds.len());
     for &(add, now_ms) in adds {
@@ -75,13 +82,13 @@ pub(crate) async fn add(session: &mut Session, adds: &[(&Add, i64)]) -> Result<V
     Ok(answers)
 }
 
-/// What waits of tenants, and how far the database's clock is before the caller's.
+/// What waits of tenants, and how far the database's clock is before the caller's; by [`LOOK`] or [`LOCK`].
 async fn look(
     session: &mut Session,
-    tenants: BTreeSet<TenantId>,
+    text: &'static str,
+    tenants: &BTreeSet<TenantId>,
     now_ms: i64,
 ) -> Result<(HashMap<TenantId, Waiting>, i64), StoreError> {
-    let text = if std::mem::take(&mut session.locks_first) { LOCK } else { LOOK };
     let ids: Vec<i64> = tenants.iter().map(|tenant| tenant.0).collect();
     let rows = session.rows(sqlx::query(text).bind(ids).bind(now_ms)).await?;
     let shift_ms = rows.first().map_or(Ok(0), |row| get(row, 3))?;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use keiko_core::batch::machine::Left;
+use keiko_core::batch::machine::{Form, Left};
 use keiko_core::batch::{Group, Item, LeasedBatch};
 use keiko_core::id::{BatchId, Holder, ItemId, ProcessorId, TaskId, TenantId, Token};
 use keiko_core::port::{FormRequest, Formed, FoundGroup, StoreError};
@@ -26,13 +26,14 @@ const LOCK: &str =
 const LOOK: &str = "SELECT EXISTS (SELECT 1 FROM holder WHERE id = $1),
     EXISTS (SELECT 1 FROM batch WHERE processor = $2 AND key = $3 AND ordered)";
 
-/// The first `$3` items of a group that are in no batch; of a group without order only those that are due. Times are
-/// the caller's, whose now is `$4`.
+/// The first `$3` items of a group behind the place `$7` that are in no batch; of a group without order only those that are
+/// due. A batch that reaches no further than that place has none of them, and need not be looked at. Those that count `$6` bytes at most come with their payload. Times are the caller's, whose now is `$4`.
 pub(crate) const CANDIDATES: &str = "SELECT i.id, i.created_ms - (SELECT keiko_now($4) - $4),
-        i.due_ms - (SELECT keiko_now($4) - $4), i.attempts, i.size
+        i.due_ms - (SELECT keiko_now($4) - $4), i.attempts, i.size, i.type, CASE WHEN i.size <= $6 THEN i.bytes END, i.place
     FROM batch_item AS i
-    WHERE i.processor = $1 AND i.key = $2 AND ($5 OR i.due_ms <= (SELECT keiko_now($4)))
-        AND i.id NOT IN (SELECT unnest(b.items) FROM batch AS b WHERE b.processor = $1 AND b.key = $2)
+    WHERE i.processor = $1 AND i.key = $2 AND i.place > $7 AND ($5 OR i.due_ms <= (SELECT keiko_now($4)))
+        AND i.id NOT IN (SELECT unnest(b.items) FROM batch AS b
+            WHERE b.processor = $1 AND b.key = $2 AND (b.last_place IS NULL OR b.last_place > $7))
     ORDER BY i.place LIMIT $3";
 
 /// When the first item of a group is due that is in no batch and not among `$4`, on the caller's clock. The time of this
@@ -41,15 +42,14 @@ pub(crate) const NEXT: &str = "SELECT min(i.due_ms) - (SELECT keiko_now($3) - $3
     WHERE i.processor = $1 AND i.key = $2 AND i.id <> ALL ($4)
         AND i.id NOT IN (SELECT unnest(b.items) FROM batch AS b WHERE b.processor = $1 AND b.key = $2)";
 
-/// Writes a batch and loads its items.
-const INSERT_BATCH: &str = "WITH made AS (
-        INSERT INTO batch (id, tenant, processor, key, ordered, holder, token, formed_ms, items)
-        VALUES ($1, $2, $3, $4, $5, $6, 1, keiko_now($7), $8))
-    SELECT id, created_ms - (SELECT keiko_now($7) - $7), attempts, type, bytes FROM batch_item WHERE id = ANY($8)";
+const INSERT_BATCH: &str =
+    "INSERT INTO batch (id, tenant, processor, key, ordered, holder, token, formed_ms, items, last_place)
+    VALUES ($1, $2, $3, $4, $5, $6, 1, keiko_now($7), $8, $9)";
 
+/// Items by their ids, in the columns of [`CANDIDATES`].
 const ITEMS: &str =
-    "SELECT id, created_ms - (SELECT keiko_now($2) - $2), attempts, type, bytes FROM batch_item
-    WHERE id = ANY($1)";
+    "SELECT id, created_ms - (SELECT keiko_now($2) - $2), due_ms, attempts, size, type, bytes, place
+    FROM batch_item WHERE id = ANY($1)";
 
 /// Takes over up to `$2` batches of working processors whose holder has no row.
 const TAKE_OVER: &str = "WITH orphan AS MATERIALIZED (
@@ -89,10 +89,9 @@ pub(super) async fn form(session: &mut Session, request: &FormRequest) -> Result
     if form.ordered && blocked {
         return none(Left::Blocked, false);
     }
-    let query = sqlx::query(CANDIDATES).bind(processor.0).bind(key).bind(gather::wanted(form));
-    let rows = session.rows(query.bind(*now_ms).bind(form.ordered)).await?;
-    let candidates = rows.iter().map(candidate).collect::<Result<Vec<_>, _>>()?;
+    let Walked { rows, candidates, began } = walk(session, form, *now_ms).await?;
     let gathered = gather::gather(&candidates, form, *now_ms);
+    session.walks.end(form, began, candidates.len(), gathered.last_place);
     let left = match gathered.left {
         Some(left) => left,
         None => {
@@ -107,14 +106,40 @@ pub(super) async fn form(session: &mut Session, request: &FormRequest) -> Result
     }
     let query = sqlx::query(INSERT_BATCH).bind(id.0).bind(tenant.0).bind(processor.0).bind(key);
     let query = query.bind(form.ordered).bind(holder.0).bind(*now_ms).bind(&gathered.ids);
-    let items = in_order(&gathered.ids, &session.rows(query).await?)?;
+    session.run(query.bind(gathered.last_place)).await?;
+    let items = load(session, &gathered.ids, &rows[..gathered.ids.len()], *now_ms).await?;
     let batch = LeasedBatch { id: *id, group: form.group.clone(), token: Token(1), crashes: 0, items };
     Ok(Formed { batch: Some(batch), left, lost: false })
+}
+
+/// What a walk through a group has found.
+struct Walked {
+    rows: Vec<PgRow>,
+    candidates: Vec<Candidate>,
+    /// Behind which place it began.
+    began: Option<i64>,
+}
+
+/// Walks on behind what was taken last, or from the first item on.
+async fn walk(session: &mut Session, form: &Form, now_ms: i64) -> Result<Walked, StoreError> {
+    let (Group { processor, key, .. }, wanted) = (&form.group, gather::wanted(form));
+    let mut began = session.walks.begin(form);
+    loop {
+        let query = sqlx::query(CANDIDATES).bind(processor.0).bind(key).bind(wanted).bind(now_ms);
+        let query = query.bind(form.ordered).bind(gather::light_bytes(form));
+        let rows = session.rows(query.bind(began.unwrap_or(i64::MIN))).await?;
+        let candidates = rows.iter().map(candidate).collect::<Result<Vec<_>, _>>()?;
+        if began.is_none() || candidates.len() as i64 >= wanted {
+            return Ok(Walked { rows, candidates, began });
+        }
+        began = None;
+    }
 }
 
 fn candidate(row: &PgRow) -> Result<Candidate, StoreError> {
     Ok(Candidate {
         id: get(row, 0)?,
+        place: get(row, 7)?,
         created_ms: get(row, 1)?,
         due_ms: get(row, 2)?,
         attempts: count(row, 3)?,
@@ -122,16 +147,31 @@ fn candidate(row: &PgRow) -> Result<Candidate, StoreError> {
     })
 }
 
-fn in_order(ids: &[i64], rows: &[PgRow]) -> Result<Vec<Item>, StoreError> {
-    let items: BTreeMap<i64, Item> = rows.iter().map(item).collect::<Result<_, _>>()?;
+/// The items of a batch, of which `rows` may have some with their payloads.
+async fn load(
+    session: &mut Session,
+    ids: &[i64],
+    rows: &[PgRow],
+    now_ms: i64,
+) -> Result<Vec<Item>, StoreError> {
+    let mut items = read(rows)?;
+    let rest: Vec<i64> = ids.iter().copied().filter(|id| !items.contains_key(id)).collect();
+    if !rest.is_empty() {
+        items.extend(read(&session.rows(sqlx::query(ITEMS).bind(rest).bind(now_ms)).await?)?);
+    }
     Ok(gather::in_order(ids, items))
 }
 
-fn item(row: &PgRow) -> Result<(i64, Item), StoreError> {
+/// Those that came with their payloads, by id.
+fn read(rows: &[PgRow]) -> Result<BTreeMap<i64, Item>, StoreError> {
+    rows.iter().filter_map(|row| item(row).transpose()).collect()
+}
+
+fn item(row: &PgRow) -> Result<Option<(i64, Item)>, StoreError> {
+    let Some(bytes) = get::<Option<Vec<u8>>>(row, 6)? else { return Ok(None) };
+    let payload = Payload { content_type: read_type(get(row, 5)?), bytes: Bytes::from(bytes) };
     let id: i64 = get(row, 0)?;
-    let bytes: Vec<u8> = get(row, 4)?;
-    let payload = Payload { content_type: read_type(get(row, 3)?), bytes: Bytes::from(bytes) };
-    Ok((id, Item { id: ItemId(id), payload, created_ms: get(row, 1)?, attempts: count(row, 2)? }))
+    Ok(Some((id, Item { id: ItemId(id), payload, created_ms: get(row, 1)?, attempts: count(row, 3)? })))
 }
 
 /// Takes over batches whose holder is gone, oldest first.
@@ -145,7 +185,7 @@ pub(super) async fn take_over(
     let mut batches = Vec::with_capacity(rows.len());
     for row in &rows {
         let (mut batch, ids) = leased(row)?;
-        batch.items = in_order(&ids, &session.rows(sqlx::query(ITEMS).bind(&ids).bind(now_ms)).await?)?;
+        batch.items = load(session, &ids, &[], now_ms).await?;
         batches.push(batch);
     }
     batches.sort_unstable_by_key(|batch| batch.id);

@@ -3,6 +3,8 @@
 mod add;
 mod dead;
 mod form;
+#[cfg(test)]
+mod order;
 mod read;
 mod settle;
 
@@ -22,6 +24,8 @@ pub(crate) use self::add::{add, insert};
 pub(crate) use self::form::charge;
 #[cfg(test)]
 pub(crate) use self::form::{CANDIDATES, GROUPS, NEXT};
+#[cfg(test)]
+pub(crate) use self::settle::DELETE;
 use super::PostgresStore;
 use super::row::stored_text;
 use super::session::Session;

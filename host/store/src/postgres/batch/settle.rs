@@ -13,7 +13,7 @@ use super::super::session::Session;
 use super::super::settle::set_statuses;
 use super::add::insert;
 use crate::format::encode_detail;
-use crate::gather::{Ends, WaitingChanges};
+use crate::gather::{Ends, WaitingChanges, ranges};
 use crate::stored::last_statuses;
 
 /// Ends batches, fenced by id, tenant, token and the holder `$4`.
@@ -23,7 +23,9 @@ const FENCE: &str =
     RETURNING b.id, b.items, b.ordered";
 
 const KEEP_ROWS: &str = "INSERT INTO batch_row (id, tenant, processor, key, created_ms, type, bytes)
-    SELECT id, tenant, processor, key, created_ms, type, bytes FROM batch_item WHERE id = ANY($1)";
+    SELECT i.id, i.tenant, i.processor, i.key, i.created_ms, i.type, i.bytes
+    FROM unnest($1::bigint[], $2::bigint[]) AS r (first, last)
+    JOIN batch_item AS i ON i.id >= r.first AND i.id <= r.last";
 
 const KEEP_DEAD: &str = "INSERT INTO dead_letter (id, tenant, processor, key, created_ms, dead_ms, attempts, size, type,
         bytes, code, message, detail)
@@ -33,7 +35,9 @@ const KEEP_DEAD: &str = "INSERT INTO dead_letter (id, tenant, processor, key, cr
     JOIN batch_item AS i ON i.id = d.id";
 
 /// Takes items away; how many and how large they were.
-const DELETE: &str = "WITH gone AS (DELETE FROM batch_item WHERE id = ANY($1) RETURNING tenant, size)
+pub(crate) const DELETE: &str = "WITH gone AS (
+        DELETE FROM batch_item AS i USING unnest($1::bigint[], $2::bigint[]) AS r (first, last)
+        WHERE i.id >= r.first AND i.id <= r.last RETURNING i.tenant, i.size)
     SELECT tenant, count(*), sum(size)::bigint FROM gone GROUP BY tenant";
 
 /// Times come from the caller's clock, whose now is `$4`.
@@ -60,8 +64,9 @@ pub(super) async fn settle(
         Settled::Stored
     });
     let answers = answers.collect();
-    write(session, &ends, now_ms).await?;
+    // Agents come before what waits of their tenant, as where tasks end.
     set_statuses(session, &last_statuses(statuses), now_ms).await?;
+    write(session, &ends, now_ms).await?;
     Ok(answers)
 }
 
@@ -79,7 +84,8 @@ async fn fence(
 
 async fn write(session: &mut Session, ends: &Ends<'_>, now_ms: i64) -> Result<(), StoreError> {
     if !ends.kept.is_empty() {
-        session.run(sqlx::query(KEEP_ROWS).bind(&ends.kept)).await?;
+        let (first, last) = columns(&ends.kept);
+        session.run(sqlx::query(KEEP_ROWS).bind(first).bind(last)).await?;
     }
     if !ends.dead.is_empty() {
         let ids: Vec<i64> = ends.dead.iter().map(|(id, _)| *id).collect();
@@ -93,7 +99,8 @@ async fn write(session: &mut Session, ends: &Ends<'_>, now_ms: i64) -> Result<()
     }
     let mut changes = WaitingChanges::default();
     if !ends.gone.is_empty() {
-        for row in &session.rows(sqlx::query(DELETE).bind(&ends.gone)).await? {
+        let (first, last) = columns(&ends.gone);
+        for row in &session.rows(sqlx::query(DELETE).bind(first).bind(last)).await? {
             changes.add(TenantId(get(row, 0)?), -get::<i64>(row, 1)?, -get::<i64>(row, 2)?);
         }
     }
@@ -104,4 +111,9 @@ async fn write(session: &mut Session, ends: &Ends<'_>, now_ms: i64) -> Result<()
         session.run(sqlx::query(AGAIN).bind(ids).bind(places).bind(due).bind(now_ms)).await?;
     }
     insert(session, &ends.items, changes, now_ms).await
+}
+
+/// Ranges of ids as two columns.
+fn columns(ids: &[i64]) -> (Vec<i64>, Vec<i64>) {
+    ranges(ids).into_iter().unzip()
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use keiko_core::batch::machine::Left;
+use keiko_core::batch::machine::{Form, Left};
 use keiko_core::batch::{Group, Item, LeasedBatch};
 use keiko_core::id::{BatchId, Holder, ItemId, ProcessorId, TaskId, TenantId, Token};
 use keiko_core::port::{FormRequest, Formed, FoundGroup, StoreError};
@@ -22,12 +22,14 @@ pub(crate) const LOOK: &str = "SELECT EXISTS (SELECT 1 FROM holder WHERE id = ?1
     (SELECT stopped_ms IS NOT NULL FROM processor WHERE id = ?2 AND tenant = ?3),
     EXISTS (SELECT 1 FROM batch INDEXED BY batch_ordered WHERE processor = ?2 AND key = ?4 AND ordered = 1)";
 
-/// The first `?3` items of a group that are in no batch; those that are due at `?4`, or, with NULL, all.
-pub(crate) const CANDIDATES: &str = "SELECT id, created_ms, due_ms, attempts, size
+/// The first `?3` items of a group behind the place `?6` that are in no batch; those that are due at `?4`, or, with NULL,
+/// all. A batch that reaches no further than that place has none of them, and need not be looked at. Those that count `?5` bytes at most come with their payload.
+pub(crate) const CANDIDATES: &str = "SELECT id, created_ms, due_ms, attempts, size, type,
+        CASE WHEN size <= ?5 THEN bytes END, place
     FROM batch_item INDEXED BY batch_item_group
-    WHERE processor = ?1 AND key = ?2 AND (?4 IS NULL OR due_ms <= ?4)
+    WHERE processor = ?1 AND key = ?2 AND place > ?6 AND (?4 IS NULL OR due_ms <= ?4)
         AND id NOT IN (SELECT m.value FROM batch AS b INDEXED BY batch_group, json_each(b.items) AS m
-            WHERE b.processor = ?1 AND b.key = ?2)
+            WHERE b.processor = ?1 AND b.key = ?2 AND (b.last_place IS NULL OR b.last_place > ?6))
     ORDER BY place LIMIT ?3";
 
 /// When the first item of a group is due that is not at `?3`.
@@ -35,10 +37,11 @@ pub(crate) const NEXT: &str = "SELECT min(due_ms) FROM batch_item INDEXED BY bat
     WHERE processor = ?1 AND key = ?2 AND due_ms > ?3";
 
 const INSERT_BATCH: &str =
-    "INSERT INTO batch (id, tenant, processor, key, ordered, holder, token, formed_ms, items)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, ?8)";
+    "INSERT INTO batch (id, tenant, processor, key, ordered, holder, token, formed_ms, items, last_place)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, ?8, ?9)";
 
-const ITEMS: &str = "SELECT id, created_ms, attempts, type, bytes FROM batch_item
+/// Items by their ids, in the columns of [`CANDIDATES`].
+const ITEMS: &str = "SELECT id, created_ms, due_ms, attempts, size, type, bytes, place FROM batch_item
     WHERE id IN (SELECT value FROM json_each(?1))";
 
 /// Takes over up to `?2` batches of working processors whose holder has no row.
@@ -76,11 +79,9 @@ pub(super) async fn form(session: &mut Session, request: &FormRequest) -> Result
     if form.ordered && blocked {
         return none(Left::Blocked, false);
     }
-    let due_ms = (!form.ordered).then_some(*now_ms);
-    let query = sqlx::query(CANDIDATES).bind(processor.0).bind(key).bind(gather::wanted(form)).bind(due_ms);
-    let rows = session.rows(query).await?;
-    let candidates = rows.iter().map(candidate).collect::<Result<Vec<_>, _>>().map_err(store_error)?;
+    let Walked { rows, candidates, began } = walk(session, form, *now_ms).await?;
     let gathered = gather::gather(&candidates, form, *now_ms);
+    session.walks.end(form, began, candidates.len(), gathered.last_place);
     let left = match gathered.left {
         Some(left) => left,
         None => {
@@ -95,15 +96,41 @@ pub(super) async fn form(session: &mut Session, request: &FormRequest) -> Result
     }
     let query = sqlx::query(INSERT_BATCH).bind(id.0).bind(tenant.0).bind(processor.0).bind(key);
     let query = query.bind(form.ordered).bind(holder.0).bind(*now_ms).bind(json(&gathered.ids));
-    session.run(query).await?;
-    let items = load(session, &gathered.ids).await?;
+    session.run(query.bind(gathered.last_place)).await?;
+    let items = load(session, &gathered.ids, &rows[..gathered.ids.len()]).await?;
     let batch = LeasedBatch { id: *id, group: form.group.clone(), token: Token(1), crashes: 0, items };
     Ok(Formed { batch: Some(batch), left, lost: false })
+}
+
+/// What a walk through a group has found.
+struct Walked {
+    rows: Vec<SqliteRow>,
+    candidates: Vec<Candidate>,
+    /// Behind which place it began.
+    began: Option<i64>,
+}
+
+/// Walks on behind what was taken last, or from the first item on.
+async fn walk(session: &mut Session, form: &Form, now_ms: i64) -> Result<Walked, StoreError> {
+    let (Group { processor, key, .. }, wanted) = (&form.group, gather::wanted(form));
+    let due_ms = (!form.ordered).then_some(now_ms);
+    let mut began = session.walks.begin(form);
+    loop {
+        let query = sqlx::query(CANDIDATES).bind(processor.0).bind(key).bind(wanted).bind(due_ms);
+        let query = query.bind(gather::light_bytes(form)).bind(began.unwrap_or(i64::MIN));
+        let rows = session.rows(query).await?;
+        let candidates = rows.iter().map(candidate).collect::<Result<Vec<_>, _>>().map_err(store_error)?;
+        if began.is_none() || candidates.len() as i64 >= wanted {
+            return Ok(Walked { rows, candidates, began });
+        }
+        began = None;
+    }
 }
 
 fn candidate(row: &SqliteRow) -> Result<Candidate, sqlx::Error> {
     Ok(Candidate {
         id: row.try_get(0)?,
+        place: row.try_get(7)?,
         created_ms: row.try_get(1)?,
         due_ms: row.try_get(2)?,
         attempts: row.try_get(3)?,
@@ -111,18 +138,27 @@ fn candidate(row: &SqliteRow) -> Result<Candidate, sqlx::Error> {
     })
 }
 
-/// The items of a batch.
-async fn load(session: &mut Session, ids: &[i64]) -> Result<Vec<Item>, StoreError> {
-    let rows = session.rows(sqlx::query(ITEMS).bind(json(&ids))).await?;
-    let items: BTreeMap<i64, Item> = rows.iter().map(item).collect::<Result<_, _>>().map_err(store_error)?;
+/// The items of a batch, of which `rows` may have some with their payloads.
+async fn load(session: &mut Session, ids: &[i64], rows: &[SqliteRow]) -> Result<Vec<Item>, StoreError> {
+    let mut items = read(rows).map_err(store_error)?;
+    let rest: Vec<i64> = ids.iter().copied().filter(|id| !items.contains_key(id)).collect();
+    if !rest.is_empty() {
+        let rows = session.rows(sqlx::query(ITEMS).bind(json(&rest))).await?;
+        items.extend(read(&rows).map_err(store_error)?);
+    }
     Ok(gather::in_order(ids, items))
 }
 
-fn item(row: &SqliteRow) -> Result<(i64, Item), sqlx::Error> {
+/// Those that came with their payloads, by id.
+fn read(rows: &[SqliteRow]) -> Result<BTreeMap<i64, Item>, sqlx::Error> {
+    rows.iter().filter_map(|row| item(row).transpose()).collect()
+}
+
+fn item(row: &SqliteRow) -> Result<Option<(i64, Item)>, sqlx::Error> {
+    let Some(bytes) = row.try_get::<Option<Vec<u8>>, _>(6)? else { return Ok(None) };
+    let payload = Payload { content_type: read_type(row.try_get(5)?), bytes: Bytes::from(bytes) };
     let id: i64 = row.try_get(0)?;
-    let bytes: Vec<u8> = row.try_get(4)?;
-    let payload = Payload { content_type: read_type(row.try_get(3)?), bytes: Bytes::from(bytes) };
-    Ok((id, Item { id: ItemId(id), payload, created_ms: row.try_get(1)?, attempts: row.try_get(2)? }))
+    Ok(Some((id, Item { id: ItemId(id), payload, created_ms: row.try_get(1)?, attempts: row.try_get(3)? })))
 }
 
 /// Takes over batches whose holder is gone, oldest first.
@@ -135,7 +171,7 @@ pub(super) async fn take_over(
     let mut batches = Vec::with_capacity(rows.len());
     for row in &rows {
         let (mut batch, ids) = leased(row).map_err(store_error)?;
-        batch.items = load(session, &ids).await?;
+        batch.items = load(session, &ids, &[]).await?;
         batches.push(batch);
     }
     batches.sort_unstable_by_key(|batch| batch.id);
