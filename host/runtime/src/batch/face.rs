@@ -92,11 +92,8 @@ impl Handle {
         if entry.settings.volatile {
             return Ok(self.add_volatile(&entry, first, items).await);
         }
-        let memory = self.shared.batches.memory.take(tenant, bytes);
-        let Ok(_held) = tokio::time::timeout(WAIT_MAX, memory).await else {
-            let fact = limit("memory_bytes", policy.memory_bytes_max, None);
-            return Err(Error::at_limit(Code::QueueFull, fact));
-        };
+        let held = self.shared.batches.memory.take_within(tenant, bytes, WAIT_MAX).await;
+        let _held = held.map_err(|short| Error::at_limit(Code::QueueFull, short))?;
         let add = self.add_of(tenant, &entry, first, items, key, &policy)?;
         self.store_items(add, &policy, bytes).await
     }
@@ -359,13 +356,16 @@ fn check(items: &[ItemWish]) -> Result<(), Error> {
         return Err(Error::at_limit(Code::InvalidInput, fact));
     }
     for (index, item) in items.iter().enumerate() {
-        let at = if items.len() > 1 { format!("items[{index}]: ") } else { String::new() };
-        item.check().map_err(|refused| match refused {
-            ItemRefused::TooLarge(limit) => {
-                let fact = LimitFact::of_host("item_bytes", limit, Some(item.payload.bytes.len() as u64));
-                Error { limit: Some(fact.clone()), ..Error::new(Code::InvalidInput, format!("{at}{fact}")) }
+        item.check().map_err(|refused| {
+            let at = if items.len() > 1 { format!("items[{index}]: ") } else { String::new() };
+            match refused {
+                ItemRefused::TooLarge(limit) => {
+                    let fact = LimitFact::of_host("item_bytes", limit, Some(item.payload.bytes.len() as u64));
+                    let error = Error::new(Code::InvalidInput, format!("{at}{fact}"));
+                    Error { limit: Some(fact), ..error }
+                }
+                ItemRefused::Invalid(text) => Error::new(Code::InvalidInput, format!("{at}{text}")),
             }
-            ItemRefused::Invalid(text) => Error::new(Code::InvalidInput, format!("{at}{text}")),
         })?;
     }
     Ok(())

@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keiko_core::TenantId;
+use keiko_core::limit::{LimitFact, SetBy};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
 /// What a permit counts.
 const UNIT: u64 = 1024;
@@ -18,6 +21,8 @@ pub(super) struct Memory {
 
 #[derive(Clone, Debug)]
 struct Limit {
+    bytes: u64,
+    set_by: SetBy,
     units: u32,
     left: Arc<Semaphore>,
 }
@@ -30,9 +35,9 @@ pub(crate) struct Held {
 }
 
 impl Limit {
-    fn new(bytes: u64) -> Limit {
+    fn new(bytes: u64, set_by: SetBy) -> Limit {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, u32::MAX >> 3);
-        Limit { units, left: Arc::new(Semaphore::new(units as usize)) }
+        Limit { bytes, set_by, units, left: Arc::new(Semaphore::new(units as usize)) }
     }
 
     /// As many units as so many bytes take; the whole limit for what is larger.
@@ -45,6 +50,15 @@ impl Limit {
         left.acquire_many_owned(self.units_of(bytes)).await.expect("nobody closes the semaphore")
     }
 
+    async fn take_until(&self, bytes: u64, until: Instant) -> Result<OwnedSemaphorePermit, LimitFact> {
+        timeout_at(until, self.take(bytes)).await.map_err(|_| LimitFact {
+            name: "memory_bytes".to_owned(),
+            limit: self.bytes,
+            asked: Some(bytes),
+            set_by: self.set_by,
+        })
+    }
+
     fn try_take(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.left).try_acquire_many_owned(self.units_of(bytes)).ok()
     }
@@ -52,8 +66,8 @@ impl Limit {
 
 impl Memory {
     pub(super) fn new(bytes_max: u64, tenants: HashMap<TenantId, u64>) -> Memory {
-        let tenants = tenants.into_iter().map(|(tenant, bytes)| (tenant, Limit::new(bytes))).collect();
-        Memory { all: Limit::new(bytes_max), tenants }
+        let tenants = tenants.into_iter().map(|(tenant, bytes)| (tenant, Limit::new(bytes, SetBy::Tenant)));
+        Memory { all: Limit::new(bytes_max, SetBy::Host), tenants: tenants.collect() }
     }
 
     /// So many bytes, as soon as there is room.
@@ -63,6 +77,21 @@ impl Memory {
             None => None,
         };
         Held { _tenant: tenant, _all: self.all.take(bytes).await }
+    }
+
+    /// The same within a time; behind it, the limit that was short.
+    pub(super) async fn take_within(
+        &self,
+        tenant: TenantId,
+        bytes: u64,
+        time: Duration,
+    ) -> Result<Held, LimitFact> {
+        let until = Instant::now() + time;
+        let tenant = match self.tenants.get(&tenant) {
+            Some(limit) => Some(limit.take_until(bytes, until).await?),
+            None => None,
+        };
+        Ok(Held { _tenant: tenant, _all: self.all.take_until(bytes, until).await? })
     }
 
     /// So many bytes, if there is room now.

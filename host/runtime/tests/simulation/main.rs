@@ -1,8 +1,9 @@
-//! What happens in virtual time: schedules, and the short form of `cargo xtask check sim`: lives of a few seeds keep every
+//! What happens in virtual time: schedules, adds that wait for room, and the short form of `cargo xtask check sim`: lives of a few seeds keep every
 //! promise, equal seeds live alike, and each safeguard that is switched off is missed.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod batches;
 mod life;
 mod schedules;
 #[allow(dead_code, reason = "what is about real time is used by other tests")]

@@ -5,33 +5,20 @@ use std::time::Duration;
 
 use keiko_core::TenantId;
 use keiko_core::code::Code;
-use keiko_core::port::Clock;
 use keiko_core::schedule::{Missed, Overlap, Recurrence};
 use keiko_core::task::{TaskFilter, TaskState};
 use keiko_runtime::{Handle, ScheduleRequest, TaskRequest};
 use keiko_store::memory::MemoryStore;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
-use crate::support::{MANIFEST, start_virtual, task};
-
-/// Virtual time that began then.
-struct Virtual {
-    start: Instant,
-    began_ms: i64,
-}
-
-impl Clock for Virtual {
-    fn now_ms(&self) -> i64 {
-        self.began_ms + self.start.elapsed().as_millis() as i64
-    }
-}
+use crate::support::{MANIFEST, Virtual, start_virtual, task};
 
 fn at(text: &str) -> i64 {
     text.parse::<jiff::Timestamp>().expect("a time").as_millisecond()
 }
 
 fn clock(began: &str) -> Arc<Virtual> {
-    Arc::new(Virtual { start: Instant::now(), began_ms: at(began) })
+    Arc::new(Virtual::from(at(began)))
 }
 
 /// Lets virtual time go on.

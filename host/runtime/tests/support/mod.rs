@@ -139,6 +139,25 @@ impl Clock for Shifted {
     }
 }
 
+#[allow(dead_code, reason = "used where time is virtual")]
+/// Virtual time that began then.
+pub struct Virtual {
+    start: tokio::time::Instant,
+    began_ms: i64,
+}
+
+impl From<i64> for Virtual {
+    fn from(began_ms: i64) -> Virtual {
+        Virtual { start: tokio::time::Instant::now(), began_ms }
+    }
+}
+
+impl Clock for Virtual {
+    fn now_ms(&self) -> i64 {
+        self.began_ms + self.start.elapsed().as_millis() as i64
+    }
+}
+
 /// A store in front of the real one that fails as it is told.
 pub struct Faulty {
     pub store: SqliteStore,
@@ -407,7 +426,7 @@ pub async fn start_on(store: MemoryStore, running_max: usize) -> (Runtime, Handl
 
 /// A host on this store with the tenant `default`, whose attempts play something.
 pub async fn start_playing(store: MemoryStore, options: Options, play: Arc<Play>) -> (Runtime, Handle) {
-    start_with(store, Arc::new(Shifted::default()), options, play).await
+    start_with(store, Arc::new(Shifted::default()), Given { options, ..Given::default() }, play).await
 }
 
 fn echoes(attempt: Attempt, _: Arc<dyn HostPort>, _: Stop) -> BoxFuture<'static, AttemptReport> {
@@ -417,17 +436,42 @@ fn echoes(attempt: Attempt, _: Arc<dyn HostPort>, _: Stop) -> BoxFuture<'static,
 #[allow(dead_code, reason = "used where time is virtual")]
 /// A host on this store with the tenant `default` that starts no threads: in virtual time, by this clock.
 pub async fn start_virtual(store: MemoryStore, clock: Arc<dyn Clock>) -> (Runtime, Handle) {
+    start_virtual_with(store, clock, Given::default()).await
+}
+
+#[allow(dead_code, reason = "used where time is virtual")]
+/// The same with what it is given.
+pub async fn start_virtual_with(
+    store: MemoryStore,
+    clock: Arc<dyn Clock>,
+    given: Given,
+) -> (Runtime, Handle) {
     let short = Duration::from_secs(3_600);
-    let options = Options { workers: 1, short, in_place: true, ..Options::default() };
-    start_with(store, clock, options, Arc::new(echoes)).await
+    let options = Options { workers: 1, short, in_place: true, ..given.options };
+    start_with(store, clock, Given { options, ..given }, Arc::new(echoes)).await
+}
+
+/// What a host is given beside a store and a clock.
+pub struct Given {
+    pub options: Options,
+    pub policy: TenantPolicy,
+    /// What processors do.
+    pub batch: Arc<BatchPlay>,
+}
+
+impl Default for Given {
+    fn default() -> Given {
+        Given { options: Options::default(), policy: TenantPolicy::default(), batch: Arc::new(work_all) }
+    }
 }
 
 async fn start_with(
     store: MemoryStore,
     clock: Arc<dyn Clock>,
-    options: Options,
+    given: Given,
     play: Arc<Play>,
 ) -> (Runtime, Handle) {
+    let Given { options, policy, batch } = given;
     let store = Arc::new(store);
     let parts = Parts {
         tasks: store.clone(),
@@ -450,16 +494,11 @@ async fn start_with(
         usage: store.clone(),
         schedules: store.clone(),
         signals: store,
-        runner: Arc::new(Script(play, Arc::new(work_all))),
+        runner: Arc::new(Script(play, batch)),
         clock,
     };
     let name = "default".parse().expect("a name");
-    let tenant = TenantOptions {
-        name,
-        policy: TenantPolicy::default(),
-        settings: BTreeMap::new(),
-        processors: BTreeMap::new(),
-    };
+    let tenant = TenantOptions { name, policy, settings: BTreeMap::new(), processors: BTreeMap::new() };
     Runtime::start(parts, options, vec![tenant]).await.expect("the runtime starts")
 }
 
