@@ -109,24 +109,43 @@ fn batches_run_on_kept_instances_when_the_manifest_asks() {
     assert_eq!(metric(client, "keiko_instances_kept"), 1);
 }
 
+/// Adds a thousand items of which those at `places` are poison; the ids, and the dead letters.
+fn poison_of_a_thousand(client: &Client, places: &[usize]) -> (Vec<String>, Vec<Value>) {
+    let item = |n: usize| if places.contains(&n) { json!("poison") } else { json!(n) };
+    let ids = add(client, "picky", (0..1_000).map(item).collect());
+    assert_eq!(until_empty(client, "picky")["dead"], places.len());
+    let done =
+        || Ok((metric(client, "keiko_batch_items_done_total") == 1_000 - places.len() as u64).then_some(()));
+    // They are counted when they have been written.
+    wait::until("every other item to be done", SOON, done).unwrap();
+    assert_eq!(metric(client, "keiko_batches_formed_total"), 1, "all of them are one batch");
+    assert_eq!(metric(client, "keiko_batch_items_dead_total"), places.len() as u64);
+    let runs = metric(client, "keiko_batch_runs_total");
+    assert!((2..=21 * places.len() as u64).contains(&runs), "{runs} runs");
+    (ids, all(client, "picky", "dead"))
+}
+
 #[test]
 fn one_poison_item_of_a_thousand_is_the_one_dead_letter() {
     let running = start();
-    let client = &running.client;
-    let items = (0..1_000).map(|n| if n == 321 { json!("poison") } else { json!(n) }).collect();
-    let ids = add(client, "picky", items);
-    let found = until_empty(client, "picky");
-    assert_eq!(found["dead"], 1);
-    assert_eq!(metric(client, "keiko_batch_items_done_total"), 999);
-    let runs = metric(client, "keiko_batch_runs_total");
-    assert!((2..=21).contains(&runs), "{runs} runs");
-    let dead = all(client, "picky", "dead");
+    let (ids, dead) = poison_of_a_thousand(&running.client, &[321]);
     assert_eq!((&dead[0]["id"], &dead[0]["attempts"]), (&json!(ids[321]), &json!(1)));
     assert_eq!(dead[0]["error"]["code"], "trap");
     let message = dead[0]["error"]["message"].as_str().unwrap();
     assert!(message.contains("this item is poison"), "{message}");
     let trace = dead[0]["error"]["backtrace"].to_string();
     assert!(trace.contains("picky") && trace.contains("lib.rs"), "{trace}");
+}
+
+#[test]
+fn ten_poison_items_of_a_thousand_are_the_ten_dead_letters() {
+    let running = start();
+    let places = [0, 1, 99, 333, 334, 500, 501, 750, 998, 999];
+    let (ids, dead) = poison_of_a_thousand(&running.client, &places);
+    let expected: Vec<&String> = places.iter().map(|place| &ids[*place]).collect();
+    let found: Vec<&str> = dead.iter().map(|letter| letter["id"].as_str().unwrap()).collect();
+    assert_eq!(found, expected);
+    assert!(dead.iter().all(|letter| letter["error"]["code"] == "trap" && letter["item"] == "poison"));
 }
 
 #[test]

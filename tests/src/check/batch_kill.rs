@@ -81,6 +81,10 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     host.kill()?;
     host.start_again_until(None)?;
     added.resend(&client)?;
+    let (acknowledged, sent) = (added.ids.len() as u64, added.requests * ITEMS);
+    report.require(acknowledged == sent, "I-8 lost", || {
+        format!("{acknowledged} of {sent} items were acknowledged")
+    });
     quiet(&client, "relay")?;
     quiet(&client, "kept")?;
     compare(&added.ids, &rows(&client)?, &mut report);
@@ -140,7 +144,8 @@ impl Added {
 
     /// Sends what got no answer again; stops where the host does.
     fn resend(&mut self, client: &Client) -> Result<()> {
-        for (key, body) in std::mem::take(&mut self.lost) {
+        // One that fails is lost again, and the rest stays.
+        while let Some((key, body)) = self.lost.pop_first() {
             self.send(client, key, body)?;
         }
         Ok(())

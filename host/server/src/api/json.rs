@@ -1,5 +1,7 @@
 //! JSON bodies: bounded in depth, strict in their fields, and errors that say where.
 
+use std::fmt::Display;
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -13,11 +15,12 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem
         .map_err(|error| Problem::invalid(format!("the body does not parse: {error}")))
 }
 
-/// Reads a part of a body that was taken out of it unread; the error says where in the whole body it is.
+/// Reads a part of a body that was taken out of it unread; the error says where in the whole body it is, and begins with
+/// `path`, which is written for an error only.
 pub(super) fn parse_part<'a, T: Deserialize<'a>>(
     body: &[u8],
     part: &'a RawValue,
-    path: &str,
+    path: impl Display,
 ) -> Result<T, Problem> {
     serde_json::from_str(part.get()).map_err(|error| {
         let start = (part.get().as_ptr() as usize).saturating_sub(body.as_ptr() as usize);

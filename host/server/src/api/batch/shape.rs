@@ -54,10 +54,9 @@ pub(super) fn items(body: &Bytes) -> Result<Vec<ItemWish>, Problem> {
         return Err(Problem::at_limit(Code::InvalidInput, fact));
     }
     let read = |(at, part): (usize, &&RawValue)| {
-        let path = format!("items[{at}]");
-        let item: ItemBody<'_> = parse_part(body, part, &path)?;
+        let item: ItemBody<'_> = parse_part(body, part, format_args!("items[{at}]"))?;
         item.wish(body).map_err(|mut problem| {
-            problem.message = format!("{path}: {}", problem.message);
+            problem.message = format!("items[{at}]: {}", problem.message);
             problem
         })
     };
