@@ -299,7 +299,7 @@ impl Handle {
     pub async fn task(&self, tenant: TenantId, id: TaskId) -> Result<TaskDetail, Error> {
         let view = self.shared.records.task(tenant, id).await?.ok_or_else(|| no_task(id))?;
         let runs = view.summary.state == TaskState::Running;
-        let progress = if runs { self.shared.progress(id, view.token) } else { None };
+        let progress = if runs { self.shared.progress(tenant, id, view.token) } else { None };
         Ok(TaskDetail { view, progress })
     }
 

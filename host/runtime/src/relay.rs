@@ -5,9 +5,11 @@
 //! between the hosts of one database: nothing of it is stored, and what was lost is told again when it is asked for again, as
 //! far as it is kept.
 //!
-//! - what is new is told every [`ROUND`], and the rest of an attempt's words when it has ended, before its end is told
+//! - what is new is told every [`ROUND`], and all the rest of an attempt's words when it has ended, before its end is told: no
+//!   more than is kept of one attempt
 //! - at most [`ROUND_BYTES`] of all tasks each round, in turn: one piece or report of each before the second of any
-//! - of at most [`TASKS_MAX`] tasks that others watch, and of as many that are watched here; of further ones nothing is told
+//! - of at most [`TASKS_MAX`] tasks that others watch, and of as many that are watched here, of one tenant at most
+//!   [`TENANT_TASKS_MAX`]; of further ones nothing is told
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
@@ -15,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keiko_core::port::{Said, Saying, Signal, Watched};
-use keiko_core::{TaskId, Token};
+use keiko_core::{TaskId, TenantId, Token};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -37,6 +39,8 @@ const ROUND_BYTES: usize = 16 << 10;
 const SAID_BYTES: usize = 64;
 /// Tasks that are watched elsewhere, and tasks that are watched here.
 const TASKS_MAX: usize = 1_000;
+/// Those of them that are one tenant's: its watchers leave places to others.
+const TENANT_TASKS_MAX: usize = 250;
 
 /// Who watches what.
 #[derive(Debug, Default)]
@@ -59,6 +63,7 @@ struct Audience {
 /// Other hosts that watch a task, as one.
 #[derive(Debug)]
 struct Listener {
+    tenant: TenantId,
     until: Instant,
     voice: Held,
     heard: Heard,
@@ -67,6 +72,7 @@ struct Listener {
 /// A task that others were asked of.
 #[derive(Debug)]
 struct Asked {
+    tenant: TenantId,
     at: Instant,
     voice: Held,
 }
@@ -101,8 +107,8 @@ impl Listener {
 
 impl Audience {
     /// What is to be told of tasks, in turn, as far as there is room; the task whose turn it would be.
-    fn round(&mut self, mut order: VecDeque<TaskId>) -> (Vec<Said>, Option<TaskId>) {
-        let (mut told, mut room) = (Vec::new(), ROUND_BYTES);
+    fn round(&mut self, mut order: VecDeque<TaskId>, mut room: usize) -> (Vec<Said>, Option<TaskId>) {
+        let mut told = Vec::new();
         while let Some(task) = order.pop_front() {
             let Some(listener) = self.tasks.get_mut(&task) else { continue };
             let Some((said, heard)) = listener.next(task) else { continue };
@@ -117,6 +123,11 @@ impl Audience {
         }
         (told, None)
     }
+}
+
+/// Whether a tenant may have another one of the places that these have.
+fn has_place(taken: impl ExactSizeIterator<Item = TenantId>, tenant: TenantId) -> bool {
+    taken.len() < TASKS_MAX && taken.filter(|other| *other == tenant).count() < TENANT_TASKS_MAX
 }
 
 fn bytes(said: &Said) -> usize {
@@ -136,13 +147,16 @@ impl Relay {
         let mut audience = self.audience.lock();
         let tasks = &mut audience.tasks;
         for asked in watched {
-            let Watched { task, token, next } = asked;
+            let Watched { tenant, task, token, next } = asked;
             if let Some(listener) = tasks.get_mut(&task) {
                 listener.until = now + LISTENED;
                 listener.go_back(asked);
-            } else if tasks.len() < TASKS_MAX {
-                let heard = Heard { token, next, reports: 0 };
-                tasks.insert(task, Listener { until: now + LISTENED, voice: voices.hold(task), heard });
+            } else if has_place(tasks.values().map(|listener| listener.tenant), tenant) {
+                let (until, voice) = (now + LISTENED, voices.hold(task));
+                tasks.insert(
+                    task,
+                    Listener { tenant, until, voice, heard: Heard { token, next, reports: 0 } },
+                );
             }
         }
         drop(audience);
@@ -156,25 +170,25 @@ impl Relay {
         let first = audience.turn.take().unwrap_or(TaskId(i64::MIN));
         let order = audience.tasks.range(first..).chain(audience.tasks.range(..first));
         let order = order.map(|(task, _)| *task).collect();
-        let (said, turn) = audience.round(order);
+        let (said, turn) = audience.round(order, ROUND_BYTES);
         audience.turn = turn;
         (!audience.tasks.is_empty()).then_some(said)
     }
 
-    /// What is still to be told of a task.
+    /// All that is still to be told of a task whose attempt has ended.
     fn rest(&self, task: TaskId) -> Vec<Said> {
         let mut audience = self.audience.lock();
-        if audience.tasks.is_empty() { Vec::new() } else { audience.round([task].into()).0 }
+        if audience.tasks.is_empty() { Vec::new() } else { audience.round([task].into(), usize::MAX).0 }
     }
 
-    /// Somebody here listens to a task that does not run here; what to ask others, when it is time to.
-    fn ask(&self, voices: &Arc<Voices>, task: TaskId, now: Instant) -> Option<Watched> {
+    /// Somebody of a tenant listens here to its task that does not run here; what to ask others, when it is time to.
+    fn ask(&self, voices: &Arc<Voices>, tenant: TenantId, task: TaskId, now: Instant) -> Option<Watched> {
         let mut all = self.asked.lock();
         let is_new = !all.contains_key(&task);
-        if is_new && all.len() >= TASKS_MAX {
+        if is_new && !has_place(all.values().map(|asked| asked.tenant), tenant) {
             return None;
         }
-        let asked = all.entry(task).or_insert_with(|| Asked { at: now, voice: voices.hold(task) });
+        let asked = all.entry(task).or_insert_with(|| Asked { tenant, at: now, voice: voices.hold(task) });
         if !is_new && now.duration_since(asked.at) < ASK_EVERY {
             return None;
         }
@@ -184,7 +198,7 @@ impl Relay {
         if is_new {
             self.some.notify_one();
         }
-        Some(Watched { task, token, next })
+        Some(Watched { tenant, task, token, next })
     }
 
     /// Lets go of tasks that nobody here listens to any more; whether there are others.
@@ -217,19 +231,19 @@ pub(crate) async fn tell(shared: Arc<Shared>, stop: CancellationToken) {
 
 impl Shared {
     /// Listens to what a task says of itself, wherever it runs: where it does not run here, others are asked to tell, each
-    /// few seconds that somebody listens.
-    pub(crate) fn listen(&self, task: TaskId) {
+    /// few seconds that somebody listens. The task is known to be the tenant's.
+    pub(crate) fn listen(&self, tenant: TenantId, task: TaskId) {
         if self.running.tenant(task).is_some() || !self.pulse.has_others() {
             return;
         }
-        if let Some(watched) = self.relay.ask(&self.running.voices, task, Instant::now()) {
+        if let Some(watched) = self.relay.ask(&self.running.voices, tenant, task, Instant::now()) {
             self.signals.tell(Signal { watched: vec![watched], ..Signal::default() });
         }
     }
 
     /// How far an attempt says it is, as far as anybody here knows.
-    pub(crate) fn progress(&self, task: TaskId, token: Token) -> Option<Progress> {
-        self.listen(task);
+    pub(crate) fn progress(&self, tenant: TenantId, task: TaskId, token: Token) -> Option<Progress> {
+        self.listen(tenant, task);
         self.running.voices.find(task)?.progress(token)
     }
 
@@ -258,11 +272,13 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use keiko_core::limit::OUTPUT_KEPT_BYTES_MAX;
 
     use super::*;
-    use crate::voice::Speaker;
+    use crate::voice::{PIECE_BYTES, Speaker};
 
     const FIRST: Speaker = Speaker { token: Token(1), attempt: 1 };
+    const ADA: TenantId = TenantId(1);
 
     /// A host with attempts that speak as the test wants.
     #[derive(Default)]
@@ -274,11 +290,12 @@ mod tests {
     impl Host {
         /// Another host asks, having heard so much of the attempt under this lease.
         fn asked(&self, task: i64, token: i64, next: u64, now: Instant) {
-            self.relay.add(
-                &self.voices,
-                vec![Watched { task: TaskId(task), token: Token(token), next }],
-                now,
-            );
+            self.asked_by(ADA, task, token, next, now);
+        }
+
+        fn asked_by(&self, tenant: TenantId, task: i64, token: i64, next: u64, now: Instant) {
+            let watched = Watched { tenant, task: TaskId(task), token: Token(token), next };
+            self.relay.add(&self.voices, vec![watched], now);
         }
 
         /// What a round tells, as text.
@@ -373,8 +390,9 @@ mod tests {
     #[test]
     fn others_are_asked_each_few_seconds_with_what_was_heard() {
         let (host, now) = (Host::default(), Instant::now());
-        let ask = |at: Instant| host.relay.ask(&host.voices, TaskId(7), at);
-        let watched = |token: i64, next: u64| Some(Watched { task: TaskId(7), token: Token(token), next });
+        let ask = |at: Instant| host.relay.ask(&host.voices, ADA, TaskId(7), at);
+        let watched =
+            |token: i64, next: u64| Some(Watched { tenant: ADA, task: TaskId(7), token: Token(token), next });
         assert_eq!(ask(now), watched(0, 0));
         assert_eq!(ask(now), None);
         let saying = Saying::Piece { number: 0, bytes: Bytes::new() };
@@ -387,14 +405,53 @@ mod tests {
     }
 
     #[test]
-    fn so_many_tasks_are_listened_to_and_no_more() {
+    fn all_that_is_kept_of_an_attempt_that_ends_is_told_at_once() {
         let (host, now) = (Host::default(), Instant::now());
-        (0..=TASKS_MAX as i64).for_each(|task| host.asked(task, 0, 0, now));
-        assert_eq!(host.relay.audience.lock().tasks.len(), TASKS_MAX);
-        let asks = |task: i64| host.relay.ask(&host.voices, TaskId(task), now).is_some();
-        assert!((0..TASKS_MAX as i64).all(asks));
-        assert!(!asks(-1));
+        let voice = host.voices.hold(TaskId(7));
+        host.asked(7, 0, 0, now);
+        // As much as is kept, each piece with its overhead, in four rounds' worth; then a piece that lets the first go.
+        let pieces = OUTPUT_KEPT_BYTES_MAX / 1_024;
+        (0..pieces).for_each(|_| emit(&voice, FIRST, 1_024 - PIECE_BYTES));
+        assert!(pieces * (1_024 - PIECE_BYTES) > ROUND_BYTES);
+        let rest = host.relay.rest(TaskId(7));
+        let whole = |said: &[Said], first: u64| {
+            let numbers = said.iter().map(|said| match &said.saying {
+                Saying::Piece { number, .. } => *number,
+                Saying::Progress { .. } => u64::MAX,
+            });
+            numbers.eq(first..first + pieces as u64)
+        };
+        assert!(whole(&rest, 0), "{} of {pieces}", rest.len());
+        assert_eq!(host.relay.rest(TaskId(7)), [], "once");
+        (0..=pieces).for_each(|_| emit(&voice, FIRST, 1_024 - PIECE_BYTES));
+        assert!(whole(&host.relay.rest(TaskId(7)), pieces as u64 + 1), "the newest");
+    }
+
+    #[test]
+    fn a_tenant_has_so_many_places_and_leaves_the_others_to_others() {
+        let (host, now) = (Host::default(), Instant::now());
+        let of = |tenant: TenantId| {
+            let audience = host.relay.audience.lock();
+            audience.tasks.values().filter(|listener| listener.tenant == tenant).count()
+        };
+        let asks = |tenant: TenantId, task: i64| {
+            host.asked_by(tenant, task, 0, 0, now);
+            host.relay.ask(&host.voices, tenant, TaskId(task), now).is_some()
+        };
+        let most = TENANT_TASKS_MAX as i64;
+        assert!((0..most).all(|task| asks(ADA, task)));
+        assert!(!asks(ADA, most), "one more");
+        assert_eq!(of(ADA), TENANT_TASKS_MAX);
+        let others = TASKS_MAX as i64 / most;
+        for other in 1..others {
+            let tenant = TenantId(1 + other);
+            assert!((other * most..(other + 1) * most).all(|task| asks(tenant, task)), "{other}");
+            assert_eq!(of(tenant), TENANT_TASKS_MAX);
+        }
+        let last = TenantId(1 + others);
+        assert!(!asks(last, -1), "there are no more places at all");
+        assert_eq!((of(last), host.relay.audience.lock().tasks.len()), (0, TASKS_MAX));
         host.relay.forget(now + LISTENED);
-        assert!(asks(-1), "nobody listens to the others any more");
+        assert!(host.relay.ask(&host.voices, last, TaskId(-1), now).is_some(), "nobody listens any more");
     }
 }

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use crate::request::Progress;
 
 /// Bytes that a piece counts beside its own.
-const PIECE_BYTES: usize = 32;
+pub(crate) const PIECE_BYTES: usize = 32;
 
 /// The voices that somebody holds.
 #[derive(Debug, Default)]

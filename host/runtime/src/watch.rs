@@ -57,6 +57,8 @@ pub struct TaskWatch {
     handle: Handle,
     tenant: TenantId,
     id: TaskId,
+    /// Whether it is known to be the tenant's: before that nothing is told of it.
+    is_known: bool,
     /// How the task stood when that was last told.
     told: Option<(Token, TaskState)>,
     voice: Held,
@@ -75,7 +77,7 @@ impl TaskWatch {
         let handle = self.handle.clone();
         let shared = &handle.shared;
         // Pieces cost no question to the store.
-        let goes_on = self.told.is_some_and(|(_, state)| !state.is_terminal());
+        let goes_on = self.is_known && self.told.is_some_and(|(_, state)| !state.is_terminal());
         if goes_on && let Some(event) = self.said() {
             return Ok(Some(event));
         }
@@ -83,6 +85,7 @@ impl TaskWatch {
             let waiter = shared.waiters.wait(self.id);
             let mut changed = pin!(waiter.changed());
             let detail = handle.task(self.tenant, self.id).await?;
+            self.is_known = true;
             let stands = (detail.view.token, detail.view.summary.state);
             if self.told != Some(stands) {
                 return Ok(Some(self.turn_to(stands, detail)));
@@ -92,7 +95,7 @@ impl TaskWatch {
             }
             let until = Instant::now() + shared.options.look_again;
             while Instant::now() < until {
-                shared.listen(self.id);
+                shared.listen(self.tenant, self.id);
                 let voice = self.voice.voice();
                 let mut spoken = pin!(voice.changed.notified());
                 spoken.as_mut().enable();
@@ -214,6 +217,7 @@ impl Handle {
             handle: self.clone(),
             tenant,
             id,
+            is_known: false,
             told: told.map(|told| (told.token, told.state)),
             voice: self.shared.running.voices.hold(id),
             heard: told.map_or(Heard::of(Token(0)), |told| Heard {

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::Change;
-use crate::id::{TaskId, Token};
+use crate::id::{TaskId, TenantId, Token};
 
 /// News, gathered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct Signal {
 /// A task that is watched, and how much was heard of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watched {
+    /// Whose it is; of an unknown tenant, 0, when the host that tells it is of a version that does not say.
+    pub tenant: TenantId,
     /// The task.
     pub task: TaskId,
     /// The last lease under which an attempt was heard.

@@ -172,3 +172,55 @@ async fn a_task_on_another_host_is_heard_to_its_last_word() {
     runs.drain().await;
     asked.drain().await;
 }
+
+#[tokio::test]
+async fn all_that_a_fast_attempt_gives_out_is_heard_on_another_host() {
+    // More than goes in four rounds, and no more than is kept of an attempt.
+    const PIECES: usize = 60;
+    let store = MemoryStore::new();
+    let go = Arc::new(Semaphore::new(0));
+    let held = Arc::clone(&go);
+    let play = move |attempt: Attempt, port: Arc<dyn HostPort>, _| {
+        let go = Arc::clone(&held);
+        async move {
+            port.emit(Bytes::from_static(b"a"));
+            go.acquire().await.expect("open").forget();
+            (0..PIECES).for_each(|at| port.emit(Bytes::from(vec![at as u8; 1_024])));
+            echo(&attempt)
+        }
+        .boxed()
+    };
+    let options = Options { workers: 1, ..Options::default() };
+    let (runs, _) = start_playing(store.clone(), options, Arc::new(play)).await;
+    let (asked, handle) = start_on(store.another_host(), 0).await;
+    let tenant = handle.tenant(&"default".parse().unwrap()).unwrap();
+    handle.install(tenant, MANIFEST.into(), None).await.expect("the script installs");
+    let id = submit(&handle, tenant, "1").await;
+    let mut watch = handle.watch(tenant, id, None);
+    assert_eq!(first_piece(&mut watch).await.0, output(1, 0, "a"));
+    go.add_permits(1);
+    let told = until_the_end(&mut watch).await;
+    let piece = |at: usize| Told::Output(1, at as u64 + 1, Bytes::from(vec![at as u8; 1_024]));
+    let whole: Vec<Told> = (0..PIECES).map(piece).chain([Told::State(TaskState::Completed)]).collect();
+    assert!(told == whole, "{} events", told.len());
+    runs.drain().await;
+    asked.drain().await;
+}
+
+#[tokio::test]
+async fn who_names_a_place_in_another_tenants_task_is_told_nothing() {
+    let bench = Bench::new().await;
+    let go = Arc::new(Semaphore::new(0));
+    let guest = speaks(Arc::clone(&go), "a", &["b"]);
+    let play = move |attempt: Attempt, port: Arc<dyn HostPort>, _| guest(attempt, port);
+    let (runtime, handle, [ada, bob]) = bench.start_for(["ada", "bob"], play).await;
+    let id = submit(&handle, ada, "1").await;
+    let (_, place) = first_piece(&mut handle.watch(ada, id, None)).await;
+    let place = TaskPlace { next: 0, ..place };
+    let refused = handle.watch(bob, id, Some(place)).next().await.expect_err("it is not theirs");
+    assert_eq!(refused.code, Code::NotFound);
+    let mut own = handle.watch(ada, id, Some(place));
+    assert_eq!(first_piece(&mut own).await.0, output(1, 0, "a"), "whose it is goes on from there");
+    go.add_permits(1);
+    runtime.drain().await;
+}

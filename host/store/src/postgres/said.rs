@@ -4,16 +4,20 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use keiko_core::id::{TaskId, Token};
+use keiko_core::id::{TaskId, TenantId, Token};
 use keiko_core::port::{Said, Saying, Signal, Watched};
 use serde::{Deserialize, Serialize};
 
 /// Bytes of a message, with what one more entry takes at most: below the server's 8,000.
 const BYTES_MAX: usize = 7_500;
 /// Bytes of a message that name a task that is watched, at most.
-const WATCHED_BYTES: usize = 64;
-/// Entries that wait for somebody; more of them are dropped, and asked for again.
-const ENTRIES_MAX: usize = 1_000;
+const WATCHED_BYTES: usize = 96;
+/// Watched tasks that wait for somebody; more of them are dropped, and asked for again.
+const WATCHED_MAX: usize = 1_000;
+/// Bytes of what is said that wait for somebody, each entry with [`SAID_BYTES`] beside its own: all that is kept of several
+/// attempts. The oldest beyond are dropped.
+const SAID_BYTES_MAX: usize = 1 << 20;
+const SAID_BYTES: usize = 64;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Message {
@@ -22,6 +26,9 @@ struct Message {
     /// Tasks that are watched, each with its token, and the next piece.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     watched: Vec<(i64, i64, u64)>,
+    /// Whose each of these is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tenants: Vec<i64>,
     /// What is said, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     said: Vec<(i64, i64, u32, Words)>,
@@ -58,9 +65,19 @@ impl Words {
 
 /// Keeps no more than somebody can take.
 pub(super) fn bound(news: &mut Signal) {
-    news.watched.truncate(ENTRIES_MAX);
-    let over = news.said.len().saturating_sub(ENTRIES_MAX);
-    news.said.drain(..over);
+    news.watched.truncate(WATCHED_MAX);
+    let mut room = SAID_BYTES_MAX;
+    let fits = |said: &&Said| room.checked_sub(bytes(said)).map(|left| room = left).is_some();
+    let kept = news.said.iter().rev().take_while(fits).count();
+    news.said.drain(..news.said.len() - kept);
+}
+
+fn bytes(said: &Said) -> usize {
+    let own = match &said.saying {
+        Saying::Progress { message, .. } => message.len(),
+        Saying::Piece { bytes, .. } => bytes.len(),
+    };
+    own + SAID_BYTES
 }
 
 /// The messages that tell it; none when there is nothing.
@@ -75,9 +92,10 @@ pub(super) fn encode(me: u64, signal: &Signal) -> Vec<String> {
         }
         bytes += more;
     };
-    for Watched { task, token, next: piece } in &signal.watched {
+    for Watched { tenant, task, token, next: piece } in &signal.watched {
         room(&mut next, WATCHED_BYTES);
         next.watched.push((task.0, token.0, *piece));
+        next.tenants.push(tenant.0);
     }
     for Said { task, token, attempt, saying } in &signal.said {
         let said = (task.0, token.0, *attempt, Words::of(saying));
@@ -104,7 +122,9 @@ pub(super) fn decode(me: u64, text: &str) -> Option<Signal> {
     let said = message.said.into_iter().filter_map(|(task, token, attempt, words)| {
         Some(Said { task: TaskId(task), token: Token(token), attempt, saying: words.saying()? })
     });
-    let watched = message.watched.into_iter().map(|(task, token, next)| Watched {
+    let tenants = message.tenants.into_iter().chain(std::iter::repeat(0));
+    let watched = message.watched.into_iter().zip(tenants).map(|((task, token, next), tenant)| Watched {
+        tenant: TenantId(tenant),
         task: TaskId(task),
         token: Token(token),
         next,
@@ -130,7 +150,12 @@ mod tests {
         says(Saying::Piece { number: u64::MAX, bytes: Bytes::from(vec![255; bytes]) })
     }
 
-    const WATCHED: Watched = Watched { task: TaskId(i64::MAX), token: Token(i64::MAX), next: u64::MAX };
+    const WATCHED: Watched = Watched {
+        tenant: TenantId(i64::MAX),
+        task: TaskId(i64::MAX),
+        token: Token(i64::MAX),
+        next: u64::MAX,
+    };
 
     fn check(signal: &Signal, messages: usize) {
         let texts = encode(7, signal);
@@ -148,7 +173,7 @@ mod tests {
     fn what_is_said_comes_through_in_messages_that_fit_and_ones_own_are_dropped() {
         check(&Signal::default(), 0);
         check(&Signal { watched: vec![WATCHED], ..Signal::default() }, 1);
-        check(&Signal { watched: vec![WATCHED; ENTRIES_MAX], ..Signal::default() }, 9);
+        check(&Signal { watched: vec![WATCHED; WATCHED_MAX], ..Signal::default() }, 13);
         // The longest that a plugin can write: each of its bytes is six in JSON.
         let worst = report(&"\u{1}".repeat(PROGRESS_MESSAGE_BYTES_MAX));
         let others = vec![report("half, \"of\" \u{e9}"), worst.clone(), worst, piece(0), piece(3)];
@@ -158,15 +183,24 @@ mod tests {
         let text = r#"{"me":1,"said":[[1,2,3,[4,null,"?"]],[1,2,3,[5,"half"]]]}"#;
         let heard = decode(8, text).expect("it is understood");
         assert_eq!(heard.said.len(), 1, "what is no base64 is lost alone");
+        let heard = decode(8, r#"{"me":1,"watched":[[1,2,3]]}"#).expect("an older host says it so");
+        let watched = Watched { tenant: TenantId(0), task: TaskId(1), token: Token(2), next: 3 };
+        assert_eq!(heard.watched, [watched]);
     }
 
     #[test]
     fn more_than_somebody_can_take_is_dropped() {
-        let said: Vec<Said> = (0..=ENTRIES_MAX).map(|number| report(&number.to_string())).collect();
+        let most = SAID_BYTES_MAX / (OUTPUT_PIECE_BYTES_MAX + SAID_BYTES);
+        let left = SAID_BYTES_MAX % (OUTPUT_PIECE_BYTES_MAX + SAID_BYTES);
+        let mut said = vec![piece(left - SAID_BYTES)];
+        said.extend(vec![piece(OUTPUT_PIECE_BYTES_MAX); most]);
         let mut news =
-            Signal { watched: vec![WATCHED; ENTRIES_MAX + 1], said: said.clone(), ..Signal::default() };
+            Signal { watched: vec![WATCHED; WATCHED_MAX + 1], said: said.clone(), ..Signal::default() };
         bound(&mut news);
-        assert_eq!((news.watched.len(), news.said.len()), (ENTRIES_MAX, ENTRIES_MAX));
-        assert_eq!(news.said, said[1..], "the newest are kept");
+        assert_eq!((news.watched.len(), &news.said), (WATCHED_MAX, &said), "as much as there may be");
+        news.said.push(report(""));
+        bound(&mut news);
+        assert_eq!(news.said.len(), said.len(), "the newest are kept");
+        assert_eq!(news.said[..most], said[1..]);
     }
 }
