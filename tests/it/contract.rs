@@ -214,16 +214,19 @@ fn what_is_given_out_is_told_to_who_watches_and_the_result_stands_for_itself() {
     let (name, task) = told.last().unwrap();
     assert_eq!((name.as_str(), &task["result"]), ("end", &ok(Value::Null)));
     assert_eq!(task["attempts"][0]["pure"], true, "a piece answers nothing of the outside: {task}");
-    let more = json!({"delay_ms": 500, "attempts": 1});
-    let id = running.client.submit("contract", "emit", json!({"text": "one\ntwo\u{7}\n"}), more).unwrap();
-    let server = format!("http://{}", running.client.address());
-    let watched = Command::new(tree::program().unwrap())
-        .args(["task", "watch", &id, "--timeout", "30", "--server", &server])
-        .output()
-        .unwrap();
-    assert_eq!(String::from_utf8(watched.stdout).unwrap(), "{\"ok\":null}\n", "the result alone");
-    let notes = String::from_utf8(watched.stderr).unwrap();
-    assert!(notes.contains("\none\ntwo\\u{7}\n"), "{notes}");
+    for end in ["\n", ""] {
+        let (text, more) = (format!("one\ntwo\u{7}{end}"), json!({"delay_ms": 500, "attempts": 1}));
+        let id = running.client.submit("contract", "emit", json!({"text": text}), more).unwrap();
+        let server = format!("http://{}", running.client.address());
+        let watched = Command::new(tree::program().unwrap())
+            .args(["task", "watch", &id, "--timeout", "30", "--server", &server])
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8(watched.stdout).unwrap(), "{\"ok\":null}\n", "the result alone");
+        let notes = String::from_utf8(watched.stderr).unwrap();
+        let lines = format!("\none\ntwo\\u{{7}}\n{id} completed");
+        assert!(notes.contains(&lines), "a state has a line of its own: {notes}");
+    }
     // More than is kept for somebody who is slow: what is told is in order.
     let told = events(json!({"bytes": 4_096, "times": 100}));
     let numbers: Vec<u64> = told.iter().filter_map(|(_, data)| data["number"].as_u64()).collect();

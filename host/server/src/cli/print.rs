@@ -1,6 +1,7 @@
 //! What the program writes: results on stdout, everything about them on stderr.
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use comfy_table::{ContentArrangement, Table, presets};
 
@@ -18,10 +19,22 @@ pub(super) fn bytes(bytes: &[u8]) {
     }
 }
 
+/// Whether the last piece has left a line of stderr without its end: what comes next begins one of its own.
+static LINE_IS_OPEN: AtomicBool = AtomicBool::new(false);
+
 /// Writes a line to stderr.
 pub(super) fn note(text: &str) {
+    let mut stderr = std::io::stderr().lock();
+    end_line(&mut stderr);
     // There is nowhere left to say that this failed.
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(stderr, "{text}");
+}
+
+/// Ends the line that a piece has left.
+fn end_line(stderr: &mut impl Write) {
+    if LINE_IS_OPEN.swap(false, Ordering::Relaxed) {
+        let _ = stderr.write_all(b"\n");
+    }
 }
 
 /// Writes a piece of what a task gives out before it ends to stderr: text as it comes, of anything else how many bytes it is.
@@ -31,8 +44,14 @@ pub(super) fn piece(piece: Result<&str, usize>) {
         Err(bytes) => format!("({bytes} bytes that are not text)\n"),
     };
     let mut stderr = std::io::stderr().lock();
+    if piece.is_err() {
+        end_line(&mut stderr);
+    }
     // There is nowhere left to say that this failed.
     let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
+    if let Some(last) = text.chars().next_back() {
+        LINE_IS_OPEN.store(last != '\n', Ordering::Relaxed);
+    }
 }
 
 /// Writes a result: to a terminal as text that cannot command it, to anything else as it is.
@@ -40,6 +59,7 @@ pub(super) fn result(payload: &[u8]) {
     if !std::io::stdout().is_terminal() {
         return bytes(payload);
     }
+    end_line(&mut std::io::stderr().lock());
     match std::str::from_utf8(payload) {
         Ok(text) => out(&clean_lines(text)),
         Err(_) => note(&format!("({} bytes that are not text; send them to a file)", payload.len())),
