@@ -13,6 +13,9 @@ pub const TASK_ID_SEQUENCE_BITS: u32 = 20;
 
 /// 2024-01-01T00:00:00Z in milliseconds since 1970: where the clock in a task id starts.
 pub const TASK_ID_EPOCH_MS: i64 = 1_704_067_200_000;
+/// An id is reserved at most so long before its task is created, or after it by another host's clock: a child's when its
+/// parent's attempt asks for it, which runs for an hour at most.
+pub const TASK_ID_AGE_MS_MAX: i64 = 2 * 60 * 60 * 1_000;
 
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 const ID_LETTERS: usize = 13;
@@ -100,7 +103,8 @@ public_id! {
 impl TaskId {
     /// The smallest id that a task submitted at `now_ms` (since 1970) may have.
     pub fn floor(now_ms: i64) -> TaskId {
-        TaskId((now_ms - TASK_ID_EPOCH_MS).max(0) << TASK_ID_SEQUENCE_BITS)
+        let since = now_ms.saturating_sub(TASK_ID_EPOCH_MS);
+        TaskId(since.clamp(0, i64::MAX >> TASK_ID_SEQUENCE_BITS) << TASK_ID_SEQUENCE_BITS)
     }
 }
 

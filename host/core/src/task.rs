@@ -4,7 +4,10 @@ use bytes::Bytes;
 
 use crate::effect::Effects;
 use crate::group::NewGroup;
-use crate::id::{AgentId, Digest, GroupId, KindId, TaskId, TenantId, Token, UserId, VersionId};
+use crate::id::{
+    AgentId, Digest, GroupId, KindId, TASK_ID_AGE_MS_MAX, TaskId, TenantId, Token, UserId, VersionId,
+};
+use crate::limit::BULK_TASKS_MAX;
 use crate::name::{KindName, PluginName, VersionName};
 use crate::once::Once;
 use crate::outcome::{Failure, Meter, Taint};
@@ -441,6 +444,27 @@ pub struct TaskView {
     pub tree: Option<Tree>,
 }
 
+/// From a time to another, both included, in milliseconds since 1970; what is `None` has no bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimeRange {
+    /// Not before this.
+    pub from_ms: Option<i64>,
+    /// Not after this.
+    pub to_ms: Option<i64>,
+}
+
+impl TimeRange {
+    /// Whether every time is in it.
+    pub fn is_all(&self) -> bool {
+        *self == TimeRange::default()
+    }
+
+    /// Whether this time is in it.
+    pub fn has(&self, at_ms: i64) -> bool {
+        self.from_ms.is_none_or(|from| from <= at_ms) && self.to_ms.is_none_or(|to| at_ms <= to)
+    }
+}
+
 /// Which tasks to list, newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TaskFilter {
@@ -452,12 +476,61 @@ pub struct TaskFilter {
     pub kind: Option<KindName>,
     /// Only children of this task.
     pub parent: Option<TaskId>,
+    /// Only this task, which is a root, and what is below it.
+    pub root: Option<TaskId>,
+    /// Only those of this group.
+    pub group: Option<GroupId>,
     /// Only those of this agent.
     pub agent: Option<AgentId>,
     /// Only those for this user.
     pub user: Option<UserId>,
+    /// Only those that were created then.
+    pub created: TimeRange,
+    /// Only those that ended then.
+    pub finished: TimeRange,
     /// Only those older than this one: where the page before ended.
     pub before: Option<TaskId>,
+}
+
+impl TaskFilter {
+    /// Whether it names nothing but where a page begins.
+    pub fn is_all(&self) -> bool {
+        *self == TaskFilter { before: self.before, ..TaskFilter::default() }
+    }
+
+    /// Whether it contradicts itself: no task that has not ended has an end.
+    pub fn fits_nothing(&self) -> bool {
+        !self.finished.is_all() && self.state.is_some_and(|state| !state.is_terminal())
+    }
+
+    /// Whether it can be answered: not when it contradicts itself, or when the whole history would be walked for it.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.fits_nothing() {
+            return Err("`finished_from` and `finished_to` are of tasks that have ended");
+        }
+        // Few do not complete, and they are found by themselves; of all others the whole history would be looked at.
+        let few = matches!(self.state, Some(TaskState::Failed | TaskState::Cancelled));
+        if self.finished.from_ms.is_some() && self.created.from_ms.is_none() && !few {
+            return Err("`finished_from` goes with `created_from`, or with a `state`: failed or cancelled");
+        }
+        Ok(())
+    }
+
+    /// The ids that such tasks can have: from the first on, and below the second.
+    pub fn ids(&self) -> (TaskId, TaskId) {
+        let (mut from, mut below) = (TaskId(i64::MIN), self.before.unwrap_or(TaskId(i64::MAX)));
+        if let Some(from_ms) = self.created.from_ms {
+            from = TaskId::floor(from_ms.saturating_sub(TASK_ID_AGE_MS_MAX));
+        }
+        for to_ms in [self.created.to_ms, self.finished.to_ms].into_iter().flatten() {
+            below = below.min(TaskId::floor(to_ms.saturating_add(TASK_ID_AGE_MS_MAX)));
+        }
+        if let Some(GroupId(first)) = self.group {
+            from = from.max(TaskId(first));
+            below = below.min(TaskId(first.saturating_add(BULK_TASKS_MAX as i64)));
+        }
+        (from, below)
+    }
 }
 
 /// Tasks of a tenant in each state.
@@ -487,5 +560,62 @@ mod tests {
         }
         assert_eq!(TaskState::numbered(5), None);
         assert_eq!(TaskState::named("done"), None);
+    }
+
+    fn since(from_ms: i64) -> TimeRange {
+        TimeRange { from_ms: Some(from_ms), to_ms: None }
+    }
+
+    #[test]
+    fn a_range_has_both_its_ends() {
+        let range = TimeRange { from_ms: Some(5), to_ms: Some(7) };
+        assert_eq!([4, 5, 6, 7, 8].map(|at| range.has(at)), [false, true, true, true, false]);
+        assert!(!range.is_all() && TimeRange::default().is_all() && TimeRange::default().has(i64::MIN));
+        assert!(since(5).has(i64::MAX) && !since(5).has(4));
+    }
+
+    #[test]
+    fn a_filter_that_would_walk_the_history_is_refused() {
+        let until = TimeRange { from_ms: None, to_ms: Some(9) };
+        let check = |state, created, finished, fits: bool| {
+            let filter = TaskFilter { state, created, finished, ..TaskFilter::default() };
+            assert_eq!(filter.check().is_ok(), fits, "{filter:?}");
+        };
+        let all = TimeRange::default();
+        check(None, all, all, true);
+        check(Some(TaskState::Pending), since(1), all, true);
+        check(Some(TaskState::Running), all, until, false);
+        check(None, all, until, true);
+        check(None, all, since(1), false);
+        check(Some(TaskState::Completed), all, since(1), false);
+        check(Some(TaskState::Failed), all, since(1), true);
+        check(Some(TaskState::Cancelled), all, since(1), true);
+        check(None, since(1), since(1), true);
+        check(None, until, since(1), false);
+    }
+
+    #[test]
+    fn a_filter_says_which_ids_its_tasks_can_have() {
+        const AT: i64 = 1_800_000_000_000;
+        let check = |filter: TaskFilter, from: TaskId, below: TaskId| {
+            assert_eq!(filter.ids(), (from, below), "{filter:?}");
+        };
+        let (least, most) = (TaskId(i64::MIN), TaskId(i64::MAX));
+        check(TaskFilter::default(), least, most);
+        check(TaskFilter { before: Some(TaskId(7)), ..TaskFilter::default() }, least, TaskId(7));
+        let (early, late) = (TaskId::floor(AT - TASK_ID_AGE_MS_MAX), TaskId::floor(AT + TASK_ID_AGE_MS_MAX));
+        check(TaskFilter { created: since(AT), ..TaskFilter::default() }, early, most);
+        let until = TimeRange { from_ms: None, to_ms: Some(AT) };
+        check(TaskFilter { created: until, ..TaskFilter::default() }, least, late);
+        check(TaskFilter { finished: until, ..TaskFilter::default() }, least, late);
+        check(TaskFilter { finished: since(AT), ..TaskFilter::default() }, least, most);
+        let group = Some(GroupId(late.0));
+        let last = TaskId(late.0 + BULK_TASKS_MAX as i64);
+        check(TaskFilter { group, created: since(AT), ..TaskFilter::default() }, late, last);
+        check(TaskFilter { group, before: Some(TaskId(7)), ..TaskFilter::default() }, late, TaskId(7));
+        let never = TimeRange { from_ms: Some(i64::MIN), to_ms: Some(i64::MAX) };
+        let last = TaskId::floor(i64::MAX);
+        assert!(last.0 > 0 && last > late);
+        check(TaskFilter { created: never, ..TaskFilter::default() }, TaskId(0), last);
     }
 }

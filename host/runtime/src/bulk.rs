@@ -132,9 +132,12 @@ impl Handle {
         states: &[TaskState],
         limit: u32,
     ) -> Result<(Vec<TaskSummary>, Option<TaskId>), Error> {
-        if *filter == (TaskFilter { before: filter.before, ..TaskFilter::default() }) {
-            return Err(invalid("a filter names something: state, plugin, kind, parent, agent or user"));
+        if filter.is_all() {
+            let text = "a filter names something: state, plugin, kind, parent, root, group, agent, user, or when tasks \
+                were created or ended";
+            return Err(invalid(text));
         }
+        filter.check().map_err(invalid)?;
         let mut page = Vec::new();
         for state in states {
             let filter = TaskFilter { state: Some(*state), ..filter.clone() };

@@ -345,12 +345,15 @@ impl Handle {
     }
 
     /// Up to `limit` tasks, newest first.
+    ///
+    /// Errors: `invalid_input` when the filter contradicts itself or is too wide; `storage_*`.
     pub async fn list(
         &self,
         tenant: TenantId,
         filter: &TaskFilter,
         limit: u32,
     ) -> Result<Vec<TaskSummary>, Error> {
+        filter.check().map_err(|text| Error::new(Code::InvalidInput, text))?;
         Ok(self.shared.records.list(tenant, filter, limit).await?)
     }
 

@@ -225,6 +225,8 @@ macro_rules! every_promise {
                 lists_are_newest_first_in_pages_without_gaps
                 lists_filter_by_state_plugin_kind_and_parent
                 counts_equal_what_lists_show
+                lists_filter_by_root_and_group
+                lists_filter_by_when_tasks_were_created_and_ended
                 live_tasks_are_counted_per_tenant
                 a_missing_task_is_none
                 the_store_answers_a_ping

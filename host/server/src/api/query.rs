@@ -6,7 +6,7 @@ use axum::extract::Query;
 use axum::http::Uri;
 use keiko_core::Code;
 use keiko_core::limit::LimitFact;
-use keiko_core::task::{TaskFilter, TaskState};
+use keiko_core::task::{TaskFilter, TaskState, TimeRange};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -79,8 +79,14 @@ pub(super) struct List {
     plugin: Option<String>,
     kind: Option<String>,
     parent: Option<String>,
+    root: Option<String>,
+    group: Option<String>,
     agent: Option<String>,
     user: Option<String>,
+    created_from: Option<String>,
+    created_to: Option<String>,
+    finished_from: Option<String>,
+    finished_to: Option<String>,
     before: Option<String>,
     limit: Option<u32>,
 }
@@ -122,12 +128,25 @@ impl List {
             plugin: parse("plugin", self.plugin)?,
             kind: parse("kind", self.kind)?,
             parent: parse("parent", self.parent)?,
+            root: parse("root", self.root)?,
+            group: parse("group", self.group)?,
             agent: parse("agent", self.agent)?,
             user: parse("user", self.user)?,
+            created: range("created", self.created_from, self.created_to)?,
+            finished: range("finished", self.finished_from, self.finished_to)?,
             before: parse("before", self.before)?,
         };
         Ok((filter, limit))
     }
+}
+
+/// Times, as RFC 3339.
+fn range(name: &str, from: Option<String>, to: Option<String>) -> Result<TimeRange, Problem> {
+    let ms = |end: &str, text| {
+        let time: Option<jiff::Timestamp> = parse(&format!("{name}_{end}"), text)?;
+        Ok::<_, Problem>(time.map(|time| time.as_millisecond()))
+    };
+    Ok(TimeRange { from_ms: ms("from", from)?, to_ms: ms("to", to)? })
 }
 
 /// How long a page is.
@@ -152,7 +171,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use keiko_core::{AgentId, TaskId, UserId};
+    use keiko_core::{AgentId, GroupId, TaskId, UserId};
 
     fn list(query: &str) -> Result<(TaskFilter, u32), Problem> {
         read::<List>(&format!("/v1/tasks{query}").parse().unwrap())?.filter()
@@ -165,6 +184,12 @@ mod tests {
             list(&format!("?state=failed&plugin=p&kind=k.x&parent={id}&before={id}&limit=1000")).unwrap();
         let named = list(&format!("?agent={}&user={}", AgentId(5), UserId(6))).unwrap().0;
         assert_eq!((named.agent, named.user), (Some(AgentId(5)), Some(UserId(6))));
+        let times = "created_from=2026-11-01T00:00:00Z&created_to=2026-11-01T01:00:00%2B01:00&finished_to=2026-11-01T00:00:00.5Z";
+        let timed = list(&format!("?root={id}&group={}&{times}", GroupId(8))).unwrap().0;
+        assert_eq!((timed.root, timed.group), (Some(id), Some(GroupId(8))));
+        let at = Some(1_793_491_200_000);
+        assert_eq!(timed.created, TimeRange { from_ms: at, to_ms: at });
+        assert_eq!(timed.finished, TimeRange { from_ms: None, to_ms: at.map(|at| at + 500) });
         assert_eq!((filter.state, limit), (Some(TaskState::Failed), PAGE_MAX));
         assert_eq!((filter.parent, filter.before), (Some(id), Some(id)));
         assert_eq!(list("").unwrap(), (TaskFilter::default(), PAGE_DEFAULT));
@@ -183,6 +208,10 @@ mod tests {
         check("?before=task_", "before: not an id: expected `task_`");
         check("?agent=user_0000000000001", "agent: not an id: expected `agent_`");
         check("?user=", "user: not an id: expected `user_`");
+        check("?root=group_0000000000001", "root: not an id: expected `task_`");
+        check("?group=task_0000000000001", "group: not an id: expected `group_`");
+        check("?created_from=yesterday", "created_from: ");
+        check("?finished_to=2026-11-01", "finished_to: ");
         check("?limit=0", "limit");
         check("?limit=1001", "1001 exceeds the limit `limit` of 1000");
         check("?limit=ten", "limit");

@@ -8,6 +8,7 @@ mod client;
 mod config;
 mod db;
 mod exit;
+mod filter;
 mod group;
 mod input;
 mod inspect;

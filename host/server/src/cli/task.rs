@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use super::client::{self, Answer, Call, Client, Query, segment};
 use super::exit::{self, Failure};
+use super::filter::Filter;
 use super::submit::{self, Submit};
 use super::{print, watch};
 
@@ -68,7 +69,8 @@ pub(super) struct List {
 #[command(after_help = "\
 Examples:
   keiko task cancel task_0123456789abc --tree
-  keiko task cancel --kind normalise --state pending")]
+  keiko task cancel --kind normalise --state pending
+  keiko task cancel --group group_0123456789abc")]
 pub(super) struct Cancel {
     /// With everything below them, also where they have ended themselves
     #[arg(long, requires = "ids")]
@@ -80,7 +82,7 @@ pub(super) struct Cancel {
 #[derive(Debug, clap::Args)]
 pub(super) struct Many {
     /// Their ids
-    #[arg(required_unless_present_any = ["state", "plugin", "kind", "parent", "agent", "user"])]
+    #[arg(required_unless_present = "filter")]
     ids: Vec<String>,
     #[command(flatten)]
     filter: Filter,
@@ -92,49 +94,12 @@ pub(super) struct Many {
 #[command(after_help = "\
 Examples:
   keiko task retry task_0123456789abc --input fixed.json --memory 256
-  keiko task retry --state failed --kind normalise")]
+  keiko task retry --state failed --kind normalise --finished-from 2026-11-26T08:00:00Z")]
 pub(super) struct Retry {
     #[command(flatten)]
     many: Many,
     #[command(flatten)]
     change: submit::Change,
-}
-
-/// Which tasks.
-#[derive(Debug, clap::Args)]
-struct Filter {
-    /// Only those in this state
-    #[arg(long, value_parser = ["pending", "running", "completed", "failed", "cancelled"])]
-    state: Option<String>,
-    /// Only those of this plugin
-    #[arg(long)]
-    plugin: Option<String>,
-    /// Only those of this kind
-    #[arg(long)]
-    kind: Option<String>,
-    /// Only children of this task
-    #[arg(long, value_name = "ID")]
-    parent: Option<String>,
-    /// Only those of this agent
-    #[arg(long, value_name = "ID")]
-    agent: Option<String>,
-    /// Only those for this user
-    #[arg(long, value_name = "ID")]
-    user: Option<String>,
-}
-
-impl Filter {
-    fn add_to(&self, query: &mut Query) {
-        let filters = [
-            ("state", &self.state),
-            ("plugin", &self.plugin),
-            ("kind", &self.kind),
-            ("parent", &self.parent),
-            ("agent", &self.agent),
-            ("user", &self.user),
-        ];
-        filters.into_iter().for_each(|(name, value)| query.add(name, value.as_deref()));
-    }
 }
 
 /// A task, as the host tells of it.

@@ -128,6 +128,27 @@ fn a_stream_of_tasks_is_answered_as_it_comes_and_says_what_was_refused() {
     // More than goes at a time, from a file.
     let file = served.folder.path().join("tasks.ndjson");
     std::fs::write(&file, "{\"kind\":\"echo\"}\n".repeat(450) + "{\"kind\":\"nothing\"}\n").unwrap();
+#[test]
+fn a_person_names_tasks_by_their_root_their_group_and_their_times() {
+    let served = served();
+    let file = served.folder.path().join("group.ndjson");
+    std::fs::write(&file, "{\"kind\":\"echo\",\"delay_ms\":3600000}\n".repeat(2)).unwrap();
+    let group = out(&served.run(&["group", "submit", file.to_str().unwrap()], 0)).trim().to_owned();
+    let alone = out(&served.run(&["task", "submit", "--kind", "echo", "--delay", "3600000"], 0));
+    let alone = alone.trim();
+    let changed = |arguments: &[&str]| out(&served.run(&[&["task"], arguments].concat(), 0));
+    assert_eq!(changed(&["cancel", "--root", alone, "--created-to", "2020-01-01T00:00:00Z"]), "0 tasks\n");
+    assert_eq!(changed(&["cancel", "--group", &group]), "2 tasks\n");
+    assert_eq!(changed(&["cancel", "--root", alone]), "1 tasks\n");
+    let created = shown(&served, &["task", "get", alone])["created_at"].as_str().unwrap().to_owned();
+    let list = changed(&["list", "--state", "cancelled", "--finished-from", &created]);
+    assert_eq!(list.lines().count(), 4, "{list}");
+    assert_eq!(changed(&["retry", "--state", "cancelled", "--finished-from", &created]), "3 tasks\n");
+    let wrong = served.run(&["task", "cancel", "--created-from", "yesterday"], 3);
+    assert!(err(&wrong).contains("created_from: "), "{}", err(&wrong));
+    served.run(&["task", "cancel"], 2);
+}
+
     let file = file.to_str().unwrap();
     let sent = served.run(&["task", "submit", "--stream", file, "--json"], 3);
     let answers: Vec<Value> = out(&sent).lines().map(|line| serde_json::from_str(line).unwrap()).collect();

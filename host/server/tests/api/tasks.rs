@@ -307,6 +307,43 @@ fn many_tasks_are_cancelled_and_tried_again_by_a_filter() {
 }
 
 #[test]
+fn tasks_are_found_and_changed_by_their_root_their_group_and_their_times() {
+    let world = World::open();
+    let client = world.client(None);
+    let later = r#"{"kind":"echo","delay_ms":3600000}"#;
+    let group =
+        client.post_json("/v1/groups", &format!(r#"{{"tasks":[{later},{later}]}}"#)).expect(201).json();
+    let (id, of_group) = (group["id"].as_str().unwrap(), [&group["tasks"][1], &group["tasks"][0]]);
+    let alone = client.submit(later);
+    let ids = |query: &str| -> Vec<Value> {
+        let tasks = client.get(&format!("/v1/tasks?{query}")).expect(200).json()["tasks"].clone();
+        tasks.as_array().unwrap().iter().map(|task| task["id"].clone()).collect()
+    };
+    assert_eq!(ids(&format!("group={id}")), of_group.map(Value::clone));
+    assert_eq!(ids(&format!("root={alone}")), [json!(alone)]);
+    let created = client.get(&format!("/v1/tasks/{alone}")).expect(200).json()["created_at"].clone();
+    let created = created.as_str().unwrap();
+    assert!(ids(&format!("created_from={created}&created_to={created}")).contains(&json!(alone)));
+    assert!(ids("created_to=2020-01-01T00:00:00Z").is_empty());
+    let post = |path: &str| client.post(path).expect(200).json()["changed"].clone();
+    assert_eq!(post("/v1/tasks/cancel?created_to=2020-01-01T00:00:00Z"), 0);
+    assert_eq!(post(&format!("/v1/tasks/cancel?group={id}")), 2);
+    assert_eq!(post(&format!("/v1/tasks/cancel?root={alone}")), 1);
+    assert_eq!(ids(&format!("state=cancelled&finished_from={created}")).len(), 3);
+    assert_eq!(
+        post(&format!(
+            "/v1/tasks/retry?state=cancelled&finished_to={created}&created_to=2020-01-01T00:00:00Z"
+        )),
+        0
+    );
+    assert_eq!(post(&format!("/v1/tasks/retry?state=cancelled&finished_from={created}")), 3);
+    for query in [format!("finished_from={created}"), format!("state=running&finished_to={created}")] {
+        client.get(&format!("/v1/tasks?{query}")).problem(400, "invalid_input");
+        client.post(&format!("/v1/tasks/cancel?{query}")).problem(400, "invalid_input");
+    }
+}
+
+#[test]
 fn a_cancel_of_a_tree_takes_what_has_ended_too() {
     let world = World::open();
     let client = world.client(None);

@@ -285,18 +285,15 @@ super::listed::mutations! {
     PageSkipsItsEdge;
     /// A page has one task more than its limit.
     PageOneMore;
-    /// Lists do not filter by state.
-    ListOfAnyState;
-    /// Lists do not filter by plugin.
-    ListOfAnyPlugin;
-    /// Lists do not filter by kind.
-    ListOfAnyKind;
-    /// Lists do not filter by parent.
-    ListOfAnyParent;
-    /// Lists do not filter by agent.
-    ListOfAnyAgent;
-    /// Lists do not filter by user.
-    ListOfAnyUser;
+    #[doc = "Lists do not filter by state."] ListOfAnyState;
+    #[doc = "Lists do not filter by plugin."] ListOfAnyPlugin;
+    #[doc = "Lists do not filter by kind."] ListOfAnyKind;
+    #[doc = "Lists do not filter by parent."] ListOfAnyParent;
+    #[doc = "Lists do not filter by agent."] ListOfAnyAgent;
+    #[doc = "Lists do not filter by user."] ListOfAnyUser;
+    #[doc = "Lists do not filter by root."] ListOfAnyRoot;
+    #[doc = "Lists do not filter by group."] ListOfAnyGroup;
+    #[doc = "Lists do not filter by time."] ListOfAnyTime;
     /// A name stands for whatever was installed under it last.
     VersionReplaced;
     /// A version that is current already is installed anew.

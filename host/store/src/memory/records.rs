@@ -152,8 +152,19 @@ impl State {
             && (filter.parent.is_none()
                 || filter.parent == task.lineage.parent
                 || any(Mutation::ListOfAnyParent))
+            && (filter.root.is_none_or(|root| root == task.lineage.root) || any(Mutation::ListOfAnyRoot))
+            && (filter.group.is_none()
+                || filter.group == self.group_of(task.id)
+                || any(Mutation::ListOfAnyGroup))
+            && (filter.created.has(task.created_ms)
+                && (filter.finished.is_all() || task.finished_ms.is_some_and(|at| filter.finished.has(at)))
+                || any(Mutation::ListOfAnyTime))
             && (filter.agent.is_none() || filter.agent == task.agent || any(Mutation::ListOfAnyAgent))
             && (filter.user.is_none() || filter.user == task.user || any(Mutation::ListOfAnyUser))
+    }
+
+    fn group_of(&self, id: TaskId) -> Option<GroupId> {
+        self.tasks.get(&id)?.group
     }
 
     fn counts(&self, tenant: TenantId) -> TaskCounts {

@@ -34,6 +34,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("failing_groups", include_str!("../../../../migrations/postgres/0019_failing_groups.sql")),
     ("artifacts", include_str!("../../../../migrations/postgres/0020_artifacts.sql")),
     ("batch_places", include_str!("../../../../migrations/postgres/0021_batch_places.sql")),
+    ("finished_root", include_str!("../../../../migrations/postgres/0022_finished_root.sql")),
 ];
 
 /// How a file starts that cannot run in a transaction.

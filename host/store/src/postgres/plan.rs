@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 
 use keiko_core::agent::{AgentFilter, AgentStatus};
-use keiko_core::id::{AgentId, TaskId, UserId};
-use keiko_core::task::{TaskFilter, TaskState};
+use keiko_core::id::{AgentId, GroupId, TaskId, UserId};
+use keiko_core::task::{TaskFilter, TaskState, TimeRange};
 use serde_json::Value;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
@@ -140,10 +140,15 @@ fn tenants_cases(tenant: i64) -> Vec<Case> {
     let all = TaskFilter::default();
     let list = |filter: TaskFilter, indexes| {
         let (agent, user) = (own(60, tenant), own(20, tenant));
-        let values = format!("{tenant}, 9223372036854775807, 100, 'p', 'k{tenant}', 14, {agent}, {user}");
+        // Of the creation and the end a hundredth of the history.
+        let times = "500000000, 500000000, 500999000, 500000000, 500999000";
+        let below = if filter.created.is_all() { "9223372036854775807" } else { "500999001" };
+        let values =
+            format!("{tenant}, {below}, 100, 'p', 'k{tenant}', 14, {agent}, {user}, 14, 500000000, {times}");
         case(list_text(&filter), values, indexes)
     };
     let state = |state| TaskFilter { state: Some(state), ..all.clone() };
+    let range = TimeRange { from_ms: Some(500_000_000), to_ms: Some(500_999_000) };
     let kind = TaskFilter { kind: Some("k1".parse().unwrap()), ..all.clone() };
     let plugin = TaskFilter { plugin: Some("p".parse().unwrap()), ..all.clone() };
     vec![
@@ -157,7 +162,18 @@ fn tenants_cases(tenant: i64) -> Vec<Case> {
         list(plugin, &["finished_kind"]),
         list(TaskFilter { parent: Some(TaskId(14)), ..all.clone() }, &["finished_parent"]),
         list(TaskFilter { agent: Some(AgentId(60)), ..all.clone() }, &["finished_agent", "task_agent"]),
-        list(TaskFilter { user: Some(UserId(20)), ..all }, &["finished_user", "task_user"]),
+        list(TaskFilter { user: Some(UserId(20)), ..all.clone() }, &["finished_user", "task_user"]),
+        list(TaskFilter { root: Some(TaskId(14)), ..all.clone() }, &["finished_root"]),
+        list(
+            TaskFilter { group: Some(GroupId(500_000_000)), created: range, ..all.clone() },
+            &["finished_pkey"],
+        ),
+        list(TaskFilter { created: range, ..all.clone() }, &[]),
+        list(TaskFilter { created: range, finished: range, ..all.clone() }, &[]),
+        list(
+            TaskFilter { created: range, finished: range, ..state(TaskState::Failed) },
+            &["finished_incomplete"],
+        ),
         case(
             USER_TASKS,
             format!("{tenant}, 20, 9223372036854775807, 100, 16777216"),

@@ -130,40 +130,55 @@ pub(crate) async fn list(
     filter: &TaskFilter,
     limit: u32,
 ) -> Result<Vec<TaskSummary>, StoreError> {
+    if filter.fits_nothing() {
+        return Ok(Vec::new());
+    }
+    let (from, below) = filter.ids();
     let query = |tenant: TenantId| {
         sqlx::query(AssertSqlSafe(list_text(filter)))
             .bind(tenant.0)
-            .bind(filter.before.map_or(i64::MAX, |before| before.0))
+            .bind(below.0)
             .bind(i64::from(limit))
             .bind(filter.plugin.as_ref().map(|name| name.as_str()))
             .bind(filter.kind.as_ref().map(|name| name.as_str()))
             .bind(filter.parent.map(|parent| parent.0))
             .bind(filter.agent.map(|agent| agent.0))
             .bind(filter.user.map(|user| user.0))
+            .bind(filter.root.map(|root| root.0))
+            .bind(filter.group.map(|group| group.0))
+            .bind(from.0)
+            .bind(filter.created.from_ms)
+            .bind(filter.created.to_ms)
+            .bind(filter.finished.from_ms)
+            .bind(filter.finished.to_ms)
     };
     pool.list(tenant, query).await?.iter().map(summary).collect()
 }
 
-/// The statement for a filter, made of fixed pieces only; values are always parameters: tenant, before, limit, plugin,
-/// kind, parent, agent, user. Each branch finds a page of ids in the index that serves it, kind by kind when kinds are
-/// asked for; the rows are looked up for the page alone.
+/// The statement for a filter, made of fixed pieces only; values are always parameters: tenant, the id that all are below,
+/// limit, plugin, kind, parent, agent, user, root, group, the first id, and the times of creation and end. Each branch finds
+/// a page of ids in the index that serves it, kind by kind when kinds are asked for; the rows are looked up for the page
+/// alone.
 pub(crate) fn list_text(filter: &TaskFilter) -> String {
-    let mut conditions = String::from("t.tenant = $1 AND t.id < $2");
-    let asked = [
+    let (created, finished) = (filter.created, filter.finished);
+    let conditions = asked(&[
+        (true, "t.tenant = $1 AND t.id < $2"),
         (filter.parent.is_some(), " AND t.parent = $6"),
         (filter.agent.is_some(), " AND t.agent = $7"),
         (filter.user.is_some(), " AND t.app_user = $8"),
-    ];
-    for (_, condition) in asked.into_iter().filter(|(asked, _)| *asked) {
-        conditions.push_str(condition);
-    }
-    let named = [(filter.plugin.is_some(), " AND p.name = $4"), (filter.kind.is_some(), " AND k.name = $5")];
-    let names: String =
-        named.into_iter().filter(|(asked, _)| *asked).map(|(_, condition)| condition).collect();
-    let branch = |(ended, table, state): (u8, &str, &str)| {
+        (filter.group.is_some(), " AND t.task_group = $10"),
+        (filter.group.is_some() || created.from_ms.is_some(), " AND t.id >= $11"),
+        (created.from_ms.is_some(), " AND t.created_ms >= $12"),
+        (created.to_ms.is_some(), " AND t.created_ms <= $13"),
+        (finished.from_ms.is_some(), " AND t.finished_ms >= $14"),
+        (finished.to_ms.is_some(), " AND t.finished_ms <= $15"),
+    ]);
+    let names =
+        asked(&[(filter.plugin.is_some(), " AND p.name = $4"), (filter.kind.is_some(), " AND k.name = $5")]);
+    let branch = |Branch { ended, table, state, root }: Branch| {
         let page = |more: &str| {
             format!(
-                "SELECT t.id, {ended} AS ended FROM {table} AS t WHERE {conditions}{state}{more}
+                "SELECT t.id, {ended} AS ended FROM {table} AS t WHERE {conditions}{state}{root}{more}
                  ORDER BY t.id DESC LIMIT $3"
             )
         };
@@ -176,14 +191,15 @@ pub(crate) fn list_text(filter: &TaskFilter) -> String {
             page(" AND t.kind = k.id")
         )
     };
-    let branches: Vec<String> = branches(filter.state).into_iter().map(branch).collect();
+    let branches: Vec<String> = branches(filter).into_iter().map(branch).collect();
     let lineage = "t.root, t.parent, t.depth, t.agent, t.app_user, t.priority";
     let names = "JOIN kind AS k ON k.id = t.kind AND k.tenant = t.tenant
         JOIN plugin AS p ON p.id = k.plugin AND p.tenant = t.tenant";
     // Parameters that a filter does not use still have to have a type.
     format!(
         "WITH page AS MATERIALIZED (SELECT id, ended FROM ({}) AS found ORDER BY id DESC LIMIT $3),
-         unused AS (SELECT $4::text, $5::text, $6::bigint, $7::bigint, $8::bigint)
+         unused AS (SELECT $4::text, $5::text, $6::bigint, $7::bigint, $8::bigint, $9::bigint, $10::bigint, $11::bigint,
+            $12::bigint, $13::bigint, $14::bigint, $15::bigint)
          SELECT t.id, p.name, k.name, CASE WHEN t.holder IS NULL THEN 0 ELSE 1 END, t.created_ms,
             coalesce(t.due_ms, t.run_at_ms), NULL::bigint, t.attempts, t.crashes, NULL, {lineage}
          FROM page JOIN task AS t ON t.id = page.id AND t.tenant = $1 AND page.ended = 0 {names}
@@ -196,16 +212,40 @@ pub(crate) fn list_text(filter: &TaskFilter) -> String {
     )
 }
 
-/// Where tasks in a state are found: whether they ended, the table, what holds for them.
-fn branches(state: Option<TaskState>) -> Vec<(u8, &'static str, &'static str)> {
-    match state {
+/// Those of the conditions that are asked for.
+fn asked(conditions: &[(bool, &str)]) -> String {
+    conditions.iter().filter(|(asked, _)| *asked).map(|(_, condition)| *condition).collect()
+}
+
+/// Where some of the tasks are found that a filter names.
+struct Branch {
+    /// Whether they ended, as a number.
+    ended: u8,
+    table: &'static str,
+    /// What holds for their state.
+    state: &'static str,
+    /// What holds for their root.
+    root: &'static str,
+}
+
+/// Where tasks of a filter's states are found. A root is found beside what is below it.
+fn branches(filter: &TaskFilter) -> Vec<Branch> {
+    let states = match filter.state {
         None => vec![(0, "task", ""), (1, "finished", "")],
         Some(TaskState::Pending) => vec![(0, "task", " AND t.holder IS NULL")],
         Some(TaskState::Running) => vec![(0, "task", " AND t.holder IS NOT NULL")],
         Some(TaskState::Completed) => vec![(1, "finished", " AND t.state = 2")],
         Some(TaskState::Failed) => vec![(1, "finished", " AND t.state <> 2 AND t.state = 3")],
         Some(TaskState::Cancelled) => vec![(1, "finished", " AND t.state <> 2 AND t.state = 4")],
-    }
+    };
+    let roots: &[&str] = match filter.root {
+        None => &[""],
+        Some(_) => &[" AND t.root = $9 AND t.parent IS NOT NULL", " AND t.root = $9 AND t.id = $9"],
+    };
+    let states = states.into_iter().filter(|(ended, ..)| *ended == 1 || filter.finished.is_all());
+    let branches = states
+        .flat_map(|(ended, table, state)| roots.iter().map(move |root| Branch { ended, table, state, root }));
+    branches.collect()
 }
 
 /// How many tasks there are in each state.

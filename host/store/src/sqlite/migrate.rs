@@ -30,6 +30,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("failing_groups", include_str!("../../../../migrations/sqlite/0019_failing_groups.sql")),
     ("artifacts", include_str!("../../../../migrations/sqlite/0020_artifacts.sql")),
     ("batch_places", include_str!("../../../../migrations/sqlite/0021_batch_places.sql")),
+    ("finished_root", include_str!("../../../../migrations/sqlite/0022_finished_root.sql")),
 ];
 
 /// Why a database cannot be brought to this schema.

@@ -1,7 +1,7 @@
 //! The plans of the statements that must stay fast whatever the history: what `EXPLAIN QUERY PLAN` says of them.
 
 use keiko_core::agent::{AgentFilter, AgentStatus};
-use keiko_core::task::{TaskFilter, TaskState};
+use keiko_core::task::{TaskFilter, TaskState, TimeRange};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 
@@ -211,6 +211,16 @@ async fn lists_use_their_indexes() {
             "finished_user (tenant=? AND app_user=? AND rowid<?)",
         ];
         check(&mut connection, &list_text(&user), &both).await;
+        let root = TaskFilter { root: Some(keiko_core::TaskId(1)), ..TaskFilter::default() };
+        let all =
+            ["task_root (root=? AND rowid<?)", "finished_root (root=? AND rowid<?)", "PRIMARY KEY (rowid=?)"];
+        check(&mut connection, &list_text(&root), &all).await;
+        let group = TaskFilter { group: Some(keiko_core::GroupId(1)), ..TaskFilter::default() };
+        check(&mut connection, &list_text(&group), &["INTEGER PRIMARY KEY (rowid>? AND rowid<?)"]).await;
+        let created = TimeRange { from_ms: Some(1), to_ms: Some(2) };
+        let created = TaskFilter { created, ..TaskFilter::default() };
+        let all = ["task_ready (tenant=?", "finished_tenant (tenant=? AND rowid>? AND rowid<?)"];
+        check(&mut connection, &list_text(&created), &all).await;
         check(&mut connection, USER_TASKS, &both).await;
     }
 }
@@ -262,6 +272,7 @@ fn statements() -> Vec<String> {
     filters.push(TaskFilter { parent: Some(keiko_core::TaskId(1)), ..all.clone() });
     filters.push(TaskFilter { kind: Some("k".parse().unwrap()), ..all.clone() });
     filters.push(TaskFilter { agent: Some(keiko_core::AgentId(1)), ..all.clone() });
+    filters.push(TaskFilter { root: Some(keiko_core::TaskId(1)), ..all.clone() });
     filters.push(TaskFilter { user: Some(keiko_core::UserId(1)), ..all });
     let agents = |kind: Option<&str>| {
         agents::list_text(&AgentFilter {

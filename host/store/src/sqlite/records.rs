@@ -135,43 +135,58 @@ pub(crate) async fn list(
     filter: &TaskFilter,
     limit: u32,
 ) -> Result<Vec<TaskSummary>, StoreError> {
+    if filter.fits_nothing() {
+        return Ok(Vec::new());
+    }
+    let (from, below) = filter.ids();
     let query = sqlx::query(AssertSqlSafe(list_text(filter)))
         .bind(tenant.0)
-        .bind(filter.before.map_or(i64::MAX, |before| before.0))
+        .bind(below.0)
         .bind(limit)
         .bind(filter.plugin.as_ref().map(|name| name.as_str()))
         .bind(filter.kind.as_ref().map(|name| name.as_str()))
         .bind(filter.parent.map(|parent| parent.0))
         .bind(filter.agent.map(|agent| agent.0))
-        .bind(filter.user.map(|user| user.0));
+        .bind(filter.user.map(|user| user.0))
+        .bind(filter.root.map(|root| root.0))
+        .bind(filter.group.map(|group| group.0))
+        .bind(from.0)
+        .bind(filter.created.from_ms)
+        .bind(filter.created.to_ms)
+        .bind(filter.finished.from_ms)
+        .bind(filter.finished.to_ms);
     let rows = query.fetch_all(readers).await.map_err(store_error)?;
     rows.iter().map(summary).collect()
 }
 
-/// The statement for a filter, made of fixed pieces only; values are always parameters: tenant, before, limit,
-/// plugin, kind, parent, agent, user. Each branch finds a page of ids in the index that serves it; the rows are looked up
-/// for the page alone.
+/// The statement for a filter, made of fixed pieces only; values are always parameters: tenant, the id that all are below,
+/// limit, plugin, kind, parent, agent, user, root, group, the first id, and the times of creation and end. Each branch finds
+/// a page of ids in the index that serves it; the rows are looked up for the page alone.
 pub(crate) fn list_text(filter: &TaskFilter) -> String {
-    let mut conditions = String::from("t.tenant = ?1 AND t.id < ?2");
-    let asked = [
+    let (created, finished) = (filter.created, filter.finished);
+    let conditions = asked(&[
+        (true, "t.tenant = ?1 AND t.id < ?2"),
         (filter.parent.is_some(), " AND t.parent = ?6"),
         (filter.agent.is_some(), " AND t.agent = ?7"),
         (filter.user.is_some(), " AND t.app_user = ?8"),
-    ];
-    for (_, condition) in asked.into_iter().filter(|(asked, _)| *asked) {
-        conditions.push_str(condition);
-    }
+        (filter.group.is_some(), " AND t.task_group = ?10"),
+        (filter.group.is_some() || created.from_ms.is_some(), " AND t.id >= ?11"),
+        (created.from_ms.is_some(), " AND t.created_ms >= ?12"),
+        (created.to_ms.is_some(), " AND t.created_ms <= ?13"),
+        (finished.from_ms.is_some(), " AND t.finished_ms >= ?14"),
+        (finished.to_ms.is_some(), " AND t.finished_ms <= ?15"),
+    ]);
     let named = [(filter.plugin.is_some(), " AND p.name = ?4"), (filter.kind.is_some(), " AND k.name = ?5")];
-    let names: String =
-        named.into_iter().filter(|(asked, _)| *asked).map(|(_, condition)| condition).collect();
+    let names = asked(&named);
     let kinds = format!(
         "SELECT k.id FROM kind AS k JOIN plugin AS p ON p.id = k.plugin AND p.tenant = k.tenant
          WHERE k.tenant = ?1{names}"
     );
-    let branch = |Branch { ended, table, index, state }: Branch| {
+    let branch = |Branch { ended, table, index, state, root }: Branch| {
+        let by = if index == BY_ID { "NOT INDEXED".to_owned() } else { format!("INDEXED BY {index}") };
         let page = |more: &str| {
             format!(
-                "SELECT t.id FROM {table} AS t INDEXED BY {index} WHERE {conditions}{state}{more}
+                "SELECT t.id FROM {table} AS t {by} WHERE {conditions}{state}{root}{more}
                  ORDER BY t.id DESC LIMIT ?3"
             )
         };
@@ -194,8 +209,9 @@ pub(crate) fn list_text(filter: &TaskFilter) -> String {
     let branches: Vec<String> = branches(filter).into_iter().map(branch).collect();
     let columns = "t.id, p.name, k.name, t.state, t.created_ms";
     let lineage = "t.root, t.parent, t.depth, t.agent, t.app_user, t.priority";
-    let names = "JOIN kind AS k ON k.id = t.kind AND k.tenant = t.tenant
-        JOIN plugin AS p ON p.id = k.plugin AND p.tenant = t.tenant";
+    // In this order: whatever the page is taken for, the names are looked up for its rows.
+    let names = "CROSS JOIN kind AS k ON k.id = t.kind AND k.tenant = t.tenant
+        CROSS JOIN plugin AS p ON p.id = k.plugin AND p.tenant = t.tenant";
     format!(
         "WITH page AS MATERIALIZED (SELECT id, ended FROM ({}) ORDER BY id DESC LIMIT ?3)
          SELECT {columns}, coalesce(t.due_ms, t.run_at_ms), NULL, t.attempts, t.crashes, NULL, {lineage}
@@ -208,8 +224,15 @@ pub(crate) fn list_text(filter: &TaskFilter) -> String {
     )
 }
 
+/// Those of the conditions that are asked for.
+fn asked(conditions: &[(bool, &str)]) -> String {
+    conditions.iter().filter(|(asked, _)| *asked).map(|(_, condition)| *condition).collect()
+}
+
 /// The index of ended tasks by kind.
 const BY_KIND: &str = "finished_kind";
+/// The table's own order.
+const BY_ID: &str = "";
 
 /// Where some of the tasks are found that a filter names.
 struct Branch {
@@ -219,41 +242,47 @@ struct Branch {
     index: &'static str,
     /// What holds for their state.
     state: &'static str,
+    /// What holds for their root.
+    root: &'static str,
 }
 
-/// Where tasks of a filter's states are found: in the index of what it names that is most selective.
+/// Where tasks of a filter's states are found: in the index of what it names that is most selective. A root is found beside
+/// what is below it.
 fn branches(filter: &TaskFilter) -> Vec<Branch> {
-    let live = |by_state, state| {
-        let index = match (filter.user.is_some(), filter.agent.is_some(), filter.parent.is_some()) {
-            (true, _, _) => "task_user",
-            (_, true, _) => "task_agent",
-            (_, _, true) => "task_parent",
-            _ => by_state,
-        };
-        Branch { ended: 0, table: "task", index, state }
-    };
-    let ended = |by_state, state| {
-        let index = match (filter.user.is_some(), filter.agent.is_some(), filter.parent.is_some()) {
-            (true, _, _) => "finished_user",
-            (_, true, _) => "finished_agent",
-            (_, _, true) => "finished_parent",
-            _ => by_state,
-        };
-        Branch { ended: 1, table: "finished", index, state }
-    };
     let by_kind = filter.kind.is_some() || filter.plugin.is_some();
     let all = if by_kind { BY_KIND } else { "finished_tenant" };
-    let (pending, running) =
-        (live("task_ready", " AND t.state = 0"), live("task_running", " AND t.state = 1"));
     let incomplete = "finished_incomplete";
-    match filter.state {
-        None => vec![pending, running, ended(all, "")],
+    let (pending, running) = ((0, "task_ready", " AND t.state = 0"), (0, "task_running", " AND t.state = 1"));
+    let states = match filter.state {
+        None => vec![pending, running, (1, all, "")],
         Some(TaskState::Pending) => vec![pending],
         Some(TaskState::Running) => vec![running],
-        Some(TaskState::Completed) => vec![ended(all, " AND t.state = 2")],
-        Some(TaskState::Failed) => vec![ended(incomplete, " AND t.state <> 2 AND t.state = 3")],
-        Some(TaskState::Cancelled) => vec![ended(incomplete, " AND t.state <> 2 AND t.state = 4")],
+        Some(TaskState::Completed) => vec![(1, all, " AND t.state = 2")],
+        Some(TaskState::Failed) => vec![(1, incomplete, " AND t.state <> 2 AND t.state = 3")],
+        Some(TaskState::Cancelled) => vec![(1, incomplete, " AND t.state <> 2 AND t.state = 4")],
+    };
+    let mut branches = Vec::new();
+    for (ended, by_state, state) in states {
+        let is_live = ended == 0;
+        if is_live && !filter.finished.is_all() {
+            continue;
+        }
+        let own = |live, finished| if is_live { live } else { finished };
+        let table = own("task", "finished");
+        let mut add = |index, root| branches.push(Branch { ended, table, index, state, root });
+        match filter {
+            TaskFilter { root: Some(_), .. } => {
+                add(own("task_root", "finished_root"), " AND t.root = ?9 AND t.parent IS NOT NULL");
+                add(BY_ID, " AND t.root = ?9 AND t.id = ?9");
+            }
+            TaskFilter { group: Some(_), .. } => add(BY_ID, ""),
+            TaskFilter { user: Some(_), .. } => add(own("task_user", "finished_user"), ""),
+            TaskFilter { agent: Some(_), .. } => add(own("task_agent", "finished_agent"), ""),
+            TaskFilter { parent: Some(_), .. } => add(own("task_parent", "finished_parent"), ""),
+            _ => add(by_state, ""),
+        }
     }
+    branches
 }
 
 /// How many tasks there are in each state.

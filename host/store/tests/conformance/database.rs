@@ -34,6 +34,7 @@ const SCHEMA: &[&str] = &[
     include_str!("../../../../migrations/postgres/0019_failing_groups.sql"),
     include_str!("../../../../migrations/postgres/0020_artifacts.sql"),
     include_str!("../../../../migrations/postgres/0021_batch_places.sql"),
+    include_str!("../../../../migrations/postgres/0022_finished_root.sql"),
 ];
 
 /// Keeps tests apart that find no template.

@@ -10,7 +10,7 @@ use keiko_core::task::{Amendment, NewTask, Submit, Submitted, TaskState};
 use crate::world::{NOW, ROOMY, World, complete, fail, retry, submit};
 
 /// Submits so many tasks of Ada's as a group; their ids.
-async fn grouped(world: &World, count: u32, asked: NewGroup) -> (GroupId, Vec<TaskId>) {
+pub async fn grouped(world: &World, count: u32, asked: NewGroup) -> (GroupId, Vec<TaskId>) {
     let mut tasks = world.new_tasks(&world.ada, count).await;
     let group = GroupId(tasks[0].id.0);
     for (place, task) in tasks.iter_mut().enumerate() {

@@ -2,9 +2,13 @@
 
 use bytes::Bytes;
 use keiko_core::code::Code;
-use keiko_core::id::TaskId;
-use keiko_core::task::{Amendment, CancelAnswer, RetryAnswer, Settlement, TaskCounts, TaskFilter, TaskState};
+use keiko_core::group::NewGroup;
+use keiko_core::id::{GroupId, TaskId};
+use keiko_core::task::{
+    Amendment, CancelAnswer, RetryAnswer, Settlement, TaskCounts, TaskFilter, TaskState, TimeRange,
+};
 
+use crate::groups;
 use crate::world::{Customer, NOW, ROOMY, World, child, complete, fail, version, with_children};
 
 /// Two tasks of Ada's in every state; the ids by state.
@@ -124,6 +128,92 @@ pub async fn lists_filter_by_state_plugin_kind_and_parent(world: &World) {
         };
         assert_eq!(ids(world, &world.ada, filter).await, expected, "{state:?}");
     }
+}
+
+pub async fn lists_filter_by_root_and_group(world: &World) {
+    let holder = world.holder().await;
+    let root = world.running(&world.ada, holder).await;
+    let first = world.tasks.reserve_ids(3, NOW).await.unwrap().first;
+    let [one, two, below] = [0, 1, 2].map(|at| TaskId(first.0 + at));
+    let children = [one, two].map(|id| child(&world.ada, id, None, "1")).to_vec();
+    world.settle(holder, with_children(complete(&root), children)).await;
+    let parent = world.lease(holder, 1).await.remove(0);
+    assert_eq!(parent.id, one);
+    let grandchild = vec![child(&world.ada, below, None, "1")];
+    world.settle(holder, with_children(complete(&parent), grandchild)).await;
+    world.tasks.cancel(world.ada.tenant, two, NOW).await.unwrap();
+    let (group, grouped) = groups::grouped(world, 3, NewGroup::default()).await;
+    world.tasks.cancel(world.ada.tenant, grouped[1], NOW).await.unwrap();
+    world.submit_plain(&world.ada, 2).await;
+
+    let of_root = TaskFilter { root: Some(root.id), ..TaskFilter::default() };
+    let of_group = TaskFilter { group: Some(group), ..TaskFilter::default() };
+    let check = async |filter: &TaskFilter, expected: &[TaskId]| {
+        assert_eq!(ids(world, &world.ada, filter.clone()).await, expected, "{filter:?}");
+        assert!(ids(world, &world.bob, filter.clone()).await.is_empty(), "{filter:?}");
+    };
+    check(&of_root, &[below, two, one, root.id]).await;
+    check(&TaskFilter { before: Some(two), ..of_root.clone() }, &[one, root.id]).await;
+    check(&TaskFilter { root: Some(one), ..TaskFilter::default() }, &[]).await;
+    check(&of_group, &[grouped[2], grouped[1], grouped[0]]).await;
+    check(&TaskFilter { before: Some(grouped[2]), ..of_group.clone() }, &[grouped[1], grouped[0]]).await;
+    check(&TaskFilter { group: Some(GroupId(root.id.0)), ..TaskFilter::default() }, &[]).await;
+    check(&TaskFilter { root: Some(grouped[0]), ..of_group.clone() }, &[grouped[0]]).await;
+    for filter in [&of_root, &of_group] {
+        let kind = |kind: &str| TaskFilter { kind: Some(kind.parse().unwrap()), ..filter.clone() };
+        let all = ids(world, &world.ada, filter.clone()).await;
+        check(&kind("run"), &all).await;
+        check(&kind("walk"), &[]).await;
+    }
+    for state in TaskState::ALL {
+        let (in_root, in_group): (&[TaskId], &[TaskId]) = match state {
+            TaskState::Pending => (&[below], &[grouped[2], grouped[0]]),
+            TaskState::Completed => (&[one, root.id], &[]),
+            TaskState::Cancelled => (&[two], &[grouped[1]]),
+            TaskState::Running | TaskState::Failed => (&[], &[]),
+        };
+        check(&TaskFilter { state: Some(state), ..of_root.clone() }, in_root).await;
+        check(&TaskFilter { state: Some(state), ..of_group.clone() }, in_group).await;
+    }
+}
+
+pub async fn lists_filter_by_when_tasks_were_created_and_ended(world: &World) {
+    let mut tasks = world.new_tasks(&world.ada, 4).await;
+    for (task, at) in tasks.iter_mut().zip([0, 1, 2, 3]) {
+        (task.created_ms, task.run_at_ms) = (NOW - 30 + at * 10, NOW - 30 + at * 10);
+    }
+    let made = world.submit(&world.ada, tasks).await;
+    let holder = world.holder().await;
+    let leased = world.lease(holder, 2).await;
+    let ended = |task, at| world.tasks.settle(holder, vec![task], at);
+    ended(complete(&leased[0]), NOW + 1).await.unwrap();
+    ended(fail(&leased[1], Code::Trap), NOW + 2).await.unwrap();
+    world.tasks.cancel(world.ada.tenant, made[2], NOW + 3).await.unwrap();
+
+    let range = |from_ms: i64, to_ms: i64| TimeRange { from_ms: Some(from_ms), to_ms: Some(to_ms) };
+    let check = async |state, created, finished, expected: &[usize]| {
+        let filter = TaskFilter { state, created, finished, ..TaskFilter::default() };
+        let expected: Vec<TaskId> = expected.iter().rev().map(|at| made[*at]).collect();
+        assert_eq!(ids(world, &world.ada, filter.clone()).await, expected, "{filter:?}");
+        let before = TaskFilter { before: Some(made[1]), ..filter };
+        let earlier: Vec<TaskId> = expected.into_iter().filter(|id| *id < made[1]).collect();
+        assert_eq!(ids(world, &world.ada, before).await, earlier);
+    };
+    let (any, all) = (None, TimeRange::default());
+    check(any, range(NOW - 30, NOW), all, &[0, 1, 2, 3]).await;
+    check(any, range(NOW - 29, NOW - 1), all, &[1, 2]).await;
+    check(any, range(NOW - 20, NOW - 10), all, &[1, 2]).await;
+    check(any, TimeRange { from_ms: Some(NOW), to_ms: None }, all, &[3]).await;
+    check(any, TimeRange { from_ms: None, to_ms: Some(NOW - 30) }, all, &[0]).await;
+    check(any, range(NOW + 1, NOW + 2), all, &[]).await;
+    check(any, all, range(NOW + 1, NOW + 3), &[0, 1, 2]).await;
+    check(any, all, range(NOW + 2, NOW + 2), &[1]).await;
+    check(any, all, TimeRange { from_ms: None, to_ms: Some(NOW + 1) }, &[0]).await;
+    check(Some(TaskState::Failed), all, TimeRange { from_ms: Some(NOW + 2), to_ms: None }, &[1]).await;
+    check(Some(TaskState::Failed), all, TimeRange { from_ms: Some(NOW + 3), to_ms: None }, &[]).await;
+    check(Some(TaskState::Pending), range(NOW - 30, NOW), all, &[3]).await;
+    check(Some(TaskState::Pending), all, range(NOW - 30, NOW + 9), &[]).await;
+    check(any, range(NOW - 20, NOW), range(NOW + 1, NOW + 2), &[1]).await;
 }
 
 pub async fn counts_equal_what_lists_show(world: &World) {
