@@ -288,6 +288,8 @@ pub struct TenantPolicy {
     pub schedules_max: u64,
     /// Attempts of this tenant that run at once on one host.
     pub running_max: usize,
+    /// Tasks of this tenant that are leased at once on all hosts together; `None` is any number.
+    pub running_max_total: Option<u32>,
     /// Levels below a root.
     pub depth_max: u32,
     /// Children of one task.
@@ -320,6 +322,7 @@ impl Default for TenantPolicy {
             queue_max: 100_000,
             schedules_max: 1_000,
             running_max: limit::RUNNING_PER_HOST_MAX,
+            running_max_total: None,
             depth_max: 8,
             fan_out_max: 1_000,
             component_bytes_max: limit::COMPONENT_BYTES_MAX,

@@ -1,4 +1,4 @@
-//! Slots: how many tasks of a kind, and of a kind under one key, are leased at once on all hosts together.
+//! Slots: how many tasks of a tenant, of a kind, and of a kind under one key, are leased at once on all hosts together.
 //!
 //! A task takes its slots when it is leased and has them as long as the lease lasts, however that ends: nothing is given
 //! back, a slot is free when the lease that took it is over. A task for which there is none waits, as behind a pause; when
@@ -27,8 +27,24 @@ pub struct Concurrency {
     pub per_key: Option<u32>,
 }
 
-/// What every kind declares that declares something.
-pub type Concurrencies = HashMap<KindId, Concurrency>;
+/// Stands for every kind of a tenant, where a slot is the tenant's.
+pub const EVERY_KIND: KindId = KindId(0);
+
+/// What every kind declares that declares something, and what every tenant may that may not have any number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Concurrencies {
+    /// By kind.
+    pub kinds: HashMap<KindId, Concurrency>,
+    /// Tasks of a tenant.
+    pub tenants: HashMap<TenantId, u32>,
+}
+
+impl Concurrencies {
+    /// Whether any number of tasks without keys may run.
+    pub fn is_empty(&self) -> bool {
+        self.kinds.is_empty() && self.tenants.is_empty()
+    }
+}
 
 impl Concurrency {
     /// Whether nothing is said.
@@ -56,31 +72,35 @@ impl Concurrency {
     }
 }
 
-/// What a slot is of: a kind, or a key of it.
+/// What a slot is of: a tenant, a kind, or a key of a kind.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot {
     /// Whose.
     pub tenant: TenantId,
-    /// The kind.
+    /// The kind; [`EVERY_KIND`] for the whole tenant.
     pub kind: KindId,
-    /// The key; empty for the whole kind, as no key is.
+    /// The key; empty for the whole kind or tenant, as no key is.
     pub key: String,
 }
 
 impl Slot {
     /// How many there are of it; `None` is any number.
     pub fn limit(&self, declared: &Concurrencies) -> Option<u32> {
-        let declared = declared.get(&self.kind).copied().unwrap_or_default();
+        if self.kind == EVERY_KIND {
+            return declared.tenants.get(&self.tenant).copied();
+        }
+        let declared = declared.kinds.get(&self.kind).copied().unwrap_or_default();
         if self.key.is_empty() { declared.max } else { Some(declared.per_key.unwrap_or(SLOTS_PER_KEY)) }
     }
 }
 
 /// The slots that a task needs, in the order in which it takes them: it keeps that of its key while it waits for one of its
-/// kind, and never the other way round, so that no two wait for each other.
+/// kind, and both while it waits for one of its tenant, and never the other way round, so that no two wait for each other.
 pub fn needed(tenant: TenantId, kind: KindId, key: Option<&str>, declared: &Concurrencies) -> Vec<Slot> {
-    let whole = declared.get(&kind).is_some_and(|declared| declared.max.is_some());
-    let names = key.into_iter().chain(whole.then_some(""));
-    names.map(|key| Slot { tenant, kind, key: key.to_owned() }).collect()
+    let whole = declared.kinds.get(&kind).is_some_and(|declared| declared.max.is_some());
+    let of_tenant = declared.tenants.contains_key(&tenant).then_some((EVERY_KIND, ""));
+    let names = key.map(|key| (kind, key)).into_iter().chain(whole.then_some((kind, ""))).chain(of_tenant);
+    names.map(|(kind, key)| Slot { tenant, kind, key: key.to_owned() }).collect()
 }
 
 #[cfg(test)]
@@ -115,17 +135,24 @@ mod tests {
     #[test]
     fn a_task_needs_the_slots_of_its_kind_and_of_its_key() {
         let (tenant, limited, free) = (TenantId(1), KindId(2), KindId(3));
-        let declared: Concurrencies = [(limited, of(Some(4), None)), (KindId(4), of(None, Some(5)))].into();
-        let check = |kind, key, expected: &[(&str, Option<u32>)]| {
-            let slots = needed(tenant, kind, key, &declared);
-            let found: Vec<_> = slots.iter().map(|slot| (slot.key.as_str(), slot.limit(&declared))).collect();
+        let kinds = [(limited, of(Some(4), None)), (KindId(4), of(None, Some(5)))].into();
+        let mut declared = Concurrencies { kinds, ..Concurrencies::default() };
+        let check_by = |declared: &Concurrencies, kind, key, expected: &[(&str, Option<u32>)]| {
+            let slots = needed(tenant, kind, key, declared);
+            let found: Vec<_> = slots.iter().map(|slot| (slot.key.as_str(), slot.limit(declared))).collect();
             assert_eq!(found, expected);
         };
+        let check = |kind, key, expected: &[_]| check_by(&declared, kind, key, expected);
         check(free, None, &[]);
         check(free, Some("k"), &[("k", Some(1))]);
         check(limited, None, &[("", Some(4))]);
         check(limited, Some("k"), &[("k", Some(1)), ("", Some(4))]);
         check(KindId(4), None, &[]);
         check(KindId(4), Some("k"), &[("k", Some(5))]);
+        declared.tenants.insert(TenantId(9), 1);
+        check_by(&declared, free, None, &[]);
+        declared.tenants.insert(tenant, 7);
+        check_by(&declared, free, None, &[("", Some(7))]);
+        check_by(&declared, limited, Some("k"), &[("k", Some(1)), ("", Some(4)), ("", Some(7))]);
     }
 }

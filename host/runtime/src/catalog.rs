@@ -412,21 +412,21 @@ impl Catalog {
         now.kinds.get(&kind).map(|(loaded, kind)| (loaded.plugin.name.clone(), kind.clone()))
     }
 
-    /// How many tasks of kinds run at once, of all that say so; `of_tenant` says what a tenant makes of a manifest's wish,
-    /// and never changes its mind.
+    /// How many tasks of kinds and tenants run at once; what a tenant makes of a manifest's wish never changes, nor its own.
     pub(crate) fn concurrencies(
         &self,
         of_tenant: impl Fn(TenantId, &PluginName, &KindName, Concurrency) -> Concurrency,
+        tenants: impl Fn() -> HashMap<TenantId, u32>,
     ) -> Arc<Concurrencies> {
         let now = self.now.load();
         let declared = || {
             let of_kind = |(id, (loaded, kind)): (&KindId, &(Arc<Loaded>, KindName))| {
-                let plugin = &loaded.plugin;
-                let own = plugin.current.manifest.kind(kind).map(|kind| kind.concurrency);
-                let declared = of_tenant(plugin.tenant, &plugin.name, kind, own.unwrap_or_default());
-                (!declared.is_empty()).then_some((*id, declared))
+                let Plugin { tenant, name, current, .. } = &loaded.plugin;
+                let own = current.manifest.kind(kind).map(|kind| kind.concurrency).unwrap_or_default();
+                Some((*id, of_tenant(*tenant, name, kind, own))).filter(|(_, declared)| !declared.is_empty())
             };
-            Arc::new(now.kinds.iter().filter_map(of_kind).collect())
+            let kinds = now.kinds.iter().filter_map(of_kind).collect();
+            Arc::new(Concurrencies { kinds, tenants: tenants() })
         };
         Arc::clone(now.concurrencies.get_or_init(declared))
     }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::pauses;
 use crate::queue::Lanes;
-use crate::shared::{Counters, Job, Leased, Shared};
+use crate::shared::{Counters, Job, Leased, Shared, TenantEntry};
 use crate::tenure::Tenure;
 
 /// Rounds of a tenant's running tasks that are leased ahead, so that workers never wait for the store and a
@@ -222,13 +222,15 @@ fn is_capped(lease: &Lease, mut caps: HashMap<TenantId, usize>) -> bool {
     caps.values().any(|left| *left == 0)
 }
 
-/// How many tasks of kinds run at once, as the plugins and their tenants' policies say now.
+/// How many tasks of kinds and tenants run at once, as the plugins and the tenants' policies say now.
 fn slots(shared: &Shared) -> Arc<Concurrencies> {
     let of_tenant = |tenant, plugin: &PluginName, kind: &KindName, own| match shared.tenant(tenant) {
         Some(entry) => entry.policy.concurrency_of(plugin, kind, own),
         None => own,
     };
-    shared.catalog.concurrencies(of_tenant)
+    let total =
+        |(tenant, entry): (&TenantId, &Arc<TenantEntry>)| Some((*tenant, entry.policy.running_max_total?));
+    shared.catalog.concurrencies(of_tenant, || shared.tenants.iter().filter_map(total).collect())
 }
 
 async fn take(shared: &Shared, tenure: Arc<Tenure>, lease: Lease) {

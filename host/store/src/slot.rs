@@ -124,7 +124,8 @@ mod tests {
     }
 
     fn declared() -> Concurrencies {
-        [(KindId(1), Concurrency { max: Some(3), per_key: Some(2) })].into()
+        let kinds = [(KindId(1), Concurrency { max: Some(3), per_key: Some(2) })].into();
+        Concurrencies { kinds, ..Concurrencies::default() }
     }
 
     fn want(task: i64, key: &str) -> Wanting {
@@ -167,6 +168,6 @@ mod tests {
         check(1, false, &declared(), &[]);
         check(3, true, &declared(), &[]);
         check(5, true, &declared(), &[]);
-        check(5, true, &Concurrencies::new(), &[WOKEN_MAX]);
+        check(5, true, &Concurrencies::default(), &[WOKEN_MAX]);
     }
 }

@@ -184,6 +184,7 @@ macro_rules! every_promise {
             }
             slots {
                 no_more_tasks_of_a_kind_run_than_it_says
+                no_more_tasks_of_a_tenant_run_than_it_may
                 every_end_of_a_lease_frees_its_slot
                 a_slot_is_taken_by_who_waits_first
                 keys_have_slots_of_their_own
@@ -224,9 +225,9 @@ macro_rules! every_promise {
                 another_tenant_sees_and_changes_nothing
                 lists_are_newest_first_in_pages_without_gaps
                 lists_filter_by_state_plugin_kind_and_parent
-                counts_equal_what_lists_show
                 lists_filter_by_root_and_group
                 lists_filter_by_when_tasks_were_created_and_ended
+                counts_equal_what_lists_show
                 live_tasks_are_counted_per_tenant
                 a_missing_task_is_none
                 the_store_answers_a_ping

@@ -1,9 +1,10 @@
-//! Slots of kinds and keys: as many tasks run at once, and the next begins when one has ended.
+//! Slots of tenants, kinds and keys: as many tasks run at once, and the next begins when one has ended.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::FutureExt;
+use keiko_core::policy::TenantPolicy;
 use keiko_core::port::Attempt;
 use keiko_core::slot::Concurrency;
 use keiko_core::task::TaskState;
@@ -18,12 +19,17 @@ struct Running {
     most: AtomicUsize,
 }
 
-/// Runs these tasks, of which the kind `a` has two slots and a key of it one; how many ran at once at most.
-async fn most_at_once(tasks: Vec<TaskRequest>) -> usize {
+/// The kind `a` has two slots, and a key of it one.
+fn of_kind(policy: &mut TenantPolicy) {
+    let name = ("script".parse().expect("a name"), Some("a".parse().expect("a name")));
+    policy.concurrency.insert(name, Concurrency { max: Some(2), per_key: None });
+}
+
+/// Runs these tasks under this policy; how many ran at once at most.
+async fn most_at_once(policy: impl FnOnce(&mut TenantPolicy), tasks: Vec<TaskRequest>) -> usize {
     let mut bench = Bench::new().await;
     bench.options.workers = 4;
-    let name = ("script".parse().expect("a name"), Some("a".parse().expect("a name")));
-    bench.policy.concurrency.insert(name, Concurrency { max: Some(2), per_key: None });
+    policy(&mut bench.policy);
     let running = Arc::new(Running::default());
     let seen = Arc::clone(&running);
     let play = move |attempt: Attempt, _, _| {
@@ -55,6 +61,9 @@ async fn no_more_run_at_once_than_there_are_slots_and_each_end_lets_one_begin() 
         let one = |at: u32| TaskRequest { slot_key: key.map(str::to_owned), ..task(&at.to_string()) };
         (0..12).map(one).collect::<Vec<_>>()
     };
-    assert!(most_at_once(tasks(None)).await <= 2);
-    assert_eq!(most_at_once(tasks(Some("k"))).await, 1);
+    assert!(most_at_once(of_kind, tasks(None)).await <= 2);
+    assert_eq!(most_at_once(of_kind, tasks(Some("k"))).await, 1);
+    let of_tenant = |policy: &mut TenantPolicy| policy.running_max_total = Some(2);
+    assert!(most_at_once(of_tenant, tasks(None)).await <= 2);
+    assert_eq!(most_at_once(of_tenant, tasks(Some("k"))).await, 1);
 }

@@ -13,6 +13,7 @@ use keiko_core::limit::{
 };
 use keiko_core::policy::{BUDGET_CEILING, Capability, Grants, TenantPolicy};
 use keiko_core::profile::{Profile, Profiles};
+use keiko_core::slot::SLOTS_MAX;
 use keiko_core::{PluginName, TenantName};
 use keiko_runtime::{Cores, TenantOptions};
 use serde_json::Value;
@@ -284,6 +285,9 @@ impl Checker {
         policy.queue_max = one("queue_max", policy.queue_max, 100_000_000);
         policy.schedules_max = one("schedules_max", policy.schedules_max, 1_000_000);
         policy.running_max = one("running_max", policy.running_max as u64, 1_000) as usize;
+        policy.running_max_total = limits
+            .contains_key("running_max_total")
+            .then(|| one("running_max_total", 1, u64::from(SLOTS_MAX)) as u32);
         policy.depth_max = one("depth_max", u64::from(policy.depth_max), 1_000) as u32;
         policy.fan_out_max = one("fan_out_max", policy.fan_out_max as u64, BULK_TASKS_MAX as u64) as usize;
         let mib = one("component_mib_max", policy.component_bytes_max / MIB, COMPONENT_BYTES_CEILING / MIB);

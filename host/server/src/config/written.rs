@@ -92,6 +92,7 @@ pub(super) const LIMITS: &[&str] = &[
     "queue_max",
     "schedules_max",
     "running_max",
+    "running_max_total",
     "tree_fuel",
     "tree_fuel_max",
     "tree_host_calls",

@@ -396,6 +396,7 @@ super::listed::mutations! {
     SlotsIgnored;
     /// One task more than there are slots is leased.
     SlotOneMore;
+    #[doc = "Tenants may have any number of slots."] TenantSlotsIgnored;
     /// A slot is never free again.
     SlotNeverFree;
     /// Nobody is woken when a slot is free.

@@ -77,11 +77,14 @@ impl State {
     fn declared(&self, declared: &Concurrencies) -> Concurrencies {
         let mut declared = declared.clone();
         if self.breaks(Mutation::SlotOneMore) {
-            for one in declared.values_mut() {
+            for one in declared.kinds.values_mut() {
                 one.max = one.max.map(|max| max + 1);
             }
         }
-        if self.breaks(Mutation::SlotsIgnored) { Concurrencies::new() } else { declared }
+        if self.breaks(Mutation::TenantSlotsIgnored) {
+            declared.tenants.clear();
+        }
+        if self.breaks(Mutation::SlotsIgnored) { Concurrencies::default() } else { declared }
     }
 
     fn wanting(&self, id: TaskId, declared: &Concurrencies) -> Option<Wanting> {

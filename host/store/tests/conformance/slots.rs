@@ -15,7 +15,8 @@ use crate::world::{Customer, LEASE_MS, NOW, ROOMY, World, complete, fail, hand_b
 
 /// What Ada's first kind declares.
 fn declared(world: &World, max: Option<u32>, per_key: Option<u32>) -> Arc<Concurrencies> {
-    Arc::new([(world.ada.kind, Concurrency { max, per_key })].into())
+    let kinds = [(world.ada.kind, Concurrency { max, per_key })].into();
+    Arc::new(Concurrencies { kinds, ..Concurrencies::default() })
 }
 
 fn at_most(world: &World, max: u32) -> Arc<Concurrencies> {
@@ -82,6 +83,43 @@ pub async fn no_more_tasks_of_a_kind_run_than_it_says(world: &World) {
         running.extend(next);
     }
     assert_eq!(running.len(), 2);
+}
+
+pub async fn no_more_tasks_of_a_tenant_run_than_it_may(world: &World) {
+    let tenants = [(world.ada.tenant, 3)].into();
+    let kinds = [(world.ada.kind, Concurrency { max: Some(2), per_key: None })].into();
+    let slots = Arc::new(Concurrencies { kinds, tenants });
+    let one = world.submit_plain(&world.ada, 6).await;
+    let mut other = world.new_tasks(&world.ada, 6).await;
+    other.iter_mut().for_each(|task| task.kind = world.ada.other_kind);
+    let other = world.submit(&world.ada, other).await;
+    let bob = world.submit_plain(&world.bob, 5).await;
+    let (first, second) = (world.holder().await, world.holder().await);
+    let of = |leased: &[LeasedTask], customer: &Customer| {
+        leased.iter().filter(|task| task.tenant == customer.tenant).map(|task| task.id).collect::<Vec<_>>()
+    };
+    let leased = drain(world, first, &slots).await;
+    assert_eq!(of(&leased, &world.ada), [one[0], one[1], other[0]], "two of the kind, three of the tenant");
+    assert_eq!(of(&leased, &world.bob), bob, "whoever says nothing has any number");
+    let again = world.submit_plain(&world.bob, 1).await;
+    let more = drain(world, second, &slots).await;
+    assert_eq!(ids(&more), again, "on all hosts together");
+    // Each end lets one go, in order, whichever host asks; of the kind two stand before the others.
+    let mut running: Vec<(Holder, LeasedTask)> =
+        leased.into_iter().filter(|task| task.tenant == world.ada.tenant).map(|task| (first, task)).collect();
+    let (mut ended, mut of_kind) = (Vec::new(), 0);
+    while let Some((holder, task)) = (!running.is_empty()).then(|| running.remove(0)) {
+        world.settle(holder, complete(&task)).await;
+        ended.push(task.id);
+        let next = if ended.len() % 2 == 0 { first } else { second };
+        running.extend(drain(world, next, &slots).await.into_iter().map(|task| (next, task)));
+        let left = one.len() + other.len() - ended.len();
+        assert_eq!(running.len(), left.min(3), "after {} ends", ended.len());
+        let now = running.iter().filter(|(_, task)| task.kind == world.ada.kind).count();
+        of_kind = of_kind.max(now);
+        assert!(now <= 2, "{now} of the kind");
+    }
+    assert_eq!((ended.len(), of_kind), (12, 2));
 }
 
 pub async fn every_end_of_a_lease_frees_its_slot(world: &World) {

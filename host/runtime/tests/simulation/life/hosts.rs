@@ -118,6 +118,7 @@ impl Hosts {
             let plugin = "script".parse().expect("a name");
             policy.concurrency.insert((plugin, None), Concurrency { max, per_key: None });
         }
+        policy.running_max_total = random.percent(30).then(|| random.among(2, 6) as u32);
         let folder = tempfile::tempdir().expect("a folder");
         let count = random.among(1, 3);
         let place = |number| Place {

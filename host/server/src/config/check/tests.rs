@@ -71,6 +71,8 @@ fn each_mistake_is_named_with_its_place() {
     check(&tenant("[tenants.acme.limits]\nfule = 1"), "tenants.acme.limits.fule (keiko.toml:4)");
     check(&tenant("[tenants.acme.limits]\nfuel = 9\nfuel_max = 8"), "9 exceeds `fuel_max`, which is 8");
     check(&tenant("[tenants.acme.limits]\nmemory_mib_max = 1025"), "1025 is not a number from 1 to 1024");
+    check(&tenant("[tenants.acme.limits]\nrunning_max_total = 0"), "0 is not a number from 1 to 10000");
+    check(&tenant("[tenants.acme.limits]\nrunning_max_total = 10001"), "10001 is not a number from 1 to");
     check(&tenant("[tenants.acme.limits]\ncomponent_mib_max = 65"), "65 is not a number from 1 to 64");
     check(&tenant("[tenants.acme.plugins.\"A B\".settings]\nx = \"y\""), "a plugin name is 1 to 63");
     check(
@@ -241,7 +243,7 @@ fn a_tenant_is_read_whole() {
     let text = format!(
         "[host]\nlisten = \"0.0.0.0:7700\"\n[tenants.acme]\ntokens = [{}]\ngrants = [\"attempt\"]\n\
          profiles = [\"concurrent\"]\n[tenants.acme.limits]\nfuel_max = 1000\nmemory_mib = 8\nqueue_max = 5\ncomponent_mib_max = 64\ntree_fuel = 7\n\
-         tree_host_calls_max = 8\n\
+         tree_host_calls_max = 8\nrunning_max_total = 10000\n\
          [tenants.acme.plugins.movie-facts.settings]\nbase = \"https://films\"\n\
          [tenants.acme.plugins.movie-facts]\nconcurrency = {{ max = 4 }}\n\
          [tenants.acme.plugins.movie-facts.kinds.normalise]\nconcurrency = {{ max = 5, per_key = 2 }}\n",
@@ -257,6 +259,7 @@ fn a_tenant_is_read_whole() {
     assert_eq!((policy.default.tree_fuel, policy.max.tree_fuel), (7, BUDGET_CEILING.tree_fuel));
     assert_eq!((policy.default.tree_host_calls, policy.max.tree_host_calls), (8, 8));
     assert!(policy.grants.allow(Capability::Attempt) && !policy.grants.allow(Capability::Tasks));
+    assert_eq!((policy.running_max_total, TenantPolicy::default().running_max_total), (Some(10_000), None));
     assert_eq!(policy.profiles, Profiles::ALL);
     let plugin: PluginName = "movie-facts".parse().unwrap();
     let declared = policy.concurrency_of(&plugin, &"normalise".parse().unwrap(), Concurrency::default());
