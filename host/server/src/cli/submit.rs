@@ -118,6 +118,9 @@ pub(super) struct Submit {
     /// How long for --debounce and --throttle
     #[arg(long, value_name = "MS")]
     every: Option<u64>,
+    /// With --debounce: wait no longer than so many milliseconds after the first, whatever comes
+    #[arg(long, value_name = "MS", requires = "debounce")]
+    within: Option<u64>,
     /// Run at the same time as few others of the kind that name this key: one, unless the kind says how many
     #[arg(long, value_name = "KEY")]
     concurrency_key: Option<String>,
@@ -149,13 +152,27 @@ pub(super) struct Change {
     /// Attempts at most
     #[arg(long, value_name = "N", requires = "ids")]
     attempts: Option<u64>,
+    /// Fail when the first attempt has not begun after so many seconds
+    #[arg(long, value_name = "SECONDS", requires = "ids")]
+    queued_timeout: Option<u64>,
+    /// Fail when the task has not ended after so many seconds
+    #[arg(long, value_name = "SECONDS", requires = "ids")]
+    total_timeout: Option<u64>,
+    /// End an attempt when nothing moves in one of its host calls for so many seconds
+    #[arg(long, value_name = "SECONDS", requires = "ids")]
+    heartbeat_timeout: Option<u64>,
+    /// When to try again: JSON, as a submit takes it
+    #[arg(long, value_name = "JSON", value_parser = retry_policy, requires = "ids")]
+    retry: Option<RetryRequest>,
 }
 
 impl Change {
     /// What the host is sent; `None` when nothing changes.
     pub(super) fn body(&self) -> Result<Option<Vec<u8>>, Failure> {
         let numbers = [self.fuel, self.memory, self.timeout, self.attempts];
-        if self.input.is_none() && numbers.iter().all(Option::is_none) {
+        let times = [self.queued_timeout, self.total_timeout, self.heartbeat_timeout];
+        let says_nothing = numbers.iter().chain(&times).all(Option::is_none);
+        if self.input.is_none() && self.retry.is_none() && says_nothing {
             return Ok(None);
         }
         let body = TaskBody {
@@ -163,6 +180,10 @@ impl Change {
             memory_mib: self.memory,
             timeout_s: self.timeout,
             attempts: self.attempts,
+            queued_timeout_s: self.queued_timeout,
+            total_timeout_s: self.total_timeout,
+            heartbeat_timeout_s: self.heartbeat_timeout,
+            retry: self.retry,
             ..TaskBody::default()
         };
         let body = match &self.input {
@@ -190,6 +211,8 @@ struct Unique<'a> {
 struct Debounce<'a> {
     key: &'a str,
     wait_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_ms: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -303,11 +326,11 @@ impl Submit {
             priority: self.priority,
             concurrency_key: self.concurrency_key.as_deref(),
             unique: self.unique.as_deref().map(|key| Unique { key, refuse: self.refuse }),
-            debounce: self
-                .debounce
-                .as_deref()
-                .zip(self.every)
-                .map(|(key, wait_ms)| Debounce { key, wait_ms }),
+            debounce: self.debounce.as_deref().zip(self.every).map(|(key, wait_ms)| Debounce {
+                key,
+                wait_ms,
+                max_ms: self.within,
+            }),
             throttle: self
                 .throttle
                 .as_deref()

@@ -78,6 +78,36 @@ fn tasks_with_one_concurrency_key_go_one_after_the_other() {
 }
 
 #[test]
+fn a_retry_by_hand_changes_time_outs_and_when_to_try_again() {
+    let served = served();
+    let submit = ["task", "submit", "--kind", "fail", "--input", "\"no\"", "--attempts", "1"];
+    let id = out(&served.run(&submit, 0)).trim().to_owned();
+    served.run(&["task", "wait", &id, "--timeout", "60"], 1);
+    // The whole task is over before its second attempt would be due.
+    let retry = r#"{"first_ms":86400000,"jitter_percent":0,"codes":["plugin_failed"]}"#;
+    let change = ["--attempts", "2", "--total-timeout", "1", "--queued-timeout", "60", "--retry", retry];
+    served.run(&[&["task", "retry", &id], &change[..]].concat(), 0);
+    let ended = served.run(&["task", "wait", &id, "--timeout", "60"], 1);
+    assert!(out(&ended).contains("failed"), "{}", out(&ended));
+    served.run(&["task", "retry", &id, "--retry", "{}x"], 2);
+    served.run(&["task", "retry", "--state", "failed", "--total-timeout", "1"], 2);
+}
+
+#[test]
+fn a_debounced_task_waits_no_longer_than_it_may() {
+    let served = served();
+    let submit = |input: &str| {
+        let all =
+            ["task", "submit", "--kind", "echo", "--input", input, "--debounce", "k", "--every", "3600000"];
+        out(&served.run(&[&all[..], &["--within", "1"]].concat(), 0)).trim().to_owned()
+    };
+    let first = submit("1");
+    let waited = served.run(&["task", "wait", &first, "--timeout", "60"], 0);
+    assert!(out(&waited).contains("completed"), "{}", out(&waited));
+    served.run(&["task", "submit", "--kind", "echo", "--unique", "k", "--within", "1"], 2);
+}
+
+#[test]
 fn a_person_follows_a_task_to_its_end() {
     let served = served();
     let id = out(&served.run(&["task", "submit", "--kind", "echo", "--input", "[7]"], 0));
@@ -96,6 +126,27 @@ fn a_person_follows_a_task_to_its_end() {
     assert_eq!(err(&waited), format!("{} pending\n", waits.trim()));
     served.run(&["task", "watch", "task_0000000000001"], 3);
     served.run(&["task", "watch", "nonsense"], 3);
+}
+
+#[test]
+fn a_person_names_tasks_by_their_root_their_group_and_their_times() {
+    let served = served();
+    let file = served.folder.path().join("group.ndjson");
+    std::fs::write(&file, "{\"kind\":\"echo\",\"delay_ms\":3600000}\n".repeat(2)).unwrap();
+    let group = out(&served.run(&["group", "submit", file.to_str().unwrap()], 0)).trim().to_owned();
+    let alone = out(&served.run(&["task", "submit", "--kind", "echo", "--delay", "3600000"], 0));
+    let alone = alone.trim();
+    let changed = |arguments: &[&str]| out(&served.run(&[&["task"], arguments].concat(), 0));
+    assert_eq!(changed(&["cancel", "--root", alone, "--created-to", "2020-01-01T00:00:00Z"]), "0 tasks\n");
+    assert_eq!(changed(&["cancel", "--group", &group]), "2 tasks\n");
+    assert_eq!(changed(&["cancel", "--root", alone]), "1 tasks\n");
+    let created = shown(&served, &["task", "get", alone])["created_at"].as_str().unwrap().to_owned();
+    let list = changed(&["list", "--state", "cancelled", "--finished-from", &created]);
+    assert_eq!(list.lines().count(), 4, "{list}");
+    assert_eq!(changed(&["retry", "--state", "cancelled", "--finished-from", &created]), "3 tasks\n");
+    let wrong = served.run(&["task", "cancel", "--created-from", "yesterday"], 3);
+    assert!(err(&wrong).contains("created_from: "), "{}", err(&wrong));
+    served.run(&["task", "cancel"], 2);
 }
 
 #[test]
@@ -128,27 +179,6 @@ fn a_stream_of_tasks_is_answered_as_it_comes_and_says_what_was_refused() {
     // More than goes at a time, from a file.
     let file = served.folder.path().join("tasks.ndjson");
     std::fs::write(&file, "{\"kind\":\"echo\"}\n".repeat(450) + "{\"kind\":\"nothing\"}\n").unwrap();
-#[test]
-fn a_person_names_tasks_by_their_root_their_group_and_their_times() {
-    let served = served();
-    let file = served.folder.path().join("group.ndjson");
-    std::fs::write(&file, "{\"kind\":\"echo\",\"delay_ms\":3600000}\n".repeat(2)).unwrap();
-    let group = out(&served.run(&["group", "submit", file.to_str().unwrap()], 0)).trim().to_owned();
-    let alone = out(&served.run(&["task", "submit", "--kind", "echo", "--delay", "3600000"], 0));
-    let alone = alone.trim();
-    let changed = |arguments: &[&str]| out(&served.run(&[&["task"], arguments].concat(), 0));
-    assert_eq!(changed(&["cancel", "--root", alone, "--created-to", "2020-01-01T00:00:00Z"]), "0 tasks\n");
-    assert_eq!(changed(&["cancel", "--group", &group]), "2 tasks\n");
-    assert_eq!(changed(&["cancel", "--root", alone]), "1 tasks\n");
-    let created = shown(&served, &["task", "get", alone])["created_at"].as_str().unwrap().to_owned();
-    let list = changed(&["list", "--state", "cancelled", "--finished-from", &created]);
-    assert_eq!(list.lines().count(), 4, "{list}");
-    assert_eq!(changed(&["retry", "--state", "cancelled", "--finished-from", &created]), "3 tasks\n");
-    let wrong = served.run(&["task", "cancel", "--created-from", "yesterday"], 3);
-    assert!(err(&wrong).contains("created_from: "), "{}", err(&wrong));
-    served.run(&["task", "cancel"], 2);
-}
-
     let file = file.to_str().unwrap();
     let sent = served.run(&["task", "submit", "--stream", file, "--json"], 3);
     let answers: Vec<Value> = out(&sent).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
