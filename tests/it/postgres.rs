@@ -7,6 +7,7 @@ use std::time::Duration;
 use keiko_tests::check::{batch_canary, canary};
 use keiko_tests::postgres::{Database, Postgres, Programs};
 use keiko_tests::{Client, Host, Options, tree, wait};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 /// A host that holds nothing costs its database no more than this.
@@ -15,6 +16,8 @@ const STATEMENTS_A_MINUTE_MAX: f64 = 5.0;
 const WATCHED: Duration = Duration::from_secs(60);
 /// What a test waits for comes by then.
 const SOON: Duration = Duration::from_secs(15);
+/// A host that drains for a second has stopped by then, whatever its database does: see docs/operations.md.
+const DRAINED: Duration = Duration::from_secs(31);
 /// A host is through with its start by then: its first beat and its first look for tasks.
 const SETTLED: Duration = Duration::from_secs(3);
 
@@ -124,6 +127,48 @@ fn both_of_two_hosts_tell_what_a_task_says() {
     }
     assert_eq!(clients[1].task(&id).unwrap()["state"], "running");
     clients[1].post(&format!("/v1/tasks/{id}/cancel"), &[], b"").unwrap().expect(&[200]).unwrap();
+}
+
+/// Lets a server's processes stand still, or go on.
+fn signal(postgres: &Postgres, signal: Signal) {
+    let server = postgres.pid().unwrap().to_string();
+    let parent = |stat: &str| Some(stat.rsplit_once(") ")?.1.split(' ').nth(1)? == server);
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        if entry.file_name() == *server || parent(&stat) == Some(true) {
+            let pid = entry.file_name().to_str().and_then(|name| Pid::from_raw(name.parse().ok()?));
+            // One that has ended meanwhile stands still.
+            let _ = kill_process(pid.unwrap(), signal);
+        }
+    }
+}
+
+#[test]
+fn a_server_that_stands_still_holds_up_no_stop() {
+    let postgres = Postgres::start(Programs::find(None).unwrap()).unwrap();
+    let database = postgres.new_database().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let config = format!("[host]\ndrain_s = 1\n[database]\nurl = \"{}\"\n", database.url());
+    let options = Options::in_folder(folder.path()).unwrap().with_config(&config).unwrap();
+    let mut host = Host::start(options).unwrap();
+    let client = host.client();
+    client.install(&tree::guest("family").unwrap()).unwrap();
+    let more = json!({"attempts": 1, "timeout_s": 120});
+    let id = client.submit("family", "parent", json!({"n": 1, "sleep_ms": 60_000}), more).unwrap();
+    let runs = || Ok((client.task(&id)?["state"] == "running").then_some(()));
+    wait::until("the task to run", SOON, runs).unwrap();
+    signal(&postgres, Signal::STOP);
+    host.ask_to_stop().unwrap();
+    let ended = wait::until("the host to stop", DRAINED, || host.ended());
+    signal(&postgres, Signal::CONT);
+    assert!(ended.unwrap().success(), "in order");
+    host.start_again().unwrap();
+    let client = host.client();
+    let back = wait::until("the task to run again", Duration::from_secs(60), || {
+        let task = client.task(&id)?;
+        Ok((task["state"] == "running").then_some(task))
+    });
+    assert_eq!(back.unwrap()["attempts"], json!([]), "the stop has cost it no attempt");
 }
 
 #[test]

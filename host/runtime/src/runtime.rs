@@ -16,6 +16,7 @@ use keiko_core::profile::Profiles;
 use keiko_core::stop::StopReason;
 use keiko_core::{TaskId, TenantId, TenantName, Token};
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 use crate::batch::{self, Batches};
 use crate::cache::{Cache, CacheParts, SignalPlane};
@@ -48,8 +49,9 @@ use crate::{direct, dispatcher, heart, listener, long, meters, rescuer, upkeep, 
 
 /// How long a stop waits for attempts that were told to stop: a tick, and what a slow machine adds.
 const STOP_GRACE: Duration = Duration::from_secs(2);
-/// How long a stop waits for the loops and the last settles.
-const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// How long a stop waits for the loops, the last settles and the leases that are given back, in all; and for each of these
+/// though the time was used up before.
+const STOP_LIMIT: (Duration, Duration) = (Duration::from_secs(8), Duration::from_secs(1));
 /// How much less than others the operating system favours the threads of long attempts: a third of the time of a
 /// thread that has work too. What they compete with is short, or answers somebody.
 const LONG_NICE: i32 = 5;
@@ -232,7 +234,8 @@ impl Runtime {
         let Runtime { shared, intake, workers, long, keeping } = self;
         shared.accepting.store(false, Ordering::Release);
         shared.waiters.tell_all();
-        intake.stop(STOP_LIMIT).await;
+        let mut patience = Patience(STOP_LIMIT.0);
+        patience.spend(|limit| intake.stop(limit)).await;
         let running = shared.queue.look(|lanes| lanes.running()) as u64;
         let mut handed_back = hand_back(&shared, shared.queue.clear());
         // Whoever waits for a run is told at once.
@@ -257,8 +260,9 @@ impl Runtime {
         }
         workers.stop(STOP_GRACE).await;
         long.stop(STOP_GRACE).await;
-        keeping.stop(STOP_LIMIT).await;
-        match tokio::time::timeout(STOP_LIMIT, close_holders(&shared)).await {
+        patience.spend(|limit| keeping.stop(limit)).await;
+        let closed = patience.spend(|limit| tokio::time::timeout(limit, close_holders(&shared))).await;
+        match closed {
             Ok(Ok(left)) => handed_back += left,
             Ok(Err(error)) => tracing::warn!(error = %error, "leases could not be given back; they will end"),
             Err(_) => tracing::warn!("leases could not be given back in time; they will end"),
@@ -270,6 +274,19 @@ impl Runtime {
         Counters::add(&shared.counters.handed_back, handed_back);
         tracing::info!(finished, handed_back, "the host has drained");
         DrainReport { finished, handed_back }
+    }
+}
+
+/// How long a stop still waits for what a store that does not answer holds up.
+struct Patience(Duration);
+
+impl Patience {
+    /// Waits for something at most as long as it is told.
+    async fn spend<F: Future>(&mut self, wait: impl FnOnce(Duration) -> F) -> F::Output {
+        let began = Instant::now();
+        let answer = wait(self.0.max(STOP_LIMIT.1)).await;
+        self.0 = self.0.saturating_sub(began.elapsed());
+        answer
     }
 }
 

@@ -2,6 +2,7 @@
 //! cancel, a lost lease and a failing store do.
 
 mod batch;
+mod bounds;
 mod canary;
 mod data;
 mod direct;

@@ -254,10 +254,17 @@ impl Host {
         if let Some(http) = http {
             http.stop().await;
         }
+        let closing = async {
+            remember_end(&store, &seen).await;
+            store.close().await
+        };
         // A database that does not answer must not hold up the end.
-        let _ = tokio::time::timeout(LAST_STOP_TIME, remember_end(&store, &seen)).await;
-        if let Err(error) = store.close().await {
-            tracing::warn!(error = %error, "the database was not closed in order; the next start repairs that");
+        match tokio::time::timeout(LAST_STOP_TIME, closing).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(error = %error, "the database was not closed in order; the next start repairs that");
+            }
+            Err(_) => tracing::warn!("the database was not closed in time; the next start repairs that"),
         }
         report
     }

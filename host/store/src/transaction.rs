@@ -754,6 +754,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_finds_no_room_waits_for_it_and_nobody_is_dropped() {
+        let writer = writer().await;
+        let gate = Arc::new(Semaphore::new(0));
+        let mut busy =
+            pin!(add_with(&writer, Priority::Task, Arc::clone(&gate), |_, gate: &Arc<Semaphore>| {
+                Box::pin(async { gate.acquire().await.map(|_| 0).map_err(|_| internal("closed")) })
+            }));
+        assert!(futures::poll!(busy.as_mut()).is_pending());
+        while writer.task.capacity() < WAITING_MAX {
+            tokio::task::yield_now().await;
+        }
+        // All of them in one look, which tokio would not grant.
+        let most = WAITING_MAX as i64;
+        let fits = join_all((0..most).map(|at| add(&writer, at, None)));
+        let mut fits = pin!(tokio::task::unconstrained(fits));
+        assert!(futures::poll!(fits.as_mut()).is_pending());
+        assert_eq!(writer.task.capacity(), 0, "as many wait as may");
+        let mut above = pin!(add(&writer, most, None));
+        assert!(futures::poll!(above.as_mut()).is_pending(), "one more waits for room");
+        let background = add_with(&writer, Priority::Background, (), move |session, ()| {
+            Box::pin(insert(session, most + 1, None))
+        });
+        let mut background = pin!(background);
+        assert!(futures::poll!(background.as_mut()).is_pending());
+        assert_eq!(writer.background.capacity(), WAITING_MAX - 1, "the others have room of their own");
+        gate.add_permits(1);
+        let (_, fits, above, background) = futures::join!(busy, fits, above, background);
+        assert!(fits.into_iter().zip(0..).all(|(answer, at)| answer.is_ok_and(|id| id == at)));
+        assert_eq!((above.unwrap(), background.unwrap()), (most, most + 1));
+        assert_eq!(ids(&writer).await.len() as i64, most + 2);
+    }
+
+    #[tokio::test]
     async fn a_writer_starts_and_closes_many_times() {
         for count in 0..20 {
             let writer = writer().await;
