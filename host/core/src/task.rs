@@ -233,6 +233,8 @@ pub struct LeasedTask {
     pub created_ms: i64,
     /// Where it stands among its tenant's tasks: see [`crate::priority`].
     pub place_ms: i64,
+    /// How urgent it is among them.
+    pub priority: Priority,
     /// What it is given.
     pub input: Payload,
     /// What it asks of the policy.
@@ -314,6 +316,8 @@ pub struct Settlement {
     pub log: Bytes,
     /// The tree that the attempt is charged to.
     pub charge: Option<Charge>,
+    /// The task's group, as its lease said.
+    pub group: Option<GroupId>,
 }
 
 /// What became of a settlement.

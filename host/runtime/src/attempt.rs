@@ -3,6 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use futures::FutureExt;
 use keiko_core::admission::{budget, tree_budget};
 use keiko_core::catalog::Plugin;
@@ -12,7 +13,7 @@ use keiko_core::join;
 use keiko_core::limit::{RUN_WALL_MS_MAX, SetBy};
 use keiko_core::outcome::{AttemptReport, Failure, Outcome};
 use keiko_core::policy::{Budget, BudgetRequest, Limit};
-use keiko_core::port::{Attempt, AttemptFacts, HostPort};
+use keiko_core::port::{Attempt, AttemptFacts, HostPort, StoreError};
 use keiko_core::retry::{History, RetryPolicy, decide};
 use keiko_core::task::{AttemptRecord, Lineage, Payload, Settlement, Transition};
 use keiko_core::time_out::Ends;
@@ -42,7 +43,7 @@ pub(crate) async fn run(
     if shared.pauses.hold(job.task.tenant, job.task.kind) {
         // It was leased before the pause.
         Counters::add(&shared.counters.handed_back, 1);
-        return Some(Ended::handed_back(&job));
+        return Some(Ended::handed_back(job));
     }
     let (started_ms, number) = (shared.clock.now_ms(), job.task.attempts + 1);
     let entry = shared.running.insert(job.task.tenant, job.task.id, job.task.token, number);
@@ -50,15 +51,10 @@ pub(crate) async fn run(
         shared.running.remove(job.task.id, job.task.token);
         return None;
     }
-    if let Some(group) = join::group_of(&job.task.input) {
-        match joins::input(shared, job.task.tenant, group, job.task.id, &job.task.input).await {
-            Ok(input) => job.task.input = input,
-            Err(error) => {
-                tracing::warn!(error = %error, "the outcomes that a task joins could not be read");
-                shared.running.remove(job.task.id, job.task.token);
-                return Some(Ended::handed_back(&job));
-            }
-        }
+    if let Err(error) = take_joined(shared, &mut job).await {
+        tracing::warn!(error = %error, "the outcomes that a task joins could not be read");
+        shared.running.remove(job.task.id, job.task.token);
+        return Some(Ended::handed_back(job));
     }
     if let Err(error) = shared.catalog.meet(job.task.kind).await {
         tracing::warn!(error = %error, "the plugins could not be read again");
@@ -79,7 +75,7 @@ pub(crate) async fn run(
     let policy = RetryPolicy::of(&manifest.retry, &job.task.budget.retry);
     let outcome = in_time(&job, report.outcome, now_ms);
     let transition = decide(history, &policy, outcome, now_ms, (shared.options.random)())?;
-    let version = handler.map(|handler| handler.loaded.plugin.current.id);
+    let version = handler.as_ref().map(|handler| handler.loaded.plugin.current.id);
     let asked = u32::try_from(report.effects.len()).unwrap_or(u32::MAX);
     let keeps_effects = matches!(transition, Transition::Complete(_));
     let effects = if keeps_effects { report.effects } else { Effects::default() };
@@ -101,8 +97,19 @@ pub(crate) async fn run(
         effects,
         log: report.log.encode(),
         charge,
+        group: job.task.group,
     };
-    Some(Ended::of(job, settlement, port))
+    // Nobody asks for it any more.
+    job.task.input.bytes = Bytes::new();
+    Some(Ended { job, settlement, ran: handler.map(|handler| handler.loaded), port })
+}
+
+/// Gives a task that joins others their outcomes.
+async fn take_joined(shared: &Shared, job: &mut Leased) -> Result<(), StoreError> {
+    if let Some(group) = join::group_of(&job.task.input) {
+        job.task.input = joins::input(shared, job.task.tenant, group, job.task.id, &job.task.input).await?;
+    }
+    Ok(())
 }
 
 /// A run of an attempt on one version, and what came of it.

@@ -333,6 +333,9 @@ impl Handle {
         }
         loop {
             let changed = waiter.changed();
+            if let Some(view) = waiter.ended(tenant) {
+                return Ok(TaskDetail { view: Arc::unwrap_or_clone(view), progress: None });
+            }
             let detail = self.task(tenant, id).await?;
             let stopping = !self.shared.accepting.load(Ordering::Acquire);
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());

@@ -376,7 +376,7 @@ pub(crate) fn hand_back(shared: &Shared, jobs: Vec<Job>) -> u64 {
             Job::Run(_) => continue,
         };
         // A full channel means a stalled store: the rest goes back with the holder, or with its lease.
-        if shared.ended.try_send(Ended::handed_back(&job)).is_ok() {
+        if shared.ended.try_send(Ended::handed_back(job)).is_ok() {
             count += 1;
         }
     }

@@ -8,16 +8,18 @@ use keiko_core::code::Code;
 use keiko_core::effect::Effects;
 use keiko_core::outcome::Failure;
 use keiko_core::port::{StoreError, StoreErrorKind};
-use keiko_core::task::{AttemptRecord, Settled, Settlement, Transition};
-use keiko_core::{GroupId, Holder, KindId, TenantId};
+use keiko_core::task::{
+    AttemptRecord, AttemptView, Settled, Settlement, TaskState, TaskSummary, TaskView, Transition,
+};
+use keiko_core::{GroupId, Holder, TenantId, Token};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::job::tell_added;
+use crate::catalog::Loaded;
 use crate::groups;
 use crate::port::AttemptPort;
 use crate::shared::{Counters, Leased, Shared};
-use crate::tenure::Tenure;
 
 /// Ends of one transaction at most.
 const GROUP_MAX: usize = 500;
@@ -26,29 +28,19 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from
 
 /// An attempt that ended.
 pub(crate) struct Ended {
-    /// The name it was leased under.
-    pub(crate) tenure: Arc<Tenure>,
+    /// What was leased, without its input.
+    pub(crate) job: Leased,
     /// What the store is told.
     pub(crate) settlement: Settlement,
-    /// What the task is.
-    pub(crate) kind: KindId,
-    /// The task's group.
-    pub(crate) group: Option<GroupId>,
-    /// Whether others may wait for a slot that the task had.
-    pub(crate) had_slot: bool,
+    /// What it ran.
+    pub(crate) ran: Option<Arc<Loaded>>,
     /// Kept until the store has answered: it holds the room promised to children.
     pub(crate) port: Option<Arc<AttemptPort>>,
 }
 
 impl Ended {
-    /// What became of a task's attempt.
-    pub(crate) fn of(job: Leased, settlement: Settlement, port: Option<Arc<AttemptPort>>) -> Ended {
-        let (kind, group, had_slot) = (job.task.kind, job.task.group, job.task.has_slot);
-        Ended { tenure: job.tenure, settlement, kind, group, had_slot, port }
-    }
-
     /// A task that goes back to the queue as if it had never been leased.
-    pub(crate) fn handed_back(job: &Leased) -> Ended {
+    pub(crate) fn handed_back(job: Leased) -> Ended {
         let settlement = Settlement {
             id: job.task.id,
             tenant: job.task.tenant,
@@ -66,9 +58,46 @@ impl Ended {
             effects: Default::default(),
             log: Default::default(),
             charge: None,
+            group: job.task.group,
         };
-        let (tenure, kind) = (Arc::clone(&job.tenure), job.task.kind);
-        Ended { tenure, kind, group: None, had_slot: false, settlement, port: None }
+        Ended { job, settlement, ran: None, port: None }
+    }
+
+    /// What the store shows now of a task that completed under its first lease; `None` when it may show more than is known
+    /// here.
+    fn view(&self, shared: &Shared, now_ms: i64) -> Option<TaskView> {
+        let (task, settlement) = (&self.job.task, &self.settlement);
+        let Transition::Complete(result) = &settlement.transition else { return None };
+        let changes_nothing = settlement.effects.is_empty() && settlement.charge.is_none();
+        if !changes_nothing || task.token != Token(1) || !task.priority.is_ordinary() {
+            return None;
+        }
+        let (plugin, kind) = shared.catalog.names(task.kind)?;
+        let summary = TaskSummary {
+            id: task.id,
+            plugin,
+            kind,
+            state: TaskState::Completed,
+            created_ms: task.created_ms,
+            run_at_ms: task.place_ms,
+            finished_ms: Some(now_ms),
+            attempts: settlement.attempt.number,
+            crashes: task.crashes,
+            code: None,
+            lineage: task.lineage,
+            agent: task.agent,
+            user: task.user,
+            priority: task.priority,
+        };
+        let version = self.ran.as_ref().map(|ran| &ran.plugin.current);
+        let attempt = AttemptView {
+            record: settlement.attempt.clone(),
+            version: version.map(|version| version.name.clone()),
+            digest: version.map(|version| version.digest),
+            failure: None,
+        };
+        let (token, result, attempts) = (task.token, Some(result.clone()), vec![attempt]);
+        Some(TaskView { summary, token, result, failure: None, attempts, tree: None })
     }
 }
 
@@ -84,7 +113,7 @@ pub(crate) async fn settle(shared: Arc<Shared>, mut ended: mpsc::Receiver<Ended>
         }
         let mut by_holder: BTreeMap<Holder, Vec<Ended>> = BTreeMap::new();
         for one in group.drain(..) {
-            by_holder.entry(one.tenure.holder).or_default().push(one);
+            by_holder.entry(one.job.tenure.holder).or_default().push(one);
         }
         for (holder, ended) in by_holder {
             write(&shared, holder, ended, &stop).await;
@@ -98,10 +127,11 @@ async fn write(shared: &Shared, holder: Holder, group: Vec<Ended>, stop: &Cancel
     let mut backoff = BACKOFF.0;
     while let Some(mut part) = parts.pop() {
         let settlements = part.iter().map(|ended| ended.settlement.clone()).collect();
-        match shared.tasks.settle(holder, settlements, shared.clock.now_ms()).await {
+        let now_ms = shared.clock.now_ms();
+        match shared.tasks.settle(holder, settlements, now_ms).await {
             Ok(answers) => {
                 backoff = BACKOFF.0;
-                let Told { conflicts, failed, added } = answer(shared, part, answers);
+                let Told { conflicts, failed, added } = answer(shared, part, answers, now_ms);
                 groups::failed(shared, failed).await;
                 for (tenant, effects) in added {
                     tell_added(shared, tenant, &effects).await;
@@ -161,22 +191,26 @@ struct Told {
 }
 
 /// Tells everyone what was stored.
-fn answer(shared: &Shared, part: Vec<Ended>, answers: Vec<Settled>) -> Told {
+fn answer(shared: &Shared, part: Vec<Ended>, answers: Vec<Settled>, now_ms: i64) -> Told {
     let Told { mut conflicts, mut failed, mut added } = Told::default();
     let mut terminal = Vec::new();
     let (mut stored, mut stale, mut wake) = (0, 0, false);
     for (mut ended, answer) in part.into_iter().zip(answers) {
+        if answer == Settled::Stored && shared.waiters.waits_for(ended.settlement.id) {
+            let view = ended.view(shared, now_ms);
+            view.into_iter().for_each(|view| shared.waiters.leave(ended.settlement.tenant, view));
+        }
         let settlement = &mut ended.settlement;
         match answer {
             Settled::Stored => {
                 stored += 1;
                 let children = settlement.effects.children.len() as i64;
                 // One of the same group, or who waits for its slot, may go now.
-                wake |= children > 0 || ended.group.is_some() || ended.had_slot;
+                wake |= children > 0 || settlement.group.is_some() || ended.job.task.has_slot;
                 if let Transition::Fail(failure) = &settlement.transition {
                     let (tenant, code) = (settlement.tenant, failure.code);
-                    shared.metrics.failed(&shared.catalog, tenant, ended.kind, code, 1);
-                    failed.extend(ended.group.map(|group| (settlement.tenant, group)));
+                    shared.metrics.failed(&shared.catalog, tenant, ended.job.task.kind, code, 1);
+                    failed.extend(settlement.group.map(|group| (settlement.tenant, group)));
                 }
                 if settlement.effects.children.iter().any(|child| !child.budget.is_empty()) {
                     shared.time_outs.look();
@@ -200,9 +234,11 @@ fn answer(shared: &Shared, part: Vec<Ended>, answers: Vec<Settled>) -> Told {
                 stale += 1;
                 if matches!(settlement.transition, Transition::Fail(_)) {
                     // Perhaps it was stored before, and only the answer was lost.
-                    failed.extend(ended.group.map(|group| (settlement.tenant, group)));
+                    failed.extend(settlement.group.map(|group| (settlement.tenant, group)));
                 }
                 tracing::debug!(task = %settlement.id, "a stale lease changed nothing");
+                // It has ended otherwise, or goes on elsewhere.
+                shared.waiters.tell([settlement.id]);
             }
             Settled::Conflict => {
                 let message = "a child's idempotency key stands for another submit";

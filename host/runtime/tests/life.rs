@@ -68,6 +68,8 @@ type Report = futures::future::BoxFuture<'static, keiko_core::outcome::AttemptRe
 async fn ended(handle: &Handle, tenant: keiko_core::TenantId, id: TaskId) -> TaskDetail {
     let detail = handle.wait(tenant, id, SOON).await.expect("the task is there");
     assert!(detail.view.summary.state.is_terminal(), "{:?}", detail.view);
+    let stored = handle.task(tenant, id).await.expect("the task is there");
+    assert_eq!(detail, stored, "whoever waits is told what the store shows");
     detail
 }
 

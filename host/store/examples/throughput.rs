@@ -175,6 +175,7 @@ fn complete(task: &LeasedTask) -> Settlement {
         effects: Default::default(),
         log: Default::default(),
         charge: None,
+        group: task.group,
     }
 }
 

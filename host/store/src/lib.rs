@@ -14,6 +14,7 @@ pub mod admin;
 mod admit;
 mod count;
 mod ending;
+mod entry;
 mod family;
 mod format;
 mod gather;

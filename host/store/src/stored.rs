@@ -31,33 +31,20 @@ fn end(one: &Settlement) -> Option<TaskState> {
 /// Adds what was stored to what the children changed; returns the usage.
 pub(crate) fn count(stored: &[Stored<'_>], now_ms: i64, changes: &mut Changes) -> Usage {
     let mut usage = Usage::default();
-    for stored in stored {
-        count_for_tenant(stored.one, changes, &mut usage);
-        count_for_others(stored, now_ms, changes);
+    for Stored { one, agent, group, .. } in stored {
+        let (fuel_used, guest_us) = (one.attempt.meter.fuel_used, one.attempt.meter.elapsed_us);
+        let mut spent = Spent { attempts: 1, fuel_used, guest_us, ..Spent::default() };
+        if let Some(state) = end(one) {
+            spent.completed = u64::from(state == TaskState::Completed);
+            spent.failed = u64::from(state == TaskState::Failed);
+            let (completed, failed) = (spent.completed as i64, spent.failed as i64);
+            changes.add(one.tenant, Change { live: -1, completed, failed, cancelled: 0 });
+            changes.add_agent(one.tenant, *agent, AgentChange::end(state, Some(stored_number(guest_us)), 1));
+            changes.add_group(one.tenant, *group, state, 1, now_ms);
+        }
+        usage.add(one.tenant, spent);
     }
     usage
-}
-
-/// Adds what a stored settlement changes for its tenant.
-pub(crate) fn count_for_tenant(one: &Settlement, changes: &mut Changes, usage: &mut Usage) {
-    let completed = u64::from(end(one) == Some(TaskState::Completed));
-    let failed = u64::from(end(one) == Some(TaskState::Failed));
-    if end(one).is_some() {
-        let (completed, failed) = (completed as i64, failed as i64);
-        changes.add(one.tenant, Change { live: -1, completed, failed, cancelled: 0 });
-    }
-    let (fuel_used, guest_us) = (one.attempt.meter.fuel_used, one.attempt.meter.elapsed_us);
-    usage.add(one.tenant, Spent { attempts: 1, completed, failed, fuel_used, guest_us });
-}
-
-/// Adds what it changes for its task's agent and group.
-pub(crate) fn count_for_others(stored: &Stored<'_>, now_ms: i64, changes: &mut Changes) {
-    let Stored { one, agent, group, .. } = stored;
-    if let Some(state) = end(one) {
-        let elapsed_us = stored_number(one.attempt.meter.elapsed_us);
-        changes.add_agent(one.tenant, *agent, AgentChange::end(state, Some(elapsed_us), 1));
-        changes.add_group(one.tenant, *group, state, 1, now_ms);
-    }
 }
 
 /// A count as a column holds it: 63 bits, which no meter reaches.

@@ -8,6 +8,7 @@
 //!   write where it does not.
 //! - Submits of a group become one: their rows go into the same statements. So do adds of items.
 //! - A lease may wait for the next submit and go with it ([`Writer::lease_next`]).
+//! - Submits that change little are one statement, if the database can ([`Transactions::at_once`]).
 //! - A transaction that another one was in the way of is run again as a whole, [`Transactions::RETRIES`] times.
 //! - Who works on what need not outlive a machine whose process is gone with it: a group of nothing but leases is
 //!   committed without waiting for the disk where no other host can be left ([`Transactions::begin`]).
@@ -18,6 +19,7 @@
 //! [`GROUP_BYTES_MAX`] bytes share a transaction.
 
 use std::any::Any;
+use std::future::ready;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,13 +28,13 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use keiko_core::batch::{Add, Added};
-use keiko_core::port::{StoreError, StoreErrorKind};
+use keiko_core::port::{Ask, Lease, LeaseRequest, StoreError, StoreErrorKind};
 use keiko_core::task::{Submit, Submitted};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::entry::{Along, AtOnce, Call, Entry, Kind, LeaseWork, Operation, Pending, Write};
 use crate::gather::add_bytes;
-use crate::trouble::copy;
 
 /// Writes of one priority that wait for the loop; the next caller waits for room.
 pub(crate) const WAITING_MAX: usize = 4_096;
@@ -70,6 +72,21 @@ pub(crate) trait Transactions: Send + Sized + 'static {
         &mut self,
         submits: &[(&Submit, i64)],
     ) -> impl Future<Output = Result<Vec<Submitted>, StoreError>> + Send;
+
+    /// The same, and leases behind them for whom is asked, in one statement that is a transaction by itself and may run twice
+    /// without harm. `None` when this does not fit into one, or is not granted as a whole: then nothing was stored.
+    fn at_once(
+        &mut self,
+        _submits: &[(&Submit, i64)],
+        _lease: Option<&LeaseRequest>,
+    ) -> impl Future<Output = Result<AtOnce, StoreError>> + Send {
+        ready(Ok(None))
+    }
+
+    /// Whether the last statement may be stored though it failed.
+    fn is_in_doubt(&self) -> bool {
+        false
+    }
 
     /// Stores items, each add with its own now; the answers are in their order.
     fn add(&mut self, adds: &[(&Add, i64)]) -> impl Future<Output = Result<Vec<Added>, StoreError>> + Send;
@@ -118,7 +135,7 @@ pub(crate) struct Writer<S> {
 }
 
 /// A lease that waits for a submit.
-type Next<S> = Mutex<Option<Box<dyn FnOnce() -> Option<Entry<S>> + Send>>>;
+type Next<S> = Mutex<Option<Box<dyn FnOnce() -> Option<Box<Along<S>>> + Send>>>;
 
 /// How the loop ended, as every caller of [`Writer::close`] learns it.
 type Ended = Result<(), (StoreErrorKind, String)>;
@@ -193,26 +210,18 @@ impl<S: Transactions> Writer<S> {
         answer.await.map_err(|_| ended())?
     }
 
-    /// The same, in the transaction of the next submit and behind it, on the `input` that is made then. `None` when there
-    /// was none, or `until` ended before. One caller at a time.
-    pub(crate) async fn lease_next<I, T, W>(
+    /// The same with the next submit and behind it, for what is asked then. `None` when there was none, or `until` ended
+    /// before. One caller at a time.
+    pub(crate) async fn lease_next(
         &self,
-        input: impl FnOnce() -> Option<I> + Send + 'static,
-        work: W,
-        undo: fn(T) -> Option<Entry<S>>,
+        ask: Ask,
+        work: LeaseWork<S>,
+        undo: fn((LeaseRequest, Lease)) -> Option<Entry<S>>,
         until: impl Future<Output = ()>,
-    ) -> Result<Option<T>, StoreError>
-    where
-        I: Send + Sync + 'static,
-        T: Send + 'static,
-        W: for<'s> Fn(&'s mut S, &'s I) -> BoxFuture<'s, Result<T, StoreError>> + Send + 'static,
-    {
+    ) -> Result<Option<(LeaseRequest, Lease)>, StoreError> {
         let (reply, mut answer) = oneshot::channel();
-        let entry = move || {
-            let pending = Pending { input: input()?, work, undo, done: None, reply };
-            Some(Entry::new(Kind::Along, 0, pending))
-        };
-        *self.next.lock() = Some(Box::new(entry));
+        let along = move || Some(Box::new(Pending { input: ask()?, work, undo, done: None, reply }));
+        *self.next.lock() = Some(Box::new(along));
         let waiting = Waiting(&self.next);
         tokio::select! {
             biased;
@@ -225,9 +234,10 @@ impl<S: Transactions> Writer<S> {
         }
     }
 
-    /// Runs `work`, which is one statement whose outcome may get lost without harm: when nothing else waits, it is a
-    /// transaction by itself and costs the database one statement instead of three.
-    pub(crate) async fn write_plain<I, T, W>(&self, input: I, work: W) -> Result<T, StoreError>
+    /// Runs `work`, which is one statement that may run twice without harm, as its outcome may get lost: when nothing else
+    /// waits, it is a transaction by itself and costs the database one statement instead of three. Payloads of so many
+    /// `bytes` are on the disk when it is answered.
+    pub(crate) async fn write_plain<I, T, W>(&self, bytes: usize, input: I, work: W) -> Result<T, StoreError>
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
@@ -235,7 +245,7 @@ impl<S: Transactions> Writer<S> {
     {
         let (reply, answer) = oneshot::channel();
         let pending = Pending { input, work, undo: |_| None, done: None, reply };
-        self.task.send(Entry::new(Kind::Plain, 0, pending)).await.map_err(|_| ended())?;
+        self.task.send(Entry::new(Kind::Plain, bytes, pending)).await.map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
     }
 
@@ -347,8 +357,12 @@ impl<S: Transactions> Service<S> {
             group.push(entry);
         }
         if group.iter().any(|entry| matches!(entry.write, Write::Submit(_))) {
-            let next = self.next.lock().take();
-            group.extend(next.and_then(|next| next()));
+            let along = self.next.lock().take().and_then(|next| next());
+            group.extend(along.map(|along| Entry {
+                kind: Kind::Leases,
+                bytes: 0,
+                write: Write::Along(along),
+            }));
         }
         group
     }
@@ -387,7 +401,7 @@ impl<S: Transactions> Service<S> {
             };
             tracing::debug!(error = %error, error_kind = ?error.kind(), items = group.len(), "rolled back");
             self.session.rollback().await;
-            if error.kind() != StoreErrorKind::Down && leave_behind(group) {
+            if error.kind() != StoreErrorKind::Down && leave_behind(group, self.session.is_in_doubt()) {
                 continue;
             }
             if error.kind() != StoreErrorKind::Busy || again >= S::RETRIES {
@@ -400,11 +414,18 @@ impl<S: Transactions> Service<S> {
     }
 }
 
-/// Takes out the lease that came along, which may be what failed; whoever waits for it leases alone. Whether there was one.
-fn leave_behind<S>(group: &mut Vec<Entry<S>>) -> bool {
-    let before = group.len();
-    group.retain(|entry| entry.kind != Kind::Along);
-    group.len() < before
+/// Takes out the lease that came along, which may be what failed; whoever waits for it leases alone, or learns that nobody
+/// knows what was leased. Whether there was one.
+fn leave_behind<S: Transactions>(group: &mut Vec<Entry<S>>, in_doubt: bool) -> bool {
+    let Some(at) = group.iter().position(|entry| matches!(entry.write, Write::Along(_))) else {
+        return false;
+    };
+    let along = group.remove(at);
+    if in_doubt {
+        let message = "the connection was lost while tasks were leased";
+        along.answer(Err(&StoreError::new(StoreErrorKind::Down, message)));
+    }
+    true
 }
 
 async fn transaction<S: Transactions>(session: &mut S, group: &mut [Entry<S>]) -> Result<(), StoreError> {
@@ -412,16 +433,43 @@ async fn transaction<S: Transactions>(session: &mut S, group: &mut [Entry<S>]) -
         session.alone().await?;
         return write.run(session).await;
     }
-    let lasts = group.iter().any(|entry| entry.kind == Kind::Lasts);
+    if submit_at_once(session, group).await? {
+        return Ok(());
+    }
+    let lasts = group.iter().any(|entry| matches!(entry.kind, Kind::Lasts | Kind::Plain));
     session.begin(lasts).await?;
     // First, so that a lease of the same group finds them.
     submit_all(session, group).await?;
     for entry in group.iter_mut() {
-        if let Write::Other(write) = &mut entry.write {
-            write.run(session).await?;
+        match &mut entry.write {
+            Write::Along(along) => along.run(session).await?,
+            Write::Other(write) => write.run(session).await?,
+            Write::Submit(_) | Write::Add(_) => {}
         }
     }
     session.commit().await
+}
+
+/// Writes a group of submits, with the lease that came along, in one go if the database can.
+async fn submit_at_once<S: Transactions>(
+    session: &mut S,
+    group: &mut [Entry<S>],
+) -> Result<bool, StoreError> {
+    let (mut submits, mut along) = (Vec::new(), None);
+    for entry in group.iter_mut() {
+        match &mut entry.write {
+            Write::Submit(call) => submits.push(call),
+            Write::Along(with) => along = Some(with),
+            Write::Add(_) | Write::Other(_) => return Ok(false),
+        }
+    }
+    let asked = along.as_ref().map(|along| &along.input);
+    let Some((answers, lease)) = session.at_once(&inputs(&submits), asked).await? else { return Ok(false) };
+    answer_calls(submits, answers);
+    if let Some(along) = along {
+        along.done = lease.map(|lease| (along.input.clone(), lease));
+    }
+    Ok(true)
 }
 
 async fn submit_all<S: Transactions>(session: &mut S, group: &mut [Entry<S>]) -> Result<(), StoreError> {
@@ -430,7 +478,7 @@ async fn submit_all<S: Transactions>(session: &mut S, group: &mut [Entry<S>]) ->
         match &mut entry.write {
             Write::Submit(call) => submits.push(call),
             Write::Add(call) => adds.push(call),
-            Write::Other(_) => {}
+            Write::Along(_) | Write::Other(_) => {}
         }
     }
     if !submits.is_empty() {
@@ -461,125 +509,11 @@ fn blames_one(error: &StoreError) -> bool {
     matches!(error.kind(), StoreErrorKind::Refused | StoreErrorKind::Internal)
 }
 
-/// One write that waits.
-pub(crate) struct Entry<S> {
-    kind: Kind,
-    /// Size of its payloads.
-    bytes: usize,
-    write: Write<S>,
-}
-
-/// What a write needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// It is on the disk when it is answered.
-    Lasts,
-    /// It need not outlive the machine together with the process.
-    Leases,
-    /// Such a one that came along with a submit.
-    Along,
-    /// Nor does it need a transaction: it is one statement.
-    Plain,
-}
-
-enum Write<S> {
-    Submit(Call<Submit, Submitted>),
-    Add(Call<Add, Added>),
-    Other(Box<dyn Operation<S>>),
-}
-
-impl<S: Transactions> Entry<S> {
-    fn new(kind: Kind, bytes: usize, write: impl Operation<S> + 'static) -> Entry<S> {
-        Entry { kind, bytes, write: Write::Other(Box::new(write)) }
-    }
-
-    /// A write whose answer nobody waits for.
-    pub(crate) fn unheard<I, W>(input: I, work: W) -> Entry<S>
-    where
-        I: Send + Sync + 'static,
-        W: for<'s> Fn(&'s mut S, &'s I) -> BoxFuture<'s, Result<(), StoreError>> + Send + 'static,
-    {
-        let undo = |()| None;
-        Entry::new(Kind::Leases, 0, Pending { input, work, undo, done: None, reply: oneshot::channel().0 })
-    }
-
-    /// Tells the caller; returns what takes an answer back that nobody received.
-    fn answer(self, outcome: Result<(), &StoreError>) -> Option<Entry<S>> {
-        match self.write {
-            Write::Submit(call) => call.answer(outcome),
-            Write::Add(call) => call.answer(outcome),
-            Write::Other(write) => write.answer(outcome),
-        }
-    }
-}
-
-/// A write that joins others of its kind in the same statements.
-struct Call<Q, A> {
-    inputs: Vec<Q>,
-    now_ms: i64,
-    done: Vec<A>,
-    reply: oneshot::Sender<Result<Vec<A>, StoreError>>,
-}
-
-impl<Q, A> Call<Q, A> {
-    #[allow(clippy::type_complexity, reason = "a call and the way its answer comes")]
-    fn new(inputs: Vec<Q>, now_ms: i64) -> (Call<Q, A>, oneshot::Receiver<Result<Vec<A>, StoreError>>) {
-        let (reply, answer) = oneshot::channel();
-        (Call { inputs, now_ms, done: Vec::new(), reply }, answer)
-    }
-
-    fn answer<S>(self, outcome: Result<(), &StoreError>) -> Option<Entry<S>> {
-        // Nobody waits: it is stored all the same, as after a lost connection.
-        let _ = self.reply.send(outcome.map(|()| self.done).map_err(copy));
-        None
-    }
-}
-
-/// A write of whatever kind.
-trait Operation<S>: Send {
-    fn run<'s>(&'s mut self, session: &'s mut S) -> BoxFuture<'s, Result<(), StoreError>>;
-    fn answer(self: Box<Self>, outcome: Result<(), &StoreError>) -> Option<Entry<S>>;
-}
-
-struct Pending<S, I, W, T> {
-    input: I,
-    work: W,
-    undo: fn(T) -> Option<Entry<S>>,
-    done: Option<T>,
-    reply: oneshot::Sender<Result<T, StoreError>>,
-}
-
-impl<S, I, W, T> Operation<S> for Pending<S, I, W, T>
-where
-    S: Transactions,
-    I: Send + Sync,
-    T: Send,
-    W: for<'s> Fn(&'s mut S, &'s I) -> BoxFuture<'s, Result<T, StoreError>> + Send,
-{
-    fn run<'s>(&'s mut self, session: &'s mut S) -> BoxFuture<'s, Result<(), StoreError>> {
-        let work = (self.work)(session, &self.input);
-        let done = &mut self.done;
-        Box::pin(async move {
-            *done = Some(work.await?);
-            Ok(())
-        })
-    }
-
-    fn answer(self: Box<Self>, outcome: Result<(), &StoreError>) -> Option<Entry<S>> {
-        let Pending { undo, done, reply, .. } = *self;
-        let answer = outcome.map_err(copy).and_then(|()| done.ok_or_else(|| internal("a write did not run")));
-        match reply.send(answer) {
-            Err(Ok(unheard)) => undo(unheard),
-            Ok(()) | Err(Err(_)) => None,
-        }
-    }
-}
-
 fn ended() -> StoreError {
     StoreError::new(StoreErrorKind::Down, "the store is closed")
 }
 
-fn internal(message: &str) -> StoreError {
+pub(crate) fn internal(message: &str) -> StoreError {
     StoreError::new(StoreErrorKind::Internal, message)
 }
 

@@ -269,6 +269,7 @@ fn leased(id: TaskId, row: &Row) -> LeasedTask {
         crashes: row.crashes,
         created_ms: row.created_ms,
         place_ms: row.place_ms,
+        priority: row.priority,
         input: row.input.clone(),
         budget: row.budget,
         lineage: row.lineage,

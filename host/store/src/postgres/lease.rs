@@ -26,7 +26,7 @@ use super::session::Session;
 use super::slot::{self, is_over};
 use super::tree::trees;
 use crate::admit::read_type;
-use crate::format::decode_budget;
+use crate::format::{decode_budget, read_priority};
 use crate::tree::roots;
 use crate::trouble::undecodable;
 use crate::turns::take_turns;
@@ -47,7 +47,7 @@ macro_rules! leased {
             t.parent, t.depth, t.budget, t.trace, t.input_type, octet_length(t.input) AS input_bytes,
             CASE WHEN octet_length(t.input) <= 8192 THEN t.input END AS input, t.agent, t.app_user,
             t.start_by_ms - (SELECT keiko_now($2) - $2) AS start_by_ms, t.end_by_ms - (SELECT keiko_now($2) - $2) AS end_by_ms,
-            t.task_group, t.kind IN (SELECT kind FROM pause WHERE NOT ending) AS paused, t.slot_key"
+            t.task_group, t.kind IN (SELECT kind FROM pause WHERE NOT ending) AS paused, t.slot_key, t.priority"
     };
 }
 
@@ -170,6 +170,7 @@ pub(crate) async fn look(session: &mut Session, request: &LeaseRequest) -> Resul
     };
     let (freed, next_run_at_ms): (bool, Option<i64>) = (get(&row, 0)?, get(&row, 1)?);
     let due = freed || next_run_at_ms.is_some_and(|at| at <= request.now_ms);
+    session.ahead.learn(next_run_at_ms);
     Ok((!due).then(|| Lease { after: request.after, next_run_at_ms, ..Lease::default() }))
 }
 
@@ -181,17 +182,17 @@ pub(crate) async fn lease(session: &mut Session, request: &LeaseRequest) -> Resu
     }
     let mut taken = Taken::default();
     taken.add(&rows)?;
-    let raised = get::<bool>(&rows[0], 27)?;
+    let raised = get::<bool>(&rows[0], 28)?;
     if raised {
         let query = sqlx::query(RAISE).bind(request.now_ms).bind(AGEING_MS).bind(RAISE_MAX);
         session.run(query).await?;
     }
     // Behind as many tenants as there is room there may be others, whose turn it is when somebody else had those.
-    let cut = get::<i64>(&rows[0], 26)? >= number(request.room) && taken.count < request.room;
+    let cut = get::<i64>(&rows[0], 27)? >= number(request.room) && taken.count < request.room;
     let whole =
         more_rounds(session, request, &mut taken).await? && !cut && !raised && taken.paused.is_empty();
     park(session, &taken.paused).await?;
-    let freed = get::<bool>(&rows[0], 28)?;
+    let freed = get::<bool>(&rows[0], 29)?;
     let after = taken.tenants.last().map(|&(tenant, _)| tenant).or(request.after);
     let Taken { mut tasks, mut unreadable, tenants, count, .. } = taken;
     take_turns(&mut tasks, &tenants, |one| (one.task.tenant, one.task.place_ms, one.task.id));
@@ -202,12 +203,13 @@ pub(crate) async fn lease(session: &mut Session, request: &LeaseRequest) -> Resu
     fail_undecodable(session, &unreadable, request.now_ms).await?;
     let room_left = tasks.len() < request.room;
     let next_run_at_ms = match fitted && whole && !moved {
-        true if room_left && count < request.room => get(&rows[0], 29)?,
+        true if room_left && count < request.room => get(&rows[0], 30)?,
         true if !room_left => None,
         // What did not fit, took its place or a slot just now, or stands behind what cannot be read is due already.
         _ => Some(request.now_ms),
     };
     let tasks = tasks.into_iter().map(|one| one.task).collect();
+    session.ahead.learn(next_run_at_ms);
     Ok(Lease { tasks, after, next_run_at_ms, lost: false })
 }
 
@@ -286,7 +288,7 @@ impl Taken {
         let mut places: BTreeMap<i64, (TenantId, i64, usize)> = BTreeMap::new();
         for row in rows {
             let Some(id) = get::<Option<i64>>(row, 0)? else { continue };
-            let (tenant, place, share) = (TenantId(get(row, 1)?), get(row, 24)?, get(row, 25)?);
+            let (tenant, place, share) = (TenantId(get(row, 1)?), get(row, 25)?, get(row, 26)?);
             places.entry(place).or_insert((tenant, share, 0)).2 += 1;
             self.count += 1;
             if get(row, 22)? {
@@ -337,6 +339,7 @@ fn decode(row: &PgRow) -> Result<Leased, StoreError> {
         crashes: row::count(row, 6)?,
         created_ms: get(row, 7)?,
         place_ms: get(row, 8)?,
+        priority: read_priority(get::<Option<i16>>(row, 24)?.map(i64::from)).map_err(undecodable)?,
         input: Payload {
             content_type: read_type(get(row, 14)?),
             bytes: Bytes::copy_from_slice(input.unwrap_or_default()),

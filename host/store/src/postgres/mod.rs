@@ -14,6 +14,7 @@
 
 pub mod admin;
 mod agents;
+mod at_once;
 pub(crate) mod batch;
 mod branch;
 pub(crate) mod cache;
@@ -83,6 +84,7 @@ use keiko_core::task::{
 };
 use keiko_core::tree::{Branch, Cut};
 
+use self::at_once::Ahead;
 use self::news::News;
 use self::open::Named;
 pub use self::open::OpenError;
@@ -90,9 +92,10 @@ pub use self::options::PostgresOptions;
 use self::pool::Pool;
 pub use self::pool::PoolFigures;
 use self::session::Session;
+use crate::entry::Entry;
 use crate::stored::payload_bytes;
 pub use crate::transaction::WriterCounts;
-use crate::transaction::{Counters, Entry, Priority, Writer};
+use crate::transaction::{Counters, Priority, Writer};
 
 /// A store in a database. Clones share it.
 #[derive(Clone)]
@@ -122,12 +125,13 @@ impl PostgresStore {
     /// Opens the store, bringing its database to this binary's schema. Needs a Tokio runtime that stays.
     pub async fn open(options: PostgresOptions) -> Result<PostgresStore, OpenError> {
         open::prepare(&options).await?;
+        let ahead = Arc::default();
         let inner = Inner {
-            submit: writer(&options, "submit").await?,
-            lease: writer(&options, "lease").await?,
-            settle: writer(&options, "settle").await?,
-            keep: writer(&options, "keep").await?,
-            add: [writer(&options, "add").await?, writer(&options, "add").await?],
+            submit: writer(&options, "submit", &ahead).await?,
+            lease: writer(&options, "lease", &ahead).await?,
+            settle: writer(&options, "settle", &ahead).await?,
+            keep: writer(&options, "keep", &ahead).await?,
+            add: [writer(&options, "add", &ahead).await?, writer(&options, "add", &ahead).await?],
             adds: AtomicUsize::new(0),
             pool: Pool::new(&options)?,
             news: News::start(options.news()?),
@@ -182,6 +186,20 @@ impl PostgresStore {
         self.0.settle.write(priority, bytes, input, work).await
     }
 
+    /// Settles whatever ends there are.
+    async fn settle_any(
+        &self,
+        holder: Holder,
+        settlements: Vec<Settlement>,
+        now_ms: i64,
+    ) -> Result<Vec<Settled>, StoreError> {
+        let bytes = settlements.iter().map(payload_bytes).sum();
+        self.write(Priority::Task, bytes, settlements, move |session, settlements| {
+            Box::pin(settle::settle(session, holder, settlements, now_ms))
+        })
+        .await
+    }
+
     /// Writes through the connection that keeps this host alive.
     async fn keep<I, T, W>(&self, input: I, work: W) -> Result<T, StoreError>
     where
@@ -193,11 +211,15 @@ impl PostgresStore {
     }
 }
 
-async fn writer(options: &PostgresOptions, purpose: &str) -> Result<Writer<Session>, OpenError> {
+async fn writer(
+    options: &PostgresOptions,
+    purpose: &str,
+    ahead: &Arc<Ahead>,
+) -> Result<Writer<Session>, OpenError> {
     let connect = options.writer(purpose)?;
     let named = Named::of(options, &connect);
     let counters = Arc::new(Counters::default());
-    let session = Session::open(connect, Arc::clone(&counters.statements)).await;
+    let session = Session::open(connect, Arc::clone(&counters.statements), Arc::clone(ahead)).await;
     Ok(Writer::start(session.map_err(|error| named.refused(error))?, counters, Box::new(())))
 }
 
@@ -211,7 +233,7 @@ impl TaskStore for PostgresStore {
         let beat = self
             .0
             .keep
-            .write_plain((), move |session, ()| Box::pin(holder::beat(session, holder, now_ms, lease_ms)));
+            .write_plain(0, (), move |session, ()| Box::pin(holder::beat(session, holder, now_ms, lease_ms)));
         beat.await
     }
 
@@ -235,7 +257,7 @@ impl TaskStore for PostgresStore {
             let look = self
                 .0
                 .lease
-                .write_plain(request.clone(), |session, request| Box::pin(lease::look(session, request)));
+                .write_plain(0, request.clone(), |session, request| Box::pin(lease::look(session, request)));
             if let Some(nothing) = look.await? {
                 return Ok(nothing);
             }
@@ -257,7 +279,7 @@ impl TaskStore for PostgresStore {
     ) -> Result<Option<(LeaseRequest, Lease)>, StoreError> {
         let leased = self.0.submit.lease_next(
             ask,
-            |session, request: &LeaseRequest| {
+            |session, request| {
                 Box::pin(async move { Ok((request.clone(), lease::lease(session, request).await?)) })
             },
             |(_, lease)| undo_lease(lease),
@@ -278,11 +300,29 @@ impl TaskStore for PostgresStore {
         now_ms: i64,
     ) -> Result<Vec<Settled>, StoreError> {
         let _writing = self.0.pool.writing(settlements.iter().map(|settlement| settlement.tenant));
+        if !settle::are_plain(&settlements) {
+            return self.settle_any(holder, settlements, now_ms).await;
+        }
+        let settlements: Arc<[Settlement]> = settlements.into();
         let bytes = settlements.iter().map(payload_bytes).sum();
-        self.write(Priority::Task, bytes, settlements, move |session, settlements| {
-            Box::pin(settle::settle(session, holder, settlements, now_ms))
-        })
-        .await
+        let plain =
+            self.0.settle.write_plain(bytes, Arc::clone(&settlements), move |session, settlements| {
+                Box::pin(settle::end_plain(session, holder, settlements, now_ms))
+            });
+        let ended = plain.await?;
+        // Stale ones, and those of which somebody did not know that they are in a group.
+        let rest: Vec<Settlement> =
+            settlements.iter().filter(|one| !ended.contains(&one.id)).cloned().collect();
+        let mut answers = if rest.is_empty() {
+            Vec::new().into_iter()
+        } else {
+            self.settle_any(holder, rest, now_ms).await?.into_iter()
+        };
+        let mut answer = |one: &Settlement| match ended.contains(&one.id) {
+            true => Settled::Stored,
+            false => answers.next().unwrap_or(Settled::Stale),
+        };
+        Ok(settlements.iter().map(&mut answer).collect())
     }
 
     async fn rescue(

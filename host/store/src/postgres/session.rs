@@ -12,15 +12,17 @@ use std::time::Duration;
 
 use futures::TryFutureExt;
 use keiko_core::batch::{Add, Added};
-use keiko_core::port::{StoreError, StoreErrorKind};
+use keiko_core::port::{LeaseRequest, StoreError, StoreErrorKind};
 use keiko_core::task::{Submit, Submitted};
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow};
 use sqlx::query::Query;
 use sqlx::{ConnectOptions, Connection, Postgres, Row};
 use tokio::time::{Instant, timeout};
 
-use super::error::{is_lost, store_error};
-use super::{batch, submit};
+use super::at_once::Ahead;
+use super::error::{is_lost, is_taken, store_error};
+use super::{at_once, batch, submit};
+use crate::entry::AtOnce;
 use crate::gather::Walks;
 use crate::transaction::Transactions;
 
@@ -51,10 +53,14 @@ pub(crate) struct Session {
     failed: bool,
     /// Whether a transaction was given up since the last commit because its connection was lost.
     given_up: bool,
+    /// Whether the last statement may be stored though it failed: it was a transaction by itself, and its answer got lost.
+    in_doubt: bool,
     /// Whether the next add locks what waits before it decides; written and read by adds.
     pub(crate) locks_first: bool,
     /// Where batches go on; written and read by what forms them.
     pub(crate) walks: Walks,
+    /// What leases know of the next due time.
+    pub(crate) ahead: Arc<Ahead>,
     /// Written here, read by whoever holds the counters of the store.
     statements: Arc<AtomicU64>,
 }
@@ -64,10 +70,20 @@ impl Session {
     pub(crate) async fn open(
         options: PgConnectOptions,
         statements: Arc<AtomicU64>,
+        ahead: Arc<Ahead>,
     ) -> Result<Session, sqlx::Error> {
-        let connection = Some(connect(&options).await?);
-        let (failed, given_up, locks_first, walks) = (false, false, false, Walks::default());
-        Ok(Session { options, connection, number: None, failed, given_up, locks_first, walks, statements })
+        Ok(Session {
+            connection: Some(connect(&options).await?),
+            options,
+            number: None,
+            failed: false,
+            given_up: false,
+            in_doubt: false,
+            locks_first: false,
+            walks: Walks::default(),
+            ahead,
+            statements,
+        })
     }
 
     /// Runs a statement; its rows.
@@ -88,6 +104,22 @@ impl Session {
         let connection = self.counted()?;
         let outcome = answered(query.fetch_optional(connection)).await;
         self.noted(outcome)
+    }
+
+    /// Runs a statement that is a transaction by itself; `None` when it ran before, its answer got lost, and what it wrote is
+    /// in its own way now.
+    pub(crate) async fn row_or_taken(
+        &mut self,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Option<PgRow>, StoreError> {
+        let again = self.given_up;
+        let connection = self.counted()?;
+        let outcome = answered(query.fetch_one(connection)).await;
+        if again && outcome.as_ref().is_err_and(is_taken) {
+            self.given_up = false;
+            return Ok(None);
+        }
+        self.noted(outcome).map(Some)
     }
 
     /// Runs a statement; how many rows it wrote.
@@ -116,6 +148,7 @@ impl Session {
                 return store_error(error);
             }
             self.connection = None;
+            self.in_doubt = self.number.is_none();
             if std::mem::replace(&mut self.given_up, true) {
                 return store_error(error);
             }
@@ -179,10 +212,13 @@ impl Transactions for Session {
     const OWN_THREAD: bool = false;
 
     async fn alone(&mut self) -> Result<(), StoreError> {
-        (self.number, self.failed) = (None, false);
+        (self.number, self.failed, self.in_doubt) = (None, false, false);
         if self.connection.is_none() {
-            let connection = connect(&self.options).await.map(Some);
-            self.connection = self.noted(connection)?;
+            match connect(&self.options).await {
+                // What was given up before is not done yet.
+                Ok(connection) => self.connection = Some(connection),
+                Err(error) => return self.noted(Err(error)),
+            }
         }
         Ok(())
     }
@@ -190,7 +226,7 @@ impl Transactions for Session {
     /// A lease that the server forgets in a crash is one that has ended: its task goes to whoever leases next, and what the
     /// first one writes is stale by the fence. Nobody was told of it but this host, so that it does not wait for the disk.
     async fn begin(&mut self, lasts: bool) -> Result<(), StoreError> {
-        (self.number, self.failed) = (None, false);
+        (self.number, self.failed, self.in_doubt) = (None, false, false);
         let fresh = self.connection.is_none();
         let number = match self.try_begin(lasts).await {
             // Nothing was done yet, so that another connection does as well.
@@ -238,6 +274,18 @@ impl Transactions for Session {
 
     async fn enqueue(&mut self, submits: &[(&Submit, i64)]) -> Result<Vec<Submitted>, StoreError> {
         submit::enqueue(self, submits).await
+    }
+
+    async fn at_once(
+        &mut self,
+        submits: &[(&Submit, i64)],
+        lease: Option<&LeaseRequest>,
+    ) -> Result<AtOnce, StoreError> {
+        at_once::submit(self, submits, lease).await
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        self.in_doubt
     }
 
     async fn add(&mut self, adds: &[(&Add, i64)]) -> Result<Vec<Added>, StoreError> {

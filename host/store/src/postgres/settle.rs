@@ -3,27 +3,28 @@
 //! Every end is written by one statement that takes the live row, fenced by id, tenant, token and holder, and writes the
 //! history of what it took: what it does not return was stale. Rows are taken in the order of their ids.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use keiko_core::code::Code;
 use keiko_core::id::{AgentId, GroupId, Holder, TaskId};
 use keiko_core::outcome::Failure;
 use keiko_core::port::StoreError;
 use keiko_core::task::{Payload, Settled, Settlement, TaskState, Transition};
+use keiko_core::usage::day;
 use sqlx::Postgres;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 
-use super::count::{self as counts, tenants, usage};
+use super::count::{self as counts, agents, sum, usage};
 use super::row::{self, get, stored_text};
 use super::session::{Session, chunks};
 use super::{batch, child, tree};
 use crate::admit::stored_type;
-use crate::count::{Changes, Usage};
+use crate::count::Changes;
 use crate::family::{self, Parent};
 use crate::format::encode_end;
 use crate::gather::{WaitingChanges, of_tasks};
-use crate::stored::{Stored, count_for_others, count_for_tenant, statuses, stored_number};
+use crate::stored::{Stored, count, statuses, stored_number};
 use crate::tree::charges;
 
 /// The task is still the one's who leased it, under the token of that lease. A build that leaves this out shows that the
@@ -58,43 +59,73 @@ pub(crate) const HOLD: &str = concat!(
     " ORDER BY t.id FOR UPDATE OF t"
 );
 
-/// Moves ended tasks to the finished ones, and counts them for their tenants if all `$32` of them were there. The fence and the attempt are `$1` to `$14`: see [`bind_attempts`].
-pub(crate) const END: &str = concat!(
-    "
-    WITH gone AS (
-        DELETE FROM task AS t USING unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[],
-            $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::integer[], $11::integer[], $12::text[],
-            $13::text[], $14::text[], $15::smallint[], $16::text[], $17::bytea[])
-            AS s (id, tenant, token, started_ms, version, fuel_used, memory_bytes_peak, host_calls, elapsed_us, taint,
-                effects, code, message, detail, state, result_type, result)
+/// Takes ended tasks away as `gone`, and writes them to the finished ones as `ended`, with their logs. The fence and the attempt
+/// are `$1` to `$14`: see [`bind_attempts`]. The arrays are unnested in the list of a `SELECT`: in `FROM` each becomes a table
+/// that is written and read again.
+macro_rules! ended {
+    ($which:literal) => {
+        concat!(
+            "WITH gone AS (
+        DELETE FROM task AS t USING (SELECT unnest($1::bigint[]) AS id, unnest($2::bigint[]) AS tenant,
+            unnest($3::bigint[]) AS token, unnest($4::bigint[]) AS started_ms, unnest($5::bigint[]) AS version,
+            unnest($6::bigint[]) AS fuel_used, unnest($7::bigint[]) AS memory_bytes_peak,
+            unnest($8::bigint[]) AS host_calls, unnest($9::bigint[]) AS elapsed_us, unnest($10::integer[]) AS taint,
+            unnest($11::integer[]) AS effects, unnest($12::text[]) AS code, unnest($13::text[]) AS message,
+            unnest($14::text[]) AS detail, unnest($15::smallint[]) AS state, unnest($16::text[]) AS result_type,
+            unnest($17::bytea[]) AS result, unnest($18::bytea[]) AS log) AS s
         WHERE t.id = s.id AND t.tenant = s.tenant AND ",
-    fence!("$18", "s.token"),
-    "
+            fence!("$19", "s.token"),
+            $which,
+            "
         RETURNING t.id, t.tenant, t.kind, t.token, t.attempts, t.crashes, t.earlier, t.created_ms,
-            coalesce(t.due_ms, t.run_at_ms) AS run_at_ms, t.root, t.parent, t.depth, t.budget, t.trace, t.input_type, t.input, t.agent, t.app_user, t.priority, t.task_group, t.slot_key, s.started_ms,
-            s.version, s.fuel_used, s.memory_bytes_peak, s.host_calls, s.elapsed_us, s.taint, s.effects, s.code,
-            s.message, s.detail, s.state, s.result_type, s.result),
+            coalesce(t.due_ms, t.run_at_ms) AS run_at_ms, t.root, t.parent, t.depth, t.budget, t.trace, t.input_type,
+            t.input, t.agent, t.app_user, t.priority, t.task_group, t.slot_key, s.started_ms, s.version, s.fuel_used,
+            s.memory_bytes_peak, s.host_calls, s.elapsed_us, s.taint, s.effects, s.code, s.message, s.detail,
+            s.state, s.result_type, s.result, s.log),
     ended AS (INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
         finished_ms, root, parent, depth, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
         elapsed_us, taint, effects, code, message, detail, budget, trace, input_type, result_type, input, result,
         agent, app_user, priority, task_group, slot_key)
     SELECT id, tenant, kind, state, token, attempts + 1, crashes, earlier, created_ms, run_at_ms,
-        $19, root, parent, depth, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
+        $20, root, parent, depth, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
         elapsed_us, taint, effects, code, message, detail, CASE WHEN state <> 2 THEN budget END,
         CASE WHEN state <> 2 THEN trace END, CASE WHEN state <> 2 THEN input_type END, result_type,
         CASE WHEN state <> 2 THEN input END, result, agent, app_user, priority, task_group,
         CASE WHEN state <> 2 THEN slot_key END
     FROM gone RETURNING id, earlier + attempts AS number, agent, task_group),
-    counted AS (",
-    tenants!("$20::bigint[], $21::bigint[], $22::bigint[], $23::bigint[], $24::bigint[]"),
-    " AND (SELECT count(*) FROM gone) = $32),
+    logged AS (INSERT INTO attempt_log (task, attempt, tenant, bytes)
+        SELECT id, earlier + attempts + 1, tenant, log FROM gone WHERE log IS NOT NULL)"
+        )
+    };
+}
+
+/// Moves ended tasks to the finished ones; the caller counts them.
+pub(crate) const END: &str = concat!(ended!(""), " SELECT id, number, agent, task_group FROM ended");
+
+/// Moves ended tasks that are in no group, and counts them: all that such an end changes, in one statement.
+pub(crate) const END_PLAIN: &str = concat!(
+    ended!(" AND t.task_group IS NULL"),
+    ", counted AS (
+        UPDATE tenant_count AS t SET live = t.live - c.ended, completed = t.completed + c.completed,
+            failed = t.failed + c.ended - c.completed
+        FROM (SELECT tenant, count(*) AS ended, count(*) FILTER (WHERE state = 2) AS completed FROM gone
+            GROUP BY tenant ORDER BY tenant) AS c
+        WHERE t.tenant = c.tenant),
     spent AS (",
     usage!(
-        "$25::bigint[], $26::bigint[], $27::bigint[], $28::bigint[], $29::bigint[], $30::bigint[]",
-        "$31",
-        "(SELECT count(*) FROM gone) = $32"
+        "$21",
+        "(SELECT tenant, count(*) AS attempts, count(*) FILTER (WHERE state = 2) AS completed,
+            count(*) FILTER (WHERE state = 3) AS failed, sum(fuel_used) AS fuel_used, ",
+        sum!("elapsed_us"),
+        " AS guest_us FROM gone GROUP BY tenant ORDER BY tenant)"
     ),
-    ") SELECT id, number, agent, task_group FROM ended"
+    "), agents AS (",
+    agents!(
+        "(SELECT agent, tenant, 0, count(*) FILTER (WHERE state = 2), count(*) FILTER (WHERE state = 3), 0, count(*), ",
+        sum!("elapsed_us"),
+        " FROM gone WHERE agent IS NOT NULL GROUP BY agent, tenant ORDER BY agent)"
+    ),
+    ") SELECT id FROM ended"
 );
 
 /// Puts tasks back to pending with one more attempt, and keeps that. Due times are the caller's, by the clock of `$18`.
@@ -183,18 +214,14 @@ async fn settle_round(
     let mut answers = child::apply(session, &ended, &held, now_ms, &mut changes).await?;
     ended.retain(|one| !answers.contains_key(&one.id));
 
-    let mut usage = Usage::default();
-    let alone = retried.is_empty();
-    let written = end(session, holder, &ended, now_ms, alone, &mut changes, &mut usage).await?;
-    let mut stored: Vec<_> = ended.iter().filter_map(|one| written.stored(one)).collect();
-    let written = retry(session, holder, &retried, now_ms).await?;
-    for again in retried.iter().filter_map(|one| written.stored(one)) {
-        count_for_tenant(again.one, &mut changes, &mut usage);
-        stored.push(again);
-    }
+    let ends = end(session, holder, &ended, now_ms).await?;
+    let mut stored: Vec<_> = ended.iter().filter_map(|one| ends.stored(one)).collect();
+    let retries = retry(session, holder, &retried, now_ms).await?;
+    let again: Vec<_> = retried.iter().filter_map(|one| retries.stored(one)).collect();
+    keep_logs(session, &again).await?;
+    stored.extend(again);
     let handed_back = hand_back(session, holder, &handed_back).await?;
-    keep_logs(session, &stored).await?;
-    stored.iter().for_each(|stored| count_for_others(stored, now_ms, &mut changes));
+    let usage = count(&stored, now_ms, &mut changes);
     counts::store_with(session, &changes, &usage, now_ms).await?;
     tree::charge(session, &charges(&stored)).await?;
 
@@ -225,7 +252,7 @@ async fn hold(
         Transition::HandBack => 2,
     };
     let mixed = round.windows(2).any(|pair| class(&pair[0]) != class(&pair[1]));
-    let large = chunks(round, |one| result_size(one)).len() > 1;
+    let large = chunks(round, |one| carried(one)).len() > 1;
     let mut held = Held::default();
     if !mixed && !large && !round.iter().any(|one| family::asks(one)) {
         return Ok(held);
@@ -259,43 +286,43 @@ impl Written {
     }
 }
 
-/// Moves ended tasks away. What the statement did not count is left to be counted: it counts where it alone does, so that
-/// the rows of counts are taken in one order.
+/// Whether nothing but counts changes with these ends, so that one statement writes them: no task is named twice, none is
+/// known to be in a group, none has effects or is charged to a tree.
+pub(crate) fn are_plain(settlements: &[Settlement]) -> bool {
+    let is_plain = |one: &Settlement| {
+        matches!(one.transition, Transition::Complete(_) | Transition::Fail(_))
+            && one.group.is_none()
+            && one.effects.is_empty()
+            && one.charge.is_none()
+    };
+    let mut seen = HashSet::with_capacity(settlements.len());
+    settlements.iter().all(|one| is_plain(one) && seen.insert(one.id))
+        && chunks(settlements, carried).len() == 1
+}
+
+/// Writes such ends by one statement, which may run twice: what it took is gone. The tasks that it ended.
+pub(crate) async fn end_plain(
+    session: &mut Session,
+    holder: Holder,
+    settlements: &[Settlement],
+    now_ms: i64,
+) -> Result<HashSet<TaskId>, StoreError> {
+    let mut sorted: Vec<&Settlement> = settlements.iter().collect();
+    sorted.sort_unstable_by_key(|one| one.id);
+    let query = bind_ends(sqlx::query(END_PLAIN), &sorted, holder, now_ms).bind(day(now_ms));
+    session.rows(query).await?.iter().map(|row| get(row, 0).map(TaskId)).collect()
+}
+
+/// Moves ended tasks away.
 async fn end(
     session: &mut Session,
     holder: Holder,
     ended: &[&Settlement],
     now_ms: i64,
-    alone: bool,
-    changes: &mut Changes,
-    usage: &mut Usage,
 ) -> Result<Written, StoreError> {
     let mut written = Written::default();
-    let chunks = chunks(ended, |one| result_size(one));
-    let counts_itself = alone && chunks.len() == 1 && changes.is_empty();
-    for chunk in chunks {
-        let state = |one: &&Settlement| match one.transition {
-            Transition::Complete(_) => TaskState::Completed as i16,
-            _ => TaskState::Failed as i16,
-        };
-        let types = chunk.iter().map(|one| result(one).and_then(stored_type).map(stored_text));
-        let results = chunk.iter().map(|one| result(one).map(|result| &result.bytes[..]));
-        let query = bind_attempts(sqlx::query(END), chunk).bind(chunk.iter().map(state).collect::<Vec<_>>());
-        let query = query.bind(types.collect::<Vec<_>>()).bind(results.collect::<Vec<Option<&[u8]>>>());
-        let (mut sums, mut spent) = (Changes::default(), Usage::default());
-        chunk.iter().for_each(|one| count_for_tenant(one, &mut sums, &mut spent));
-        let query = counts::bind_tenants(query.bind(holder.0).bind(now_ms), &sums.rows());
-        let query = counts::bind_usage(query, &spent, now_ms).bind(if counts_itself {
-            chunk.len() as i64
-        } else {
-            -1
-        });
-        let rows = session.rows(query).await?;
-        written.add(&rows)?;
-        if !counts_itself || rows.len() < chunk.len() {
-            let stored = chunk.iter().filter(|one| written.stored(one).is_some());
-            stored.for_each(|one| count_for_tenant(one, changes, usage));
-        }
+    for chunk in chunks(ended, |one| carried(one)) {
+        written.add(&session.rows(bind_ends(sqlx::query(END), chunk, holder, now_ms)).await?)?;
     }
     Ok(written)
 }
@@ -370,8 +397,9 @@ fn result(one: &Settlement) -> Option<&Payload> {
     }
 }
 
-fn result_size(one: &Settlement) -> usize {
-    result(one).map_or(0, |result| result.bytes.len())
+/// Bytes that an end carries.
+fn carried(one: &Settlement) -> usize {
+    result(one).map_or(0, |result| result.bytes.len()) + one.log.len()
 }
 
 fn failure(one: &Settlement) -> Option<&Failure> {
@@ -379,6 +407,25 @@ fn failure(one: &Settlement) -> Option<&Failure> {
         Transition::Fail(failure) | Transition::Retry { failure, .. } => Some(failure),
         _ => None,
     }
+}
+
+/// Binds the 20 parameters of an end.
+fn bind_ends<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    chunk: &[&'q Settlement],
+    holder: Holder,
+    now_ms: i64,
+) -> Query<'q, Postgres, PgArguments> {
+    let state = |one: &&Settlement| match one.transition {
+        Transition::Complete(_) => TaskState::Completed as i16,
+        _ => TaskState::Failed as i16,
+    };
+    let types = chunk.iter().map(|one| result(one).and_then(stored_type).map(stored_text));
+    let results = chunk.iter().map(|one| result(one).map(|result| &result.bytes[..]));
+    let logs = chunk.iter().map(|one| (!one.log.is_empty()).then_some(&one.log[..]));
+    let query = bind_attempts(query, chunk).bind(chunk.iter().map(state).collect::<Vec<_>>());
+    let query = query.bind(types.collect::<Vec<_>>()).bind(results.collect::<Vec<Option<&[u8]>>>());
+    query.bind(logs.collect::<Vec<Option<&[u8]>>>()).bind(holder.0).bind(now_ms)
 }
 
 /// Binds the first 14 parameters, a column each: the fence, the attempt, the failure. The number is not among them: the

@@ -19,7 +19,7 @@ use super::session::{Session, json};
 use super::slot;
 use super::tree::trees;
 use crate::admit::read_type;
-use crate::format::decode_budget;
+use crate::format::{decode_budget, read_priority};
 use crate::tree::roots;
 use crate::turns::take_turns;
 
@@ -65,7 +65,7 @@ pub(crate) const LEASE_TASKS: &str = "
         budget, trace, input_type, input_bytes, input, agent, app_user, start_by_ms, end_by_ms,
         task_group,
         EXISTS (SELECT 1 FROM pause WHERE pause.tenant = task.tenant AND pause.kind = task.kind AND NOT ending),
-        slot_key";
+        slot_key, priority";
 
 /// Due tasks of each tenant in `?1`, in that order, counted up to `?3`.
 pub(crate) const COUNT_DUE: &str = "
@@ -281,6 +281,7 @@ fn decode_row(row: &SqliteRow) -> Option<Taken> {
         crashes: row.try_get(6).ok()?,
         created_ms: row.try_get(7).ok()?,
         place_ms: row.try_get(8).ok()?,
+        priority: read_priority(row.try_get(24).ok()?).ok()?,
         input: Payload {
             content_type: read_type(row.try_get(14).ok()?),
             bytes: Bytes::copy_from_slice(input.unwrap_or_default()),

@@ -72,10 +72,11 @@ use self::cache::CacheFile;
 pub use self::open::{Lock, OpenError};
 use self::open::{log_if, pool_options, reader_options, writer_options};
 use self::session::Session;
+use crate::entry::Entry;
 use crate::places::Places;
 use crate::stored::payload_bytes;
 pub use crate::transaction::WriterCounts;
-use crate::transaction::{Counters, Entry, Priority, Writer};
+use crate::transaction::{Counters, Priority, Writer};
 
 /// Where the files are and how they are read.
 #[derive(Clone, Debug)]
@@ -173,7 +174,7 @@ impl TaskStore for SqliteStore {
         let beat = self
             .0
             .writer
-            .write_plain((), move |session, ()| Box::pin(holder::beat(session, holder, now_ms, lease_ms)));
+            .write_plain(0, (), move |session, ()| Box::pin(holder::beat(session, holder, now_ms, lease_ms)));
         beat.await
     }
 

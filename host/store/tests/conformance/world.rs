@@ -271,6 +271,7 @@ pub fn settlement(task: &LeasedTask, transition: Transition) -> Settlement {
         effects: Effects::default(),
         log: bytes::Bytes::new(),
         charge: None,
+        group: task.group,
     }
 }
 

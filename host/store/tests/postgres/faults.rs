@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use keiko_core::id::TaskId;
-use keiko_core::port::{Dead, LeaseRequest, StoreErrorKind, TaskStore};
-use keiko_core::task::Submitted;
+use keiko_core::port::{Ask, Dead, LeaseRequest, Records, StoreErrorKind, TaskStore};
+use keiko_core::task::{JSON, LeasedTask, NewTask, Payload, Submit, Submitted, Transition};
 use keiko_store::postgres::{PostgresOptions, PostgresStore};
 use sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 
 use crate::world::database::Database;
-use crate::world::{self, LEASE_MS, NOW, customer, new_task, request, submit};
+use crate::world::{self, LEASE_MS, NOW, customer, key, new_task, request, settlement, submit};
 use crate::{open_by_its_own_clock, submit_plain};
 
 /// Beyond the end of its lease, another host has a task of a dead one by then.
@@ -28,6 +28,8 @@ const SWALLOW_THE_COMMIT: u8 = 2;
 const STOP_BEFORE_THE_COMMIT: u8 = 3;
 /// As a host that is stopped while it reads an answer of more than [`LARGE_BYTES`].
 const STOP_READING: u8 = 4;
+/// In the payload of a statement that is a commit by itself.
+const MARK: &str = "\"the statement to break\"";
 /// More than any answer but the one to stop at.
 const LARGE_BYTES: usize = 256 << 10;
 
@@ -65,7 +67,8 @@ async fn pass(mut client: UnixStream, fault: Arc<AtomicU8>) {
             read = client.read(&mut asked) => {
                 let read = read.unwrap_or(0);
                 answer_bytes = 0;
-                let commits = asked[..read].windows(7).any(|window| window == b"COMMIT\0");
+                let says = |what: &[u8]| asked[..read].windows(what.len()).any(|window| window == what);
+                let commits = says(b"COMMIT\0") || says(MARK.as_bytes());
                 let broken = if commits { fault.swap(PASS, Ordering::SeqCst) } else { PASS };
                 if broken == STOP_BEFORE_THE_COMMIT {
                     return std::future::pending().await;
@@ -111,7 +114,10 @@ async fn a_commit_without_an_answer_is_looked_up() {
     let (store, fault, _folder) = open_through_a_proxy(&database, &database.url).await;
     let ada = customer(&store, "ada").await;
     let first = store.reserve_ids(3, NOW).await.unwrap().first.0;
-    let enqueue = |id: i64| store.enqueue(vec![submit(&ada, vec![new_task(TaskId(id), ada.kind)])], NOW);
+    let enqueue = |id: i64| {
+        let tasks = vec![new_task(TaskId(id), ada.kind)];
+        store.enqueue(vec![Submit { key: key(&id.to_string(), 0), ..submit(&ada, tasks) }], NOW)
+    };
 
     fault.store(SWALLOW_THE_ANSWER, Ordering::SeqCst);
     let answers = enqueue(first).await.unwrap();
@@ -127,6 +133,59 @@ async fn a_commit_without_an_answer_is_looked_up() {
 
     enqueue(first + 2).await.unwrap();
     assert_eq!(database.number("SELECT live FROM tenant_count WHERE live > 0").await, 2);
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_without_an_answer_runs_again_and_stores_once() {
+    let database = Database::new().await;
+    let (store, fault, _folder) = open_through_a_proxy(&database, &database.url).await;
+    let ada = customer(&store, "ada").await;
+    let holder = store.open_holder(NOW, LEASE_MS).await.unwrap();
+    let first = store.reserve_ids(3, NOW).await.unwrap().first.0;
+    let marked = Payload { content_type: JSON.to_owned(), bytes: MARK.into() };
+    let task = |id: i64| NewTask { input: marked.clone(), ..new_task(TaskId(id), ada.kind) };
+    let enqueue = |id: i64| store.enqueue(vec![submit(&ada, vec![task(id)])], NOW);
+    let live = "SELECT live FROM tenant_count WHERE live > 0";
+    // Prepared, a statement's text is not sent again.
+    enqueue(first).await.unwrap();
+
+    fault.store(SWALLOW_THE_COMMIT, Ordering::SeqCst);
+    assert!(matches!(enqueue(first + 1).await.unwrap()[..], [Submitted::Accepted { duplicate: false, .. }]));
+    assert_eq!(
+        (fault.load(Ordering::SeqCst), database.number(live).await),
+        (PASS, 2),
+        "nothing had been stored"
+    );
+
+    fault.store(SWALLOW_THE_ANSWER, Ordering::SeqCst);
+    let ask: Ask = Box::new(move || Some(request(holder, 5)));
+    let (leased, submitted) =
+        futures::join!(store.lease_next(ask, Box::pin(std::future::pending())), enqueue(first + 2));
+    assert!(
+        matches!(submitted.unwrap()[..], [Submitted::Accepted { duplicate: false, .. }]),
+        "it took place"
+    );
+    assert_eq!((fault.load(Ordering::SeqCst), database.number(live).await), (PASS, 3));
+    assert_eq!(
+        leased.unwrap_err().kind(),
+        StoreErrorKind::Down,
+        "whoever leased has to know that it may have"
+    );
+    assert_eq!(store.close_holder(holder, NOW).await.unwrap(), 1, "and gives it back by giving up its name");
+
+    let holder = store.open_holder(NOW, LEASE_MS).await.unwrap();
+    let tasks = store.lease(request(holder, 5)).await.unwrap().tasks;
+    let end = |task: &LeasedTask| settlement(task, Transition::Complete(marked.clone()));
+    fault.store(SWALLOW_THE_ANSWER, Ordering::SeqCst);
+    let settled = store.settle(holder, tasks.iter().map(end).collect(), NOW).await.unwrap();
+    assert_eq!((fault.load(Ordering::SeqCst), settled.len()), (PASS, 3));
+    let counts = store.counts(ada.tenant).await.unwrap();
+    assert_eq!((counts.pending, counts.running, counts.completed), (0, 0, 3), "each has ended once");
+
+    // Nobody gives a number out twice: who stores it again had no answer, and its task has ended since.
+    assert!(matches!(enqueue(first).await.unwrap()[..], [Submitted::Accepted { duplicate: false, .. }]));
+    assert_eq!(database.number("SELECT count(*) FROM task").await, 0);
     store.close().await.unwrap();
 }
 
