@@ -25,10 +25,12 @@ use wasmtime::{
 const SPARE_INSTANCES: u32 = 8;
 /// Places of each sort that keep something while no guest uses them. A component finds its own place again there, so more
 /// of them make more components quick.
-const WARM_PLACES_MAX: u32 = 64;
-/// Bytes of a linear memory that a place keeps for its next guest: more than a Rust guest dirties (26 KiB). What
-/// places keep stays with the process however greedy a guest was: 13 MiB of all places, with tables and stacks.
-const MEMORY_KEEP_RESIDENT_BYTES: usize = 128 << 10;
+const WARM_PLACES_MAX: u32 = 40;
+/// Bytes of a linear memory that a place keeps for its next guest: more than a guest in Rust (26 KiB), TypeScript or Python
+/// dirties before it does anything of its own. What goes beyond is faulted in anew by every guest, and its pages are taken
+/// from all processors: with 128 KiB two threads made half as many TypeScript guests as one. What places keep stays with
+/// the process however greedy a guest was: 23 MiB of all places, with tables and stacks.
+const MEMORY_KEEP_RESIDENT_BYTES: usize = 512 << 10;
 /// Bytes of a table that a place keeps.
 const TABLE_KEEP_RESIDENT_BYTES: usize = 16 << 10;
 /// Bytes of a fiber's stack that a place keeps.
