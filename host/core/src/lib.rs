@@ -11,6 +11,7 @@ pub mod cache;
 pub mod canary;
 pub mod catalog;
 pub mod code;
+pub mod compile;
 pub mod crash;
 pub mod effect;
 pub mod group;

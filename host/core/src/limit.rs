@@ -40,6 +40,8 @@ pub const EPOCH_TICK_MS: u64 = 10;
 pub const HOSTCALL_BYTES_MAX: usize = 4 * MIB as usize;
 /// Entries of an attempt's host resource table.
 pub const RESOURCES_MAX: usize = 1_024;
+/// Seconds that a tenant's uploads may take of the compiler in an hour, on each host: one processor's time.
+pub const COMPILE_SECONDS_HOUR_MAX: u64 = 3_600;
 /// Component handles of an attempt.
 pub const HANDLES_MAX: usize = 1_000;
 /// What an attempt has at once of the component model's concurrency, where its engine has that: a waitable set is one, and a

@@ -296,6 +296,8 @@ pub struct TenantPolicy {
     pub fan_out_max: usize,
     /// Largest component, in bytes.
     pub component_bytes_max: u64,
+    /// Seconds that uploads may take of the compiler in an hour, on each host.
+    pub compile_seconds_max: u64,
     /// Capabilities of the tenant's plugins.
     pub grants: Grants,
     /// Engine profiles that its components may have.
@@ -326,6 +328,7 @@ impl Default for TenantPolicy {
             depth_max: 8,
             fan_out_max: 1_000,
             component_bytes_max: limit::COMPONENT_BYTES_MAX,
+            compile_seconds_max: limit::COMPILE_SECONDS_HOUR_MAX,
             grants: Grants::default(),
             profiles: Profiles::STRICT,
             batches: BatchPolicy::default(),

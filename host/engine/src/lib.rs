@@ -199,15 +199,12 @@ impl Engine {
     }
 
     /// Compiles a component in the child and keeps the artifact.
-    async fn make(
-        &self,
-        bytes: Bytes,
-        digest: Digest,
-        profile: Profile,
-    ) -> Result<(Component, u64), InstallError> {
-        let artifact = self.0.compilers.compile(bytes).await?;
+    async fn make(&self, bytes: Bytes, digest: Digest, profile: Profile) -> Result<Ready, InstallError> {
+        let (artifact, compile_ms) = self.0.compilers.compile(bytes).await?;
         let inner = self.0.clone();
-        apart(move || inner.keep(digest, profile, &artifact)).await?
+        let kept = apart(move || inner.keep(digest, profile, &artifact)).await.flatten();
+        let (component, artifact_bytes) = kept.map_err(|error| InstallError { compile_ms, ..error })?;
+        Ok(Ready { component, artifact_bytes, compile_ms })
     }
 
     /// The component of its artifact, of this host or another one, or else compiled.
@@ -224,12 +221,10 @@ impl Engine {
             Some(kept) => Some(kept),
             None => of_others().await?,
         };
-        let is_made = kept.is_none();
-        let (component, artifact_bytes) = match kept {
-            Some(kept) => kept,
-            None => self.make(bytes, digest, profile).await?,
-        };
-        Ok(Ready { component, artifact_bytes, is_made })
+        match kept {
+            Some((component, artifact_bytes)) => Ok(Ready { component, artifact_bytes, compile_ms: 0 }),
+            None => self.make(bytes, digest, profile).await,
+        }
     }
 }
 
@@ -237,8 +232,8 @@ impl Engine {
 struct Ready {
     component: Component,
     artifact_bytes: u64,
-    /// Whether it was made just now.
-    is_made: bool,
+    /// Milliseconds that the compiler took just now; 0 when it was there.
+    compile_ms: u64,
 }
 
 impl Inner {
@@ -303,9 +298,11 @@ impl Runner for Engine {
         scanned.check_profile(profiles).map_err(at(Stage::Scan))?;
         let _flight = self.0.flights.board(digest).await;
         let ready = self.kept_or_made(bytes.clone(), digest, scanned.profile()).await;
-        let Ready { component, artifact_bytes, is_made } = ready.map_err(at(Stage::Compile))?;
-        let generation = self.0.prove(&component, digest, &scanned).await.map_err(at(Stage::Instantiate))?;
-        if is_made {
+        let Ready { component, artifact_bytes, compile_ms } = ready.map_err(at(Stage::Compile))?;
+        let proved = self.0.prove(&component, digest, &scanned).await;
+        let refused = |error: InstallError| InstallError { compile_ms, ..error.at(Stage::Instantiate) };
+        let generation = proved.map_err(refused)?;
+        if compile_ms > 0 {
             generation.made_here();
         }
         let is_program = matches!(generation.tasks, Some(Tasks::Program(_)));
@@ -315,6 +312,7 @@ impl Runner for Engine {
             digest,
             component_bytes: bytes.len() as u64,
             artifact_bytes,
+            compile_ms,
             profile: scanned.profile(),
             manifest: scanned.manifest,
             imports: install::imports(&component),
@@ -405,7 +403,7 @@ impl Engine {
         permitted(profile, profiles)?;
         let ready = self.kept_or_made(bytes, digest, profile).await?;
         let generation = self.0.link(&ready.component, digest, profile)?;
-        if ready.is_made {
+        if ready.compile_ms > 0 {
             self.hand_over(digest, profile).await;
         }
         Ok(generation)

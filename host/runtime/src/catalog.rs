@@ -14,8 +14,8 @@ use keiko_core::catalog::{
 use keiko_core::code::Code;
 use keiko_core::manifest::Manifest;
 use keiko_core::outcome::Failure;
-use keiko_core::policy::{BudgetRequest, TenantPolicy};
-use keiko_core::port::{CatalogStore, Clock, Components, InstallError, Runner, Stage};
+use keiko_core::policy::BudgetRequest;
+use keiko_core::port::{CatalogStore, Clock, Compiled, Components, InstallError, Runner, Stage};
 use keiko_core::profile::Profiles;
 use keiko_core::slot::{Concurrencies, Concurrency};
 use keiko_core::{Digest, KindId, KindName, PluginName, TenantId, VersionName};
@@ -232,17 +232,15 @@ impl Catalog {
         Some(Loaded::new(plugin, None, None))
     }
 
-    /// Checks, compiles and keeps a component: what its version will be.
+    /// Checks a component that was compiled and keeps it: what its version will be.
     pub(crate) async fn prepare(
         &self,
         tenant: TenantId,
-        policy: &TenantPolicy,
+        compiled: Compiled,
         bytes: Bytes,
         manifest: Option<Manifest>,
         refuse: impl FnOnce(&Manifest) -> Option<String>,
     ) -> Result<NewVersion, Error> {
-        let compiled =
-            self.runner.compile(bytes.clone(), policy.component_bytes_max, policy.profiles).await?;
         let manifest = manifest.or(compiled.manifest).ok_or_else(|| {
             let message =
                 "the component carries no manifest (custom section `keiko:manifest`), and none was given beside it";

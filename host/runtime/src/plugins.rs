@@ -4,13 +4,16 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use keiko_core::catalog::{Generation, NewVersion, Plugin, RemoveWhen, Target};
+use keiko_core::limit::{LimitFact, SetBy};
 use keiko_core::manifest::Manifest;
+use keiko_core::port::{Compiled, Stage};
 use keiko_core::profile::Profile;
-use keiko_core::{Digest, TenantId};
+use keiko_core::{Code, Digest, TenantId};
 
 use crate::batch;
 use crate::handle::Handle;
 use crate::request::Error;
+use crate::shared::TenantEntry;
 
 impl Handle {
     /// Installs a component and makes it current; says whether anything changed.
@@ -38,8 +41,23 @@ impl Handle {
         let entry = self.entry(tenant)?;
         let refuse = |manifest: &Manifest| batch::taken(&self.shared, tenant, manifest);
         let catalog = &self.shared.catalog;
-        let prepared = catalog.prepare(tenant, &entry.policy, component, manifest, refuse).await;
-        prepared.inspect_err(|_| catalog.discard())
+        let prepared = async {
+            let compiled = self.compile(entry, component.clone()).await?;
+            catalog.prepare(tenant, compiled, component, manifest, refuse).await
+        };
+        prepared.await.inspect_err(|_| catalog.discard())
+    }
+
+    /// Compiles what a tenant uploads, as long as its uploads have not taken more of the compiler than they may.
+    async fn compile(&self, entry: &TenantEntry, component: Bytes) -> Result<Compiled, Error> {
+        let (policy, now_ms) = (&entry.policy, self.shared.clock.now_ms());
+        let admitted = entry.compiling.lock().admit(policy.compile_seconds_max, now_ms);
+        admitted.map_err(|wait_ms| no_more(policy.compile_seconds_max, wait_ms.div_ceil(1_000)))?;
+        let (bytes_max, profiles) = (policy.component_bytes_max, policy.profiles);
+        let compiled = self.shared.runner.compile(component, bytes_max, profiles).await;
+        let took = compiled.as_ref().map_or_else(|error| error.compile_ms, |compiled| compiled.compile_ms);
+        entry.compiling.lock().add(took);
+        Ok(compiled?)
     }
 
     /// Makes a version that was installed before the current one; says whether anything changed. Attempts that run
@@ -106,5 +124,20 @@ impl Handle {
         let left = self.shared.catalog.remove(tenant, name, when).await?;
         self.shared.swapped(&before).await;
         Ok(left)
+    }
+}
+
+/// The refusal of an upload whose tenant has to wait for so many seconds.
+fn no_more(limit: u64, wait_s: u64) -> Error {
+    let name = "compile_seconds".to_owned();
+    let fact = LimitFact { name, limit, asked: None, set_by: SetBy::Tenant };
+    let message = format!(
+        "the tenant's uploads have taken the {limit} seconds of compiling that an hour has for them; the next may come in {wait_s} s"
+    );
+    Error {
+        limit: Some(fact),
+        retry_after_s: Some(wait_s),
+        stage: Some(Stage::Compile),
+        ..Error::new(Code::RateLimited, message)
     }
 }

@@ -336,6 +336,7 @@ async fn tenant_rows(parts: &Parts, tenants: Vec<TenantOptions>) -> Result<(Entr
         policy: tenant.policy,
         settings: tenant.settings.into_iter().map(|(name, map)| (name, Arc::new(map))).collect(),
         processors: tenant.processors,
+        compiling: parking_lot::Mutex::default(),
     };
     let entries = rows.iter().zip(tenants).map(|(row, tenant)| (row.id, Arc::new(entry(tenant)))).collect();
     Ok((entries, names))

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use keiko_core::batch::Wish;
 use keiko_core::catalog::Tenant;
 use keiko_core::code::Code;
+use keiko_core::compile::Compiling;
 use keiko_core::policy::{Grants, TenantPolicy};
 use keiko_core::port::{
     Agents, Clock, FailedByKind, History, Records, Runner, Signal, Signals, StoreError, StoreErrorKind,
@@ -15,6 +16,7 @@ use keiko_core::port::{
 use keiko_core::stop::StopReason;
 use keiko_core::task::LeasedTask;
 use keiko_core::{PluginName, ProcessorName, TaskId, TenantId, TenantName};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
 use crate::batch::job::BatchJob;
@@ -202,6 +204,8 @@ pub(crate) struct TenantEntry {
     pub(crate) settings: BTreeMap<PluginName, Arc<BTreeMap<String, String>>>,
     /// Processors of the host's own.
     pub(crate) processors: BTreeMap<ProcessorName, Wish>,
+    /// What its uploads have taken of the compiler here.
+    pub(crate) compiling: Mutex<Compiling>,
 }
 
 impl TenantEntry {

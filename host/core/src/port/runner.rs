@@ -122,6 +122,8 @@ pub struct Compiled {
     pub component_bytes: u64,
     /// Size of the artifact.
     pub artifact_bytes: u64,
+    /// Milliseconds that the compiler took; 0 when the artifact was there.
+    pub compile_ms: u64,
     /// The manifest embedded in it, when there is one.
     pub manifest: Option<Manifest>,
     /// The engine profile that it runs on.
@@ -180,12 +182,14 @@ pub struct InstallError {
     pub limit: Option<LimitFact>,
     /// Where it was refused, when it was an upload.
     pub stage: Option<Stage>,
+    /// Milliseconds that the compiler took until then.
+    pub compile_ms: u64,
 }
 
 impl InstallError {
     /// A refusal that names no limit.
     pub fn new(code: Code, message: impl Into<String>) -> InstallError {
-        InstallError { code, message: message.into(), limit: None, stage: None }
+        InstallError { code, message: message.into(), limit: None, stage: None, compile_ms: 0 }
     }
 
     /// The refusal of a component by a policy that does not permit the engine profile it needs, for this reason if known.

@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use keiko_core::code::Code;
@@ -67,9 +67,16 @@ impl Compilers {
         Compilers { compiler, slots: Semaphore::new(children), threads: processors.min(CHILDREN_MAX) }
     }
 
-    /// Compiles a component, waiting for a free place first.
-    pub(crate) async fn compile(&self, component: Bytes) -> Result<Made, InstallError> {
+    /// Compiles a component, waiting for a free place first; with the milliseconds that it took.
+    pub(crate) async fn compile(&self, component: Bytes) -> Result<(Made, u64), InstallError> {
         let _slot = self.slots.acquire().await.map_err(|_| internal("the host no longer compiles"))?;
+        let began = Instant::now();
+        let made = self.compile_now(component).await;
+        let compile_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        made.map(|made| (made, compile_ms)).map_err(|error| InstallError { compile_ms, ..error })
+    }
+
+    async fn compile_now(&self, component: Bytes) -> Result<Made, InstallError> {
         let child = self.spawn().map_err(|error| {
             tracing::error!(error = %error, "the compiler cannot be started");
             internal("the compiler cannot be started")

@@ -27,7 +27,7 @@ use keiko_core::task::{
     Amendment, CancelAnswer, DropAnswer, Payload, RetryAnswer, Settled, Settlement, Submit, Submitted,
 };
 use keiko_core::tree::{Branch, Cut};
-use keiko_core::{Digest, GroupId, Holder, ProcessorName, TaskId, TenantId, TenantName, Token};
+use keiko_core::{Code, Digest, GroupId, Holder, ProcessorName, TaskId, TenantId, TenantName, Token};
 use keiko_runtime::cache::CacheParts;
 use keiko_runtime::{Handle, Options, Parts, Runtime, TaskRequest, TenantOptions};
 use keiko_store::memory::MemoryStore;
@@ -61,11 +61,19 @@ impl Runner for Script {
         let mut digest = [0; 32];
         let length = bytes.len().min(32);
         digest[..length].copy_from_slice(&bytes[bytes.len() - length..]);
+        let text = String::from_utf8_lossy(&bytes);
+        let took = text.lines().find_map(|line| line.strip_prefix("# compiled for "));
+        let compile_ms = took.map_or(0, |ms| ms.parse().expect("milliseconds"));
+        if text.contains("# refused") {
+            let error = InstallError::new(Code::ComponentInvalid, "it is refused");
+            return Err(InstallError { compile_ms, ..error });
+        }
         let manifest = Manifest::parse(&bytes).expect("scripts have good manifests");
         Ok(Compiled {
             digest: Digest(digest),
             component_bytes: bytes.len() as u64,
             artifact_bytes: 0,
+            compile_ms,
             profile: Profile::Strict,
             manifest: Some(manifest),
             imports: Vec::new(),

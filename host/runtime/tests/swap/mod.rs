@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -68,6 +69,29 @@ async fn swaps_fail_no_task_and_every_attempt_runs_one_version() {
     }
     assert_eq!(ran.len(), 2, "both versions ran: {ran:?}");
     assert_eq!(handle.plugin(tenant, "script").expect("installed").generation, 102);
+    runtime.drain().await;
+}
+
+#[tokio::test]
+async fn uploads_of_a_tenant_take_no_more_of_the_compiler_than_an_hour_has() {
+    let bench = Bench::new().await;
+    let (runtime, handle, tenant) = bench.start(|attempt, _, _| digest(attempt)).await;
+    let upload = async |line: &str, version: u32| {
+        let kinds = "[[kind]]\nname = \"a\"\n[[kind]]\nname = \"b\"\n";
+        let plugin = format!("[plugin]\nname = \"script\"\nversion = \"{version}\"\n{kinds}");
+        let text = format!("{plugin}{line}\n# {version:>40} is the version of this text");
+        handle.install(tenant, Bytes::from(text), None).await
+    };
+    // What is refused has been compiled all the same; one upload may go beyond the hour, the next may not.
+    let refused = upload("# refused\n# compiled for 3000000", 2).await.expect_err("refused");
+    assert_eq!(refused.code, Code::ComponentInvalid);
+    upload("# compiled for 700000", 3).await.expect("there is some left");
+    let waits = upload("# compiled for 1", 4).await.expect_err("there is none left");
+    assert_eq!((waits.code, waits.limit.expect("a limit").limit), (Code::RateLimited, 3_600));
+    let wait_s = waits.retry_after_s.expect("a time");
+    assert!((90..=100).contains(&wait_s), "{wait_s}");
+    bench.clock.0.fetch_add(100_000, Ordering::Relaxed);
+    upload("# compiled for 1", 4).await.expect("it has come back");
     runtime.drain().await;
 }
 

@@ -292,6 +292,7 @@ impl Checker {
         policy.fan_out_max = one("fan_out_max", policy.fan_out_max as u64, BULK_TASKS_MAX as u64) as usize;
         let mib = one("component_mib_max", policy.component_bytes_max / MIB, COMPONENT_BYTES_CEILING / MIB);
         policy.component_bytes_max = mib.saturating_mul(MIB);
+        policy.compile_seconds_max = one("compile_s_max", policy.compile_seconds_max, 1_000_000);
         policy.batches.items_max = one("batch_items_max", policy.batches.items_max, BATCH_ITEMS_MAX);
         let kib = one("batch_kib_max", policy.batches.bytes_max / KIB, BATCH_BYTES_MAX / KIB);
         policy.batches.bytes_max = kib.saturating_mul(KIB);

@@ -100,6 +100,7 @@ pub(super) const LIMITS: &[&str] = &[
     "depth_max",
     "fan_out_max",
     "component_mib_max",
+    "compile_s_max",
     "batch_items_max",
     "batch_kib_max",
     "waiting_items_max",

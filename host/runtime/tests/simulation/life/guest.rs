@@ -511,6 +511,7 @@ impl Runner for Guests {
             digest: Digest([1; 32]),
             component_bytes: bytes.len() as u64,
             artifact_bytes: 0,
+            compile_ms: 0,
             profile: Profile::Strict,
             manifest: Some(manifest),
             imports: Vec::new(),
