@@ -5,6 +5,7 @@
 
 mod batches;
 mod life;
+mod news;
 mod schedules;
 #[allow(dead_code, reason = "what is about real time is used by other tests")]
 #[path = "../support/mod.rs"]

@@ -17,7 +17,7 @@ fn at(text: &str) -> i64 {
     text.parse::<jiff::Timestamp>().expect("a time").as_millisecond()
 }
 
-fn clock(began: &str) -> Arc<Virtual> {
+pub fn clock(began: &str) -> Arc<Virtual> {
     Arc::new(Virtual::from(at(began)))
 }
 
@@ -40,7 +40,7 @@ fn asked(name: &str, cron: &str, missed: Missed) -> ScheduleRequest {
     }
 }
 
-async fn install(handle: &Handle) -> TenantId {
+pub async fn install(handle: &Handle) -> TenantId {
     let tenant = handle.tenant(&"default".parse().expect("a name")).expect("the tenant");
     handle.install(tenant, MANIFEST.into(), None).await.expect("the script installs");
     tenant
