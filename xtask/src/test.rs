@@ -45,6 +45,7 @@ const ONCE: &[&str] = &[
     "readers_of_a_cold_key",
     "attacks_end_with",
     "every_language",
+    "what_one_host_installs_runs_on_the_other",
 ];
 /// Those of them that are about PostgreSQL.
 const POSTGRES: &[&str] =
