@@ -4,11 +4,9 @@
 //!   made again when it was lost. Whoever asks has a limit of its own to how long it waits.
 //! - Envelopes end with their keys (`PX`). The newer of two counts, by a script that compares the stamps.
 //! - What else stands under a key, whatever its type, is nothing, and is overwritten.
-//! - Reads that come together go together, as one pipeline ([`reads`]).
 //! - Each key is named by itself in every command, so that a cluster can hold them. Leases have keys of their own.
 
 mod connection;
-mod reads;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +26,6 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::timeout;
 
 use self::connection::{ANSWER, CONNECT, Connection, Nodes};
-use self::reads::Reads;
 use crate::transaction::spawn;
 
 /// Wait before the next try to listen.
@@ -78,7 +75,6 @@ pub struct RedisLevel(Arc<Inner>);
 struct Inner {
     installation: Installation,
     connection: Connection,
-    reads: Reads,
     put: Script,
     take_lease: Script,
     free_lease: Script,
@@ -113,7 +109,6 @@ impl RedisLevel {
         spawn(listen(listeners, CacheKey::channel(&installation), me, sender, closed));
         Ok(RedisLevel(Arc::new(Inner {
             installation,
-            reads: Reads::start(connection.clone()),
             connection,
             put: Script::new(PUT),
             take_lease: Script::new(TAKE_LEASE),
@@ -180,12 +175,9 @@ impl RedisLevel {
 #[async_trait]
 impl CacheLevel for RedisLevel {
     async fn get(&self, keys: &[CacheKey], _now_ms: i64) -> Result<Vec<Option<Bytes>>, StoreError> {
-        if let [key] = keys {
-            return Ok(vec![of_ours(self.0.reads.get(self.external(key)).await)?]);
-        }
         let names: Vec<String> = keys.iter().map(|key| self.external(key)).collect();
-        let answers = self.0.connection.each::<Option<Vec<u8>>>("GET", &names).await;
-        answers.map_err(store_error)?.into_iter().map(of_ours).collect()
+        let texts = self.0.connection.texts(&names).await.map_err(store_error)?;
+        Ok(texts.into_iter().map(|text| text.map(Bytes::from)).collect())
     }
 
     async fn put(&self, kept: Kept, now_ms: i64) -> Result<bool, StoreError> {
@@ -267,15 +259,6 @@ impl Backplane for RedisLevel {
             Some(heard) => heard,
             None => std::future::pending().await,
         }
-    }
-}
-
-/// What is under a key, if it is a text.
-fn of_ours(answer: RedisResult<Option<Vec<u8>>>) -> Result<Option<Bytes>, StoreError> {
-    match answer {
-        Ok(bytes) => Ok(bytes.map(Bytes::from)),
-        Err(error) if error.code() == Some("WRONGTYPE") => Ok(None),
-        Err(error) => Err(store_error(error)),
     }
 }
 

@@ -103,7 +103,7 @@ struct Inner {
     stamps: Stamps,
     memory: Memory,
     /// The levels behind memory, nearest first.
-    tiers: Vec<Tier>,
+    tiers: Vec<Arc<Tier>>,
     backplanes: Vec<Arc<dyn Backplane>>,
     flights: Flights,
     fills: Arc<Fills>,
@@ -158,7 +158,8 @@ impl Cache {
         let counters = Arc::new(Counters::default());
         let tier = |level, store: Option<Arc<dyn CacheLevel>>, patience| {
             let (counters, clock) = (Arc::clone(&counters), Arc::clone(&parts.clock));
-            store.map(|store| Tier::new(level, store, parts.installation.clone(), patience, counters, clock))
+            let installation = parts.installation.clone();
+            store.map(|store| Arc::new(Tier::new(level, store, installation, patience, counters, clock)))
         };
         let redis = tier(Level::Redis, parts.redis.clone(), options.redis_patience);
         let database = tier(Level::Database, parts.database.clone(), options.database_patience);
@@ -186,7 +187,6 @@ impl Cache {
 
     /// What is under several keys of one tenant, in their order.
     pub async fn get_many(&self, keys: &[CacheKey]) -> Vec<Found> {
-        self.prefetch(keys).await;
         join_all(keys.iter().map(|key| self.look(key))).await.into_iter().map(found).collect()
     }
 
@@ -245,8 +245,7 @@ impl Cache {
         let now_ms = self.0.clock.now_ms();
         let mut steps = vec![(Level::Memory, Some(self.0.memory.get(key).map(|held| held.entry.clone())))];
         for tier in &self.0.tiers {
-            let answer = tier.get(std::slice::from_ref(key)).await;
-            steps.push((tier.level, answer.ok().map(|mut found| found.pop().flatten())));
+            steps.push((tier.level, tier.get(key).await.ok()));
         }
         let mut explained = Vec::new();
         for (level, answer) in steps {
@@ -347,8 +346,7 @@ impl Cache {
     async fn newest(&self, key: &CacheKey) -> Option<Entry> {
         let mut newest = self.0.memory.get(key).map(|held| held.entry.clone());
         for tier in &self.0.tiers {
-            let found =
-                tier.get(std::slice::from_ref(key)).await.ok().and_then(|mut found| found.pop().flatten());
+            let found = tier.get(key).await.ok().flatten();
             newest = match (newest, found) {
                 (Some(newest), Some(found)) if newest.stamp >= found.stamp => Some(newest),
                 (newest, found) => found.or(newest),

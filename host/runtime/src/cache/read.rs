@@ -216,32 +216,6 @@ impl Cache {
         // Whoever began it may go away; the next one who asks goes on with it.
         Either::Right(reading)
     }
-
-    /// Brings what several keys have into memory by one question to each level.
-    pub(crate) async fn prefetch(&self, keys: &[CacheKey]) {
-        let now_ms = self.0.clock.now_ms();
-        let unsure = |key: &&CacheKey| matches!(self.near(key, now_ms), Near::Unsure(_));
-        let mut missing: Vec<CacheKey> = keys.iter().filter(unsure).cloned().collect();
-        for (nearer, tier) in self.0.tiers.iter().enumerate() {
-            if missing.len() < 2 {
-                return;
-            }
-            let (changes, epoch) = (self.0.changes(), self.0.epoch.now(now_ms));
-            let Ok(found) = tier.get(&missing).await else { continue };
-            let mut left = Vec::new();
-            for (key, entry) in missing.into_iter().zip(found) {
-                match entry {
-                    // Of what changed meanwhile, nobody knows here which is newer: it is read one by one.
-                    Some(entry) if changes == self.0.changes() => {
-                        self.0.promote(&key, &entry, nearer, epoch).await;
-                    }
-                    Some(_) => {}
-                    None => left.push(key),
-                }
-            }
-            missing = left;
-        }
-    }
 }
 
 impl Inner {
@@ -251,9 +225,9 @@ impl Inner {
         let mut unknown = true;
         let mut found = None;
         for (nearer, tier) in self.tiers.iter().enumerate() {
-            let answer = tier.get(std::slice::from_ref(key)).await;
+            let answer = tier.get(key).await;
             unknown &= answer.is_err();
-            let Some(entry) = answer.ok().and_then(|mut found| found.pop().flatten()) else { continue };
+            let Some(entry) = answer.ok().flatten() else { continue };
             self.stamps.saw(entry.stamp);
             found = Some((nearer, entry));
             break;
@@ -262,7 +236,7 @@ impl Inner {
         let newest = self.land(key, number, landed, epoch);
         let Some((nearer, entry)) = found else { return Far { entry: None, unknown } };
         if newest {
-            self.promote_between(key, &entry, nearer).await;
+            self.promote(key, &entry, nearer).await;
         }
         Far { entry: Some(entry), unknown: false }
     }
@@ -279,16 +253,8 @@ impl Inner {
         true
     }
 
-    /// Takes what the level of this number has to the nearer ones and to memory.
-    async fn promote(&self, key: &CacheKey, entry: &Entry, found_at: usize, epoch: u64) {
-        let now_ms = self.clock.now_ms();
-        self.stamps.saw(entry.stamp);
-        let near = promoted(entry, self.options.times.memory_ms, now_ms);
-        self.memory.put(key, near, epoch);
-        self.promote_between(key, entry, found_at).await;
-    }
-
-    async fn promote_between(&self, key: &CacheKey, entry: &Entry, found_at: usize) {
+    /// Takes what the level of this number has to the nearer ones.
+    async fn promote(&self, key: &CacheKey, entry: &Entry, found_at: usize) {
         let now_ms = self.clock.now_ms();
         for tier in &self.tiers[..found_at] {
             let near = promoted(entry, self.options.times.of(tier.level), now_ms);

@@ -1,6 +1,7 @@
 //! Values on their way through the levels and between hosts.
 
 use bytes::Bytes;
+use futures::future::join_all;
 use keiko_core::cache::{Level, Tag, VALUE_BYTES_MAX, Verdict, Why, Wish};
 use keiko_core::port::Heard;
 use keiko_runtime::cache::{BLIND_MS, CacheOptions, Event, Found, Outcome, StepKnown, Stored};
@@ -101,8 +102,29 @@ async fn several_keys_come_in_their_order_by_one_question_to_a_level() {
     }
     let expected = [value("one"), value("two"), Found::Nothing(Why::Nothing), value("four")];
     assert_eq!(world.cache(1).get_many(&keys).await, expected);
+    let reads = || [world.hosts[1].redis.reads(), world.hosts[1].database.reads()];
+    assert_eq!(reads(), [2, 2], "what there is, and whether everything of the tenant was removed");
     assert_eq!(world.cache(1).get_many(&keys).await, expected);
+    assert_eq!(reads(), [3, 3], "what there is not is looked for again");
     assert!(world.cache(1).get_many(&[]).await.is_empty());
+}
+
+#[tokio::test]
+async fn reads_that_come_together_are_one_question_as_long_as_it_has_room() {
+    let world = World::new(2);
+    let keys: Vec<_> = (0..257).map(|number| key(&world.ada, &number.to_string())).collect();
+    for key in &keys {
+        world.cache(0).set(key, "v".into(), &Wish::default()).await;
+    }
+    // And one more that asks whether everything of the tenant was removed.
+    for (range, expected) in [(0..1, 1 + 1), (0..256, 1 + 1), (0..257, 2 + 1)] {
+        let host = &world.hosts[1];
+        host.cache.take(Heard::Found, &[]);
+        let before = host.redis.reads();
+        let found = join_all(keys[range.clone()].iter().map(|key| host.cache.get(key))).await;
+        assert!(found.iter().all(|found| *found == value("v")));
+        assert_eq!(host.redis.reads() - before, expected, "{range:?}");
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 
 use async_trait::async_trait;
@@ -51,23 +51,29 @@ pub struct MemoryLevel {
     installation: Installation,
     state: Arc<Mutex<State>>,
     fault: Arc<AtomicU8>,
+    reads: Arc<AtomicU64>,
 }
 
 impl MemoryLevel {
     /// An empty level.
     pub fn new(installation: Installation) -> MemoryLevel {
-        MemoryLevel { installation, state: Arc::default(), fault: Arc::default() }
+        MemoryLevel { installation, state: Arc::default(), fault: Arc::default(), reads: Arc::default() }
     }
 
     /// The same level as another host has it.
     #[must_use]
     pub fn another_host(&self) -> MemoryLevel {
-        MemoryLevel { fault: Arc::default(), ..self.clone() }
+        MemoryLevel { fault: Arc::default(), reads: Arc::default(), ..self.clone() }
     }
 
     /// What goes wrong for this host from now on.
     pub fn set_fault(&self, fault: LevelFault) {
         self.fault.store(fault as u8, Ordering::SeqCst);
+    }
+
+    /// How often this host has asked it for entries.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
     }
 
     /// Puts something else in the place of every envelope.
@@ -115,6 +121,7 @@ impl MemoryLevel {
 #[async_trait]
 impl CacheLevel for MemoryLevel {
     async fn get(&self, keys: &[CacheKey], now_ms: i64) -> Result<Vec<Option<Bytes>>, StoreError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         self.call(|state| {
             let of = |key: &CacheKey| {
                 let held = state.entries.get(&key.external(&self.installation));

@@ -128,6 +128,17 @@ impl Connection {
         pipe.ignore_errors().query_async(&mut self.clone()).await
     }
 
+    /// What is under each key, if it is a text, in the order of the keys.
+    pub(super) async fn texts(&self, keys: &[String]) -> RedisResult<Vec<Option<Vec<u8>>>> {
+        if matches!(self, Connection::Cluster(_)) {
+            return self.each("GET", keys).await?.into_iter().map(text).collect();
+        }
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        ::redis::cmd("MGET").arg(keys).query_async(&mut self.clone()).await
+    }
+
     /// Whoever has keys: each of them must be walked over.
     pub(super) async fn masters(&mut self) -> RedisResult<Vec<Master>> {
         let Connection::Cluster(_) = self else { return Ok(vec![None]) };
@@ -145,6 +156,14 @@ impl Connection {
             }
             (connection, _) => cmd.query_async(connection).await,
         }
+    }
+}
+
+/// What else than a text is there counts as nothing, as it does for `MGET`.
+fn text(answer: RedisResult<Option<Vec<u8>>>) -> RedisResult<Option<Vec<u8>>> {
+    match answer {
+        Err(error) if error.code() == Some("WRONGTYPE") => Ok(None),
+        answer => answer,
     }
 }
 
