@@ -60,6 +60,26 @@ fn an_idle_host_asks_its_database_next_to_nothing() {
 }
 
 #[test]
+fn a_task_alone_costs_its_database_two_statements() {
+    let postgres = Postgres::start(Programs::find(None).unwrap()).unwrap();
+    let database = postgres.new_database().unwrap();
+    database.query("CREATE EXTENSION pg_stat_statements").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let host = host(&folder, &database);
+    let client = host.client();
+    client.install(&tree::guest("family").unwrap()).unwrap();
+    let task = json!({"plugin": "family", "kind": "child", "input": {"n": 3, "which": 0}});
+    let run = || client.post_json("/v1/tasks?wait=30", &task, None).unwrap().json().unwrap();
+    // What it takes to know a plugin and a tenant is asked once.
+    (0..10).for_each(|_| drop(run()));
+    wait::pause(SETTLED);
+    let before = statements(&database);
+    (0..100).for_each(|_| assert_eq!(run()["state"], "completed"));
+    let each = (statements(&database) - before) / 100.0;
+    assert!((2.0..2.5).contains(&each), "{each} statements a task: one stores and leases it, one ends it");
+}
+
+#[test]
 fn two_hosts_try_one_canary_together_and_follow_one_verdict() {
     let postgres = Postgres::start(Programs::find(None).unwrap()).unwrap();
     let database = postgres.new_database().unwrap();

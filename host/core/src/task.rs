@@ -177,6 +177,8 @@ pub enum Submitted {
         count: u32,
         /// Whether an earlier submit with the same key had stored them.
         duplicate: bool,
+        /// Whether this host has leased all of them already, by the lease that went with the submit.
+        leased: bool,
     },
     /// Of several tasks some were there already, under keys of their kinds; the others are stored.
     Mixed {

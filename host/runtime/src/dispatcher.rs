@@ -32,7 +32,6 @@ pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
     let mut next = None;
     while !stop.is_cancelled() {
         let wake = shared.wake.notified();
-        let with_submit = next.is_some();
         let (tenure, outcome) = match next.take() {
             Some(next) => next,
             None => lease(&shared, after, expects).await,
@@ -67,10 +66,9 @@ pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
                 biased;
                 () = stop.cancelled() => false,
                 () = low => true,
-                // Most likely this is the submit that was leased with.
                 () = wake => {
                     woken = true;
-                    !with_submit
+                    true
                 }
                 () = tokio::time::sleep(rest.time) => rest.time < shared.options.poll,
             }

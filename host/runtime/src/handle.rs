@@ -163,12 +163,12 @@ impl Handle {
             at(index.unwrap_or(0), named.len(), Error::new(Code::NotFound, text))
         };
         match answer {
-            Some(Submitted::Accepted { first, count, duplicate }) => {
-                self.stored(tenant, if duplicate { 0 } else { count });
+            Some(Submitted::Accepted { first, count, duplicate, leased }) => {
+                self.stored(tenant, if duplicate { 0 } else { count }, leased);
                 Ok(Accepted { first, count, duplicate, mixed: None })
             }
             Some(Submitted::Mixed { ids, stored }) => {
-                self.stored(tenant, stored);
+                self.stored(tenant, stored, false);
                 let first = ids.first().copied().unwrap_or(TaskId(0));
                 Ok(Accepted { first, count: ids.len() as u32, duplicate: stored == 0, mixed: Some(ids) })
             }
@@ -196,10 +196,13 @@ impl Handle {
         }
     }
 
-    /// So many tasks are in the queue that were not before.
-    fn stored(&self, tenant: TenantId, count: u32) {
-        if count > 0 {
-            self.shared.gauge.change(tenant, i64::from(count));
+    /// So many tasks are in the queue that were not before; those that are `leased` wait for nobody.
+    fn stored(&self, tenant: TenantId, count: u32, leased: bool) {
+        if count == 0 {
+            return;
+        }
+        self.shared.gauge.change(tenant, i64::from(count));
+        if !leased {
             self.shared.ready();
         }
     }

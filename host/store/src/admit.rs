@@ -25,7 +25,7 @@ pub(crate) fn decide(
         return if known.body == key.body { known.answer() } else { Submitted::Conflict };
     }
     let Some(first) = submit.tasks.first().map(|task| task.id) else {
-        return Submitted::Accepted { first: TaskId(0), count: 0, duplicate: false };
+        return Submitted::Accepted { first: TaskId(0), count: 0, duplicate: false, leased: false };
     };
     if let Some(missing) = people.missing(submit) {
         return missing;
@@ -48,8 +48,8 @@ pub(crate) fn decide(
         keys.remember(submit.tenant, key, Stood { first, count, ids }, now_ms);
     }
     match ids.as_deref() {
-        None => Submitted::Accepted { first, count, duplicate: false },
-        Some(&[only]) => Submitted::Accepted { first: only, count, duplicate: true },
+        None => Submitted::Accepted { first, count, duplicate: false, leased: false },
+        Some(&[only]) => Submitted::Accepted { first: only, count, duplicate: true, leased: false },
         Some(ids) => Submitted::Mixed { ids: ids.to_vec(), stored: wanted as u32 },
     }
 }
@@ -140,8 +140,8 @@ impl Known {
     fn answer(&self) -> Submitted {
         let Stood { first, count, ids } = &self.tasks;
         match ids.as_deref() {
-            None => Submitted::Accepted { first: *first, count: *count, duplicate: true },
-            Some(&[only]) => Submitted::Accepted { first: only, count: 1, duplicate: true },
+            None => Submitted::Accepted { first: *first, count: *count, duplicate: true, leased: false },
+            Some(&[only]) => Submitted::Accepted { first: only, count: 1, duplicate: true, leased: false },
             Some(ids) => Submitted::Mixed { ids: ids.to_vec(), stored: 0 },
         }
     }

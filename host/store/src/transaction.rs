@@ -19,6 +19,7 @@
 //! [`GROUP_BYTES_MAX`] bytes share a transaction.
 
 use std::any::Any;
+use std::collections::HashSet;
 use std::future::ready;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use keiko_core::batch::{Add, Added};
+use keiko_core::id::TaskId;
 use keiko_core::port::{Ask, Lease, LeaseRequest, StoreError, StoreErrorKind};
 use keiko_core::task::{Submit, Submitted};
 use parking_lot::Mutex;
@@ -447,7 +449,29 @@ async fn transaction<S: Transactions>(session: &mut S, group: &mut [Entry<S>]) -
             Write::Submit(_) | Write::Add(_) => {}
         }
     }
+    tell_leased(group);
     session.commit().await
+}
+
+/// Notes of which submits the lease that came along has taken everything.
+fn tell_leased<S>(group: &mut [Entry<S>]) {
+    let mut ids = HashSet::new();
+    for entry in group.iter() {
+        if let Write::Along(along) = &entry.write {
+            ids.extend(along.done.iter().flat_map(|(_, lease)| &lease.tasks).map(|task| task.id));
+        }
+    }
+    if ids.is_empty() {
+        return;
+    }
+    for entry in group {
+        let Write::Submit(call) = &mut entry.write else { continue };
+        for answer in &mut call.done {
+            if let Submitted::Accepted { first, count, duplicate: false, leased } = answer {
+                *leased = (0..i64::from(*count)).all(|place| ids.contains(&TaskId(first.0 + place)));
+            }
+        }
+    }
 }
 
 /// Writes a group of submits, with the lease that came along, in one go if the database can.

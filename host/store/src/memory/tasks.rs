@@ -48,7 +48,7 @@ impl State {
                 Submitted::Accepted { count, duplicate: true, .. }
                     if self.breaks(Mutation::KeyAnswersNewIds) =>
                 {
-                    Submitted::Accepted { first: submit.tasks[0].id, count, duplicate: true }
+                    Submitted::Accepted { first: submit.tasks[0].id, count, duplicate: true, leased: false }
                 }
                 answer => answer,
             };

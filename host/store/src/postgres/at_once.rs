@@ -99,7 +99,9 @@ pub(crate) async fn submit(
     let query = query.bind(texts(|task| stored_type(&task.input).map(stored_text))).bind(inputs);
     let query = query.bind(perhaps(|task| ends(task).start_by_ms)).bind(perhaps(|task| ends(task).end_by_ms));
     session.alone().await?;
-    let Some(row) = session.row_or_taken(query).await? else { return Ok(Some((accepted(submits), None))) };
+    let Some(row) = session.row_or_taken(query).await? else {
+        return Ok(Some((accepted(submits, false), None)));
+    };
     let (stored, shift_ms): (i64, i64) = (get(&row, 0)?, get(&row, 1)?);
     if stored == 0 && !get::<bool>(&row, 2)? {
         return Ok(None);
@@ -110,7 +112,7 @@ pub(crate) async fn submit(
         next_run_at_ms: session.ahead.next_run_at_ms().filter(|_| tasks.len() < request.room),
         lost: false,
     });
-    Ok(Some((accepted(submits), lease)))
+    Ok(Some((accepted(submits, lease.is_some()), lease)))
 }
 
 /// The tenant and the tasks of submits that fit into the statement.
@@ -140,11 +142,12 @@ fn room(request: &LeaseRequest, tenant: TenantId) -> usize {
     request.caps.get(&tenant).copied().unwrap_or(request.cap_default).min(request.room)
 }
 
-fn accepted(submits: &[(&Submit, i64)]) -> Vec<Submitted> {
+fn accepted(submits: &[(&Submit, i64)], leased: bool) -> Vec<Submitted> {
     let answer = |(submit, _): &(&Submit, i64)| Submitted::Accepted {
         first: submit.tasks.first().map_or(TaskId(0), |task| task.id),
         count: submit.tasks.len() as u32,
         duplicate: false,
+        leased,
     };
     submits.iter().map(answer).collect()
 }

@@ -105,20 +105,16 @@ pub(crate) const END: &str = concat!(ended!(""), " SELECT id, number, agent, tas
 /// Moves ended tasks that are in no group, and counts them: all that such an end changes, in one statement.
 pub(crate) const END_PLAIN: &str = concat!(
     ended!(" AND t.task_group IS NULL"),
-    ", counted AS (
+    ", total AS (
+        SELECT tenant, count(*) AS ended, count(*) FILTER (WHERE state = 2) AS completed, sum(fuel_used) AS fuel_used, ",
+    sum!("elapsed_us"),
+    " AS guest_us FROM gone GROUP BY tenant ORDER BY tenant),
+    counted AS (
         UPDATE tenant_count AS t SET live = t.live - c.ended, completed = t.completed + c.completed,
             failed = t.failed + c.ended - c.completed
-        FROM (SELECT tenant, count(*) AS ended, count(*) FILTER (WHERE state = 2) AS completed FROM gone
-            GROUP BY tenant ORDER BY tenant) AS c
-        WHERE t.tenant = c.tenant),
+        FROM total AS c WHERE t.tenant = c.tenant),
     spent AS (",
-    usage!(
-        "$21",
-        "(SELECT tenant, count(*) AS attempts, count(*) FILTER (WHERE state = 2) AS completed,
-            count(*) FILTER (WHERE state = 3) AS failed, sum(fuel_used) AS fuel_used, ",
-        sum!("elapsed_us"),
-        " AS guest_us FROM gone GROUP BY tenant ORDER BY tenant)"
-    ),
+    usage!("$21", "(SELECT tenant, ended, completed, ended - completed, fuel_used, guest_us FROM total)"),
     "), agents AS (",
     agents!(
         "(SELECT agent, tenant, 0, count(*) FILTER (WHERE state = 2), count(*) FILTER (WHERE state = 3), 0, count(*), ",

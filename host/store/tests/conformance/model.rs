@@ -154,7 +154,10 @@ impl Game<'_> {
                 assert_eq!(answer, Submitted::QueueFull { live });
             }
             (None, _) => {
-                assert_eq!(answer, Submitted::Accepted { first: ids[0].0, count, duplicate: false });
+                assert_eq!(
+                    answer,
+                    Submitted::Accepted { first: ids[0].0, count, duplicate: false, leased: false }
+                );
                 if let Some((name, body)) = keyed {
                     self.keys.insert((customer.tenant, name), (ids[0].0, body));
                 }

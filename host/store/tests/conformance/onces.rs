@@ -61,7 +61,7 @@ fn taken(task: TaskId) -> Submitted {
 
 fn stored(answer: Submitted) -> (TaskId, bool) {
     match answer {
-        Submitted::Accepted { first, count: 1, duplicate } => (first, duplicate),
+        Submitted::Accepted { first, count: 1, duplicate, .. } => (first, duplicate),
         other => panic!("{other:?}"),
     }
 }

@@ -85,15 +85,18 @@ pub async fn a_key_finds_its_submit_while_it_lasts(world: &World) {
         world.tasks.enqueue(vec![keyed(&world.ada, tasks.to_vec(), body)], now_ms)
     };
     let new = enqueue(&tasks[..2], 1, NOW).await.unwrap();
-    assert_eq!(new, [Submitted::Accepted { first, count: 2, duplicate: false }]);
+    assert_eq!(new, [Submitted::Accepted { first, count: 2, duplicate: false, leased: false }]);
     let last = NOW + KEY_AGE_MS - 1;
     let again = enqueue(&tasks[2..3], 1, last).await.unwrap();
-    assert_eq!(again, [Submitted::Accepted { first, count: 2, duplicate: true }]);
+    assert_eq!(again, [Submitted::Accepted { first, count: 2, duplicate: true, leased: false }]);
     assert_eq!(enqueue(&tasks[3..4], 2, last).await.unwrap(), [Submitted::Conflict]);
     // Expired: the key is free for any body, and stands for the new one.
     let expired = NOW + KEY_AGE_MS;
     let replaced = enqueue(&tasks[4..5], 2, expired).await.unwrap();
-    assert_eq!(replaced, [Submitted::Accepted { first: tasks[4].id, count: 1, duplicate: false }]);
+    assert_eq!(
+        replaced,
+        [Submitted::Accepted { first: tasks[4].id, count: 1, duplicate: false, leased: false }]
+    );
     assert_eq!(enqueue(&tasks[5..], 1, expired).await.unwrap(), [Submitted::Conflict]);
     assert_eq!(world.live(&world.ada).await, 3);
 }
@@ -122,8 +125,8 @@ pub async fn equal_keys_in_one_call_store_one_submit(world: &World) {
     let submits = [(0, 1), (1, 1), (2, 2)].map(|(at, body)| keyed(&world.ada, vec![tasks[at].clone()], body));
     let answers = world.tasks.enqueue(submits.to_vec(), NOW).await.unwrap();
     let first = tasks[0].id;
-    assert_eq!(answers[0], Submitted::Accepted { first, count: 1, duplicate: false });
-    assert_eq!(answers[1], Submitted::Accepted { first, count: 1, duplicate: true });
+    assert_eq!(answers[0], Submitted::Accepted { first, count: 1, duplicate: false, leased: false });
+    assert_eq!(answers[1], Submitted::Accepted { first, count: 1, duplicate: true, leased: false });
     assert_eq!(answers[2], Submitted::Conflict);
     assert_eq!(world.live(&world.ada).await, 1);
 }

@@ -26,7 +26,7 @@ async fn a_lease_that_waits_comes_with_the_next_submit() {
         store.lease_next(Box::new(move || Some(request(holder, 5))), Box::pin(pending())),
         store.enqueue(vec![submit(&ada, vec![new_task(id, ada.kind)])], NOW),
     );
-    assert!(matches!(submitted.unwrap()[..], [Submitted::Accepted { count: 1, .. }]));
+    assert!(matches!(submitted.unwrap()[..], [Submitted::Accepted { count: 1, leased: true, .. }]));
     let (asked, lease) = leased.unwrap().unwrap();
     assert_eq!((asked.room, lease.lost), (5, false));
     let tasks = lease.tasks;
@@ -107,10 +107,11 @@ async fn as_many_are_leased_as_they_are_stored_as_there_is_room_for() {
     let tasks = |from: i64, count: i64| -> Vec<NewTask> {
         (ids + from..ids + from + count).map(|id| new_task(TaskId(id), world.ada.kind)).collect()
     };
-    let (_, lease) = world.submit(tasks(0, 2), 2).await;
+    let (submitted, lease) = world.submit(tasks(0, 2), 2).await;
+    assert!(matches!(submitted, Submitted::Accepted { count: 2, leased: true, .. }));
     assert_eq!((lease.tasks.len(), lease.next_run_at_ms), (2, None), "who has no more room looks again");
     let (submitted, lease) = world.submit(tasks(2, 3), 2).await;
-    assert!(matches!(submitted, Submitted::Accepted { count: 3, .. }));
+    assert!(matches!(submitted, Submitted::Accepted { count: 3, leased: false, .. }));
     assert_eq!(lease.tasks.len(), 2, "of one more than there is room for the first ones");
     assert_eq!(world.store.counts(world.ada.tenant).await.unwrap().pending, 2);
     world.store.close().await.unwrap();
@@ -123,7 +124,7 @@ async fn what_may_not_be_stored_or_leased_at_once_goes_the_long_way() {
     let bob = customer(store, "bob").await;
     store.pause(Paused { tenant: ada.tenant, kind: None }, NOW).await.unwrap();
     let (submitted, lease) = world.submit(vec![world.task().await], 5).await;
-    assert!(matches!(submitted, Submitted::Accepted { count: 1, .. }));
+    assert!(matches!(submitted, Submitted::Accepted { count: 1, leased: false, .. }));
     assert_eq!((lease.tasks.len(), lease.lost), (0, false), "it is paused");
     store.resume(Paused { tenant: ada.tenant, kind: None }).await.unwrap();
     assert_eq!(store.lease(request(world.holder, 5)).await.unwrap().tasks.len(), 1);
@@ -140,7 +141,7 @@ async fn what_may_not_be_stored_or_leased_at_once_goes_the_long_way() {
 
     store.close_holder(world.holder, NOW).await.unwrap();
     let (submitted, lease) = world.submit(vec![world.task().await], 5).await;
-    assert!(matches!(submitted, Submitted::Accepted { count: 1, .. }));
+    assert!(matches!(submitted, Submitted::Accepted { count: 1, leased: false, .. }));
     assert_eq!((lease.tasks.len(), lease.lost), (0, true), "the holder is gone");
     assert_eq!(store.counts(ada.tenant).await.unwrap().pending, 3);
     store.close().await.unwrap();
