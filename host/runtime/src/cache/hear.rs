@@ -86,7 +86,7 @@ impl Cache {
         inner.stamps.saw(change.stamp);
         inner.changes.fetch_add(1, Ordering::AcqRel);
         // First the readings, so that one that ends now does not bring back what was there.
-        inner.flights.raise(&key, Stamp(change.stamp.0));
+        inner.readings.raise(&key, Stamp(change.stamp.0));
         inner.memory.change(&key, change.kind, change.stamp, now_ms);
         if key == CacheKey::cleared(tenant) {
             inner.memory.clear(tenant.id);

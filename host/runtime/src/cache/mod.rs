@@ -17,6 +17,7 @@ mod hear;
 mod memory;
 pub(crate) mod plugin;
 mod read;
+mod reading;
 mod recovery;
 mod tier;
 
@@ -41,7 +42,8 @@ use self::fill::Fills;
 pub use self::fill::{ComputeError, Computed, Fenced, FillGuard, Filling, Patience};
 pub(crate) use self::hear::SignalPlane;
 use self::memory::Memory;
-use self::read::{Flights, Look};
+use self::read::Look;
+use self::reading::Readings;
 use self::recovery::Recovery;
 use self::tier::Tier;
 
@@ -103,9 +105,9 @@ struct Inner {
     stamps: Stamps,
     memory: Memory,
     /// The levels behind memory, nearest first.
-    tiers: Vec<Arc<Tier>>,
+    tiers: Vec<Tier>,
     backplanes: Vec<Arc<dyn Backplane>>,
-    flights: Flights,
+    readings: Readings,
     fills: Arc<Fills>,
     recovery: Recovery,
     epoch: Epoch,
@@ -159,7 +161,7 @@ impl Cache {
         let tier = |level, store: Option<Arc<dyn CacheLevel>>, patience| {
             let (counters, clock) = (Arc::clone(&counters), Arc::clone(&parts.clock));
             let installation = parts.installation.clone();
-            store.map(|store| Arc::new(Tier::new(level, store, installation, patience, counters, clock)))
+            store.map(|store| Tier::new(level, store, installation, patience, counters, clock))
         };
         let redis = tier(Level::Redis, parts.redis.clone(), options.redis_patience);
         let database = tier(Level::Database, parts.database.clone(), options.database_patience);
@@ -170,7 +172,7 @@ impl Cache {
             memory: Memory::new(options.memory_bytes),
             tiers: redis.into_iter().chain(database).collect(),
             backplanes: parts.backplanes,
-            flights: Flights::default(),
+            readings: Readings::default(),
             fills: Arc::default(),
             recovery: Recovery::default(),
             epoch: Epoch::new(),
@@ -245,7 +247,7 @@ impl Cache {
         let now_ms = self.0.clock.now_ms();
         let mut steps = vec![(Level::Memory, Some(self.0.memory.get(key).map(|held| held.entry.clone())))];
         for tier in &self.0.tiers {
-            steps.push((tier.level, tier.get(key).await.ok()));
+            steps.push((tier.level, tier.get_one(key).await.ok()));
         }
         let mut explained = Vec::new();
         for (level, answer) in steps {
@@ -253,7 +255,7 @@ impl Cache {
                 None => None,
                 Some(None) => Some(StepKnown::Nothing),
                 Some(Some(entry)) => {
-                    let marker = self.newest_marker(key, &entry).await;
+                    let marker = self.newest_marker(key, &entry, now_ms).await;
                     let verdict = judge(&entry, marker, now_ms);
                     Some(StepKnown::Entry(entry, verdict))
                 }
@@ -320,7 +322,7 @@ impl Cache {
         let near = of(Level::Memory);
         let stamp = near.stamp;
         inner.changes.fetch_add(1, Ordering::AcqRel);
-        inner.flights.raise(key, stamp);
+        inner.readings.raise(key, stamp);
         inner.memory.put(key, near, inner.epoch.now(inner.clock.now_ms()));
         let puts = inner.tiers.iter().map(|tier| async {
             let entry = of(tier.level);
@@ -346,7 +348,7 @@ impl Cache {
     async fn newest(&self, key: &CacheKey) -> Option<Entry> {
         let mut newest = self.0.memory.get(key).map(|held| held.entry.clone());
         for tier in &self.0.tiers {
-            let found = tier.get(key).await.ok().flatten();
+            let found = tier.get_one(key).await.ok().flatten();
             newest = match (newest, found) {
                 (Some(newest), Some(found)) if newest.stamp >= found.stamp => Some(newest),
                 (newest, found) => found.or(newest),

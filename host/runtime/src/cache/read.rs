@@ -1,19 +1,13 @@
 //! Reading: from this host's memory, then from the levels behind it, once for however many ask at the same time.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry as Place;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::FutureExt;
-use futures::future::{BoxFuture, Either, Ready, Shared, ready};
-use keiko_core::cache::{CacheKey, Content, Entry, Level, Stamp, Verdict, Why, judge, promoted, removed};
-use parking_lot::Mutex;
-use quick_cache::DefaultHashBuilder;
+use keiko_core::cache::{CacheKey, Content, Entry, Level, Stamp, Verdict, Why, judge, removed};
 
+use super::Cache;
 use super::figures::Outcome;
 use super::memory::Held;
-use super::{Cache, Inner};
 
 /// How long it is known, at most, that a tag was not removed, in milliseconds.
 const NO_MARKER_MS: i64 = 300_000;
@@ -29,43 +23,6 @@ pub(crate) enum Look {
     Stale(Entry),
     /// There is nothing.
     Gone(Why),
-}
-
-/// What the levels behind memory know of a key.
-#[derive(Clone, Debug)]
-struct Far {
-    entry: Option<Entry>,
-    /// Whether no level answered.
-    unknown: bool,
-}
-
-type Reading = Shared<BoxFuture<'static, Arc<Far>>>;
-
-/// A reading that goes on. What was changed since it began is not overwritten by what it finds.
-struct Flight {
-    reading: Reading,
-    floor: Stamp,
-    number: u64,
-}
-
-/// Readings by key.
-#[derive(Default)]
-pub(super) struct Flights(Mutex<Numbered>);
-
-#[derive(Default)]
-struct Numbered {
-    flights: HashMap<CacheKey, Flight, DefaultHashBuilder>,
-    /// How many there have been.
-    count: u64,
-}
-
-impl Flights {
-    /// Notes a change, so that a reading that began before does not bring back what was there.
-    pub(super) fn raise(&self, key: &CacheKey, stamp: Stamp) {
-        if let Some(flight) = self.0.lock().flights.get_mut(key) {
-            flight.floor = flight.floor.max(stamp);
-        }
-    }
 }
 
 /// What memory alone says.
@@ -136,17 +93,14 @@ impl Cache {
     }
 
     async fn look_behind(&self, key: &CacheKey, held: Option<Arc<Held>>) -> Look {
-        let far = self.read(key).await;
+        let far = self.0.read(key).await;
         let now_ms = self.0.clock.now_ms();
-        let entry = match (&far.entry, &held) {
+        let entry = match (far.entry, &held) {
             // What was changed here in the meantime is newer than what was read.
-            (Some(entry), _) => self
-                .0
-                .memory
-                .get(key)
-                .map(|held| held.entry.clone())
-                .filter(|held| held.stamp > entry.stamp)
-                .unwrap_or_else(|| entry.clone()),
+            (Some(entry), _) => match self.0.memory.get(key).filter(|now| now.entry.stamp > entry.stamp) {
+                Some(now) => now.entry.clone(),
+                None => entry,
+            },
             // Nobody could say whether it is the newest: it is served as long as it would be here.
             (None, Some(held)) if far.unknown => held.entry.clone(),
             // Without a level behind it, memory is all there is.
@@ -159,31 +113,31 @@ impl Cache {
         if matches!(judge(&entry, None, now_ms), Verdict::Gone(_)) {
             return look(&entry, judge(&entry, None, now_ms));
         }
-        let marker = self.newest_marker(key, &entry).await;
+        let marker = self.newest_marker(key, &entry, now_ms).await;
         look(&entry, judge(&entry, marker, now_ms))
     }
 
     /// The newest removal of one of an entry's tags.
-    pub(super) async fn newest_marker(&self, key: &CacheKey, entry: &Entry) -> Option<Stamp> {
+    pub(super) async fn newest_marker(&self, key: &CacheKey, entry: &Entry, now_ms: i64) -> Option<Stamp> {
         let mut newest = None;
         for tag in entry.tags.iter() {
-            newest = newest.max(self.marker(&key.marker(tag)).await);
+            newest = newest.max(self.marker(&key.marker(tag), now_ms).await);
         }
         if self.0.cleared_applies(key) {
-            newest = newest.max(self.marker(&CacheKey::cleared(key.tenant())).await);
+            newest = newest.max(self.marker(&CacheKey::cleared(key.tenant()), now_ms).await);
         }
         newest
     }
 
     /// When a tag was removed, as far as anybody knows.
-    async fn marker(&self, key: &CacheKey) -> Option<Stamp> {
-        let now_ms = self.0.clock.now_ms();
+    async fn marker(&self, key: &CacheKey, now_ms: i64) -> Option<Stamp> {
         let epoch = self.0.epoch.now(now_ms);
         let held = self.0.memory.get(key);
         if let Some(held) = held.as_ref().filter(|held| held.is_of(epoch) && held.entry.logical_ms > now_ms) {
             return Some(held.entry.stamp);
         }
-        let far = self.read(key).await;
+        // Hardly ever, so that it makes nobody's look larger.
+        let far = Box::pin(self.0.read(key)).await;
         let known = far.entry.as_ref().map(|entry| entry.stamp).max(held.map(|held| held.entry.stamp));
         if far.entry.is_none() && !far.unknown {
             // It is worth knowing that there is none.
@@ -196,71 +150,6 @@ impl Cache {
             self.0.memory.put(key, none, epoch);
         }
         known
-    }
-
-    /// Reads a key from the levels behind memory, together with whoever else does.
-    fn read(&self, key: &CacheKey) -> Either<Ready<Arc<Far>>, Reading> {
-        if self.0.tiers.is_empty() {
-            let far = Far { entry: None, unknown: false };
-            return Either::Left(ready(Arc::new(far)));
-        }
-        let Numbered { flights, count } = &mut *self.0.flights.0.lock();
-        let place = match flights.entry(key.clone()) {
-            Place::Occupied(flight) => return Either::Right(flight.get().reading.clone()),
-            Place::Vacant(place) => place,
-        };
-        *count += 1;
-        let (inner, read_key, number) = (Arc::clone(&self.0), key.clone(), *count);
-        let reading = async move { Arc::new(inner.read_tiers(&read_key, number).await) }.boxed().shared();
-        place.insert(Flight { reading: reading.clone(), floor: Stamp(0), number });
-        // Whoever began it may go away; the next one who asks goes on with it.
-        Either::Right(reading)
-    }
-}
-
-impl Inner {
-    async fn read_tiers(&self, key: &CacheKey, number: u64) -> Far {
-        // What is read is the newest of when the reading began.
-        let epoch = self.epoch.now(self.clock.now_ms());
-        let mut unknown = true;
-        let mut found = None;
-        for (nearer, tier) in self.tiers.iter().enumerate() {
-            let answer = tier.get(key).await;
-            unknown &= answer.is_err();
-            let Some(entry) = answer.ok().flatten() else { continue };
-            self.stamps.saw(entry.stamp);
-            found = Some((nearer, entry));
-            break;
-        }
-        let landed = found.as_ref().map(|(_, entry)| entry);
-        let newest = self.land(key, number, landed, epoch);
-        let Some((nearer, entry)) = found else { return Far { entry: None, unknown } };
-        if newest {
-            self.promote(key, &entry, nearer).await;
-        }
-        Far { entry: Some(entry), unknown: false }
-    }
-
-    /// Ends a reading and takes what it found to memory, unless something newer was heard of meanwhile; whether it did.
-    fn land(&self, key: &CacheKey, number: u64, found: Option<&Entry>, epoch: u64) -> bool {
-        // Held until memory has it: whoever hears of a change raises the floor first and looks into memory then.
-        let flights = &mut self.flights.0.lock().flights;
-        let ours = flights.get(key).is_some_and(|flight| flight.number == number);
-        let Some(flight) = ours.then(|| flights.remove(key)).flatten() else { return false };
-        let Some(entry) = found.filter(|entry| entry.stamp >= flight.floor) else { return false };
-        let near = promoted(entry, self.options.times.memory_ms, self.clock.now_ms());
-        self.memory.put(key, near, epoch);
-        true
-    }
-
-    /// Takes what the level of this number has to the nearer ones.
-    async fn promote(&self, key: &CacheKey, entry: &Entry, found_at: usize) {
-        let now_ms = self.clock.now_ms();
-        for tier in &self.tiers[..found_at] {
-            let near = promoted(entry, self.options.times.of(tier.level), now_ms);
-            // A level that does not take it has it taken there by the next one who misses it.
-            let _ = tier.put(key, &near).await;
-        }
     }
 }
 

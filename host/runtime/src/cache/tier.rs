@@ -1,38 +1,19 @@
 //! A level outside of this host's memory, as the cache asks it: within a time, never while it rests, and counted.
-//!
-//! Reads that come together are one question. Who finds none that waits to be asked begins one, as a task of its own, and all
-//! who come before the runtime gets to that task go along: a lone read waits for nothing, and many cost one message.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::FutureExt;
-use futures::future::Shared;
 use keiko_core::cache::{Breaker, CacheKey, Entry, Installation, Level, decode, encode};
 use keiko_core::port::{CacheLevel, Clock, Kept, StoreError};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 
 use super::figures::{Counters, Outcome};
-use crate::service::spawn_beside;
 
 /// The level did not answer: it failed, was too slow, or rests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Away;
-
-/// Keys of one question.
-const KEYS_MAX: usize = 256;
-
-/// What a level has under the keys of a question, in their order.
-type Answer = Result<Arc<[Option<Entry>]>, Away>;
-
-/// A question that is not asked yet.
-struct Question {
-    keys: Arc<Mutex<Vec<CacheKey>>>,
-    answer: Shared<oneshot::Receiver<Answer>>,
-}
 
 /// A level, guarded.
 pub(crate) struct Tier {
@@ -41,7 +22,6 @@ pub(crate) struct Tier {
     installation: Installation,
     patience: Duration,
     breaker: Mutex<Breaker>,
-    question: Mutex<Option<Question>>,
     counters: Arc<Counters>,
     clock: Arc<dyn Clock>,
 }
@@ -55,57 +35,22 @@ impl Tier {
         counters: Arc<Counters>,
         clock: Arc<dyn Clock>,
     ) -> Tier {
-        let (breaker, question) = (Mutex::default(), Mutex::default());
-        Tier { level, store, installation, patience, breaker, question, counters, clock }
+        Tier { level, store, installation, patience, breaker: Mutex::default(), counters, clock }
     }
 
-    /// The entry under a key; what else stands there is taken away.
-    pub(crate) async fn get(self: &Arc<Tier>, key: &CacheKey) -> Result<Option<Entry>, Away> {
-        let (answer, at) = self.join(key);
-        answer.await.map_err(|_| Away)?.map(|entries| entries[at].clone())
-    }
-
-    /// Adds a key to the question that is asked next; the way its answer comes, and the key's place there.
-    fn join(self: &Arc<Tier>, key: &CacheKey) -> (Shared<oneshot::Receiver<Answer>>, usize) {
-        let mut next = self.question.lock();
-        let Question { keys, answer } = next.get_or_insert_with(|| self.question());
-        let answer = answer.clone();
-        let at = {
-            let mut keys = keys.lock();
-            keys.push(key.clone());
-            keys.len() - 1
-        };
-        if at + 1 == KEYS_MAX {
-            *next = None;
-        }
-        (answer, at)
-    }
-
-    fn question(self: &Arc<Tier>) -> Question {
-        let keys = Arc::default();
-        let (sender, answer) = oneshot::channel();
-        let (tier, asked) = (Arc::clone(self), Arc::clone(&keys));
-        spawn_beside(async move {
-            let keys = tier.close(&asked);
-            // Whoever asked may be gone.
-            let _ = sender.send(tier.entries(&keys).await);
-        });
-        Question { keys, answer: answer.shared() }
-    }
-
-    /// Ends what can be added to a question; its keys.
-    fn close(&self, keys: &Arc<Mutex<Vec<CacheKey>>>) -> Vec<CacheKey> {
-        self.question.lock().take_if(|next| Arc::ptr_eq(&next.keys, keys));
-        std::mem::take(&mut keys.lock())
-    }
-
-    async fn entries(&self, keys: &[CacheKey]) -> Answer {
+    /// The entries under these keys; what else stands there is taken away.
+    pub(crate) async fn get(&self, keys: &[CacheKey]) -> Result<Vec<Option<Entry>>, Away> {
         let found = self.ask(self.store.get(keys, self.clock.now_ms())).await?;
         let mut entries = Vec::with_capacity(keys.len());
         for (key, bytes) in keys.iter().zip(found) {
             entries.push(self.entry(key, bytes).await);
         }
-        Ok(entries.into())
+        Ok(entries)
+    }
+
+    /// The same for one.
+    pub(crate) async fn get_one(&self, key: &CacheKey) -> Result<Option<Entry>, Away> {
+        self.get(std::slice::from_ref(key)).await.map(|mut found| found.pop().flatten())
     }
 
     async fn entry(&self, key: &CacheKey, bytes: Option<Bytes>) -> Option<Entry> {
