@@ -170,13 +170,9 @@ async fn report_of(
         Counters::add(&shared.counters.memoized, 1);
         return (Some(AttemptReport::unrun(Outcome::Completed(kept.result))), Some(kept.from));
     }
-    let noted = shared.journal.as_ref().map(|journal| journal.start(job.task.id, job.task.token));
+    let noted = shared.noted(job.task.id, job.task.token);
     let report = run.drive(shared, slot).await;
-    if let (Some(journal), Some(Ok(noted))) = (&shared.journal, noted)
-        && let Err(error) = journal.end(noted)
-    {
-        tracing::warn!(error = %error, "the journal of running attempts cannot be written");
-    }
+    drop(noted);
     if let (Some(memo), Some(report)) = (&run.memo, &report) {
         memo.keep(&shared.cache, job.task.id, report);
     }

@@ -15,7 +15,7 @@ use keiko_core::port::{
 };
 use keiko_core::stop::StopReason;
 use keiko_core::task::LeasedTask;
-use keiko_core::{PluginName, ProcessorName, TaskId, TenantId, TenantName};
+use keiko_core::{PluginName, ProcessorName, TaskId, TenantId, TenantName, Token};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
@@ -29,7 +29,7 @@ use crate::expirer::TimeOuts;
 use crate::gauge::Gauge;
 use crate::groups::Failing;
 use crate::ids::Ids;
-use crate::journal::Journal;
+use crate::journal::{Journal, Slot};
 use crate::long;
 use crate::meters::Meters;
 use crate::metrics::Metrics;
@@ -129,6 +129,12 @@ impl Shared {
         if error.kind() == StoreErrorKind::Down && !self.options.keeps_doubtful_leases {
             self.tenures.doubt();
         }
+    }
+
+    /// Notes in the journal, if there is one, that something runs for as long as the answer is held.
+    pub(crate) fn noted(&self, id: TaskId, token: Token) -> Option<Slot<'_>> {
+        let slot = self.journal.as_ref()?.start(id, token);
+        slot.inspect_err(|error| tracing::warn!(error = %error, "an attempt runs without a note of it")).ok()
     }
 
     /// Whether a drain has begun.

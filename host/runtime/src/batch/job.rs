@@ -123,13 +123,9 @@ async fn work(shared: &Arc<Shared>, job: &BatchJob, slot: &mut Option<OwnedSemap
         shared.running.remove(id, batch.token);
         return Outcome::nothing(now_ms);
     }
-    let noted = shared.journal.as_ref().map(|journal| journal.start(id, batch.token));
+    let noted = shared.noted(id, batch.token);
     let outcome = runs::run(&On { shared, job, policy: tenant, entry: &entry }, &loaded, slot).await;
-    if let (Some(journal), Some(Ok(noted))) = (&shared.journal, noted)
-        && let Err(error) = journal.end(noted)
-    {
-        tracing::warn!(error = %error, "the journal of running attempts cannot be written");
-    }
+    drop(noted);
     shared.running.remove(id, batch.token);
     outcome
 }
