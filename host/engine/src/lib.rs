@@ -34,6 +34,7 @@ mod key;
 mod limiter;
 mod machine;
 mod need;
+mod places;
 mod registry;
 mod scan;
 mod share;
@@ -70,6 +71,7 @@ use crate::symbols::Library;
 pub use compile::{ChildLimits, Compiler, compile_child, compile_child_within};
 pub use inspect::{Imported, Inspection, Need, Producer, Sizes, World, inspect};
 pub use key::{ClusterKey, KeyError};
+pub use places::Places;
 
 /// WebAssembly's page, in which memories are measured.
 const PAGE_BYTES: u64 = 65_536;
@@ -172,6 +174,11 @@ impl Engine {
             concurrent: self.0.machines.is_concurrent(),
             symbol_readings: self.0.library.readings(),
         }
+    }
+
+    /// What the pool of each profile holds now.
+    pub fn places(&self) -> Vec<Places> {
+        Profile::ALL.iter().map(|&profile| self.0.machines.places(profile)).collect()
     }
 
     /// The component of an artifact that is on disk and believed, with the artifact's size.

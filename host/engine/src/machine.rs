@@ -13,6 +13,7 @@ use wasmtime::component::Linker;
 use crate::artifact::Settings;
 use crate::compile::internal;
 use crate::config::{self, Purpose};
+use crate::places::Places;
 use crate::state::State;
 use crate::{epoch, import};
 
@@ -85,6 +86,16 @@ impl Machines {
         }
         let engine = config::engine(Purpose::Compile, profile).map_err(no_engine)?;
         Ok(self.concurrent_settings.get_or_init(|| Settings::of(&engine)))
+    }
+
+    /// What a profile's pool holds.
+    pub(crate) fn places(&self, profile: Profile) -> Places {
+        let machine = match profile {
+            Profile::Strict => Some(&self.strict),
+            Profile::Concurrent => self.concurrent.get(),
+        };
+        let pool = machine.and_then(|machine| machine.engine.pooling_allocator_metrics());
+        pool.map_or(Places::none(profile), |pool| Places::of(profile, &pool))
     }
 
     /// Whether the concurrent profile's was made.

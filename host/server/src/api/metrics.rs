@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use keiko_core::cache::Level as CacheLevel;
-use keiko_engine::EngineCounts;
+use keiko_engine::{EngineCounts, Places};
 use keiko_runtime::Figures;
 use keiko_runtime::cache::{CacheFigures, Event, Outcome};
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit};
@@ -51,7 +51,8 @@ impl Metrics {
         }
         let gauges = GAUGES.iter().map(|&(name, text, _)| (name, text));
         let of_engine = ENGINE_GAUGES.iter().map(|&(name, text, _)| (name, text));
-        for (name, text) in gauges.chain(of_engine).chain(CACHE_GAUGES.iter().chain(POOL_GAUGES).copied()) {
+        let others = CACHE_GAUGES.iter().chain(POOL_GAUGES).chain(PLACES_GAUGES).copied();
+        for (name, text) in gauges.chain(of_engine).chain(others) {
             let (name, text) = (KeyName::from_const_str(name), SharedString::const_str(text));
             self.recorder.describe_gauge(name, Some(Unit::Count), text);
         }
@@ -61,7 +62,7 @@ impl Metrics {
     fn render(
         &self,
         figures: &Figures,
-        engine: &EngineCounts,
+        (engine, places): (&EngineCounts, &[Places]),
         cache: &CacheFigures,
         pool: Option<&PoolFigures>,
     ) -> String {
@@ -77,6 +78,7 @@ impl Metrics {
         for (name, _, read) in ENGINE_GAUGES {
             self.gauge(Key::from_static_name(name), read(engine) as f64);
         }
+        self.set_places(places);
         self.set_cache(cache);
         if let Some(pool) = pool {
             self.set_pool(pool);
@@ -96,6 +98,23 @@ impl Metrics {
         self.count(Key::from_static_name("keiko_pool_slow_acquires_total"), pool.slow);
         self.count(Key::from_static_name("keiko_replica_reads_total"), pool.replica_reads);
         self.count(Key::from_static_name("keiko_replica_fallbacks_total"), pool.replica_fallbacks);
+    }
+
+    fn set_places(&self, places: &[Places]) {
+        for of in places {
+            let profile = Label::from_static_parts("profile", of.profile.as_str());
+            let sorts = [
+                ("instance", of.instances),
+                ("memory", of.memories),
+                ("table", of.tables),
+                ("stack", of.stacks),
+            ];
+            for (sort, used) in sorts {
+                let labels = vec![profile.clone(), Label::from_static_parts("sort", sort)];
+                self.gauge(Key::from_parts(PLACES_GAUGES[0].0, labels), used as f64);
+            }
+            self.gauge(Key::from_parts(PLACES_GAUGES[1].0, vec![profile]), of.kept_bytes as f64);
+        }
     }
 
     fn set_cache(&self, cache: &CacheFigures) {
@@ -216,6 +235,11 @@ const ENGINE_GAUGES: &[(&str, &str, ReadEngine)] = &[
     ("keiko_components_held", "Components in memory, those that drain included", |counts| counts.held as u64),
 ];
 
+const PLACES_GAUGES: &[(&str, &str)] = &[
+    ("keiko_places_used", "Places of the engine's pools that are in use, by profile and sort"),
+    ("keiko_places_kept_bytes", "Bytes that free places keep for their next guest, by profile"),
+];
+
 const CACHE_COUNTERS: &[(&str, &str)] = &[
     ("keiko_cache_level_total", "Answers of the levels of the cache, by level and outcome"),
     ("keiko_cache_events_total", "What else happened in the cache, by event"),
@@ -246,7 +270,8 @@ const POOL_GAUGES: &[(&str, &str)] = &[
 /// `GET /metrics`.
 pub(super) async fn metrics(State(api): State<Arc<Api>>, caller: Caller) -> Response {
     let (engine, cache) = (api.engine.counts(), api.handle.cache().figures());
-    let mut page = api.metrics.render(&api.handle.figures(), &engine, &cache, (api.pool)().as_ref());
+    let (figures, places) = (api.handle.figures(), api.engine.places());
+    let mut page = api.metrics.render(&figures, (&engine, &places), &cache, (api.pool)().as_ref());
     if let Some(whose) = caller.metrics() {
         let (errors, metrics) = (api.handle.task_errors(whose), api.handle.metrics(whose));
         tenants::add(&mut page, &api.tenants, &errors, &metrics);
@@ -258,6 +283,8 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>, caller: Caller) -> Resp
 
 #[cfg(test)]
 mod tests {
+    use keiko_core::profile::Profile;
+
     use super::*;
 
     #[test]
@@ -272,11 +299,19 @@ mod tests {
             artifacts_received: 10,
             ..EngineCounts::default()
         };
-        let cache = CacheFigures::default();
-        let without = metrics.render(&figures, &engine, &cache, None);
+        let places = Places {
+            profile: Profile::Strict,
+            instances: 11,
+            memories: 12,
+            tables: 13,
+            stacks: 14,
+            kept_bytes: 15,
+        };
+        let (engine, cache) = ((&engine, &[places][..]), CacheFigures::default());
+        let without = metrics.render(&figures, engine, &cache, None);
         assert!(!without.contains("keiko_pool_acquires_total "), "{without}");
-        metrics.render(&figures, &engine, &cache, Some(&pool));
-        let page = metrics.render(&Figures { leased: 4, ..figures }, &engine, &cache, Some(&pool));
+        metrics.render(&figures, engine, &cache, Some(&pool));
+        let page = metrics.render(&Figures { leased: 4, ..figures }, engine, &cache, Some(&pool));
         for line in [
             "# TYPE keiko_tasks_leased_total counter",
             "keiko_tasks_leased_total 4",
@@ -287,6 +322,9 @@ mod tests {
             "keiko_components_held 7",
             "keiko_artifacts_refused_total 8",
             "keiko_artifacts_received_total 10",
+            "keiko_places_used{profile=\"strict\",sort=\"stack\"} 14",
+            "keiko_places_used{profile=\"strict\",sort=\"instance\"} 11",
+            "keiko_places_kept_bytes{profile=\"strict\"} 15",
             "keiko_pool_connections{state=\"idle\"} 4",
             "keiko_pool_connections{state=\"in_use\"} 1",
             "keiko_pool_acquires_total 9",
