@@ -1,5 +1,6 @@
 //! Attempts that have used up their short time: they go on by turns, on threads of their own and below all others,
-//! so that a fresh attempt never waits for more than a slice of theirs. Where the last attempt was a long one the next
+//! so that a fresh attempt never waits for more than a slice of theirs. What counts is the time of a processor: whoever had to
+//! leave it to others has computed no longer. Where the last attempt was a long one the next
 //! begins there ([`Pace`]): its first slice, which is the longest of a guest that fills fresh memory, holds up nobody.
 //!
 //! While fresh attempts come one of several threads gives no turns: long ones leave a processor to what is short and to
@@ -24,6 +25,7 @@ use keiko_core::TenantId;
 use keiko_core::outcome::AttemptReport;
 use keiko_core::port::BatchReport;
 use parking_lot::Mutex;
+use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -56,15 +58,21 @@ impl Pace {
     }
 }
 
-/// Polls an attempt here until it ends, or until its polls took `short` in all: then it is a long one.
+/// How long this thread has had a processor.
+fn computed() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// Polls an attempt here until it ends, or until its polls computed for `short` in all: then it is a long one.
 async fn begin(run: &mut Run, short: Duration) -> Option<Report> {
     let mut spent = Duration::ZERO;
     poll_fn(|context| {
-        let start = Instant::now();
+        let start = computed();
         if let Poll::Ready(report) = run.as_mut().poll(context) {
             return Poll::Ready(Some(report));
         }
-        spent += start.elapsed();
+        spent += computed().saturating_sub(start);
         if spent >= short { Poll::Ready(None) } else { Poll::Pending }
     })
     .await
@@ -194,7 +202,7 @@ impl Pool {
         Some(report)
     }
 
-    /// Takes an attempt over from a worker, and waits for its end and for how long its polls took here; `None` when the
+    /// Takes an attempt over from a worker, and waits for its end and for how long its polls computed here; `None` when the
     /// pool is closed before. What the attempt starts from now on (timers, above all) still belongs to the worker's
     /// runtime, which must outlive it.
     async fn run(self: &Arc<Pool>, tenant: TenantId, run: Run) -> Option<(Report, Duration)> {
@@ -256,7 +264,7 @@ struct Long {
 /// What there is to poll.
 struct Work {
     run: Run,
-    /// How long its polls took.
+    /// How long its polls computed.
     spent: Duration,
     /// Closed when nobody waits for the report any more.
     answer: oneshot::Sender<(Report, Duration)>,
@@ -307,9 +315,9 @@ impl Long {
             return;
         }
         let waker = Waker::from(Arc::clone(&self));
-        let start = Instant::now();
+        let start = computed();
         let polled = work.run.as_mut().poll(&mut Context::from_waker(&waker));
-        work.spent += start.elapsed();
+        work.spent += computed().saturating_sub(start);
         if let Poll::Ready(report) = polled {
             *self.state.lock() = State::Over;
             // Nobody waits when the host stops without it.
@@ -439,7 +447,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_attempt_is_short_until_its_polls_took_their_time() {
+    async fn an_attempt_is_short_until_its_polls_have_computed_for_so_long() {
         let ends_soon = || async { (tick().await, report()).1 }.boxed();
         assert!(begin(&mut ends_soon(), HOUR).await.is_some());
         assert!(begin(&mut ends_soon(), Duration::ZERO).await.is_none());
@@ -447,6 +455,14 @@ mod tests {
         assert!(begin(&mut ends_at_once(), Duration::ZERO).await.is_some());
         let mut waits = std::future::pending().boxed();
         assert!(begin(&mut waits, HOUR).now_or_never().is_none(), "who waits spends nothing");
+        let is_kept_waiting = async {
+            // Nobody sends, and the thread waits with it.
+            let (_sender, receiver) = std::sync::mpsc::channel::<()>();
+            assert!(receiver.recv_timeout(Duration::from_millis(50)).is_err());
+            (tick().await, report()).1
+        };
+        let ended = begin(&mut is_kept_waiting.boxed(), Duration::from_millis(40)).await;
+        assert!(ended.is_some(), "nor does who has no processor");
     }
 
     #[tokio::test]

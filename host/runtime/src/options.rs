@@ -22,7 +22,7 @@ pub struct Options {
     pub blocking_per_worker: usize,
     /// Short attempts on one of them at once.
     pub running_per_worker: usize,
-    /// How long an attempt may compute before it is a long one.
+    /// How long an attempt may compute before it is a long one, in time of a processor.
     pub short: Duration,
     /// Attempts on this host at once.
     pub running_max: usize,
