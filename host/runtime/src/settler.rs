@@ -1,4 +1,7 @@
 //! Writes the ends of attempts, many in one transaction, and answers whoever waits after the commit.
+//!
+//! A transaction costs as much as many ends in it, and its threads take turns from guests. So while more tasks wait here, ends that
+//! nobody waits for and that let nothing go on are gathered: for [`GATHER`] at most, or until there are [`GATHER_MAX`] of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,10 +22,14 @@ use crate::batch::job::tell_added;
 use crate::catalog::Loaded;
 use crate::groups;
 use crate::port::AttemptPort;
+use crate::queue::Lanes;
 use crate::shared::{Counters, Leased, Shared};
 
 /// Ends of one transaction at most.
 const GROUP_MAX: usize = 500;
+/// How long ends are gathered that nobody waits for, and how many of them are enough.
+const GATHER: Duration = Duration::from_millis(5);
+const GATHER_MAX: usize = 64;
 /// First and longest wait after the store failed.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 
@@ -61,6 +68,17 @@ impl Ended {
             group: job.task.group,
         };
         Ended { job, settlement, ran: None, port: None }
+    }
+
+    /// Whether it may be stored a moment later: nobody here waits for it, and nothing begins with it.
+    fn may_wait(&self, shared: &Shared) -> bool {
+        let (task, settlement) = (&self.job.task, &self.settlement);
+        matches!(settlement.transition, Transition::Complete(_))
+            && settlement.effects.is_empty()
+            && settlement.charge.is_none()
+            && settlement.group.is_none()
+            && !task.has_slot
+            && !shared.waiters.waits_for(settlement.id)
     }
 
     /// What the store shows now of a task that completed under its first lease; `None` when it may show more than is known
@@ -111,12 +129,41 @@ pub(crate) async fn settle(shared: Arc<Shared>, mut ended: mpsc::Receiver<Ended>
             // Stopped, and nothing is left in the channel.
             () = stop.cancelled() => break,
         }
+        gather(&shared, &mut ended, &mut group, &stop).await;
         let mut by_holder: BTreeMap<Holder, Vec<Ended>> = BTreeMap::new();
         for one in group.drain(..) {
             by_holder.entry(one.job.tenure.holder).or_default().push(one);
         }
         for (holder, ended) in by_holder {
             write(&shared, holder, ended, &stop).await;
+        }
+    }
+}
+
+/// Waits for more ends while those that there are may wait, and more tasks wait for a worker.
+async fn gather(
+    shared: &Shared,
+    ended: &mut mpsc::Receiver<Ended>,
+    group: &mut Vec<Ended>,
+    stop: &CancellationToken,
+) {
+    let over = tokio::time::sleep(GATHER);
+    tokio::pin!(over);
+    let mut seen = 0;
+    loop {
+        let may_wait = group[seen..].iter().all(|ended| ended.may_wait(shared));
+        seen = group.len();
+        if !may_wait || seen >= GATHER_MAX || shared.queue.look(Lanes::waiting) == 0 {
+            return;
+        }
+        let got = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = &mut over => return,
+            got = ended.recv_many(group, GROUP_MAX - seen) => got,
+        };
+        if got == 0 {
+            return;
         }
     }
 }
