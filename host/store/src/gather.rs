@@ -29,6 +29,8 @@ pub(crate) struct Candidate {
     pub(crate) due_ms: i64,
     pub(crate) attempts: u32,
     pub(crate) size: u64,
+    /// Whether it is in a segment, instead of being a row of its own.
+    pub(crate) in_segment: bool,
 }
 
 impl Candidate {
@@ -61,12 +63,13 @@ impl Walks {
         (walk.count < WALKS_WHOLE).then_some(walk.place)
     }
 
-    /// Notes how far a walk has come that began there and found so many candidates; `last` is the last place that was taken.
-    pub(crate) fn end(&mut self, form: &Form, began: Option<i64>, candidates: usize, last: Option<i64>) {
+    /// Notes how far a walk has come that began there, and whether it found more than a batch takes; `last` is the last place
+    /// that was taken.
+    pub(crate) fn end(&mut self, form: &Form, began: Option<i64>, is_full: bool, last: Option<i64>) {
         if form.ordered {
             return;
         }
-        let Some(last) = last.filter(|_| candidates as i64 >= wanted(form)) else {
+        let Some(last) = last.filter(|_| is_full) else {
             self.0.remove(&form.group);
             return;
         };
@@ -141,8 +144,11 @@ pub(crate) fn left(at_ms: Option<i64>, next_ms: Option<i64>) -> Left {
     at_ms.into_iter().chain(next_ms).min().map_or(Left::Nothing, Left::Due)
 }
 
-/// The items of a batch in the order of their ids there; those whose rows are missing are left out.
-pub(crate) fn in_order(ids: &[i64], mut items: BTreeMap<i64, Item>) -> Vec<Item> {
+/// An item with its place among those of its group.
+pub(crate) type Placed = (i64, Item);
+
+/// The items of a batch with their places, in the order of their ids there; those whose rows are missing are left out.
+pub(crate) fn in_order(ids: &[i64], mut items: BTreeMap<i64, Placed>) -> Vec<Placed> {
     ids.iter().filter_map(|id| items.remove(id)).collect()
 }
 
@@ -291,6 +297,7 @@ impl Open<'_> {
                 self.items = items;
                 true
             }
+            (None, []) => false,
             (rest, items) => rest.get_or_insert_with(|| items.iter().copied().collect()).remove(&id),
         }
     }
@@ -335,6 +342,7 @@ mod tests {
             due_ms: again.map_or(NOW - age_ms, |wait_ms| NOW + wait_ms),
             attempts: u32::from(again.is_some()),
             size: 10,
+            in_segment: false,
         };
         (1..).zip(items).map(candidate).collect()
     }
@@ -406,7 +414,7 @@ mod tests {
     #[test]
     fn a_walk_begins_behind_the_last_one_and_now_and_then_at_the_first_item() {
         let (form, mut walks) = (form(false, Why::Full), Walks::default());
-        let full = wanted(&form) as usize;
+        let full = true;
         assert_eq!(walks.begin(&form), None);
         walks.end(&form, None, full, Some(10));
         let whole = i64::from(WALKS_WHOLE);
@@ -421,7 +429,7 @@ mod tests {
             Some(10 * whole),
             "what came to stand before is no reason to walk on from there"
         );
-        walks.end(&form, None, full - 1, Some(90));
+        walks.end(&form, None, !full, Some(90));
         assert_eq!(walks.begin(&form), None, "there is no more");
         walks.end(&form, None, full, None);
         assert_eq!(walks.begin(&form), None, "nothing was taken");
@@ -433,7 +441,7 @@ mod tests {
     #[test]
     fn an_ordered_group_is_walked_from_its_first_item() {
         let (form, mut walks) = (form(true, Why::Full), Walks::default());
-        walks.end(&form, None, wanted(&form) as usize, Some(10));
+        walks.end(&form, None, true, Some(10));
         assert_eq!(walks.begin(&form), None);
     }
 
@@ -444,11 +452,11 @@ mod tests {
             let form = form(false, Why::Full);
             Form { group: Group { key: key.to_string(), ..form.group.clone() }, ..form }
         };
-        (0..WALKS_MAX).for_each(|key| walks.end(&form(key), None, 4, Some(10)));
+        (0..WALKS_MAX).for_each(|key| walks.end(&form(key), None, true, Some(10)));
         assert_eq!((walks.0.len(), walks.begin(&form(0))), (WALKS_MAX, Some(10)));
-        walks.end(&form(0), Some(10), 4, Some(10));
+        walks.end(&form(0), Some(10), true, Some(10));
         assert_eq!(walks.0.len(), WALKS_MAX, "one that is known takes no room");
-        walks.end(&form(WALKS_MAX), None, 4, Some(10));
+        walks.end(&form(WALKS_MAX), None, true, Some(10));
         assert_eq!(
             (walks.0.len(), walks.begin(&form(0))),
             (1, None),

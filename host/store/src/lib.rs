@@ -30,6 +30,7 @@ mod prune;
 pub mod redis;
 mod rescue;
 mod schedule;
+mod segment;
 mod slot;
 pub mod sqlite;
 mod stored;

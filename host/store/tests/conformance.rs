@@ -20,6 +20,8 @@ pub(crate) mod groups;
 pub(crate) mod history;
 #[path = "conformance/holders.rs"]
 pub(crate) mod holders;
+#[path = "conformance/items.rs"]
+pub(crate) mod items;
 #[path = "conformance/leases.rs"]
 pub(crate) mod leases;
 #[path = "conformance/model.rs"]
@@ -280,6 +282,9 @@ macro_rules! every_promise {
                 statistics_are_of_kind_and_state
                 a_range_of_statistics_has_both_its_ends
                 percentiles_are_nearest_ranks
+            }
+            items {
+                random_lives_of_items_lose_and_double_none
             }
             batches {
                 items_go_into_a_batch_in_order_and_within_its_limits

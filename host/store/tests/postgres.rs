@@ -383,6 +383,10 @@ async fn new_add(store: &PostgresStore, processor: &Processor, count: u32, items
     Add { tenant: processor.tenant, items, key: None, items_max, bytes_max: 1 << 40 }
 }
 
+/// How many items are stored.
+const ITEMS: &str = "SELECT (SELECT count(*) FROM batch_item)
+    + (SELECT coalesce(sum(item_count), 0)::bigint FROM batch_segment)";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hosts_keep_to_one_quota_of_items_and_one_add_of_a_key() {
     let database = Database::new().await;
@@ -407,7 +411,7 @@ async fn hosts_keep_to_one_quota_of_items_and_one_add_of_a_key() {
     let stored = answers.iter().filter(|answer| matches!(answer, Added::Accepted { duplicate: false, .. }));
     assert_eq!(stored.count(), 10);
     assert_eq!(database.number("SELECT items FROM batch_count").await, 100);
-    assert_eq!(database.number("SELECT count(*) FROM batch_item").await, 100);
+    assert_eq!(database.number(ITEMS).await, 100);
     join_all(stores.iter().map(PostgresStore::close)).await;
 }
 
@@ -425,12 +429,12 @@ async fn add_beside(other: u64, items_max: u64) -> (Added, i64) {
     let add = new_add(&store, &films, 3, items_max).await;
     let commit = async {
         while database.number(waits).await == 0 {}
-        assert_eq!(database.number("SELECT count(*) FROM batch_item").await, 0, "nothing is committed");
+        assert_eq!(database.number(ITEMS).await, 0, "nothing is committed");
         sqlx::raw_sql("COMMIT").execute(&mut beside).await.unwrap();
     };
     let (answers, ()) = futures::join!(store.add(vec![add], NOW), commit);
     store.close().await.unwrap();
-    (answers.unwrap().remove(0), database.number("SELECT count(*) FROM batch_item").await)
+    (answers.unwrap().remove(0), database.number(ITEMS).await)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

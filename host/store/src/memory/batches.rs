@@ -238,6 +238,7 @@ impl State {
             due_ms: if waits { i64::MIN } else { row.due_ms },
             attempts: row.attempts,
             size: row.size() as u64,
+            in_segment: false,
         };
         (rows.iter().map(candidate).collect(), next_ms)
     }

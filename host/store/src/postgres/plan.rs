@@ -13,7 +13,7 @@ use serde_json::Value;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 
-use super::batch::{CANDIDATES, DELETE, GROUPS, NEXT};
+use super::batch::{CANDIDATES, DELETE, GROUPS, NEXT, SEGMENTS};
 use super::branch::{BELOW_ROOTS, BELOW_TASK};
 use super::cache::{PRUNE_ENDED, PRUNE_OLDEST};
 use super::end::{NEXT_TIME_OUT, OVER};
@@ -70,6 +70,8 @@ const LIVE: &str = "
         SELECT n * 1000, 1, 1 + n % 20, n, 0, 0, 0, 0, 0, 0 FROM generate_series(1, 20000) AS n;
     INSERT INTO batch_item (id, tenant, processor, key, place, created_ms, due_ms, size, bytes)
         SELECT n, 1 + n % 50, 1 + n % 50, 'k' || n % 3, n, n, n, 1, '' FROM generate_series(1, 100000) AS n;
+    INSERT INTO batch_segment (id, last_id, tenant, processor, key, created_ms, item_count, size, items)
+        SELECT n * 1000, n * 1000 + 1, 1 + n % 50, 1 + n % 50, 'k' || n % 3, n, 2, 1, '' FROM generate_series(1, 100000) AS n;
     INSERT INTO batch (id, tenant, processor, key, ordered, holder, token, formed_ms, items)
         SELECT n, 1 + n % 50, 1 + n % 50, 'k' || n % 3, false, 1, 1, n, ARRAY[n] FROM generate_series(1, 20000) AS n;
     INSERT INTO cache (tenant, namespace, key, marker, stamp, until_ms, size, bytes)
@@ -231,8 +233,9 @@ fn systems_cases() -> Vec<Case> {
         case(once::PRUNE, "9000000000000, 100", &["task_key_expires"]),
         case(once::PUT_OFF, "9000000000000, 100, 5", &["task_key_expires"]),
         case(CANDIDATES, "7, 'k1', 100, 1800000000000, true, 1000, 0", &["batch_item_group", "batch_group"]),
-        case(NEXT, "7, 'k1', 0, '{}'", &["batch_item_group"]),
-        case(GROUPS, "0, '', 100, 1800000000000", &["batch_item_group"]),
+        case(SEGMENTS, "7, 'k1', 100, 1800000000000, true, 0", &["batch_segment_group", "batch_group"]),
+        case(NEXT, "7, 'k1', 0, '{}', '{}'", &["batch_item_group", "batch_segment_group"]),
+        case(GROUPS, "0, '', 100, 1800000000000", &["batch_item_group", "batch_segment_group"]),
         case(DELETE, "'{1000,3000}', '{1999,3000}'", &["batch_item_pkey"]),
     ]
 }
@@ -297,13 +300,14 @@ impl Found {
             "idempotency",
             "task_key",
             "batch_item",
+            "batch_segment",
             "batch",
             "agent",
             "app_user",
             "tree",
         ];
         for case in cases {
-            let large = if case.by_ids { &large[..8] } else { &large };
+            let large = if case.by_ids { &large[..9] } else { &large };
             let explained = explain(connection, case).await;
             let wanted = if named { case.indexes } else { &[] };
             let fits = wanted.iter().all(|index| explained.indexes.contains(*index))
@@ -402,6 +406,7 @@ async fn a_long_history_slows_nothing_down() {
         "plugin",
         "batch",
         "batch_item",
+        "batch_segment",
         "cache",
         "cache_lease",
         "tree",

@@ -5,7 +5,7 @@ use keiko_core::task::{TaskFilter, TaskState, TimeRange};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 
-use super::batch::{CANDIDATES, GROUPS, LETTERS, LOOK, NEXT, ROWS};
+use super::batch::{CANDIDATES, GROUPS, LETTERS, LOOK, NEXT, ROWS, SEGMENTS};
 use super::branch::{BELOW_ROOTS, BELOW_TASK};
 use super::child::PARENTS;
 use super::end::{FINISH, NEXT_TIME_OUT, OVER};
@@ -99,6 +99,7 @@ fn walks(step: &str) -> bool {
                 | "task_key"
                 | "k"
                 | "batch_item"
+                | "batch_segment"
                 | "tree"
         )
     )
@@ -161,8 +162,11 @@ async fn walks_from_tenant_to_tenant_look_into_the_index_only() {
 async fn batches_are_formed_and_found_along_their_index() {
     for (mut connection, _folder) in databases().await {
         check(&mut connection, CANDIDATES, &["batch_item_group (processor=? AND key=? AND place>?)"]).await;
-        check(&mut connection, NEXT, &["batch_item_group (processor=? AND key=?)"]).await;
-        for text in [CANDIDATES, GROUPS] {
+        check(&mut connection, SEGMENTS, &["batch_segment_group (processor=? AND key=? AND id>?)"]).await;
+        let both =
+            ["batch_item_group (processor=? AND key=?)", "batch_segment_group (processor=? AND key=?)"];
+        check(&mut connection, NEXT, &both).await;
+        for text in [CANDIDATES, SEGMENTS, GROUPS] {
             let plan = plan(&mut connection, text).await;
             assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE FOR ORDER BY")), "{plan:#?}");
         }
@@ -295,7 +299,7 @@ fn statements() -> Vec<String> {
         schedule::DUE,
         schedule::NEXT,
     ];
-    let batches = [CANDIDATES, GROUPS, LETTERS, LOOK, NEXT, ROWS];
+    let batches = [CANDIDATES, GROUPS, LETTERS, LOOK, NEXT, ROWS, SEGMENTS];
     let fixed = fixed.into_iter().chain(batches).map(str::to_owned);
     fixed.chain(filters.iter().map(list_text)).chain([agents(None), agents(Some("k"))]).collect()
 }

@@ -1,5 +1,7 @@
 //! The shapes of processors, items and dead letters.
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
@@ -8,7 +10,8 @@ use keiko_core::limit::{ADD_ITEMS_MAX, LimitFact};
 use keiko_core::task::Payload;
 use keiko_core::{Code, ItemId};
 use keiko_runtime::{AddedItems, ProcessorView};
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::super::dto::{FailureJson, Value, time, to_vec, value};
@@ -32,6 +35,44 @@ struct Many<'a> {
     items: Vec<&'a RawValue>,
 }
 
+/// The same, read at once.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AtOnce<'a> {
+    #[serde(borrow)]
+    items: Bodies<'a>,
+}
+
+/// As many items as one request may have, and no more.
+struct Bodies<'a>(Vec<ItemBody<'a>>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Bodies<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(BodiesVisitor)
+    }
+}
+
+struct BodiesVisitor;
+
+impl<'de> Visitor<'de> for BodiesVisitor {
+    type Value = Bodies<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of items")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Bodies<'de>, A::Error> {
+        let mut bodies = Vec::new();
+        while let Some(body) = seq.next_element()? {
+            if bodies.len() >= ADD_ITEMS_MAX {
+                return Err(A::Error::custom("too many items"));
+            }
+            bodies.push(body);
+        }
+        Ok(Bodies(bodies))
+    }
+}
+
 /// An item as a client writes it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an item, which is an object")]
@@ -45,6 +86,12 @@ struct ItemBody<'a> {
 
 /// Reads one item, or `items`.
 pub(super) fn items(body: &Bytes) -> Result<Vec<ItemWish>, Problem> {
+    // Whatever is wrong is found again below, where it is said what and where.
+    if let Ok(AtOnce { items: Bodies(bodies) }) = parse::<AtOnce<'_>>(body)
+        && let Ok(wishes) = bodies.into_iter().map(|item| item.wish(body)).collect::<Result<_, _>>()
+    {
+        return Ok(wishes);
+    }
     if parse::<Probe<'_>>(body)?.items.is_none() {
         return Ok(vec![parse::<ItemBody<'_>>(body)?.wish(body)?]);
     }

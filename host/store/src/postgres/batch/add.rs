@@ -21,6 +21,7 @@ use super::super::session::{Session, chunks};
 use super::super::submit::{load_keys, store_keys};
 use crate::admit::stored_type;
 use crate::gather::{WaitingChanges, decide, still_fit};
+use crate::segment::{self, NewSegment, Sum};
 
 /// What waits of these tenants, and how far the database's clock is before the caller's, `$2`.
 const LOOK: &str = "SELECT tenant, items, bytes, keiko_now($2) - $2 FROM batch_count WHERE tenant = ANY($1)";
@@ -40,6 +41,17 @@ const INSERT_ITEMS: &str =
     FROM (SELECT unnest($4::bigint[]) AS id, unnest($5::bytea[]) AS bytes, unnest($7::bigint[]) AS tenant,
         unnest($9::bigint[]) AS processor, unnest($11::text[]) AS key, unnest($13::bigint[]) AS created_ms,
         unnest($15::bigint[]) AS size, unnest($17::text[]) AS type) AS n
+    WHERE (SELECT count(*) FROM unnest($2::bigint[], $3::bigint[]) AS w (tenant, processor)
+        JOIN processor AS p ON p.id = w.processor AND p.tenant = w.tenant) = cardinality($2)";
+
+/// The same for segments. Those of one call are mostly of one group, which goes as one value then.
+const INSERT_SEGMENTS: &str = "INSERT INTO batch_segment (id, last_id, tenant, processor, key, created_ms, item_count,
+        size, items)
+    SELECT n.id, n.last_id, coalesce(n.tenant, $8), coalesce(n.processor, $10), coalesce(n.key, $12),
+        coalesce(n.created_ms, $14) + (SELECT keiko_now($1) - $1), n.item_count, n.size, n.items
+    FROM (SELECT unnest($4::bigint[]) AS id, unnest($5::bigint[]) AS last_id, unnest($6::bigint[]) AS item_count,
+        unnest($7::bigint[]) AS size, unnest($9::bigint[]) AS tenant, unnest($11::bigint[]) AS processor,
+        unnest($13::text[]) AS key, unnest($15::bigint[]) AS created_ms, unnest($16::bytea[]) AS items) AS n
     WHERE (SELECT count(*) FROM unnest($2::bigint[], $3::bigint[]) AS w (tenant, processor)
         JOIN processor AS p ON p.id = w.processor AND p.tenant = w.tenant) = cardinality($2)";
 
@@ -101,7 +113,7 @@ fn waits(row: &PgRow) -> Result<(TenantId, Waiting), StoreError> {
     Ok((TenantId(get(row, 0)?), sum))
 }
 
-/// Writes the rows of items, and counts them with what changes beside them.
+/// Writes items, and counts them with what changes beside them.
 pub(crate) async fn insert(
     session: &mut Session,
     items: &[(TenantId, &NewItem)],
@@ -113,8 +125,52 @@ pub(crate) async fn insert(
     count(session, &changes).await.map(drop)
 }
 
-/// Writes the rows of items.
+/// Writes items, those that belong together as segments.
 async fn write(session: &mut Session, items: &[(TenantId, &NewItem)], now_ms: i64) -> Result<(), StoreError> {
+    let (alone, segments) = segment::cut(items);
+    write_alone(session, &alone, now_ms).await?;
+    write_segments(session, &segments, now_ms).await
+}
+
+async fn write_segments(
+    session: &mut Session,
+    segments: &[NewSegment<'_>],
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    for chunk in chunks(segments, |segment| segment.bytes.len()) {
+        let owners: BTreeSet<_> = chunk.iter().map(|segment| (segment.tenant.0, segment.processor)).collect();
+        let (owner, owned): (Vec<i64>, Vec<i64>) = owners.into_iter().unzip();
+        let numbers =
+            |of: fn(&Sum) -> i64| chunk.iter().map(|segment| of(&segment.sum)).collect::<Vec<i64>>();
+        let tenants = Column::of(chunk.iter().map(|segment| segment.tenant.0));
+        let processors = Column::of(chunk.iter().map(|segment| segment.processor));
+        let keys = Column::of(chunk.iter().map(|segment| segment.key));
+        let created = Column::of(chunk.iter().map(|segment| segment.created_ms));
+        let bytes: Vec<&[u8]> = chunk.iter().map(|segment| &segment.bytes[..]).collect();
+        let query = sqlx::query(INSERT_SEGMENTS).bind(now_ms).bind(owner).bind(owned);
+        let query = query.bind(numbers(|sum| sum.first)).bind(numbers(|sum| sum.last));
+        let query = query.bind(numbers(|sum| sum.count)).bind(numbers(|sum| sum.size));
+        let query = query.bind(tenants.all).bind(tenants.each).bind(processors.all).bind(processors.each);
+        let query = query.bind(keys.all).bind(keys.each).bind(created.all).bind(created.each).bind(bytes);
+        all_written(session.run(query).await?, chunk.len())?;
+    }
+    Ok(())
+}
+
+/// Rows of a processor that is another tenant's are not written.
+fn all_written(rows: u64, expected: usize) -> Result<(), StoreError> {
+    if rows != expected as u64 {
+        let message = "an item's processor is not its tenant's";
+        return Err(StoreError::new(StoreErrorKind::Refused, message));
+    }
+    Ok(())
+}
+
+async fn write_alone(
+    session: &mut Session,
+    items: &[(TenantId, &NewItem)],
+    now_ms: i64,
+) -> Result<(), StoreError> {
     for chunk in chunks(items, |(_, item)| item.payload.bytes.len()) {
         let numbers = |of: fn(&NewItem) -> i64| chunk.iter().map(move |(_, item)| of(item));
         let owners: BTreeSet<_> = chunk.iter().map(|(tenant, item)| (tenant.0, item.processor.0)).collect();
@@ -132,10 +188,7 @@ async fn write(session: &mut Session, items: &[(TenantId, &NewItem)], now_ms: i6
         let query = query.bind(processors.all).bind(processors.each).bind(keys.all).bind(keys.each);
         let query = query.bind(created.all).bind(created.each).bind(sizes.all).bind(sizes.each);
         let query = query.bind(types.all.flatten()).bind(types.each);
-        if session.run(query).await? != chunk.len() as u64 {
-            let message = "an item's processor is not its tenant's";
-            return Err(StoreError::new(StoreErrorKind::Refused, message));
-        }
+        all_written(session.run(query).await?, chunk.len())?;
     }
     Ok(())
 }

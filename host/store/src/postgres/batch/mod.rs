@@ -23,7 +23,7 @@ use keiko_core::task::Settled;
 pub(crate) use self::add::{add, insert};
 pub(crate) use self::form::charge;
 #[cfg(test)]
-pub(crate) use self::form::{CANDIDATES, GROUPS, NEXT};
+pub(crate) use self::form::{CANDIDATES, GROUPS, NEXT, SEGMENTS};
 #[cfg(test)]
 pub(crate) use self::settle::DELETE;
 use super::PostgresStore;

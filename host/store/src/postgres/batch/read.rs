@@ -8,8 +8,10 @@ use sqlx::postgres::PgRow;
 
 use super::super::pool::Pool;
 use super::super::row::{count, get, large_count, name};
+use super::form::read_segment;
 use crate::admit::read_type;
 use crate::format::decode_failure;
+use crate::segment::page::Page;
 use crate::trouble::undecodable;
 
 const PROCESSORS: &str = "SELECT p.id, p.tenant, p.name, p.stopped_ms, p.stopped_version, p.code, p.message, p.detail,
@@ -18,11 +20,19 @@ const PROCESSORS: &str = "SELECT p.id, p.tenant, p.name, p.stopped_ms, p.stopped
         (SELECT count(*) FROM dead_letter AS d WHERE d.tenant = p.tenant AND d.processor = p.id),
         (SELECT count(*) FROM batch_row AS r WHERE r.tenant = p.tenant AND r.processor = p.id)
     FROM processor AS p, LATERAL (
-        SELECT count(*) AS items, min(created_ms) AS oldest_ms FROM batch_item AS i WHERE i.processor = p.id) AS i
+        SELECT sum(part.items)::bigint AS items, min(part.oldest_ms) AS oldest_ms FROM (
+            SELECT count(*) AS items, min(created_ms) AS oldest_ms FROM batch_item AS i WHERE i.processor = p.id
+            UNION ALL
+            SELECT coalesce(sum(s.item_count), 0), min(s.created_ms) FROM batch_segment AS s
+                WHERE s.processor = p.id) AS part) AS i
     WHERE p.tenant = $1 ORDER BY p.name COLLATE \"C\"";
 
 const ITEMS: &str = "SELECT id, key, type, bytes, created_ms, attempts FROM batch_item
     WHERE tenant = $1 AND processor = $2 AND id > $3 ORDER BY id LIMIT $4";
+
+/// The first `$5` segments behind the one `$4` that have items behind `$3`.
+const SEGMENTS: &str = "SELECT id, created_ms, items, key FROM batch_segment
+    WHERE tenant = $1 AND processor = $2 AND last_id > $3 AND id > $4 ORDER BY id LIMIT $5";
 
 const ROWS: &str = "SELECT id, key, type, bytes, created_ms, 0 FROM batch_row
     WHERE tenant = $1 AND processor = $2 AND id > $3 ORDER BY id LIMIT $4";
@@ -79,7 +89,17 @@ pub(super) async fn items(
     after: Option<ItemId>,
     limit: u32,
 ) -> Result<Vec<ItemView>, StoreError> {
-    page(pool, ITEMS, tenant, processor, after, limit).await
+    let after = after.map_or(i64::MIN, |after| after.0);
+    let mut all = Page::new(after, limit);
+    let mut connection = pool.tenant(tenant).await?;
+    while let Some((behind, count)) = all.next() {
+        let query = sqlx::query(SEGMENTS).bind(connection.id().0).bind(processor.0).bind(after);
+        let read = connection.rows(query.bind(behind).bind(count)).await?;
+        let segment = |row| Ok((get(row, 3)?, read_segment(row)?));
+        all.add(read.iter().map(segment).collect::<Result<_, StoreError>>()?, count);
+    }
+    drop(connection);
+    Ok(all.finish(page(pool, ITEMS, tenant, processor, Some(ItemId(after)), limit).await?))
 }
 
 pub(super) async fn rows(

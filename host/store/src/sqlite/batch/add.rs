@@ -14,6 +14,7 @@ use super::super::session::{RowStatement, Session, json};
 use super::super::submit::Keys;
 use crate::admit::stored_type;
 use crate::gather::{WaitingChanges, decide};
+use crate::segment::{self, Sum};
 
 /// Only items whose processor is their tenant's; the number tells.
 static INSERT_ITEM: LazyLock<RowStatement> = LazyLock::new(|| {
@@ -24,6 +25,18 @@ static INSERT_ITEM: LazyLock<RowStatement> = LazyLock::new(|| {
          FROM n CROSS JOIN processor AS p ON p.id = n.processor AND p.tenant = n.tenant
          WHERE n.id IS NOT NULL RETURNING 1",
         8,
+    )
+});
+
+/// The same for segments.
+static INSERT_SEGMENT: LazyLock<RowStatement> = LazyLock::new(|| {
+    RowStatement::new(
+        "WITH n (id, last_id, tenant, processor, key, created_ms, item_count, size, items) AS (VALUES)
+         INSERT INTO batch_segment (id, last_id, tenant, processor, key, created_ms, item_count, size, items)
+         SELECT n.id, n.last_id, n.tenant, n.processor, n.key, n.created_ms, n.item_count, n.size, n.items
+         FROM n CROSS JOIN processor AS p ON p.id = n.processor AND p.tenant = n.tenant
+         WHERE n.id IS NOT NULL RETURNING 1",
+        9,
     )
 });
 
@@ -50,20 +63,28 @@ pub(crate) async fn add(session: &mut Session, adds: &[(&Add, i64)]) -> Result<V
     Ok(answers)
 }
 
-/// Writes the rows of items, and counts them with what changes beside them.
+/// Writes items, those that belong together as segments, and counts them with what changes beside them.
 pub(crate) async fn insert(
     session: &mut Session,
     items: &[(TenantId, &NewItem)],
     mut changes: WaitingChanges,
 ) -> Result<(), StoreError> {
+    let (alone, segments) = segment::cut(items);
     let rows = session
-        .each(&INSERT_ITEM, items, |(tenant, item), binds| {
+        .each(&INSERT_ITEM, &alone, |(tenant, item), binds| {
             binds.add(item.id.0).add(tenant.0).add(item.processor.0).add(item.key.as_str());
             binds.add(item.created_ms).add(item.size() as i64);
             binds.add(stored_type(&item.payload)).add(&item.payload.bytes[..]);
         })
         .await?;
-    if rows.len() != items.len() {
+    let together = session
+        .each(&INSERT_SEGMENT, &segments, |new, binds| {
+            let Sum { first, last, count, size } = new.sum;
+            binds.add(first).add(last).add(new.tenant.0).add(new.processor).add(new.key);
+            binds.add(new.created_ms).add(count).add(size).add(&new.bytes[..]);
+        })
+        .await?;
+    if (rows.len(), together.len()) != (alone.len(), segments.len()) {
         return Err(StoreError::new(StoreErrorKind::Refused, "an item's processor is not its tenant's"));
     }
     changes.add_items(items);

@@ -21,7 +21,7 @@ pub(crate) use self::add::{add, insert};
 pub(crate) use self::dead::LIST as LETTERS;
 pub(crate) use self::form::charge;
 #[cfg(test)]
-pub(crate) use self::form::{CANDIDATES, GROUPS, LOOK, NEXT};
+pub(crate) use self::form::{CANDIDATES, GROUPS, LOOK, NEXT, SEGMENTS};
 #[cfg(test)]
 pub(crate) use self::read::ROWS;
 use super::SqliteStore;

@@ -9,14 +9,21 @@ use sqlx::sqlite::{SqlitePool, SqliteRow};
 
 use super::super::catalog::read_name;
 use super::super::error::store_error;
+use super::form::read_segment;
 use crate::admit::read_type;
 use crate::format::decode_failure;
+use crate::segment::page::Page;
 use crate::trouble::undecodable;
 
 const PROCESSORS: &str =
     "SELECT p.id, p.tenant, p.name, p.stopped_ms, p.stopped_version, p.code, p.message, p.detail,
-        (SELECT count(*) FROM batch_item AS i INDEXED BY batch_item_group WHERE i.processor = p.id),
-        (SELECT min(created_ms) FROM batch_item AS i INDEXED BY batch_item_group WHERE i.processor = p.id),
+        (SELECT count(*) FROM batch_item AS i INDEXED BY batch_item_group WHERE i.processor = p.id)
+            + (SELECT coalesce(sum(s.item_count), 0) FROM batch_segment AS s INDEXED BY batch_segment_group
+                WHERE s.processor = p.id),
+        (SELECT min(created_ms) FROM (
+            SELECT created_ms FROM batch_item AS i INDEXED BY batch_item_group WHERE i.processor = p.id
+            UNION ALL SELECT created_ms FROM batch_segment AS s INDEXED BY batch_segment_group
+                WHERE s.processor = p.id)),
         (SELECT count(*) FROM batch AS b INDEXED BY batch_group WHERE b.processor = p.id),
         (SELECT count(*) FROM dead_letter AS d INDEXED BY dead_letter_processor
             WHERE d.tenant = p.tenant AND d.processor = p.id),
@@ -26,6 +33,10 @@ const PROCESSORS: &str =
 
 const ITEMS: &str = "SELECT id, key, type, bytes, created_ms, attempts FROM batch_item NOT INDEXED
     WHERE tenant = ?1 AND processor = ?2 AND id > ?3 ORDER BY id LIMIT ?4";
+
+/// The first `?5` segments behind the one `?4` that have items behind `?3`.
+const SEGMENTS: &str = "SELECT id, created_ms, items, key FROM batch_segment NOT INDEXED
+    WHERE tenant = ?1 AND processor = ?2 AND last_id > ?3 AND id > ?4 ORDER BY id LIMIT ?5";
 
 pub(crate) const ROWS: &str =
     "SELECT id, key, type, bytes, created_ms, 0 FROM batch_row INDEXED BY batch_row_processor
@@ -94,7 +105,15 @@ pub(super) async fn items(
     after: Option<ItemId>,
     limit: u32,
 ) -> Result<Vec<ItemView>, StoreError> {
-    page(readers, ITEMS, tenant, processor, after, limit).await
+    let after = after.map_or(i64::MIN, |after| after.0);
+    let mut all = Page::new(after, limit);
+    while let Some((behind, count)) = all.next() {
+        let query = sqlx::query(SEGMENTS).bind(tenant.0).bind(processor.0).bind(after);
+        let read = query.bind(behind).bind(count).fetch_all(readers).await.map_err(store_error)?;
+        let segment = |row| Ok((SqliteRow::try_get(row, 3).map_err(store_error)?, read_segment(row)?));
+        all.add(read.iter().map(segment).collect::<Result<_, StoreError>>()?, count);
+    }
+    Ok(all.finish(page(readers, ITEMS, tenant, processor, Some(ItemId(after)), limit).await?))
 }
 
 pub(super) async fn rows(

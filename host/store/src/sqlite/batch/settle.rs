@@ -1,7 +1,6 @@
 //! What becomes of batches: the ends of all items of a call in a handful of statements, with everything that their
 //! processors asked for.
 
-use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use keiko_core::batch::BatchSettlement;
@@ -15,18 +14,49 @@ use super::super::error::store_error;
 use super::super::session::{RowStatement, Session, json};
 use super::super::settle::SET_STATUSES;
 use super::add::insert;
+use super::form::{load_segments, read_ids};
+use crate::admit::stored_type;
 use crate::format::encode_detail;
 use crate::gather::{Ends, WaitingChanges};
+use crate::segment::Sum;
+use crate::segment::fate::{self, Fates, Fenced, Stored};
 use crate::stored::last_statuses;
 
 /// Ends the batches `?1`, fenced by id, tenant, token and the holder `?2`.
 const FENCE: &str = "DELETE FROM batch WHERE holder = ?2 AND (id, tenant, token) IN
         (SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?1))
-    RETURNING id, items, ordered";
+    RETURNING id, items, ordered, segments";
 
 const KEEP_ROWS: &str = "INSERT INTO batch_row (id, tenant, processor, key, created_ms, type, bytes)
     SELECT id, tenant, processor, key, created_ms, type, bytes FROM batch_item
     WHERE id IN (SELECT value FROM json_each(?1))";
+
+/// Items of segments as rows of their own.
+static EXPLODE: LazyLock<RowStatement> = LazyLock::new(|| {
+    RowStatement::new(
+        "WITH n (id, segment, size, type, bytes) AS (VALUES)
+         INSERT INTO batch_item (id, tenant, processor, key, place, created_ms, due_ms, size, type, bytes)
+         SELECT n.id, s.tenant, s.processor, s.key, n.id, s.created_ms, s.created_ms, n.size, n.type, n.bytes
+         FROM n CROSS JOIN batch_segment AS s ON s.id = n.segment WHERE n.id IS NOT NULL",
+        5,
+    )
+});
+
+/// The same as rows that are kept.
+static KEEP: LazyLock<RowStatement> = LazyLock::new(|| {
+    RowStatement::new(
+        "WITH n (id, segment, type, bytes) AS (VALUES)
+         INSERT INTO batch_row (id, tenant, processor, key, created_ms, type, bytes)
+         SELECT n.id, s.tenant, s.processor, s.key, s.created_ms, n.type, n.bytes
+         FROM n CROSS JOIN batch_segment AS s ON s.id = n.segment WHERE n.id IS NOT NULL",
+        4,
+    )
+});
+
+const SUMS: &str = "SELECT id, last_id, item_count, size FROM batch_segment
+    WHERE id IN (SELECT value FROM json_each(?1))";
+
+const DELETE_SEGMENTS: &str = "DELETE FROM batch_segment WHERE id IN (SELECT value FROM json_each(?1))";
 
 static KEEP_DEAD: LazyLock<RowStatement> = LazyLock::new(|| {
     RowStatement::new(
@@ -56,18 +86,15 @@ pub(super) async fn settle(
     settlements: &[BatchSettlement],
     now_ms: i64,
 ) -> Result<Vec<Settled>, StoreError> {
-    let mut open = fence(session, holder, settlements).await?;
-    let mut ends = Ends::default();
-    let mut statuses = Vec::new();
-    let answers = settlements.iter().map(|one| {
-        // Taken out, so that a batch that is settled twice is settled once.
-        let Some((items, ordered)) = open.remove(&one.id.0) else { return Settled::Stale };
-        ends.add(one, &items, ordered);
+    let (answers, mut fenced) = fence(session, holder, settlements).await?;
+    let fates = fates(session, &mut fenced).await?;
+    let (mut ends, mut statuses) = (Ends::default(), Vec::new());
+    for Fenced { one, stored } in &fenced {
+        ends.add(one, &stored.rows, stored.ordered);
         statuses.extend(one.effects.statuses.iter().map(|change| (one.tenant, *change)));
-        Settled::Stored
-    });
-    let answers = answers.collect();
-    write(session, &ends, now_ms).await?;
+    }
+    let changes = write_segments(session, &fates).await?;
+    write(session, &ends, changes, now_ms).await?;
     let statuses = last_statuses(statuses);
     if !statuses.is_empty() {
         session.run(sqlx::query(SET_STATUSES).bind(json(&statuses)).bind(now_ms)).await?;
@@ -75,23 +102,66 @@ pub(super) async fn settle(
     Ok(answers)
 }
 
-/// Items and order of the batches whose lease holds, by id.
-async fn fence(
+/// The batches whose lease holds, each once, and the answers to all.
+async fn fence<'a>(
     session: &mut Session,
     holder: Holder,
-    settlements: &[BatchSettlement],
-) -> Result<HashMap<i64, (Vec<i64>, bool)>, StoreError> {
+    settlements: &'a [BatchSettlement],
+) -> Result<(Vec<Settled>, Vec<Fenced<'a>>), StoreError> {
     let batches: Vec<_> = settlements.iter().map(|one| (one.id.0, one.tenant.0, one.token.0)).collect();
     let rows = session.rows(sqlx::query(FENCE).bind(json(&batches)).bind(holder.0)).await?;
     let read = |row: &SqliteRow| {
-        let items: Vec<i64> =
-            serde_json::from_str(row.try_get(1)?).map_err(|error| sqlx::Error::Decode(error.into()))?;
-        Ok((row.try_get(0)?, (items, row.try_get(2)?)))
+        let items = Stored { ordered: row.try_get(2)?, rows: read_ids(row, 1)?, segments: read_ids(row, 3)? };
+        Ok((row.try_get(0)?, items))
     };
-    rows.iter().map(read).collect::<Result<_, _>>().map_err(store_error)
+    let open = rows.iter().map(read).collect::<Result<_, _>>().map_err(store_error)?;
+    Ok(fate::fenced(settlements, open))
 }
 
-async fn write(session: &mut Session, ends: &Ends<'_>, now_ms: i64) -> Result<(), StoreError> {
+/// What becomes of the segments of these batches.
+async fn fates(session: &mut Session, fenced: &mut [Fenced<'_>]) -> Result<Fates, StoreError> {
+    let ids: Vec<i64> = fenced.iter().flat_map(|one| one.stored.segments.iter().copied()).collect();
+    if ids.is_empty() {
+        return Ok(Fates::default());
+    }
+    let sum = |row: &SqliteRow| {
+        let (first, last, count, size) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+        Ok((first, Sum { first, last, count, size }))
+    };
+    let rows = session.rows(sqlx::query(SUMS).bind(json(&ids))).await?;
+    let sums = rows.iter().map(sum).collect::<Result<_, _>>().map_err(store_error)?;
+    let mut fates = Fates::of(fenced, &sums);
+    let read = load_segments(session, &fates.unclear).await?;
+    fates.decide(fenced, &sums, read);
+    Ok(fates)
+}
+
+/// Writes what becomes of segments; how what waits changes by it.
+async fn write_segments(session: &mut Session, fates: &Fates) -> Result<WaitingChanges, StoreError> {
+    session
+        .each(&KEEP, &fates.kept(), |row, binds| {
+            binds.add(row.id).add(row.segment).add(stored_type(row.payload)).add(&row.payload.bytes[..]);
+        })
+        .await?;
+    session
+        .each(&EXPLODE, &fates.mixed(), |row, binds| {
+            binds.add(row.id).add(row.segment).add(row.size);
+            binds.add(stored_type(row.payload)).add(&row.payload.bytes[..]);
+        })
+        .await?;
+    let over = fates.over();
+    if !over.is_empty() {
+        session.run(sqlx::query(DELETE_SEGMENTS).bind(json(&over))).await?;
+    }
+    Ok(fates.changes())
+}
+
+async fn write(
+    session: &mut Session,
+    ends: &Ends<'_>,
+    mut changes: WaitingChanges,
+    now_ms: i64,
+) -> Result<(), StoreError> {
     if !ends.kept.is_empty() {
         session.run(sqlx::query(KEEP_ROWS).bind(json(&ends.kept))).await?;
     }
@@ -101,7 +171,6 @@ async fn write(session: &mut Session, ends: &Ends<'_>, now_ms: i64) -> Result<()
             binds.add(encode_detail(failure));
         })
         .await?;
-    let mut changes = WaitingChanges::default();
     if !ends.gone.is_empty() {
         let gone = json(&ends.gone);
         for row in session.rows(sqlx::query(SUM).bind(&gone)).await? {
