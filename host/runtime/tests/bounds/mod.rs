@@ -1,7 +1,7 @@
 //! What a host holds at most, at the limit and one above, and how long a store that stands still holds up its stop.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::{FutureExt, poll};
@@ -105,4 +105,58 @@ async fn a_store_that_stands_still_holds_up_no_stop_and_loses_nothing() {
         assert_eq!((detail.view.summary.attempts, detail.view.summary.crashes), (1, 0));
     }
     others.drain().await;
+}
+
+/// For each of them a transaction takes as long of the processors as a guest of a millisecond.
+#[tokio::test]
+async fn ends_that_nobody_waits_for_are_stored_together_while_more_tasks_wait() {
+    const TOGETHER: u64 = 10;
+    let store = MemoryStore::new();
+    let (gate, played) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicU64::new(0)));
+    let (held, count) = (Arc::clone(&gate), Arc::clone(&played));
+    let play = move |attempt: Attempt, _, _| {
+        let (gate, count) = (Arc::clone(&held), Arc::clone(&count));
+        async move {
+            gate.acquire().await.expect("open").forget();
+            count.fetch_add(1, Ordering::SeqCst);
+            echo(&attempt)
+        }
+        .boxed()
+    };
+    let options = Options { workers: 1, running_per_worker: 1, ..Options::default() };
+    let (runtime, handle) = start_playing(store.clone(), options, Arc::new(play)).await;
+    let tenant = handle.tenant(&"default".parse().unwrap()).unwrap();
+    handle.install(tenant, MANIFEST.into(), None).await.expect("the script installs");
+    handle.submit(tenant, vec![task("1"); 600], None).await.expect("accepted");
+    // Lets so many end one after the other, and waits until they are stored; how long the first one waited for the last.
+    let play_some = async |count: u64| {
+        let (ended, settled) = (played.load(Ordering::SeqCst), handle.figures().settled);
+        let mut began = None;
+        for number in 1..=count {
+            gate.add_permits(1);
+            while played.load(Ordering::SeqCst) < ended + number {
+                tokio::task::yield_now().await;
+            }
+            began.get_or_insert_with(Instant::now);
+        }
+        let took = began.map(|began| began.elapsed());
+        while handle.figures().settled < settled + count {
+            tokio::task::yield_now().await;
+        }
+        took.unwrap_or_default()
+    };
+    let mut calls = Vec::new();
+    // On a busy machine they may be too far from each other for a while.
+    while calls.last().is_none_or(|(took, _)| *took > Duration::from_millis(4)) && calls.len() < 50 {
+        let before = store.settles();
+        let took = timeout(SOON, play_some(TOGETHER)).await.expect("they end");
+        calls.push((took, store.settles() - before));
+    }
+    let (took, count) = calls.pop().expect("one at least");
+    assert!(
+        took > Duration::from_millis(4) || count <= 2,
+        "{count} calls for {TOGETHER} ends within {took:?}"
+    );
+    gate.add_permits(600);
+    runtime.drain().await;
 }

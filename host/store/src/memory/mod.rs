@@ -117,6 +117,12 @@ impl MemoryStore {
         self.shared.state.lock().open_below(task)
     }
 
+    /// How many calls have written ends of attempts.
+    #[doc(hidden)]
+    pub fn settles(&self) -> u64 {
+        self.shared.state.lock().settles
+    }
+
     /// What goes wrong for this host from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.link.set_faults(faults);
@@ -164,7 +170,11 @@ impl TaskStore for MemoryStore {
         settlements: Vec<Settlement>,
         now_ms: i64,
     ) -> Result<Vec<Settled>, StoreError> {
-        self.call(|state| state.settle(holder, &settlements, now_ms)).await
+        self.call(|state| {
+            state.settles += 1;
+            state.settle(holder, &settlements, now_ms)
+        })
+        .await
     }
 
     async fn rescue(

@@ -38,6 +38,8 @@ pub(super) struct State {
     pub(super) mutation: Option<Mutation>,
     /// What was seen to break the rules of leases, whatever the code that checks them says.
     pub(super) seen_broken: Vec<String>,
+    /// Calls that wrote ends of attempts.
+    pub(super) settles: u64,
     /// The last numbers that were given out.
     pub(super) last: Last,
     /// Until when each holder's lease lasts.
