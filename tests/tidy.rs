@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use cargo_metadata::{DependencyKind, MetadataCommand};
 use keiko_tests::source::{self, Source};
 use keiko_tests::tree;
 
@@ -83,20 +83,46 @@ fn read(path: &str) -> String {
     fs::read_to_string(tree::root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
+/// What cargo tells of a package of the workspace.
+#[derive(serde::Deserialize)]
+struct Package {
+    name: String,
+    dependencies: Vec<Dependency>,
+}
+
+#[derive(serde::Deserialize)]
+struct Dependency {
+    name: String,
+    /// `dev`, `build`, or neither.
+    kind: Option<String>,
+}
+
+/// Read without a library for it: that asks for features of others which would then be compiled once with tests and once without.
+fn packages() -> Vec<Package> {
+    #[derive(serde::Deserialize)]
+    struct Metadata {
+        packages: Vec<Package>,
+    }
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["metadata", "--no-deps", "--format-version", "1"]).current_dir(tree::root());
+    let output = cargo.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice::<Metadata>(&output.stdout).unwrap().packages
+}
+
 #[test]
 fn layers_use_only_what_is_below_them() {
-    let metadata =
-        MetadataCommand::new().manifest_path(tree::root().join("Cargo.toml")).no_deps().exec().unwrap();
-    let ours: BTreeSet<&str> = metadata.packages.iter().map(|package| package.name.as_str()).collect();
+    let packages = packages();
+    let ours: BTreeSet<&str> = packages.iter().map(|package| package.name.as_str()).collect();
     let mut violations = Vec::new();
-    for package in &metadata.packages {
+    for package in &packages {
         // Plugins and guest fixtures: they have the SDK and nothing of the host.
         let guest: (&str, &[&str]) = (package.name.as_str(), &["keiko-sdk"]);
         let (name, allowed) =
             *LAYERS.iter().find(|(name, _)| *name == package.name.as_str()).unwrap_or(&guest);
         for dependency in &package.dependencies {
             let used = dependency.name.as_str();
-            let in_tests = dependency.kind == DependencyKind::Development;
+            let in_tests = dependency.kind.as_deref() == Some("dev");
             let fits = allowed.contains(&used) || in_tests && TEST_LAYERS.contains(&(name, used));
             if ours.contains(used) && used != name && !fits {
                 violations.push(format!("{name} uses {used}"));

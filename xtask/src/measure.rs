@@ -85,9 +85,8 @@ pub fn bench(mut arguments: Arguments) -> Result<ExitCode> {
     let server = (name == CACHE).then(|| redis::ensure(install).and_then(|()| redis::start())).transpose()?;
     let (_, toolchain) = prepare(arguments, &["contract"])?;
     let component = toolchain.guests_dir().join("contract.wasm");
-    let package = if name == CACHE { "keiko" } else { "keiko-engine" };
     let mut bench = cargo();
-    bench.args(["bench", "--quiet", "--package", package, "--bench", &name]);
+    bench.args(["bench", "--quiet", "--workspace", "--bench", &name]);
     if let Some(server) = &server {
         server.hand_to(&mut bench);
     }
@@ -188,10 +187,11 @@ fn on_server(found: Found, steps: &mut Steps, run: &mut Command) -> Result<ExitC
     outcome.and_then(|code| server.stop().map(|()| code))
 }
 
-/// Builds the program as a person would run it, and says where it is.
+/// Builds the program as a person would run it, and says where it is. Out of the whole workspace, as everything is that is built
+/// for release: so all of it has its dependencies with the same features, and they are compiled once.
 pub fn build_host(steps: &mut Steps) -> Result<PathBuf> {
     let mut build = cargo();
-    build.args(["build", "--release", "--package", "keiko", "--bin", "keiko"]);
+    build.args(["build", "--release", "--workspace", "--bin", "keiko"]);
     steps.run("build the host", &mut build)?;
     Ok(tree::target_dir().join("release/keiko"))
 }

@@ -18,6 +18,7 @@ use keiko_engine::{ClusterKey, Compiler, Engine, EngineOptions, KeyError};
 use keiko_runtime::cache::CacheParts;
 use keiko_runtime::{DrainReport, Handle, Options, Parts, Runtime};
 use keiko_store::redis::RedisLevel;
+use rustix::time::{ClockId, clock_gettime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -390,6 +391,12 @@ impl Clock for SystemClock {
     fn now_ms(&self) -> i64 {
         let since = std::time::SystemTime::now().duration_since(UNIX_EPOCH);
         since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    /// The time of the kernel's last tick, for a sixth of what the processor's counter costs.
+    fn about_now_ms(&self) -> i64 {
+        let time = clock_gettime(ClockId::RealtimeCoarse);
+        time.tv_sec.saturating_mul(1_000).saturating_add(time.tv_nsec / 1_000_000)
     }
 }
 

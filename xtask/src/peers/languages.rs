@@ -91,7 +91,7 @@ struct Bare {
 impl Bare {
     fn start(component: &Path) -> Result<Bare> {
         let mut program = cargo();
-        program.args(["bench", "--quiet", "--package", "keiko-engine", "--bench", "languages"]);
+        program.args(["bench", "--quiet", "--workspace", "--bench", "languages"]);
         program.env("KEIKO_BENCH_COMPONENT", component).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = program.spawn().context("start cargo")?;
         let input = child.stdin.take().context("its input")?;

@@ -35,8 +35,7 @@ enum Near {
 impl Cache {
     /// What there is under a key.
     pub(crate) async fn look(&self, key: &CacheKey) -> Look {
-        let now_ms = self.0.clock.now_ms();
-        match self.near(key, now_ms) {
+        match self.near(key) {
             Near::Sure(look) => self.counted(look),
             Near::Unsure(held) => {
                 self.0.counters.level(Level::Memory, Outcome::Miss);
@@ -47,7 +46,7 @@ impl Cache {
 
     /// The value of a key if this host's memory has it and it is fresh: the quick way, which waits for nothing.
     pub fn peek(&self, key: &CacheKey) -> Option<Bytes> {
-        match self.near(key, self.0.clock.now_ms()) {
+        match self.near(key) {
             Near::Sure(Look::Fresh(Content::Value(value))) => {
                 self.0.counters.level(Level::Memory, Outcome::Hit);
                 Some(value)
@@ -65,7 +64,8 @@ impl Cache {
         traced(Level::Memory, look)
     }
 
-    fn near(&self, key: &CacheKey, now_ms: i64) -> Near {
+    fn near(&self, key: &CacheKey) -> Near {
+        let now_ms = self.0.clock.about_now_ms();
         let Some(held) = self.0.memory.get(key) else { return Near::Unsure(None) };
         let epoch = self.0.epoch.now(now_ms);
         if !held.is_of(epoch) {

@@ -6,6 +6,31 @@ use keiko_core::batch::machine::Form;
 use super::{ITEMS_MAX, READ_MAX, Segment};
 use crate::gather::{Candidate, wanted};
 
+/// How items of a group are stored behind a place.
+#[derive(Clone, Copy)]
+pub(crate) struct Has {
+    pub(crate) rows: bool,
+    pub(crate) segments: bool,
+}
+
+impl Has {
+    /// Either way, as far as anybody knows.
+    pub(crate) const BOTH: Has = Has { rows: true, segments: true };
+}
+
+/// What a walk through a group has found.
+pub(crate) struct Walked<R> {
+    /// Items as their store reads them, of which the candidates that are rows were made.
+    pub(crate) rows: Vec<R>,
+    pub(crate) segments: Vec<Segment>,
+    /// What a batch may take, in order.
+    pub(crate) candidates: Vec<Candidate>,
+    /// Whether that is more than a batch takes.
+    pub(crate) is_full: bool,
+    /// Behind which place it began.
+    pub(crate) began: Option<i64>,
+}
+
 /// Segments of a group that are read for a batch: a few at a time, until there are as many items as it may take.
 pub(crate) struct Reading<'a> {
     form: &'a Form,
@@ -49,8 +74,21 @@ impl<'a> Reading<'a> {
         self.items >= wanted(self.form) || self.bytes > self.form.bytes_max
     }
 
+    /// What a walk comes to that began behind `began`, with the rows it has read. `None` when that is less than a batch takes
+    /// and something may stand before it: the walk begins anew, at the first item.
+    pub(crate) fn end<R>(
+        self,
+        rows: Vec<R>,
+        of_rows: Vec<Candidate>,
+        began: Option<i64>,
+    ) -> Option<Walked<R>> {
+        let (candidates, is_full) = self.candidates(of_rows);
+        let is_whole = began.is_none() || is_full;
+        is_whole.then_some(Walked { rows, segments: self.segments, candidates, is_full, began })
+    }
+
     /// The candidates among those and among rows, in order; and whether a batch cannot take all of them.
-    pub(crate) fn candidates(&self, mut rows: Vec<Candidate>) -> (Vec<Candidate>, bool) {
+    fn candidates(&self, mut rows: Vec<Candidate>) -> (Vec<Candidate>, bool) {
         // What stands behind the last one that was read has others before it that were not.
         if let Some(last) = self.last_place().filter(|_| !self.is_over) {
             rows.retain(|row| row.place <= last);

@@ -19,7 +19,7 @@ use super::super::session::Session;
 use crate::admit::read_type;
 use crate::gather::{self, Candidate, Placed};
 use crate::segment::Segment;
-use crate::segment::batch::{self, Reading, Taken};
+use crate::segment::batch::{self, Has, Reading, Taken, Walked};
 use crate::trouble::undecodable;
 
 const LOCK: &str =
@@ -164,23 +164,6 @@ fn ids(segments: &[Segment]) -> Vec<i64> {
     segments.iter().map(|segment| segment.id).collect()
 }
 
-/// How items of a group are stored behind a place.
-struct Has {
-    rows: bool,
-    segments: bool,
-}
-
-/// What a walk through a group has found.
-struct Walked {
-    rows: Vec<PgRow>,
-    segments: Vec<Segment>,
-    candidates: Vec<Candidate>,
-    /// Whether that is more than a batch takes.
-    is_full: bool,
-    /// Behind which place it began.
-    began: Option<i64>,
-}
-
 /// Walks on behind what was taken last, or from the first item on.
 async fn walk(
     session: &mut Session,
@@ -188,7 +171,7 @@ async fn walk(
     mut began: Option<i64>,
     mut has: Has,
     now_ms: i64,
-) -> Result<Walked, StoreError> {
+) -> Result<Walked<PgRow>, StoreError> {
     let (Group { processor, key, .. }, wanted) = (&form.group, gather::wanted(form));
     loop {
         let behind = began.unwrap_or(i64::MIN);
@@ -205,11 +188,10 @@ async fn walk(
             reading.add(session.rows(query).await?.iter().map(read_segment).collect::<Result<_, _>>()?);
         }
         let of_rows = rows.iter().map(candidate).collect::<Result<Vec<_>, _>>()?;
-        let (candidates, is_full) = reading.candidates(of_rows);
-        if began.is_none() || is_full {
-            return Ok(Walked { rows, segments: reading.segments, candidates, is_full, began });
+        if let Some(walked) = reading.end(rows, of_rows, began) {
+            return Ok(walked);
         }
-        (began, has) = (None, Has { rows: true, segments: true });
+        (began, has) = (None, Has::BOTH);
     }
 }
 

@@ -16,7 +16,7 @@ use super::super::session::{Session, json};
 use crate::admit::read_type;
 use crate::gather::{self, Candidate, Placed};
 use crate::segment::Segment;
-use crate::segment::batch::{self, Reading, Taken};
+use crate::segment::batch::{self, Has, Reading, Taken, Walked};
 use crate::trouble::undecodable;
 
 /// Whether the holder `?1` is registered, whether the processor `?2` of the tenant `?3` is stopped, NULL when there is
@@ -151,23 +151,6 @@ pub(super) async fn form(session: &mut Session, request: &FormRequest) -> Result
     Ok(Formed { batch: Some(batch), left, lost: false })
 }
 
-/// How items of a group are stored behind a place.
-struct Has {
-    rows: bool,
-    segments: bool,
-}
-
-/// What a walk through a group has found.
-struct Walked {
-    rows: Vec<SqliteRow>,
-    segments: Vec<Segment>,
-    candidates: Vec<Candidate>,
-    /// Whether that is more than a batch takes.
-    is_full: bool,
-    /// Behind which place it began.
-    began: Option<i64>,
-}
-
 /// Walks on behind what was taken last, or from the first item on.
 async fn walk(
     session: &mut Session,
@@ -175,7 +158,7 @@ async fn walk(
     mut began: Option<i64>,
     mut has: Has,
     now_ms: i64,
-) -> Result<Walked, StoreError> {
+) -> Result<Walked<SqliteRow>, StoreError> {
     let (Group { processor, key, .. }, wanted) = (&form.group, gather::wanted(form));
     let due_ms = (!form.ordered).then_some(now_ms);
     loop {
@@ -192,11 +175,10 @@ async fn walk(
             reading.add(read.iter().map(read_segment).collect::<Result<_, _>>()?);
         }
         let of_rows = rows.iter().map(candidate).collect::<Result<Vec<_>, _>>().map_err(store_error)?;
-        let (candidates, is_full) = reading.candidates(of_rows);
-        if began.is_none() || is_full {
-            return Ok(Walked { rows, segments: reading.segments, candidates, is_full, began });
+        if let Some(walked) = reading.end(rows, of_rows, began) {
+            return Ok(walked);
         }
-        (began, has) = (None, Has { rows: true, segments: true });
+        (began, has) = (None, Has::BOTH);
     }
 }
 
