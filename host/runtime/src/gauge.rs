@@ -56,6 +56,11 @@ impl Gauge {
         count.promised = count.promised.saturating_sub(promised);
     }
 
+    /// What the store has, as this host knows it.
+    pub(crate) fn live(&self, tenant: TenantId) -> u64 {
+        self.0.lock().get(&tenant).map_or(0, |count| count.live)
+    }
+
     /// Tasks promised to guests and not stored yet.
     pub(crate) fn promised(&self, tenant: TenantId) -> u64 {
         self.0.lock().get(&tenant).map_or(0, |count| count.promised)

@@ -34,10 +34,11 @@ pub fn due(gathered: &Gathered, settings: &Settings, size: u64, now_ms: i64) -> 
     // The clock first: a group that is both has waited, and says so.
     if now_ms >= deadline_ms(gathered.oldest_ms, settings) {
         Some(Why::Age)
+    } else if gathered.requested {
+        // Before what is full: of what is asked for, everything goes, also what is left behind full batches.
+        Some(Why::Requested)
     } else if gathered.items >= size || gathered.bytes >= settings.bytes_max {
         Some(Why::Full)
-    } else if gathered.requested {
-        Some(Why::Requested)
     } else {
         None
     }
@@ -85,7 +86,7 @@ mod tests {
         check(1, 1, false, 1_100, Some(Why::Age));
         check(1, 1, false, i64::MAX, Some(Why::Age));
         check(10, 10, false, 1_100, Some(Why::Age));
-        check(10, 10, true, 1_000, Some(Why::Full));
+        check(10, 10, true, 1_000, Some(Why::Requested));
         // A clock that was set back makes nothing due.
         check(1, 1, false, 0, None);
     }

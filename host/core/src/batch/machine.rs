@@ -156,14 +156,15 @@ impl Machine {
         }
     }
 
-    /// The batch to form next, if one is due: of what is due the one that has been for longest.
+    /// The batch to form next, if one is due: of what is due the one that has been for longest, and of those at the same time
+    /// the one with the oldest item.
     pub fn next_form(&mut self, now_ms: i64) -> Option<Form> {
         loop {
             let heads = self.processors.iter().filter(|(_, processor)| processor.has_room());
             let (_, id) = heads
-                .filter_map(|(id, processor)| Some((processor.due.first()?.0.0, *id)))
+                .filter_map(|(id, processor)| Some((processor.head()?, *id)))
                 .min()
-                .filter(|(due_ms, _)| *due_ms <= now_ms)?;
+                .filter(|((due_ms, _), _)| *due_ms <= now_ms)?;
             let form = self.processors.get_mut(&id).and_then(|processor| processor.form(now_ms));
             if form.is_some() {
                 return form;
@@ -349,6 +350,12 @@ impl Known {
 impl Processor {
     fn has_room(&self) -> bool {
         !self.is_stopped && self.in_flight < self.settings.in_flight_max
+    }
+
+    /// When its first group is due, and how old what waits there is.
+    fn head(&self) -> Option<(i64, i64)> {
+        let ((due_ms, _), group) = self.due.first()?;
+        Some((*due_ms, self.groups.get(group)?.gathered.oldest_ms))
     }
 
     /// Changes a group and its place among those that are due.

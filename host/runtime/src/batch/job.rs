@@ -31,6 +31,8 @@ const ABSENT_MS: i64 = 5_000;
 /// First and longest wait after the store failed.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 
+/// What stands for a token where the items are in memory only, so that there is no lease.
+pub(super) const IN_MEMORY: Token = Token(0);
 /// The token of a batch that nobody else has had.
 const FIRST_TOKEN: Token = Token(1);
 
@@ -43,6 +45,13 @@ pub(crate) struct BatchJob {
     pub(crate) health: Health,
     /// The memory of its items: of each its own where they are in memory only, of all together otherwise.
     pub(crate) held: Vec<Held>,
+}
+
+impl BatchJob {
+    /// Whether its items are in memory only. The processor does not say: it may have become volatile, or durable, since.
+    pub(super) fn is_in_memory(&self) -> bool {
+        self.batch.token == IN_MEMORY
+    }
 }
 
 /// What came of a batch, to be written.
@@ -112,6 +121,11 @@ async fn work(shared: &Arc<Shared>, job: &BatchJob, slot: &mut Option<OwnedSemap
         let dead = |item: &Item| (item.id, ItemEnd::Dead(Failure::new(Code::Quarantined, message)));
         return Outcome { ends: batch.items.iter().map(dead).collect(), ..Outcome::nothing(now_ms) };
     }
+    let now = shared.batches.processors.of(job.entry.row.id);
+    if now.is_some_and(|entry| entry.row.stopped.is_some()) {
+        // It was found to be broken, or stopped, while the batch was on its way.
+        return Outcome::nothing(now_ms);
+    }
     let Some(loaded) = loaded(shared, &job.entry) else {
         tracing::warn!(processor = %job.entry.row.name, "a batch waits for its plugin, which is not there");
         return Outcome::nothing(now_ms.saturating_add(ABSENT_MS));
@@ -142,7 +156,7 @@ async fn finish(shared: &Arc<Shared>, mut job: BatchJob, outcome: Outcome) {
     if let Some(failure) = &outcome.broken {
         stop(shared, &job.entry, outcome.version, failure.clone()).await;
     }
-    let again_ms = if job.entry.settings.volatile {
+    let again_ms = if job.is_in_memory() {
         put_back(shared, &mut job, &outcome).await
     } else {
         write(shared, &job, &outcome).await
@@ -303,17 +317,29 @@ fn volatile_again(shared: &Shared, job: &mut BatchJob, outcome: &Outcome) -> Opt
     first.into_iter().chain(unnamed).min()
 }
 
-/// Writes what a batch without rows asked for: there is no end to write it with.
+/// Writes what a batch without rows asked for: there is no end to write it with. What cannot be stored until the host stops is
+/// lost, and counted.
 async fn add_effects(shared: &Shared, job: &BatchJob, outcome: &Outcome) {
     let tenant = job.batch.group.tenant;
     let items = outcome.effects.items.clone();
+    let count = items.len() as i64;
     let add = keiko_core::batch::Add { tenant, items, key: None, items_max: u64::MAX, bytes_max: u64::MAX };
-    let count = add.items.len() as i64;
-    match shared.batches.store.add(vec![add], shared.clock.now_ms()).await {
-        Ok(_) => {
-            shared.batches.gauge.change(tenant, count);
-            tell_added(shared, tenant, &outcome.effects).await;
+    let mut backoff = BACKOFF.0;
+    loop {
+        match shared.batches.store.add(vec![add.clone()], shared.clock.now_ms()).await {
+            Ok(_) => {
+                shared.batches.gauge.change(tenant, count);
+                return tell_added(shared, tenant, &outcome.effects).await;
+            }
+            Err(error) if error.kind() == StoreErrorKind::Refused || shared.is_stopping() => {
+                tracing::warn!(error = %error, items = count, "what a volatile batch asked for was lost");
+                return Counters::add(&shared.batches.counters.dropped, count.unsigned_abs());
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "what a volatile batch asked for could not be stored");
+                backoff = (backoff * 2).min(BACKOFF.1);
+                tokio::time::sleep(backoff).await;
+            }
         }
-        Err(error) => tracing::warn!(error = %error, "what a volatile batch asked for was lost"),
     }
 }

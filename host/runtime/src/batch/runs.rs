@@ -238,8 +238,13 @@ impl Runs<'_> {
         let tenant = &self.port.policy;
         let section = plugin.current.manifest.processor(&entry.row.name);
         let asked = section.map(ProcessorSection::budget).unwrap_or_default();
-        // A batch is nobody's parent.
-        let grants = tenant.grants.iter().filter(|capability| *capability != Capability::Tasks);
+        // A batch is nobody's parent; and one in memory only has no end to store a status with.
+        let is_in_memory = self.job.is_in_memory();
+        let grants = tenant.grants.iter().filter(|capability| match capability {
+            Capability::Tasks => false,
+            Capability::Agents => !is_in_memory,
+            _ => true,
+        });
         let id = TaskId(batch.id.0);
         let kind = entry.row.name.as_str().parse();
         Attempt {

@@ -11,7 +11,7 @@ use keiko_core::batch::machine::{Form, Left, Machine};
 use keiko_core::batch::{LeasedBatch, size};
 use keiko_core::crash::runs_alone;
 use keiko_core::port::{FormRequest, Formed, StoreError};
-use keiko_core::{BatchId, ProcessorId, Token};
+use keiko_core::{BatchId, ProcessorId};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,16 @@ enum Done {
     Formed(Box<Answer>),
     /// A batch was written without a worker, and whoever wrote it has told so.
     Kept,
+    /// There is room for a batch of a dead host.
+    HasRoom(Box<Orphan>),
+}
+
+/// A batch of a dead host, whose memory is held.
+struct Orphan {
+    batch: LeasedBatch,
+    tenure: Arc<Tenure>,
+    entry: Arc<Entry>,
+    held: Held,
 }
 
 /// What the store answered to a wish for a batch, whose memory is held.
@@ -55,6 +65,8 @@ struct Service {
     shared: Arc<Shared>,
     machine: Machine,
     doing: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// Those of them that form a batch.
+    forming: usize,
     next_look: Instant,
     closing: bool,
 }
@@ -65,6 +77,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut events: mpsc::Receiver<Event>
         shared,
         machine: Machine::default(),
         doing: FuturesUnordered::new(),
+        forming: 0,
         next_look: Instant::now(),
         closing: false,
     };
@@ -108,7 +121,8 @@ impl Service {
                 self.machine.formed(&form.group, 0, 0, Left::Nothing, now_ms);
                 continue;
             };
-            if entry.settings.volatile {
+            // Whatever the processor is by now: items may be rows that a guest added, or that were there before it was volatile.
+            if self.shared.batches.volatile.has(&form.group) {
                 self.form_volatile(form, entry);
                 continue;
             }
@@ -117,6 +131,7 @@ impl Service {
                 self.machine.not_formed(&form.group, now_ms.saturating_add(NO_ROOM_MS), now_ms);
                 continue;
             };
+            self.forming += 1;
             self.doing.push(ask(Arc::clone(&self.shared), form, held).boxed());
         }
         if self.machine.must_look() {
@@ -130,7 +145,7 @@ impl Service {
 
     fn may_form(&self) -> bool {
         let stopped = self.shared.batches.is_halted() || self.shared.pauses.of_host();
-        self.doing.len() < FORMING_MAX && !stopped
+        self.forming < FORMING_MAX && !stopped
     }
 
     fn is_due(&self) -> bool {
@@ -147,20 +162,32 @@ impl Service {
 
     fn form_volatile(&mut self, form: Form, entry: Arc<Entry>) {
         let now_ms = self.now_ms();
-        let (taken, left) = self.shared.batches.volatile.form(&form, now_ms);
+        let batches = &self.shared.batches;
+        let (taken, left) = batches.volatile.form(&form, now_ms);
+        // Behind what is in memory there may be rows, if the tenant has any.
+        let has_rows = batches.gauge.live(form.group.tenant) > 0;
+        let left = if left == Left::Nothing && has_rows { Left::Unknown } else { left };
         let bytes = taken.iter().map(|(item, _)| size(&form.group.key, &item.payload)).sum();
         self.machine.formed(&form.group, taken.len() as u64, bytes, left, now_ms);
         let (items, held): (Vec<_>, Vec<Held>) = taken.into_iter().unzip();
         let Some(first) = items.first() else { return };
         // Named after its first item, whose number is no other batch's.
         let id = BatchId(first.id.0);
-        let batch = LeasedBatch { id, group: form.group, token: Token(0), crashes: 0, items };
+        let batch = LeasedBatch { id, group: form.group, token: job::IN_MEMORY, crashes: 0, items };
         self.hand_over(batch, self.shared.tenure(), entry, held);
     }
 
     fn done(&mut self, done: Done) {
         let now_ms = self.now_ms();
-        let Done::Formed(answer) = done else { return };
+        let answer = match done {
+            Done::Formed(answer) => answer,
+            Done::Kept => return,
+            Done::HasRoom(orphan) => {
+                let Orphan { batch, tenure, entry, held } = *orphan;
+                return self.hand_over(batch, tenure, entry, vec![held]);
+            }
+        };
+        self.forming -= 1;
         let Answer { form, formed, tenure, held } = *answer;
         let formed = match formed {
             Ok(formed) => formed,
@@ -287,7 +314,7 @@ impl Service {
                 self.next_look = Instant::now() + Duration::from_secs(1);
             }
             for batch in orphans {
-                self.take_over(batch, Arc::clone(&tenure)).await;
+                self.take_over(batch, Arc::clone(&tenure));
             }
         }
         let mut after = None;
@@ -307,16 +334,22 @@ impl Service {
         }
     }
 
-    async fn take_over(&mut self, batch: LeasedBatch, tenure: Arc<Tenure>) {
+    /// Hands a batch of a dead host over as soon as there is room for it. Nobody waits for that here: what holds the memory may
+    /// be on its way through this service.
+    fn take_over(&mut self, batch: LeasedBatch, tenure: Arc<Tenure>) {
         let Some(entry) = self.shared.batches.processors.of(batch.group.processor) else {
             tracing::warn!(batch = %batch.id, "a batch of a dead host has no processor here");
             return;
         };
         tracing::info!(batch = %batch.id, processor = %entry.row.name, "a batch of a dead host is handed over again");
-        let held = self.shared.batches.memory.take(batch.group.tenant, batch.bytes()).await;
         let now_ms = self.now_ms();
         self.machine.taken_over(batch.group.clone(), now_ms);
-        self.hand_over(batch, tenure, entry, vec![held]);
+        let shared = Arc::clone(&self.shared);
+        let has_room = async move {
+            let held = shared.batches.memory.take(batch.group.tenant, batch.bytes()).await;
+            Done::HasRoom(Box::new(Orphan { batch, tenure, entry, held }))
+        };
+        self.doing.push(has_room.boxed());
     }
 }
 

@@ -32,6 +32,11 @@ impl Volatile {
         waiting.insert(at, Kept { item, due_ms, held });
     }
 
+    /// Whether a group has items here.
+    pub(super) fn has(&self, group: &Group) -> bool {
+        self.0.lock().contains_key(group)
+    }
+
     /// Takes a batch out, and the memory of its items. Of an ordered group nothing goes before an item that waits.
     pub(super) fn form(&self, form: &Form, now_ms: i64) -> (Vec<(Item, Held)>, Left) {
         let mut groups = self.0.lock();

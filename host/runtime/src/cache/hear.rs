@@ -38,7 +38,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 impl Cache {
     /// Starts the loops; they end when the services are stopped.
     pub(crate) fn keep(&self, services: &Services, tenants: Vec<Tenant>) {
-        for backplane in self.0.backplanes.clone() {
+        for plane in &self.0.planes {
+            let backplane = Arc::clone(&plane.backplane);
             services.spawn(self.clone().hear(backplane, tenants.clone(), services.stop_signal()));
         }
         services.spawn(self.clone().repeat(services.stop_signal()));

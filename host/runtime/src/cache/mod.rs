@@ -15,6 +15,7 @@ mod figures;
 mod fill;
 mod hear;
 mod memory;
+mod plane;
 pub(crate) mod plugin;
 mod read;
 mod reading;
@@ -42,6 +43,7 @@ use self::fill::Fills;
 pub use self::fill::{ComputeError, Computed, Fenced, FillGuard, Filling, Patience};
 pub(crate) use self::hear::SignalPlane;
 use self::memory::Memory;
+use self::plane::Plane;
 use self::read::Look;
 use self::reading::Readings;
 use self::recovery::Recovery;
@@ -106,7 +108,7 @@ struct Inner {
     memory: Memory,
     /// The levels behind memory, nearest first.
     tiers: Vec<Tier>,
-    backplanes: Vec<Arc<dyn Backplane>>,
+    planes: Vec<Plane>,
     readings: Readings,
     fills: Arc<Fills>,
     recovery: Recovery,
@@ -171,7 +173,7 @@ impl Cache {
             stamps: Stamps::default(),
             memory: Memory::new(options.memory_bytes),
             tiers: redis.into_iter().chain(database).collect(),
-            backplanes: parts.backplanes,
+            planes: parts.backplanes.into_iter().map(Plane::new).collect(),
             readings: Readings::default(),
             fills: Arc::default(),
             recovery: Recovery::default(),
@@ -384,13 +386,12 @@ impl Inner {
             kind,
             stamp,
         };
-        for backplane in &self.backplanes {
-            let told = backplane.tell(std::slice::from_ref(&change));
-            if matches!(tokio::time::timeout(self.options.redis_patience, told).await, Ok(Ok(()))) {
+        for plane in &self.planes {
+            if plane.tell(&change, self.options.redis_patience, &*self.clock).await {
                 return true;
             }
         }
-        self.backplanes.is_empty()
+        self.planes.is_empty()
     }
 
     /// Takes away what is kept no longer, here and in the database.

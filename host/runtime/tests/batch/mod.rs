@@ -404,6 +404,46 @@ async fn volatile_items_of_an_ordered_key_wait_for_the_first_of_them() {
 }
 
 #[tokio::test]
+async fn items_are_worked_wherever_they_wait_when_a_processor_becomes_volatile_or_durable() {
+    let mut bench = Bench::new().await;
+    let runs = script(&mut bench, done);
+    let table =
+        |volatile| format!("[[processor]]\nname = \"beats\"\nage-ms = 3600000\nvolatile = {volatile}");
+    let version = |number, volatile| {
+        let table = table(volatile);
+        Bytes::from(format!("[plugin]\nname = \"works\"\nversion = \"{number}\"\n{table}\n"))
+    };
+    let (runtime, handle, tenant) = start(&bench, &table(false)).await;
+    let mut added: Vec<ItemId> = Vec::new();
+    let all = async |count: usize| handle.add_items(tenant, "beats", vec![wish("", "1"); count], None).await;
+    let worked = async |count: u64| {
+        handle.flush(tenant, "beats").await.unwrap();
+        let all = async {
+            while handle.batch_figures().done < count {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(SOON, all).await.expect("rows and what is in memory are worked");
+    };
+    added.extend(all(3).await.unwrap().ids());
+    handle.install(tenant, version(2, true), None).await.unwrap();
+    added.extend(all(2).await.unwrap().ids());
+    assert_eq!(view(&handle, tenant, "beats").await.counts.items, 3, "the others are in memory");
+    worked(5).await;
+
+    added.extend(all(4).await.unwrap().ids());
+    handle.install(tenant, version(3, false), None).await.unwrap();
+    added.extend(all(1).await.unwrap().ids());
+    worked(10).await;
+    until(&handle, tenant, "beats", |view| view.counts.items == 0 && view.counts.batches == 0).await;
+    let mut delivered: Vec<ItemId> = runs.lock().iter().flat_map(|seen| seen.items.clone()).collect();
+    delivered.sort_unstable();
+    assert_eq!(delivered, added, "each of them once");
+    assert_eq!(handle.batch_figures().dropped, 0);
+    runtime.drain().await;
+}
+
+#[tokio::test]
 async fn batches_grow_and_shrink_with_the_time_that_they_take() {
     let mut bench = Bench::new().await;
     let slow = Arc::new(std::sync::atomic::AtomicBool::new(false));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use futures::poll;
+use futures::{FutureExt, poll};
 use keiko_core::batch::{ItemOutcome, ItemWish};
 use keiko_core::code::Code;
 use keiko_core::limit::{LimitFact, SetBy};
@@ -175,4 +175,36 @@ async fn an_ordered_key_is_worked_in_order_by_one_of_two_hosts_at_a_time() {
     assert_eq!(hosts, BTreeSet::from([0, 1]), "both have worked");
     second.drain().await;
     first.drain().await;
+}
+
+/// Lets time pass.
+async fn pass(time: Duration) {
+    let _ = timeout(time, std::future::pending::<()>()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_a_dead_host_waits_for_room_and_holds_nobody_up() {
+    let (store, clock) = (MemoryStore::new(), Arc::new(Virtual::from(BEGAN_MS)));
+    let (its_store, mine) =
+        (store.another_host(), Options { batch_memory_bytes: ROOM, ..Options::default() });
+    let given = Given { options: mine, ..Given::default() };
+    let (runtime, handle, tenant) = start(store, Arc::clone(&clock), given).await;
+    let hangs = Given { batch: Arc::new(|_, _, _, _| std::future::pending().boxed()), ..Given::default() };
+    let (dies, its, _) = start(its_store.clone(), clock, hangs).await;
+    add(&handle, tenant, "beats", 4).await.expect("all the room there is");
+    add(&its, tenant, "steps", 1).await.expect("the other has room");
+    while its.batch_figures().runs == 0 {
+        pass(Duration::from_millis(10)).await;
+    }
+    its_store.close();
+    drop((dies, its));
+
+    // Its lease ends, and somebody looks.
+    pass(Duration::from_secs(400)).await;
+    assert_eq!((handle.batch_figures().done, waits(&handle, tenant, "steps").await), (0, 1));
+    let flushed = timeout(Duration::from_secs(1), handle.flush(tenant, "beats")).await;
+    assert_eq!(flushed.expect("nobody is held up").expect("it is flushed"), 1);
+    pass(Duration::from_secs(5)).await;
+    assert_eq!((handle.batch_figures().done, waits(&handle, tenant, "steps").await), (5, 0));
+    runtime.drain().await;
 }

@@ -320,16 +320,18 @@ fn a_stopped_processor_keeps_its_items_until_it_is_started() {
 
 #[test]
 fn a_stop_flushes_in_order_and_leaves_what_must_wait() {
-    let mut world = World::new(&[(P, small())]);
-    world.add(&group(P, "b"), 1);
+    let mut world = World::new(&[(P, small()), (Q, small())]);
+    world.add(&group(Q, "c"), 1);
     world.now_ms = 1;
+    world.add(&group(P, "b"), 1);
+    world.now_ms = 2;
     world.add(&group(P, "a"), 1);
-    world.machine.close(1);
+    world.machine.close(2);
     let keys: Vec<String> = world.poll().into_iter().map(|(key, _)| key).collect();
-    assert_eq!(keys.len(), 2);
+    assert_eq!(keys, ["c", "b", "a"], "oldest first, whichever processor's");
     world.end(0, 1, 500);
     assert!(world.poll().is_empty(), "what is tried again later stays");
-    world.end(0, 0, 0);
+    world.end_all();
     assert_eq!(world.machine.in_flight(), 0);
 }
 
