@@ -393,7 +393,7 @@ impl Clock for SystemClock {
         since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
     }
 
-    /// The time of the kernel's last tick, for a sixth of what the processor's counter costs.
+    /// The time of the kernel's last tick, which is there to be read; the processor's counter is not asked.
     fn about_now_ms(&self) -> i64 {
         let time = clock_gettime(ClockId::RealtimeCoarse);
         time.tv_sec.saturating_mul(1_000).saturating_add(time.tv_nsec / 1_000_000)
