@@ -20,7 +20,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures::future::join_all;
 use keiko::{COMPILE_CHILD, Handle, Host, SystemClock};
-use keiko_core::cache::{CacheKey, Installation, Namespace, Wish};
+use keiko_core::cache::{CacheKey, Installation, Lifetime, Namespace, Wish};
 use keiko_core::catalog::Tenant;
 use keiko_core::outcome::Outcome;
 use keiko_core::policy::BudgetRequest;
@@ -47,7 +47,8 @@ const GUEST_GETS: u64 = 20_000;
 const AT_ONCE: usize = 64;
 const VALUE_BYTES: usize = 100;
 /// How values are kept: until it is over.
-static LASTING: LazyLock<Wish> = LazyLock::new(|| Wish { lifetime_ms: Some(3_600_000), ..Wish::default() });
+static LASTING: LazyLock<Wish> =
+    LazyLock::new(|| Wish { lifetime: Lifetime::of_ms(3_600_000), ..Wish::default() });
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).is_some_and(|argument| argument == COMPILE_CHILD) {

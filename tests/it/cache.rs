@@ -1,6 +1,8 @@
 //! The cache as guests use it, through the fixture plugin `contract`: every call, every refusal, every limit at the limit and
 //! one above, two tenants with one key, and what becomes of a fill whose holder is gone.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
 use keiko_tests::check::hostile::two_tenants;
@@ -243,4 +245,58 @@ fn an_operator_sees_why_something_is_not_there_and_takes_things_away() {
         client.get(&format!("/v1/cache/entry?{bad}")).unwrap().expect(&[400]).unwrap();
     }
     client.get("/v1/cache/entry?namespace=p.nobody&key=k").unwrap().expect(&[404]).unwrap();
+}
+
+/// Runs `keiko cache` to its end; what it wrote to standard output and to standard error.
+#[track_caller]
+fn keiko_cache(running: &Running, arguments: &[&str], status: i32) -> (String, String) {
+    let server = format!("http://{}", running.client.address());
+    let mut command = Command::new(tree::program().unwrap());
+    let output = command.arg("cache").args(arguments).args(["--server", &server]).output().unwrap();
+    let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {out}{err}");
+    (out, err)
+}
+
+#[test]
+fn an_operator_does_the_same_from_the_command_line() {
+    let running = Running::with_guests(&["contract"]);
+    let keep = || steps(&running, json!([{"do": "set", "key": "k", "value": "v", "tags": ["t"]}]));
+    keep();
+    let (table, _) = keiko_cache(&running, &["stats"], 0);
+    let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["LEVEL", "STATE", "ENTRIES", "SIZE"], "{table}");
+    assert_eq!(
+        (&rows[1][..2], &rows[2][..2]),
+        (&["memory", "works"][..], &["database", "works"][..]),
+        "{table}"
+    );
+    let get = ["get", "p.contract", "k"];
+    assert_eq!(keiko_cache(&running, &["get", "p.contract", "k", "--value"], 0).0, "v");
+    let (table, note) = keiko_cache(&running, &get, 0);
+    assert!(
+        table.contains(" fresh ") && table.contains(" contract.") && note.contains("gets it"),
+        "{table}{note}"
+    );
+    // Each way of taking it away is told by its name.
+    let ways: [(&[&str], &str); 3] = [
+        (&["remove", "p.contract", "k"], "removed"),
+        (&["remove-tag", "p.contract", "t"], "tag_removed"),
+        (&["clear"], "nothing"),
+    ];
+    for (way, why) in ways {
+        keep();
+        keiko_cache(&running, way, 0);
+        let (table, note) = keiko_cache(&running, &get, 0);
+        assert!(table.contains(why) && note.contains("gets nothing"), "{way:?}: {table}{note}");
+        let explained: Value =
+            serde_json::from_str(&keiko_cache(&running, &[&get[..], &["--json"]].concat(), 0).0).unwrap();
+        assert_eq!(explained["found"], false, "{way:?}: {explained}");
+    }
+    let (_, error) = keiko_cache(&running, &["get", "p.contract", "k", "--value"], 3);
+    assert!(error.contains("there is no value"), "{error}");
+    let (_, error) = keiko_cache(&running, &["get", "p.nobody", "k"], 3);
+    assert!(error.contains("there is no plugin `nobody`"), "{error}");
+    let (_, error) = keiko_cache(&running, &["get", "contract", "k"], 3);
+    assert!(error.contains("namespace: expected p.PLUGIN"), "{error}");
 }

@@ -22,6 +22,7 @@ mod programs;
 mod readme;
 mod replica;
 mod sameness;
+mod sharing;
 mod stopping;
 mod tenants;
 mod trees;

@@ -1,18 +1,22 @@
 //! The data layer as a running host offers it: agents, users, and questions about many tasks.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use futures::FutureExt;
 use keiko_core::agent::{
     Agent, AgentFilter, AgentPatch, AgentStatistics, AgentStatus, STATISTICS_AGE_MS, StatusChange, User,
     check_name,
 };
-use keiko_core::cache::{CacheKey, Namespace, Wish};
+use keiko_core::cache::{CacheKey, Lifetime, Namespace, Wish};
 use keiko_core::code::Code;
 use keiko_core::history::{DateRange, Statistics, UserTask};
 use keiko_core::name::AgentKind;
 use keiko_core::usage::DaySpent;
 use keiko_core::{AgentId, TaskId, TenantId, UserId};
+use tokio::sync::oneshot;
 
-use crate::cache::Found;
+use crate::cache::{ComputeError, Computed, Computing, Patience};
 use crate::handle::Handle;
 use crate::request::Error;
 
@@ -82,7 +86,8 @@ impl Handle {
     }
 
     /// One agent as it is now, with the statistics of its tasks, which may be half an hour old unless `fresh` ones are
-    /// asked for: ends of tasks do not touch what is cached.
+    /// asked for: ends of tasks do not touch what is cached. Of all who want them at the same time, on all hosts, one
+    /// counts; while that takes long or fails, older ones are good enough for as long as the cache keeps stale values.
     pub async fn agent(
         &self,
         tenant: TenantId,
@@ -92,17 +97,53 @@ impl Handle {
         let (cache, owner) = (&self.shared.cache, self.entry(tenant)?.row(tenant));
         let key = CacheKey::new(&owner, &Namespace::of_host("agents"), &id.to_string())
             .map_err(|error| invalid(error.to_string()))?;
-        if !fresh
-            && let Found::Value(bytes) = cache.get(&key).await
-            && let Some(statistics) = AgentStatistics::decode(&bytes)
-        {
-            let agent = self.agents(tenant, &[id]).await?.pop().flatten();
-            return Ok((agent.ok_or_else(|| no_agent(&[id]))?, statistics));
+        let Computing { stale_ms, eager, patience } = cache.options().computing;
+        let lifetime = Lifetime::of_ms(STATISTICS_AGE_MS);
+        let wish = Wish { lifetime, stale_ms, eager, ..Wish::default() };
+        if !fresh && let Some(found) = self.counted_agent(tenant, id, &key, &wish, patience).await? {
+            return Ok(found);
         }
         let found = self.shared.agents.agent(tenant, id).await?.ok_or_else(|| no_agent(&[id]))?;
-        let wish = Wish { lifetime_ms: Some(STATISTICS_AGE_MS), ..Wish::default() };
         cache.set(&key, Bytes::copy_from_slice(&found.1.encode()), &wish).await;
         Ok(found)
+    }
+
+    /// An agent with statistics from the cache, or counted for it; `None` when what is cached cannot be read.
+    async fn counted_agent(
+        &self,
+        tenant: TenantId,
+        id: AgentId,
+        key: &CacheKey,
+        wish: &Wish,
+        patience: Patience,
+    ) -> Result<Option<(Agent, AgentStatistics)>, Error> {
+        let shared = Arc::clone(&self.shared);
+        // Whoever counts has read the agent as well.
+        let (read, mut just_read) = oneshot::channel();
+        let compute = move || {
+            async move {
+                let found = shared.agents.agent(tenant, id).await.map_err(Error::from)?;
+                let value = found.map(|(agent, statistics)| {
+                    // A caller that is gone needs no agent.
+                    let _ = read.send(agent);
+                    Bytes::copy_from_slice(&statistics.encode())
+                });
+                Ok(Computed { value, wish: None })
+            }
+            .boxed()
+        };
+        let counted = self.shared.cache.get_or_compute(key, wish, patience, compute).await;
+        let bytes = counted.map_err(|error| match error {
+            ComputeError::Failed(error) => error,
+            ComputeError::Late => Error::new(Code::StorageBusy, "counting the agent's tasks takes too long"),
+        })?;
+        let bytes = bytes.ok_or_else(|| no_agent(&[id]))?;
+        let Some(statistics) = AgentStatistics::decode(&bytes) else { return Ok(None) };
+        let agent = match just_read.try_recv() {
+            Ok(agent) => Some(agent),
+            Err(_) => self.agents(tenant, &[id]).await?.pop().flatten(),
+        };
+        Ok(Some((agent.ok_or_else(|| no_agent(&[id]))?, statistics)))
     }
 
     /// Gives agents new statuses, all or none.

@@ -57,9 +57,11 @@ async fn take(shared: &Shared, signal: Signal) {
     // What was said before an end is heard before it.
     shared.hear(signal.watched, signal.said);
     shared.waiters.tell(signal.ended);
-    if signal.cache_many {
-        shared.cache.take(Heard::Found, &[]);
+    match signal.hearing {
+        Some(false) => shared.cache.take_signal(Heard::Lost, &[]),
+        None if !signal.cache_many => {}
+        _ => shared.cache.take_signal(Heard::Found, &[]),
     }
     let tenants: Vec<Tenant> = shared.tenants.iter().map(|(id, entry)| entry.row(*id)).collect();
-    shared.cache.take(Heard::Changes(signal.cache), &tenants);
+    shared.cache.take_signal(Heard::Changes(signal.cache), &tenants);
 }

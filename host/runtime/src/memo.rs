@@ -4,7 +4,7 @@
 //! once for however many ask at the same time: a task never waits for another one.
 
 use keiko_core::TaskId;
-use keiko_core::cache::{CacheKey, Namespace, Tag, Wish};
+use keiko_core::cache::{CacheKey, Lifetime, Namespace, Tag, Wish};
 use keiko_core::catalog::{Plugin, Tenant};
 use keiko_core::manifest::MemoizeSection;
 use keiko_core::memo::{Asked, KeptResult, canonical, key};
@@ -50,7 +50,7 @@ impl Memo {
         let key = CacheKey::new(tenant, &Namespace::of_results(&plugin.name), &text).ok()?;
         let component = Tag::of_component(&plugin.name, &plugin.current.digest);
         let tags = vec![component, Tag::given(prefix).ok()?];
-        let wish = Wish { lifetime_ms: Some(ttl_s.saturating_mul(1_000)), tags, ..Wish::default() };
+        let wish = Wish { lifetime: Lifetime::of_ms(ttl_s.saturating_mul(1_000)), tags, ..Wish::default() };
         Some(Memo { key, wish, none: *cache_none })
     }
 

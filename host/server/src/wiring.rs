@@ -472,6 +472,12 @@ async fn cache_parts(
     };
     if let Some(url) = &config.cache.redis_url {
         let redis = RedisLevel::open(url.reveal(), installation).map_err(StartError::Redis)?;
+        if parts.database.is_none() {
+            tracing::warn!(
+                "Redis is the last level of the cache: if it evicts what notes that a tag was removed, entries with the \
+                 tag come back; `cache.database_mib` above 0 keeps such notes in the database"
+            );
+        }
         parts.redis = Some(Arc::new(redis.clone()));
         if parts.shared {
             parts.backplanes.push(Arc::new(redis));

@@ -131,7 +131,7 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::{Namespace, VALUE_BYTES_MAX, Wish, made, removed};
+    use crate::cache::{Lifetime, Namespace, VALUE_BYTES_MAX, Wish, made, removed};
     use crate::catalog::Tenant;
     use crate::id::TenantId;
 
@@ -148,9 +148,10 @@ mod tests {
 
     fn sample() -> Entry {
         let wish = Wish {
-            lifetime_ms: Some(1_000),
+            lifetime: Lifetime::of_ms(1_000),
             stale_ms: 5_000,
             eager: Some(0.5),
+            absent: None,
             tags: vec![Tag::given("a").unwrap(), Tag::stored(&format!("@{}", "07".repeat(32))).unwrap()],
         };
         made(Content::Value(Bytes::from_static(b"value")), Stamp(0x0102_0304_0506_0708), &wish, 1, NOW, 0.0)

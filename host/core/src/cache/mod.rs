@@ -17,8 +17,8 @@ pub use breaker::Breaker;
 pub use envelope::{Undecodable, decode, encode};
 pub use key::{CacheKey, Installation, InvalidKey, Namespace, Tag};
 pub use rule::{
-    Content, Entry, Stamp, Stamps, Times, Verdict, Why, Wish, expired, judge, made, promoted, removed,
-    throttled,
+    Content, Entry, Lifetime, Stamp, Stamps, Times, Verdict, Why, Wish, expired, judge, made, promoted,
+    removed, throttled,
 };
 
 /// Longest key of an entry, in bytes.

@@ -80,11 +80,29 @@ impl Entry {
     }
 }
 
+/// A lifetime that is asked for, from 1 to [`LIFETIME_MS_MAX`] milliseconds: nothing is kept for no time at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Lifetime(u64);
+
+impl Lifetime {
+    /// So many milliseconds; `None` for 0 and for more than the longest.
+    pub const fn of_ms(ms: u64) -> Option<Lifetime> {
+        if ms == 0 || ms > LIFETIME_MS_MAX { None } else { Some(Lifetime(ms)) }
+    }
+
+    /// In milliseconds.
+    pub const fn as_ms(self) -> u64 {
+        self.0
+    }
+}
+
 /// How somebody wants a value to be kept.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Wish {
     /// How long it is fresh on every level; `None` leaves it to each level.
-    pub lifetime_ms: Option<u64>,
+    pub lifetime: Option<Lifetime>,
+    /// How long the knowledge is kept that there is no value; `None` does not keep it.
+    pub absent: Option<Lifetime>,
     /// How long it is kept after that, in case a new one cannot be had.
     pub stale_ms: u64,
     /// The part of its lifetime, from 0 to 1, after which whoever asks for it has it computed again.
@@ -123,7 +141,11 @@ impl Times {
 
 /// An entry for a level whose own lifetime is `level_ms`. `random` is drawn evenly from 0 to 1.
 pub fn made(content: Content, stamp: Stamp, wish: &Wish, level_ms: u64, now_ms: i64, random: f64) -> Entry {
-    let whole = wish.lifetime_ms.unwrap_or(level_ms).clamp(1, LIFETIME_MS_MAX);
+    let given = match content {
+        Content::Absent => wish.absent.or(wish.lifetime),
+        Content::Value(_) | Content::Removed => wish.lifetime,
+    };
+    let whole = given.map_or(level_ms, Lifetime::as_ms).clamp(1, LIFETIME_MS_MAX);
     let lifetime = ((whole as f64) * (1.0 - JITTER * random.clamp(0.0, 1.0))).ceil() as i64;
     let logical_ms = now_ms.saturating_add(lifetime);
     let stale = i64::try_from(wish.stale_ms.min(LIFETIME_MS_MAX)).unwrap_or(i64::MAX);
@@ -131,7 +153,7 @@ pub fn made(content: Content, stamp: Stamp, wish: &Wish, level_ms: u64, now_ms: 
     Entry {
         stamp,
         content,
-        given: wish.lifetime_ms.is_some(),
+        given: given.is_some(),
         logical_ms,
         physical_ms: logical_ms.saturating_add(stale),
         eager_ms: eager.map(|after| now_ms.saturating_add(after)),
@@ -250,13 +272,14 @@ mod tests {
     const NOW: i64 = 1_800_000_000_000;
 
     fn value(lifetime_ms: Option<u64>, stale_ms: u64) -> Entry {
-        let wish = Wish { lifetime_ms, stale_ms, ..Wish::default() };
+        let wish = Wish { lifetime: lifetime_ms.and_then(Lifetime::of_ms), stale_ms, ..Wish::default() };
         made(Content::Value(Bytes::from_static(b"v")), Stamp(5), &wish, 300_000, NOW, 0.0)
     }
 
     #[test]
     fn an_entry_is_fresh_then_eager_then_stale_then_gone() {
-        let wish = Wish { lifetime_ms: Some(1_000), stale_ms: 500, eager: Some(0.8), ..Wish::default() };
+        let wish =
+            Wish { lifetime: Lifetime::of_ms(1_000), stale_ms: 500, eager: Some(0.8), ..Wish::default() };
         let entry = made(Content::Absent, Stamp(5), &wish, 300_000, NOW, 0.0);
         let check = |after_ms: i64, marker: Option<u64>, expected: Verdict| {
             let verdict = judge(&entry, marker.map(Stamp), NOW + after_ms);
@@ -282,17 +305,28 @@ mod tests {
     fn a_lifetime_that_is_given_is_that_of_every_level() {
         assert_eq!(value(None, 0).logical_ms, NOW + 300_000);
         for level_ms in [1, 300_000, 86_400_000] {
-            let wish = Wish { lifetime_ms: Some(7_000), ..Wish::default() };
+            let wish = Wish { lifetime: Lifetime::of_ms(7_000), ..Wish::default() };
             let entry = made(Content::Absent, Stamp(5), &wish, level_ms, NOW, 0.0);
             assert_eq!((entry.logical_ms, entry.given), (NOW + 7_000, true));
             assert_eq!(promoted(&entry, 1, NOW + 6_000), entry);
         }
         let longest = value(Some(LIFETIME_MS_MAX), LIFETIME_MS_MAX);
         assert!(longest.physical_ms - NOW <= MARKER_MS, "what is removed by its tag does not come back");
-        assert_eq!(
-            value(Some(LIFETIME_MS_MAX + 1), 0).logical_ms,
-            value(Some(LIFETIME_MS_MAX), 0).logical_ms
-        );
+    }
+
+    #[test]
+    fn nothing_is_kept_for_no_time_and_nothing_for_ever() {
+        for (ms, taken) in [(0, false), (1, true), (LIFETIME_MS_MAX, true), (LIFETIME_MS_MAX + 1, false)] {
+            assert_eq!(Lifetime::of_ms(ms).map(Lifetime::as_ms), taken.then_some(ms));
+        }
+    }
+
+    #[test]
+    fn that_there_is_no_value_has_a_lifetime_of_its_own() {
+        let wish = Wish { lifetime: Lifetime::of_ms(9_000), absent: Lifetime::of_ms(500), ..Wish::default() };
+        let until = |content| made(content, Stamp(1), &wish, 300_000, NOW, 0.0).logical_ms - NOW;
+        assert_eq!(until(Content::Absent), 500);
+        assert_eq!(until(Content::Value(Bytes::new())), 9_000);
     }
 
     /// The origin began the whole lifetime anew with every promotion.
@@ -316,7 +350,7 @@ mod tests {
 
     #[test]
     fn jitter_takes_up_to_a_tenth_and_adds_nothing() {
-        let wish = Wish { lifetime_ms: Some(1_000), ..Wish::default() };
+        let wish = Wish { lifetime: Lifetime::of_ms(1_000), ..Wish::default() };
         let check = |random: f64, expected: i64| {
             let entry = made(Content::Absent, Stamp(1), &wish, 1, NOW, random);
             assert_eq!(entry.logical_ms - NOW, expected, "{random}");
@@ -325,7 +359,7 @@ mod tests {
         check(0.5, 950);
         check(1.0, 900);
         check(7.0, 900);
-        let shortest = Wish { lifetime_ms: Some(1), ..Wish::default() };
+        let shortest = Wish { lifetime: Lifetime::of_ms(1), ..Wish::default() };
         assert_eq!(made(Content::Absent, Stamp(1), &shortest, 1, NOW, 1.0).logical_ms, NOW + 1);
     }
 

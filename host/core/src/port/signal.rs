@@ -24,6 +24,8 @@ pub struct Signal {
     pub cache: Vec<Change>,
     /// More of them were than were worth naming.
     pub cache_many: bool,
+    /// Whether news are heard from now on, if that has changed. This the host knows by itself; nobody tells it.
+    pub hearing: Option<bool>,
     /// Somebody watches these tasks on the host that tells it, which does not run them.
     pub watched: Vec<Watched>,
     /// What attempts say that run on the host that tells it.
@@ -102,6 +104,7 @@ impl Signal {
         self.ended.extend(other.ended);
         self.cache_many |= other.cache_many;
         self.cache.extend(other.cache);
+        self.hearing = other.hearing.or(self.hearing);
         self.watched.extend(other.watched);
         self.said.extend(other.said);
     }
@@ -113,7 +116,8 @@ pub trait Signals: Send + Sync + 'static {
     /// Passes news on, soon and together with other news; nobody waits for it and it may be lost.
     fn tell(&self, signal: Signal);
 
-    /// The next news from another host. Says that everything may have changed after news could have been lost.
+    /// The next news from another host. Says when news can no longer be heard, and when they can again that everything
+    /// may have changed.
     /// Without other hosts it waits for ever.
     async fn next(&self) -> Signal;
 }

@@ -52,9 +52,9 @@ impl Default for Patience {
 /// What a computation has found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Computed {
-    /// The value; `None` when there is none, which is kept like one.
+    /// The value; `None` when there is none, which is kept only if the wish says for how long.
     pub value: Option<Bytes>,
-    /// How it is to be kept, if otherwise than was said before; a lifetime of 0 keeps it not at all.
+    /// How it is to be kept, if otherwise than was said before.
     pub wish: Option<Wish>,
 }
 
@@ -483,7 +483,7 @@ impl Cache {
             Ok(computed) => {
                 let content = computed.value.map_or(Content::Absent, Content::Value);
                 let wish = computed.wish.unwrap_or(job.wish);
-                let kept = (wish.lifetime_ms != Some(0)).then_some(&wish);
+                let kept = (content != Content::Absent || wish.absent.is_some()).then_some(&wish);
                 // What is not kept because another host computed it, too, is good for whoever waited here.
                 let _ = guard.end(content.clone(), kept).await;
                 Handed::Value(content)

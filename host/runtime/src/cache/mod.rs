@@ -81,6 +81,25 @@ pub struct CacheOptions {
     pub redis_patience: Duration,
     /// Longest wait for the database.
     pub database_patience: Duration,
+    /// Values that the host computes itself.
+    pub computing: Computing,
+}
+
+/// How a value that the host computes itself is kept beyond its lifetime, and how long somebody waits for a new one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Computing {
+    /// How long it is kept after its lifetime, in case a new one cannot be had; 0 keeps it no longer.
+    pub stale_ms: u64,
+    /// The part of its lifetime, from 0 to 1, after which whoever asks for it has it computed again; `None` for never.
+    pub eager: Option<f64>,
+    /// How long callers wait.
+    pub patience: Patience,
+}
+
+impl Default for Computing {
+    fn default() -> Computing {
+        Computing { stale_ms: 3_600_000, eager: Some(0.8), patience: Patience::default() }
+    }
 }
 
 impl Default for CacheOptions {
@@ -92,6 +111,7 @@ impl Default for CacheOptions {
             jitter: true,
             redis_patience: Duration::from_millis(250),
             database_patience: Duration::from_secs(2),
+            computing: Computing::default(),
         }
     }
 }
@@ -198,12 +218,6 @@ impl Cache {
     pub async fn set(&self, key: &CacheKey, value: Bytes, wish: &Wish) -> Stored {
         let stamp = self.0.stamps.next(self.0.clock.now_ms());
         self.store(key, Content::Value(value), wish, stamp).await
-    }
-
-    /// Stores the knowledge that there is no value.
-    pub async fn set_absent(&self, key: &CacheKey, wish: &Wish) {
-        let stamp = self.0.stamps.next(self.0.clock.now_ms());
-        self.store(key, Content::Absent, wish, stamp).await;
     }
 
     /// Removes a key everywhere.

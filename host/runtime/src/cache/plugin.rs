@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use keiko_core::cache::{
-    CacheKey, KEYS_MAX, LIFETIME_MS_MAX, Namespace, TAGS_MAX, Tag, VALUE_BYTES_MAX, Wish,
+    CacheKey, KEYS_MAX, LIFETIME_MS_MAX, Lifetime, Namespace, TAGS_MAX, Tag, VALUE_BYTES_MAX, Wish,
 };
 use keiko_core::catalog::{Plugin, Tenant};
 use keiko_core::port::{CacheFill, CacheFilling, CacheRefused, Keeping};
@@ -111,15 +111,14 @@ impl PluginCache {
     }
 
     fn wish(&self, keeping: Keeping) -> Result<Wish, CacheRefused> {
-        if keeping.lifetime_ms.is_some_and(|lifetime| !(1..=LIFETIME_MS_MAX).contains(&lifetime)) {
-            return Err(CacheRefused::Lifetime(LIFETIME_MS_MAX));
-        }
+        let taken = |ms| Lifetime::of_ms(ms).ok_or(CacheRefused::Lifetime(LIFETIME_MS_MAX));
+        let lifetime = keeping.lifetime_ms.map(taken).transpose()?;
         if keeping.tags.len() > TAGS_MAX {
             return Err(CacheRefused::TooManyTags(TAGS_MAX as u64));
         }
         let given = keeping.tags.iter().map(|tag| Tag::given(tag).map_err(CacheRefused::Tag));
         let tags = std::iter::once(Ok(self.component.clone())).chain(given).collect::<Result<_, _>>()?;
-        Ok(Wish { lifetime_ms: keeping.lifetime_ms, tags, ..Wish::default() })
+        Ok(Wish { lifetime, tags, ..Wish::default() })
     }
 }
 

@@ -36,7 +36,7 @@ impl Cache {
     /// What there is under a key.
     pub(crate) async fn look(&self, key: &CacheKey) -> Look {
         match self.near(key) {
-            Near::Sure(look) => self.counted(look),
+            Near::Sure(look) => self.counted(key, look),
             Near::Unsure(held) => {
                 self.0.counters.level(Level::Memory, Outcome::Miss);
                 self.look_far(key, held).await
@@ -55,13 +55,13 @@ impl Cache {
         }
     }
 
-    fn counted(&self, look: Look) -> Look {
+    fn counted(&self, key: &CacheKey, look: Look) -> Look {
         let outcome = match &look {
             Look::Fresh(_) | Look::Eager(_) => Outcome::Hit,
             Look::Stale(_) | Look::Gone(_) => Outcome::Miss,
         };
         self.0.counters.level(Level::Memory, outcome);
-        traced(Level::Memory, look)
+        traced(Level::Memory, key, look)
     }
 
     fn near(&self, key: &CacheKey) -> Near {
@@ -89,7 +89,7 @@ impl Cache {
 
     async fn look_far(&self, key: &CacheKey, held: Option<Arc<Held>>) -> Look {
         let look = self.look_behind(key, held).await;
-        traced(self.0.tiers.last().map_or(Level::Memory, |tier| tier.level), look)
+        traced(self.0.tiers.last().map_or(Level::Memory, |tier| tier.level), key, look)
     }
 
     async fn look_behind(&self, key: &CacheKey, held: Option<Arc<Held>>) -> Look {
@@ -153,14 +153,22 @@ impl Cache {
     }
 }
 
-/// Says why a key is not served, as far as this level: at `trace`, and without the key.
-fn traced(level: Level, look: Look) -> Look {
+/// Says at `trace` why a key is not served, as far as this level. Keys are a tenant's own words, which no other level of the
+/// log shows.
+fn traced(level: Level, key: &CacheKey, look: Look) -> Look {
     let outcome = match &look {
         Look::Fresh(_) | Look::Eager(_) => return look,
         Look::Stale(_) => "stale",
         Look::Gone(why) => why.as_str(),
     };
-    tracing::trace!(level = level.as_str(), outcome, "the cache has no fresh value");
+    tracing::trace!(
+        level = level.as_str(),
+        tenant = %key.tenant().name,
+        namespace = key.namespace().as_str(),
+        key = key.text(),
+        outcome,
+        "the cache has no fresh value"
+    );
     look
 }
 

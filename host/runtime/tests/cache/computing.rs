@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::join_all;
-use keiko_core::cache::{CacheKey, Why, Wish};
+use keiko_core::cache::{CacheKey, Lifetime, Why, Wish};
 use keiko_runtime::cache::{
     Cache, ComputeError, Computed, Event, Fenced, FillGuard, Filling, Found, Patience, Stored,
 };
@@ -102,7 +102,7 @@ async fn a_thousand_readers_on_two_hosts_compute_once_without_redis() {
 async fn a_stale_value_is_served_when_a_new_one_cannot_be_had_and_tried_again_later() {
     let world = World::new(1);
     let key = key(&world.ada, "k");
-    let wish = Wish { lifetime_ms: Some(1_000), stale_ms: 60_000, ..Wish::default() };
+    let wish = Wish { lifetime: Lifetime::of_ms(1_000), stale_ms: 60_000, ..Wish::default() };
     assert_eq!(ask(world.cache(0), &key, &wish, Err("away")).await, Err(ComputeError::Failed("away")));
     assert_eq!(ask(world.cache(0), &key, &wish, Ok("old")).await, Ok(Some("old".into())));
     world.pass(1_000);
@@ -119,7 +119,7 @@ async fn a_stale_value_is_served_when_a_new_one_cannot_be_had_and_tried_again_la
 async fn a_computation_goes_on_when_its_caller_does_not_wait() {
     let world = World::new(1);
     let key = key(&world.ada, "k");
-    let wish = Wish { lifetime_ms: Some(1_000), stale_ms: 60_000, ..Wish::default() };
+    let wish = Wish { lifetime: Lifetime::of_ms(1_000), stale_ms: 60_000, ..Wish::default() };
     ask(world.cache(0), &key, &wish, Ok("old")).await.unwrap();
     world.pass(1_000);
     let (go, done) = (Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));
@@ -152,7 +152,7 @@ async fn a_computation_goes_on_when_its_caller_does_not_wait() {
 async fn what_is_worth_computing_again_is_while_it_is_served() {
     let world = World::new(1);
     let key = key(&world.ada, "k");
-    let wish = Wish { lifetime_ms: Some(10_000), eager: Some(0.5), ..Wish::default() };
+    let wish = Wish { lifetime: Lifetime::of_ms(10_000), eager: Some(0.5), ..Wish::default() };
     ask(world.cache(0), &key, &wish, Ok("old")).await.unwrap();
     assert_eq!(ask(world.cache(0), &key, &wish, Ok("new")).await, Ok(Some("old".into())));
     world.pass(5_000);
@@ -169,12 +169,16 @@ async fn no_value_is_kept_only_when_asked_to() {
     let none = |wish: Option<Wish>| {
         move || async move { Ok::<_, &'static str>(Computed { value: None, wish }) }.boxed()
     };
-    let plain = Wish::default();
+    let plain = lasting(60_000);
     let ask = |wish| world.cache(0).get_or_compute(&key, &plain, patience(), none(wish));
-    assert_eq!(ask(Some(lasting(0))).await, Ok(None));
+    assert_eq!(ask(None).await, Ok(None));
     assert_eq!(world.cache(0).get(&key).await, Found::Nothing(Why::Nothing));
-    assert_eq!(ask(Some(lasting(1_000))).await, Ok(None));
+    let asked = Wish { absent: Lifetime::of_ms(1_000), ..plain.clone() };
+    assert_eq!(ask(Some(asked)).await, Ok(None));
     assert_eq!(world.cache(0).get(&key).await, Found::Absent);
+    // For its own time, not for that of a value.
+    world.pass(1_000);
+    assert_eq!(world.cache(0).get(&key).await, Found::Nothing(Why::Expired));
 }
 
 #[tokio::test]

@@ -1,10 +1,13 @@
 //! Values on their way through the levels and between hosts.
 
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::join_all;
-use keiko_core::cache::{Level, Tag, VALUE_BYTES_MAX, Verdict, Why, Wish};
+use keiko_core::cache::{Level, Lifetime, Tag, VALUE_BYTES_MAX, Verdict, Why, Wish};
 use keiko_core::port::Heard;
-use keiko_runtime::cache::{BLIND_MS, CacheOptions, Event, Found, Outcome, StepKnown, Stored};
+use keiko_runtime::cache::{
+    BLIND_MS, CacheOptions, Computed, Event, Found, Outcome, Patience, StepKnown, Stored,
+};
 use keiko_store::memory::LevelFault;
 
 use crate::world::{World, key, lasting, namespace, value};
@@ -21,7 +24,7 @@ async fn a_value_is_everywhere_and_comes_from_the_nearest_level() {
         let host = &world.hosts[1];
         host.redis.set_fault(fault);
         let before = host.cache.figures().level(level, Outcome::Hit);
-        host.cache.take(Heard::Found, &[]);
+        host.cache.take(0, Heard::Found, &[]);
         assert_eq!(host.cache.get(&key).await, value("v"));
         assert_eq!(host.cache.figures().level(level, Outcome::Hit), before + 1, "{level:?}");
     }
@@ -41,7 +44,10 @@ async fn values_that_look_like_nothing_and_a_kept_none_are_hits() {
         }
     }
     let none = key(&world.ada, "none");
-    world.cache(0).set_absent(&none, &wish).await;
+    let compute = || async { Ok::<_, ()>(Computed { value: None, wish: None }) }.boxed();
+    let absent = Wish { absent: wish.lifetime, ..wish };
+    let answer = world.cache(0).get_or_compute(&none, &absent, Patience::default(), compute).await;
+    assert_eq!(answer, Ok(None));
     for host in 0..2 {
         assert_eq!(world.cache(host).get(&none).await, Found::Absent);
     }
@@ -59,7 +65,7 @@ async fn a_promoted_value_ends_with_the_level_it_came_from() {
         assert_eq!(world.cache(1).get(&key).await, value("v"));
         world.pass(9_000);
         world.hosts[1].redis.flush();
-        world.cache(1).take(Heard::Found, &[]);
+        world.cache(1).take(0, Heard::Found, &[]);
     }
     world.pass(6_001);
     assert!(matches!(world.cache(1).get(&key).await, Found::Nothing(_)));
@@ -119,7 +125,7 @@ async fn reads_that_come_together_are_one_question_as_long_as_it_has_room() {
     // And one more that asks whether everything of the tenant was removed.
     for (range, expected) in [(0..1, 1 + 1), (0..256, 1 + 1), (0..257, 2 + 1)] {
         let host = &world.hosts[1];
-        host.cache.take(Heard::Found, &[]);
+        host.cache.take(0, Heard::Found, &[]);
         let before = host.redis.reads();
         let found = join_all(keys[range.clone()].iter().map(|key| host.cache.get(key))).await;
         assert!(found.iter().all(|found| *found == value("v")));
@@ -149,7 +155,7 @@ async fn a_removed_key_is_gone_everywhere_and_a_late_write_does_not_bring_it_bac
 async fn an_expired_key_is_stale_everywhere_and_still_there() {
     let world = World::new(2);
     let key = key(&world.ada, "k");
-    let wish = Wish { lifetime_ms: Some(60_000), stale_ms: 60_000, ..Wish::default() };
+    let wish = Wish { lifetime: Lifetime::of_ms(60_000), stale_ms: 60_000, ..Wish::default() };
     world.cache(0).set(&key, "v".into(), &wish).await;
     assert_eq!(world.cache(1).get(&key).await, value("v"));
     assert!(world.cache(0).expire(&key).await);
@@ -319,11 +325,11 @@ async fn garbage_is_no_value_and_goes_away() {
         assert_eq!(world.cache(1).get(key).await, value(&number.to_string()), "from the database");
     }
     assert_eq!(world.cache(1).figures().level(Level::Redis, Outcome::Garbage), 3);
-    world.cache(1).take(Heard::Found, &[]);
+    world.cache(1).take(0, Heard::Found, &[]);
     world.hosts[1].database.set_fault(LevelFault::Down);
     assert_eq!(world.cache(1).get(&keys[0]).await, value("0"), "Redis has been healed");
     world.hosts[0].redis.spoil(b"garbage");
-    world.cache(1).take(Heard::Found, &[]);
+    world.cache(1).take(0, Heard::Found, &[]);
     assert!(matches!(world.cache(1).get(&keys[1]).await, Found::Nothing(_)));
 }
 

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use keiko_core::cache::{CacheKey, Tag, Wish};
+use keiko_core::cache::{CacheKey, Lifetime, Tag, Wish};
 use keiko_core::catalog::Tenant;
 use keiko_runtime::cache::{BLIND_MS, CacheFigures, CacheOptions, Found};
 use keiko_store::memory::LevelFault;
@@ -110,7 +110,7 @@ impl Simulation {
         let lifetime_ms = 1 + self.random.below(20_000);
         let tags = if self.random.below(2) == 0 { vec![Tag::given("t").unwrap()] } else { Vec::new() };
         let tagged = !tags.is_empty();
-        let wish = Wish { lifetime_ms: Some(lifetime_ms), tags, ..Wish::default() };
+        let wish = Wish { lifetime: Lifetime::of_ms(lifetime_ms), tags, ..Wish::default() };
         self.world.cache(host).set(&key, value.clone().into(), &wish).await;
         let until_ms = self.now_ms + lifetime_ms as i64;
         self.written.entry(name).or_default().0.push((Some(value), until_ms, tagged));

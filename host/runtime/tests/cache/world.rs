@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::Bytes;
 use keiko_core::TenantId;
-use keiko_core::cache::{CacheKey, Installation, Namespace, Wish};
+use keiko_core::cache::{CacheKey, Installation, Lifetime, Namespace, Wish};
 use keiko_core::catalog::Tenant;
 use keiko_core::port::Clock;
 use keiko_runtime::cache::{Cache, CacheOptions, CacheParts, Found};
@@ -85,7 +85,7 @@ impl World {
 
     pub fn deliver_to(&self, host: &Host) {
         while let Some(heard) = host.plane.heard() {
-            host.cache.take(heard, &[self.ada.clone(), self.bob.clone()]);
+            host.cache.take(0, heard, &[self.ada.clone(), self.bob.clone()]);
         }
     }
 }
@@ -99,7 +99,7 @@ pub fn key(tenant: &Tenant, text: &str) -> CacheKey {
 }
 
 pub fn lasting(lifetime_ms: u64) -> Wish {
-    Wish { lifetime_ms: Some(lifetime_ms), ..Wish::default() }
+    Wish { lifetime: Lifetime::of_ms(lifetime_ms), ..Wish::default() }
 }
 
 pub fn value(text: &str) -> Found {

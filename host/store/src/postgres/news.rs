@@ -4,7 +4,8 @@
 //! - What tasks say that others watch goes over a channel of its own (`said`), before what is told of their ends.
 //! - A message names its sender, whose own listener drops it. It names up to [`ENDED_MAX`] tasks, which keeps it below
 //!   the server's 8,000 bytes; of more it says that there are many.
-//! - When the listener's connection was lost, so may be news: afterwards everything may have changed, and it says so.
+//! - When the listener's connection is lost, so may be news: it says so, and afterwards that everything may have changed. A
+//!   connection on which nothing comes is asked whether it is still one.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use keiko_core::cache::Stamp;
 use keiko_core::id::{TaskId, TenantId};
 use keiko_core::port::{Change, ChangeKind, Signal};
 use parking_lot::Mutex;
-use sqlx::ConnectOptions;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgNotification, PgPoolOptions};
+use sqlx::{ConnectOptions, Executor};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
@@ -29,6 +30,9 @@ const SAID_CHANNEL: &str = "keiko_said";
 const PACE: Duration = Duration::from_millis(10);
 /// Wait before the next try to connect.
 const AGAIN: Duration = Duration::from_secs(1);
+/// A listener that hears nothing for so long asks whether the server is still there, and waits so long for its answer.
+const QUIET: Duration = Duration::from_secs(5);
+const PING: Duration = Duration::from_secs(2);
 /// Longest wait for an answer.
 const ANSWER: Duration = Duration::from_secs(10);
 /// Ended tasks that a message names.
@@ -165,15 +169,15 @@ async fn send(
 
 /// Hears what others send.
 async fn hear(options: PgConnectOptions, me: u64, heard: Arc<Basket>) {
-    let mut missed = false;
+    // What others told before it listened for the first time can only have been about what is cached since.
+    let mut found = Signal { cache_many: true, ..Signal::default() };
+    let mut hears = true;
     loop {
         match listener(&options).await {
             Ok(mut listener) => {
-                if missed {
-                    heard.add(Signal::anything());
-                }
-                // Until the connection is lost.
-                while let Ok(Some(message)) = listener.try_recv().await {
+                heard.add(Signal { hearing: Some(true), ..found.clone() });
+                hears = true;
+                while let Some(message) = message(&mut listener).await {
                     let of_said = message.channel() == SAID_CHANNEL;
                     let decode: fn(u64, &str) -> Option<Signal> = if of_said { said::decode } else { decode };
                     if let Some(signal) = decode(me, message.payload()) {
@@ -181,14 +185,29 @@ async fn hear(options: PgConnectOptions, me: u64, heard: Arc<Basket>) {
                     }
                 }
                 tracing::info!("the connection that hears news was lost");
-                tokio::time::sleep(PACE).await;
             }
-            Err(error) => {
-                tracing::debug!(error = %error, "news cannot be heard");
-                tokio::time::sleep(AGAIN).await;
+            Err(error) => tracing::debug!(error = %error, "news cannot be heard"),
+        }
+        // One that was lost is replaced at once.
+        let pause = if hears { PACE } else { AGAIN };
+        if std::mem::replace(&mut hears, false) {
+            heard.add(Signal { hearing: Some(false), ..Signal::default() });
+        }
+        found = Signal::anything();
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// The next message; `None` when the connection is lost, or nobody answers on it.
+async fn message(listener: &mut PgListener) -> Option<PgNotification> {
+    loop {
+        match timeout(QUIET, listener.try_recv()).await {
+            Ok(received) => return received.ok().flatten(),
+            Err(_) => {
+                // An empty statement: what comes before its answer is kept for the next look.
+                timeout(PING, listener.execute("")).await.ok()?.ok()?;
             }
         }
-        missed = true;
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use keiko_core::id::TaskId;
-use keiko_core::port::{Ask, Dead, LeaseRequest, Records, StoreErrorKind, TaskStore};
+use keiko_core::port::{Ask, Dead, LeaseRequest, Records, Signal, Signals, StoreErrorKind, TaskStore};
 use keiko_core::task::{JSON, LeasedTask, NewTask, Payload, Submit, Submitted, Transition};
 use keiko_store::postgres::{PostgresOptions, PostgresStore};
 use sqlx::postgres::PgConnectOptions;
@@ -20,6 +20,11 @@ use crate::{open_by_its_own_clock, submit_plain};
 /// Beyond the end of its lease, another host has a task of a dead one by then.
 const RESCUE_MAX: Duration = Duration::from_secs(2);
 
+/// A connection that stands still is asked after five seconds, and has two to answer; this machine may be slow.
+const LOSS_MAX: Duration = Duration::from_secs(12);
+/// A try to connect that stood still, too, ends after ten.
+const REPAIR_MAX: Duration = Duration::from_secs(20);
+
 /// What a proxy does to the next commit.
 const PASS: u8 = 0;
 const SWALLOW_THE_ANSWER: u8 = 1;
@@ -28,6 +33,8 @@ const SWALLOW_THE_COMMIT: u8 = 2;
 const STOP_BEFORE_THE_COMMIT: u8 = 3;
 /// As a host that is stopped while it reads an answer of more than [`LARGE_BYTES`].
 const STOP_READING: u8 = 4;
+/// As a network that takes everything in and gives nothing out, on every connection and for as long as this is set.
+const STAND_STILL: u8 = 5;
 /// In the payload of a statement that is a commit by itself.
 const MARK: &str = "\"the statement to break\"";
 /// More than any answer but the one to stop at.
@@ -52,9 +59,13 @@ async fn pass(mut client: UnixStream, fault: Arc<AtomicU8>) {
     let mut server = server_stream().await;
     let (mut asked, mut answered, mut answer_bytes) = (vec![0; 1 << 16], vec![0; 1 << 16], 0);
     loop {
+        let stands_still = || fault.load(Ordering::SeqCst) == STAND_STILL;
         tokio::select! {
             read = server.read(&mut answered) => {
                 let read = read.unwrap_or(0);
+                if stands_still() {
+                    return std::future::pending().await;
+                }
                 if read == 0 || client.write_all(&answered[..read]).await.is_err() {
                     return;
                 }
@@ -66,6 +77,9 @@ async fn pass(mut client: UnixStream, fault: Arc<AtomicU8>) {
             }
             read = client.read(&mut asked) => {
                 let read = read.unwrap_or(0);
+                if stands_still() {
+                    return std::future::pending().await;
+                }
                 answer_bytes = 0;
                 let says = |what: &[u8]| asked[..read].windows(what.len()).any(|window| window == what);
                 let commits = says(b"COMMIT\0") || says(MARK.as_bytes());
@@ -232,4 +246,28 @@ async fn a_host_that_stops_inside_a_transaction_keeps_nobody_from_its_tasks() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_stops_reading_an_answer_keeps_nobody_from_its_tasks() {
     check_stopped(STOP_READING, 400).await;
+}
+
+/// Nobody tells a listener that its connection leads nowhere: it finds out by itself, and says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_whose_connection_stands_still_says_that_nothing_is_heard() {
+    let database = Database::new().await;
+    let (deaf, fault, _folder) = open_through_a_proxy(&database, &database.url).await;
+    let other = database.open().await;
+    while deaf.next().await.hearing != Some(true) {}
+    let ready = Signal { ready: true, ..Signal::default() };
+    other.tell(ready.clone());
+    assert_eq!(deaf.next().await, ready);
+
+    fault.store(STAND_STILL, Ordering::SeqCst);
+    // What comes now wakes the proxy, and is lost there.
+    other.tell(ready.clone());
+    let lost = tokio::time::timeout(LOSS_MAX, deaf.next()).await.expect("the loss is noticed");
+    assert_eq!(lost, Signal { hearing: Some(false), ..Signal::default() });
+    fault.store(PASS, Ordering::SeqCst);
+    let found = tokio::time::timeout(REPAIR_MAX, deaf.next()).await.expect("it is mended");
+    assert_eq!(found, Signal { hearing: Some(true), ..Signal::anything() });
+    other.tell(ready.clone());
+    assert_eq!(deaf.next().await, ready);
+    other.close().await.unwrap();
 }

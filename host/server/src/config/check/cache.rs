@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use keiko_core::cache::{LIFETIME_MS_MAX, Times};
-use keiko_runtime::cache::CacheOptions;
+use keiko_runtime::cache::{CacheOptions, Computing, Patience};
 use serde_json::Value;
 
 use super::super::CacheConfig;
@@ -30,6 +30,7 @@ impl Checker {
             |path, default| Duration::from_millis(self.number(path, default, 1, TIMEOUT_MS_MAX));
         let redis_patience = patience("cache.redis_timeout_ms", 250);
         let database_patience = patience("cache.database_timeout_ms", 2_000);
+        let computing = self.computing();
         let mut bytes = |path, default| self.number(path, default, 0, MIB_MAX) << 20;
         let options = CacheOptions {
             memory_bytes: bytes("cache.memory_mib", 64),
@@ -38,8 +39,25 @@ impl Checker {
             jitter: true,
             redis_patience,
             database_patience,
+            computing,
         };
         CacheConfig { redis_url, options }
+    }
+
+    /// Values that the host computes itself.
+    fn computing(&mut self) -> Computing {
+        let stale_ms = self.number("cache.stale_s", 3_600, 0, LIFETIME_MS_MAX / 1_000) * 1_000;
+        let eager = match self.number("cache.eager_percent", 80, 0, 100) {
+            0 => None,
+            percent => Some(percent as f64 / 100.0),
+        };
+        let mut patience = |path, default, max| Duration::from_millis(self.number(path, default, 1, max));
+        let patience = Patience {
+            soft: patience("cache.soft_timeout_ms", 100, TIMEOUT_MS_MAX),
+            hard: patience("cache.hard_timeout_ms", 30_000, TIMEOUT_MS_MAX),
+            throttle: patience("cache.throttle_ms", 30_000, LIFETIME_MS_MAX),
+        };
+        Computing { stale_ms, eager, patience }
     }
 
     /// An empty text is none: it takes back what an earlier layer said.

@@ -6,6 +6,7 @@ use super::super::written::read_text;
 use keiko_core::policy::BUDGET_CEILING;
 use keiko_core::slot::Concurrency;
 use keiko_runtime::Retention;
+use keiko_runtime::cache::Computing;
 
 use super::super::{Flags, Layers};
 use super::*;
@@ -326,20 +327,33 @@ fn a_database_comes_from_any_layer_and_its_password_is_never_shown() {
 #[test]
 fn a_cache_is_read_whole_and_its_password_is_never_shown() {
     let text = "[cache]\nmemory_mib = 0\nmemory_s = 1\nredis_url = \"redis://:secret@h\"\nredis_s = 2\n\
-        redis_timeout_ms = 3\ndatabase_mib = 4\ndatabase_s = 2592000\ndatabase_timeout_ms = 5\n";
+        redis_timeout_ms = 3\ndatabase_mib = 4\ndatabase_s = 2592000\ndatabase_timeout_ms = 5\nstale_s = 6\n\
+        eager_percent = 70\nsoft_timeout_ms = 8\nhard_timeout_ms = 9\nthrottle_ms = 10\n";
     let config = read(text).unwrap();
     let options = config.cache.options;
     assert_eq!((options.memory_bytes, options.database_bytes), (0, 4 << 20));
     let times = options.times;
     assert_eq!((times.memory_ms, times.redis_ms, times.database_ms), (1_000, 2_000, 2_592_000_000));
     assert_eq!((options.redis_patience.as_millis(), options.database_patience.as_millis()), (3, 5));
+    let Computing { stale_ms, eager, patience } = options.computing;
+    assert_eq!((stale_ms, eager), (6_000, Some(0.7)));
+    let patience = [patience.soft, patience.hard, patience.throttle].map(|time| time.as_millis());
+    assert_eq!(patience, [8, 9, 10]);
+    let never = read("[cache]\nstale_s = 0\neager_percent = 0").unwrap().cache.options.computing;
+    assert_eq!((never.stale_ms, never.eager), (0, None));
     assert_eq!(config.cache.redis_url.as_ref().unwrap().reveal(), "redis://:secret@h");
     assert!(!format!("{config:?}").contains("secret"));
     let error =
-        read("[cache]\nmemory_s = 0\ndatabase_s = 2592001\nredis_url = \"h\"").unwrap_err().to_string();
-    for expected in
-        ["memory_s (keiko.toml:2): 0 is not", "database_s (keiko.toml:3)", "redis_url (keiko.toml:4)"]
-    {
+        read("[cache]\nmemory_s = 0\ndatabase_s = 2592001\nredis_url = \"h\"\neager_percent = 101\nstale_s = 2592001")
+            .unwrap_err()
+            .to_string();
+    for expected in [
+        "memory_s (keiko.toml:2): 0 is not",
+        "database_s (keiko.toml:3)",
+        "redis_url (keiko.toml:4)",
+        "eager_percent (keiko.toml:5): 101",
+        "stale_s (keiko.toml:6)",
+    ] {
         assert!(error.contains(expected), "{error}");
     }
     let environment = vec![("KEIKO_REDIS_URL".to_owned(), "redis://h:1".to_owned())];
