@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use crate::Running;
 
 const SOON: Duration = Duration::from_secs(30);
+/// Inputs of each plugin, drawn at random.
+const INPUTS: usize = 40;
 
 /// Installs a component as a plugin of this name, with a manifest beside it.
 fn install(client: &Client, name: &str, component: &[u8], kinds: &str) {
@@ -108,7 +110,7 @@ fn memoized_equals_recomputed_over_random_inputs() {
         let (plain, kept) = (format!("plain-{at}"), format!("kept-{at}"));
         install(&running.client, &plain, &component, &kinds(&[kind], more));
         install(&running.client, &kept, &component, &kinds(&[kind], &format!("memoize = {{}}\n{more}")));
-        for _ in 0..6 {
+        for _ in 0..INPUTS {
             let input = inputs(&mut random);
             let expected = ends(&running.client, &plain, kind, &input);
             assert_eq!(expected["attempts"][0]["pure"], true, "seed {seed}: {expected}");

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use super::groups::Grouped;
 use super::guest::{PROCESSOR, Script, item};
 use super::hosts::Hosts;
+use super::onces::Onces;
 use super::random::Random;
 
 /// How often a keyed submit is repeated when it is not known whether it was accepted.
@@ -44,6 +45,8 @@ pub struct Book {
     pub asked_to_end: BTreeSet<TaskId>,
     /// Items that were accepted.
     pub items: BTreeSet<ItemId>,
+    /// Keys of kinds.
+    pub onces: Onces,
     pub violations: Vec<String>,
     marks: u64,
 }

@@ -164,6 +164,11 @@ impl Hosts {
         NOW_MS + self.start.elapsed().as_millis() as i64 + shift_ms
     }
 
+    /// Whether no clock jumps: that of a lone host may.
+    pub fn clocks_agree(&self) -> bool {
+        self.places.len() > 1
+    }
+
     /// Starts the host of a place, however long that takes.
     async fn restart(&self, number: usize) {
         let place = &self.places[number];

@@ -13,6 +13,7 @@ use super::client::{Book, Clients};
 use super::groups;
 use super::guest::{End, Runs};
 use super::hosts::Hosts;
+use super::onces;
 
 /// Tasks of a page of the judge's list.
 const PAGE: u32 = 500;
@@ -27,6 +28,7 @@ pub async fn look(hosts: &Hosts, clients: &Clients, runs: &Runs, quiet: bool) ->
     let tasks = all(hosts).await;
     counts(hosts, &tasks, &mut found).await;
     let grouped = with_book(&mut clients.book.lock(), &tasks, runs, quiet, &mut found);
+    found.extend(onces::look(&clients.book.lock().onces, &tasks, runs, hosts.clocks_agree()));
     found.extend(groups::look(hosts, &grouped, &tasks, quiet).await);
     found
 }

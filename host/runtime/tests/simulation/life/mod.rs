@@ -14,6 +14,7 @@ mod groups;
 mod guest;
 mod hosts;
 mod judge;
+mod onces;
 mod pauses;
 mod random;
 mod safeguard;
@@ -129,7 +130,7 @@ async fn until_quiet(seed: u64, mut random: Random, hosts: &Arc<Hosts>, clients:
     quiet
 }
 
-/// What goes on in some lives beside everything else: groups, pauses, and trees.
+/// What goes on in some lives beside everything else: groups, pauses, trees, and keys of kinds.
 #[allow(clippy::disallowed_methods, reason = "clients live beside each other")]
 fn beside(seed: u64, clients: &Arc<Clients>, end: Instant) -> Vec<JoinHandle<()>> {
     let mut random = Random::new(!seed);
@@ -145,6 +146,10 @@ fn beside(seed: u64, clients: &Arc<Clients>, end: Instant) -> Vec<JoinHandle<()>
     if random.percent(30) {
         let (clients, random) = (Arc::clone(clients), random.split());
         beside.push(tokio::spawn(async move { clients.work_with_trees(random, end).await }));
+    }
+    if random.percent(30) {
+        let (clients, random) = (Arc::clone(clients), random.split());
+        beside.push(tokio::spawn(async move { clients.work_with_keys(random, end).await }));
     }
     beside
 }

@@ -66,6 +66,12 @@ impl Safeguard {
         Safeguard::Store(Mutation::SlotNeverFree),
         Safeguard::Store(Mutation::SlotWakesNobody),
         Safeguard::Store(Mutation::SlotNotKept),
+        // Keys of kinds.
+        Safeguard::Store(Mutation::OnceIgnored),
+        Safeguard::Store(Mutation::OnceForEver),
+        Safeguard::Store(Mutation::OnceReplacesBegun),
+        Safeguard::Store(Mutation::ReplaceKeepsInput),
+        Safeguard::Store(Mutation::ReplaceKeepsTime),
         // Groups and joins.
         Safeguard::Store(Mutation::WindowIgnored),
         Safeguard::Store(Mutation::WindowOneMore),
