@@ -107,7 +107,8 @@ fn seen_failing(failure: &Failure) -> Option<Seen> {
     match failure.code {
         // With a limit it is the contract that was broken.
         Code::PluginFailed if failure.limit.is_some() => Some(Seen::Broke),
-        Code::PluginFailed | Code::InvalidInput => Some(Seen::Declared),
+        // What it asked for contradicts what is there, which may be the task's fault as well.
+        Code::PluginFailed | Code::InvalidInput | Code::Conflict => Some(Seen::Declared),
         Code::FuelExhausted
         | Code::DeadlineExceeded
         | Code::MemoryExceeded
@@ -556,6 +557,7 @@ mod tests {
             (Code::Denied, Some(Seen::Broke)),
             (Code::PluginFailed, Some(Seen::Declared)),
             (Code::InvalidInput, Some(Seen::Declared)),
+            (Code::Conflict, Some(Seen::Declared)),
             (Code::Internal, None),
             (Code::StorageDown, None),
             (Code::LeaseLost, None),

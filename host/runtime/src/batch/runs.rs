@@ -58,21 +58,21 @@ pub(super) async fn run(
     let has_it = |loaded: &Arc<Loaded>| loaded.plugin.current.manifest.processor(name).is_some();
     let trying = loaded.trying().filter(|trying| is_first && has_it(&trying.loaded));
     let Some(trying) = trying else { return on.version(loaded).all(slot, |_| ()).await };
-    let trial = Trial::of(on.shared, &trying, Unit::Batch);
+    let trial = Trial::of(&trying, Unit::Batch);
     let items = batch.items.len();
-    match trial.turn(TaskId(batch.id.0)).await {
+    match trial.turn(on.shared, TaskId(batch.id.0)).await {
         Turn::Closed => on.version(loaded).all(slot, |_| ()).await,
         Turn::Current => {
             let mut seen = None;
             let outcome = on.version(loaded).all(slot, |whole| seen = seen_of_batch(items, whole)).await;
-            trial.note(seen);
+            trial.note(on.shared, seen);
             outcome
         }
         Turn::Canary { is_counted } => {
             let tried = on.version(&trying.loaded).once(slot).await;
             let (seen, failure, outcome) = judged(on, loaded, tried, slot).await;
             if is_counted {
-                trial.tell(seen, failure.as_ref()).await;
+                trial.tell(on.shared, seen, failure.as_ref()).await;
             }
             outcome
         }

@@ -1,6 +1,7 @@
 //! Versions that a part of the tasks and batches try: who does, what becomes of those that fail there, and what ends it.
 
 mod batches;
+mod refused;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
