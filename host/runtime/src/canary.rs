@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use keiko_core::canary::{Entry, News, Seen, State, Tally, Unit, compared, is_chosen, seen};
+use keiko_core::canary::{Entry, News, Seen, State, Tally, Unit, compared, is_chosen, patience_ms, seen};
 use keiko_core::catalog::{Begun, Candidate, Plugin, Tried};
 use keiko_core::limit::{CANARY_FAILURE_BYTES_MAX, CANARY_PERCENT_MAX};
 use keiko_core::manifest::Manifest;
@@ -403,9 +403,11 @@ impl Trial {
     }
 
     async fn enter(&self, shared: &Shared) -> Entry {
-        let now_ms = shared.clock.now_ms();
+        let Some(tenant) = shared.tenant(self.tenant) else { return Entry::Closed };
+        let (patience_ms, now_ms) = (patience_ms(&tenant.policy), shared.clock.now_ms());
         let store = &shared.canaries.store;
-        store.enter_canary(self.tenant, self.plugin, self.version, now_ms).await.unwrap_or_else(|error| {
+        let entry = store.enter_canary(self.tenant, self.plugin, self.version, patience_ms, now_ms).await;
+        entry.unwrap_or_else(|error| {
             tracing::warn!(error = %error, "a canary cannot be tried");
             Entry::Closed
         })
