@@ -28,8 +28,9 @@ use serde::{Deserialize, Serialize};
 use crate::batch::ItemOutcome;
 use crate::batch::work::Ran;
 use crate::code::Code;
-use crate::id::{TaskId, VersionId};
+use crate::id::{Digest, TaskId, VersionId};
 use crate::limit::{CANARY_PATIENCE_MS, CANARY_TASKS_MAX};
+use crate::name::VersionName;
 use crate::outcome::{Failure, Outcome};
 use crate::policy::TenantPolicy;
 
@@ -160,6 +161,17 @@ pub fn compared_of_batch(items: usize, canary: &Ran, current: &Ran) -> Option<Se
 
 fn is_done(outcome: &ItemOutcome) -> bool {
     *outcome == ItemOutcome::Done
+}
+
+/// A run of a task on a canary that failed, or whose end the database refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedRun {
+    /// The version.
+    pub version: VersionName,
+    /// Its component.
+    pub digest: Digest,
+    /// Why it failed.
+    pub code: Code,
 }
 
 /// What tries a canary.

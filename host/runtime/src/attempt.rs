@@ -54,7 +54,7 @@ pub(crate) async fn run(
     if let Err(error) = shared.catalog.meet(job.task.kind).await {
         tracing::warn!(error = %error, "the plugins could not be read again");
     }
-    let Turned { ran, unsettled } = canary::run(shared, &job, &entry, slot).await;
+    let Turned { ran, failed, unsettled } = canary::run(shared, &job, &entry, slot).await;
     let Ran { report, memoized_from, ran, attempts_max } = ran;
     let (port, handler) = ran.unzip();
     shared.running.remove(job.task.id, job.task.token);
@@ -89,6 +89,7 @@ pub(crate) async fn run(
             effects: asked,
             version,
             memoized_from,
+            canary: failed,
         },
         effects,
         log: report.log.encode(),

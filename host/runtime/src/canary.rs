@@ -2,8 +2,8 @@
 //! in `batch::runs`.
 //!
 //! A task tries a canary in its first attempt only. When the canary fails it, the current version runs it in the same attempt, so
-//! that the task is charged nothing for having tried: of the failed run nothing is kept, neither effects nor log nor what it
-//! spent, and nobody has seen what it gave out. By the database one trial is the same on all hosts: each task and batch asks before it tries, and tells afterwards.
+//! that the task is charged nothing for having tried: of the failed run nothing is kept but its code, neither effects nor log nor
+//! what it spent, and nobody has seen what it gave out. By the database one trial is the same on all hosts: each task and batch asks before it tries, and tells afterwards.
 //!
 //! A run that ended well and has effects has not succeeded before they are stored: two of them may contradict each other, or what is
 //! there. So what it says of the canary is told by the settler ([`Unsettled`]); when the database refuses its end, the task goes back to this host's
@@ -13,8 +13,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use keiko_core::canary::{Entry, News, Seen, State, Tally, Unit, compared, is_chosen, patience_ms, seen};
-use keiko_core::catalog::{Begun, Candidate, Plugin, Tried};
+use keiko_core::canary::{
+    Entry, FailedRun, News, Seen, State, Tally, Unit, compared, is_chosen, patience_ms, seen,
+};
+use keiko_core::catalog::{Begun, Candidate, Plugin, PluginVersion, Tried};
 use keiko_core::limit::{CANARY_FAILURE_BYTES_MAX, CANARY_PERCENT_MAX};
 use keiko_core::manifest::Manifest;
 use keiko_core::outcome::{Failure, Outcome};
@@ -159,13 +161,15 @@ fn no_canary(name: &PluginName) -> Error {
 /// What came of a task's turn.
 pub(crate) struct Turned {
     pub(crate) ran: Ran,
+    /// The run on the canary that failed before.
+    pub(crate) failed: Option<FailedRun>,
     /// What it says of a canary once its end is stored.
     pub(crate) unsettled: Option<Unsettled>,
 }
 
 impl From<Ran> for Turned {
     fn from(ran: Ran) -> Turned {
-        Turned { ran, unsettled: None }
+        Turned { ran, failed: None, unsettled: None }
     }
 }
 
@@ -184,6 +188,7 @@ pub(crate) async fn run(
     let Some((trying, handler)) = shared.catalog.trying(job.task.kind).filter(|_| is_first) else {
         return current(shared, job, entry, slot).await.into();
     };
+    let version = trying.loaded.plugin.current.clone();
     let trial = Trial::of(&trying, Unit::Task);
     let is_counted = match trial.turn(shared, job.task.id).await {
         Turn::Canary { is_counted } => is_counted,
@@ -197,31 +202,40 @@ pub(crate) async fn run(
     entry.try_out();
     let tried = on_canary(shared, job, handler, entry, slot).await;
     let Some(Outcome::Failed(failure)) = tried.outcome() else {
-        return ended_well(shared, tried, trial, is_counted, entry).await;
+        let told = is_counted.then_some((trial, own(&tried).and_then(seen)));
+        return ended_well(shared, tried, version, told, entry).await;
     };
     entry.tried(false);
     Counters::add(&shared.counters.canary_failures, 1);
     let (failure, is_own) = (failure.clone(), own(&tried).is_some());
+    let failed = Some(failed_run(&version, &failure));
     let ran = current(shared, job, entry, slot).await;
     if is_counted {
         let seen = ran.outcome().filter(|_| is_own).and_then(|outcome| compared(&failure, outcome));
         trial.tell(shared, seen, Some(&failure)).await;
     }
-    ran.into()
+    Turned { ran, failed, unsettled: None }
+}
+
+fn failed_run(version: &PluginVersion, failure: &Failure) -> FailedRun {
+    FailedRun { version: version.name.clone(), digest: version.digest, code: failure.code }
 }
 
 /// What becomes of a run on the canary that did not fail: one without effects counts, one with them when they are stored.
 async fn ended_well(
     shared: &Arc<Shared>,
     tried: Ran,
-    trial: Trial,
-    is_counted: bool,
+    version: PluginVersion,
+    told: Option<(Trial, Option<Seen>)>,
     entry: &Arc<running::Entry>,
 ) -> Turned {
-    let told = is_counted.then_some((trial, own(&tried).and_then(seen)));
     if tried.has_effects() {
-        let unsettled = Some(Unsettled::OnCanary { told, entry: Arc::clone(entry) });
-        return Turned { ran: tried, unsettled };
+        let on_canary = OnCanary { told, version, entry: Arc::clone(entry) };
+        return Turned {
+            ran: tried,
+            failed: None,
+            unsettled: Some(Unsettled::OnCanary(Box::new(on_canary))),
+        };
     }
     entry.tried(true);
     if let Some((trial, seen)) = told {
@@ -243,18 +257,13 @@ async fn again(
         let seen = ran.outcome().and_then(|outcome| compared(&refused.failure, outcome));
         Unsettled::Again { trial, failure: refused.failure.clone(), seen }
     });
-    Turned { ran, unsettled }
+    Turned { ran, failed: Some(refused.run.clone()), unsettled }
 }
 
 /// What an attempt says of a canary when its end is stored.
 pub(crate) enum Unsettled {
     /// The run on the canary itself ended well.
-    OnCanary {
-        /// The trial, if it counts, and what it is told.
-        told: Option<(Trial, Option<Seen>)>,
-        /// Holds what it gave out.
-        entry: Arc<running::Entry>,
-    },
+    OnCanary(Box<OnCanary>),
     /// The current version has run the task, whose end on the canary was refused.
     Again {
         /// The trial.
@@ -266,9 +275,19 @@ pub(crate) enum Unsettled {
     },
 }
 
+/// A run on a canary that ended well.
+pub(crate) struct OnCanary {
+    /// The trial, if it counts, and what it is told.
+    told: Option<(Trial, Option<Seen>)>,
+    version: PluginVersion,
+    /// Holds what it gave out.
+    entry: Arc<running::Entry>,
+}
+
 /// That the end of a task's run on a canary was refused: the current version runs it now.
 #[derive(Debug)]
 pub(crate) struct Refused {
+    run: FailedRun,
     /// The trial, if it counts.
     trial: Option<Trial>,
     /// Why.
@@ -292,10 +311,10 @@ impl Unsettled {
     /// The end of this task is stored, or a stale lease made it void. What the canary gave out is told now, and the end after it.
     pub(crate) fn settled(self, shared: &Shared, task: TaskId, is_stored: bool) -> Option<Verdict> {
         match self {
-            Unsettled::OnCanary { told, entry } => {
-                entry.tried(is_stored);
+            Unsettled::OnCanary(on_canary) => {
+                on_canary.entry.tried(is_stored);
                 shared.last_words(task);
-                told.map(|(trial, seen)| Verdict { trial, seen, failure: None })
+                on_canary.told.map(|(trial, seen)| Verdict { trial, seen, failure: None })
             }
             Unsettled::Again { trial, failure, seen } => {
                 Some(Verdict { trial, seen, failure: Some(failure) })
@@ -307,9 +326,11 @@ impl Unsettled {
     /// versions had their turn.
     pub(crate) fn refused(self, why: Failure) -> Result<Box<Refused>, Verdict> {
         match self {
-            Unsettled::OnCanary { told, entry } => {
+            Unsettled::OnCanary(on_canary) => {
+                let OnCanary { told, version, entry } = *on_canary;
                 entry.tried(false);
-                Ok(Box::new(Refused { trial: told.map(|(trial, _)| trial), failure: why }))
+                let run = failed_run(&version, &why);
+                Ok(Box::new(Refused { run, trial: told.map(|(trial, _)| trial), failure: why }))
             }
             Unsettled::Again { trial, failure, .. } => {
                 let seen = compared(&failure, &Outcome::Failed(why));

@@ -65,6 +65,7 @@ impl Ended {
                 effects: 0,
                 version: None,
                 memoized_from: None,
+                canary: None,
             },
             effects: Default::default(),
             log: Default::default(),

@@ -9,7 +9,7 @@ use keiko_core::effect::Effects;
 use keiko_core::port::{Attempt, HostPort};
 use keiko_core::task::{TaskFilter, TaskState};
 
-use super::{begin, check_completed, is_canary, run, version_of};
+use super::{begin, check_completed, failed_run, is_canary, of_canary, run, version_of};
 use crate::support::{Bench, echo, submit};
 use crate::{Report, child, ended};
 
@@ -42,12 +42,14 @@ async fn a_canary_whose_effects_conflict_has_failed_and_the_current_version_runs
     let all = run(&handle, tenant, 12).await;
     check_completed(&all);
     assert!(all.iter().all(|detail| version_of(detail) == "1"), "{all:?}");
+    let tried: Vec<_> = all.iter().filter_map(failed_run).collect();
     let children = TaskFilter { kind: Some("b".parse().expect("a name")), ..TaskFilter::default() };
     let children = handle.list(tenant, &children, 10).await.expect("a list");
     assert_eq!(children.len(), 1, "of the canary no effect is stored");
     runtime.drain().await;
     let figures = handle.figures();
     assert!(figures.canary_attempts > 0 && figures.canary_failures == figures.canary_attempts, "{figures:?}");
+    assert_eq!(tried, vec![of_canary(Code::Conflict); figures.canary_attempts as usize]);
     let standing = handle.canary(tenant, "script").await.expect("it stands").standing;
     let failed =
         Tally { tasks: figures.canary_attempts, declared: figures.canary_attempts, ..Tally::default() };
