@@ -18,7 +18,7 @@ use keiko_core::policy::BudgetRequest;
 use keiko_core::port::{CatalogStore, Clock, Compiled, Components, InstallError, Runner, Stage};
 use keiko_core::profile::Profiles;
 use keiko_core::slot::{Concurrencies, Concurrency};
-use keiko_core::{Digest, KindId, KindName, PluginName, TenantId, VersionName};
+use keiko_core::{Digest, KindId, KindName, PluginName, TenantId, VersionId, VersionName};
 use tokio::time::Instant;
 
 use crate::long::Pace;
@@ -198,10 +198,10 @@ impl Catalog {
         while let Some(loaded) = loading.next().await {
             next.add(loaded);
         }
-        let live = next.live();
+        let (components, versions) = next.live();
         next.replaced(&before).for_each(|old| old.retired.store(true, Ordering::Release));
         self.now.store(Arc::new(next));
-        self.runner.retain(&live);
+        self.runner.retain(&components, &versions);
         Ok(())
     }
 
@@ -266,7 +266,8 @@ impl Catalog {
 
     /// Lets go of components that were checked and did not become a version.
     pub(crate) fn discard(&self) {
-        self.runner.retain(&self.now.load().live());
+        let (components, versions) = self.now.load().live();
+        self.runner.retain(&components, &versions);
     }
 
     /// Stores a version, and makes it its plugin's current one.
@@ -519,9 +520,10 @@ impl Catalog {
 }
 
 impl Snapshot {
-    /// Every component that runs.
-    fn live(&self) -> Vec<Digest> {
-        self.plugins.values().flat_map(Loaded::all).map(|loaded| loaded.digest()).collect()
+    /// Every component that runs, and every version.
+    fn live(&self) -> (Vec<Digest>, Vec<VersionId>) {
+        let all = self.plugins.values().flat_map(Loaded::all);
+        all.map(|loaded| (loaded.digest(), loaded.plugin.current.id)).unzip()
     }
 
     fn add(&mut self, loaded: Arc<Loaded>) {
