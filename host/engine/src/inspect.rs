@@ -128,7 +128,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, InstallError> {
     let scanned = scan::scan(bytes).map_err(|error| error.at(Stage::Scan))?;
     let mut found = Found::default();
     for payload in Parser::new(0).parse_all(bytes) {
-        let payload = payload.map_err(|error| scan::malformed(&error, bytes.len()).at(Stage::Scan))?;
+        let payload = payload.map_err(|error| scan::malformed(&error, bytes).at(Stage::Scan))?;
         found.add(&payload);
     }
     let world = found.world();

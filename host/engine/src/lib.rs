@@ -37,9 +37,11 @@ mod need;
 mod places;
 mod registry;
 mod scan;
+mod section;
 mod share;
 mod state;
 mod symbols;
+mod weight;
 
 use std::path::PathBuf;
 use std::sync::Arc;
