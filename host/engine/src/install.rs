@@ -206,8 +206,7 @@ pub(crate) async fn try_out(
 }
 
 fn trial(digest: Digest, manifest: Option<&Manifest>) -> Result<Attempt, InstallError> {
-    let memory = manifest.and_then(Manifest::memory_bytes_max).unwrap_or(0);
-    let memory = memory.clamp(BUDGET_DEFAULT.memory_bytes, BUDGET_CEILING.memory_bytes);
+    let memory = Manifest::trial_memory_bytes(manifest);
     let of_host = |value| Limit { value, set_by: SetBy::Host };
     let name = |error: keiko_core::name::InvalidName| internal(error.to_string());
     Ok(Attempt {

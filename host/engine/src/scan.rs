@@ -50,6 +50,8 @@ pub(crate) struct Scanned {
     pub(crate) manifest: Option<Manifest>,
     /// What of it needs the concurrent profile, for people.
     pub(crate) concurrency: Option<&'static str>,
+    /// Bytes of memory with which its instances begin, all together.
+    pub(crate) memory_bytes: u64,
 }
 
 impl Scanned {
@@ -93,7 +95,7 @@ pub(crate) fn scan(bytes: &[u8]) -> Result<Scanned, InstallError> {
     program.map_or(Ok(()), Program::check)?;
     let manifest = section.map(Manifest::parse).transpose();
     let manifest = manifest.map_err(|error| invalid(format!("section `{}`: {error}", manifest::SECTION)))?;
-    Ok(Scanned { manifest, concurrency })
+    Ok(Scanned { manifest, concurrency, memory_bytes: scales.memory_bytes })
 }
 
 /// What the first bytes say; whatever is no component is named.
@@ -321,6 +323,7 @@ pub(crate) fn invalid(message: impl Into<String>) -> InstallError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::PAGE_BYTES;
 
     const MANIFEST: &str = "[plugin]\nname = \"p\"\nversion = \"1\"\n[[kind]]\nname = \"k\"\n";
 
@@ -372,7 +375,10 @@ mod tests {
         let program = format!(
             "(import \"wasi_snapshot_preview1\" \"proc_exit\" (func (param i32))) (memory (export \"memory\") 1) {start}"
         );
-        assert_eq!(scan(&module(&program)).unwrap(), Scanned::default());
+        assert_eq!(
+            scan(&module(&program)).unwrap(),
+            Scanned { memory_bytes: PAGE_BYTES, ..Scanned::default() }
+        );
         refused(b"\x7fELF\x02\x01\x01", Invalid, "compiled artifact");
         refused(b"(component)", Invalid, "text format");
         refused(b"#!/bin/sh", Invalid, "not WebAssembly");

@@ -12,6 +12,7 @@ use wasmparser::{
     Encoding, Instance, Payload,
 };
 
+use crate::PAGE_BYTES;
 use crate::install::within;
 
 /// What one instantiation makes.
@@ -21,15 +22,17 @@ struct Weight {
     memories: u32,
     tables: u32,
     table_elements: u32,
+    memory_bytes: u64,
 }
 
 impl Weight {
     fn add(&mut self, other: Weight) {
-        let Weight { instances, memories, tables, table_elements } = other;
+        let Weight { instances, memories, tables, table_elements, memory_bytes } = other;
         self.instances = self.instances.saturating_add(instances);
         self.memories = self.memories.saturating_add(memories);
         self.tables = self.tables.saturating_add(tables);
         self.table_elements = self.table_elements.saturating_add(table_elements);
+        self.memory_bytes = self.memory_bytes.saturating_add(memory_bytes);
     }
 
     fn check(&self) -> Result<(), InstallError> {
@@ -55,6 +58,8 @@ struct Frame {
 pub(crate) struct Scales {
     /// Around this place, the innermost last.
     frames: Vec<Frame>,
+    /// Bytes of all memories at the start, once everything was read.
+    pub(crate) memory_bytes: u64,
 }
 
 impl Scales {
@@ -80,7 +85,10 @@ impl Scales {
         match self.frames.last_mut() {
             Some(outer) if is_module => outer.modules.push(own),
             Some(outer) => outer.components.push(own),
-            None => own.check()?,
+            None => {
+                self.memory_bytes = own.memory_bytes;
+                own.check()?;
+            }
         }
         Ok(())
     }
@@ -90,6 +98,10 @@ impl Scales {
         match payload {
             Payload::MemorySection(memories) => {
                 frame.own.memories = frame.own.memories.saturating_add(memories.count());
+                for memory in memories.clone().into_iter().map_while(Result::ok) {
+                    let memory_bytes = memory.initial.saturating_mul(PAGE_BYTES);
+                    frame.own.add(Weight { memory_bytes, ..Weight::default() });
+                }
             }
             Payload::TableSection(tables) => {
                 frame.own.tables = frame.own.tables.saturating_add(tables.count());

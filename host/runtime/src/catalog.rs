@@ -246,11 +246,10 @@ impl Catalog {
                 "the component carries no manifest (custom section `keiko:manifest`), and none was given beside it";
             InstallError::new(Code::ComponentInvalid, message).at(Stage::Scan)
         })?;
-        if !compiled.is_program && manifest.kinds.iter().any(|kind| kind.command.is_some()) {
-            let message = "the manifest says how a program is run, and the component is none";
-            return Err(InstallError::new(Code::ComponentInvalid, message).at(Stage::Instantiate).into());
-        }
-        check_exports(&manifest, compiled.runs_tasks, compiled.works_batches)?;
+        let Compiled { is_program, runs_tasks, works_batches, .. } = compiled;
+        manifest
+            .check_component(is_program, runs_tasks, works_batches)
+            .map_err(|reason| InstallError::new(Code::ComponentInvalid, reason).at(Stage::Instantiate))?;
         if let Some(reason) = refuse(&manifest) {
             return Err(Error::new(Code::Conflict, reason));
         }
@@ -549,22 +548,6 @@ pub(crate) fn taken(name: &VersionName, digest: Digest) -> Error {
     let message =
         format!("version {name} stands for another component or manifest ({digest}); raise the version");
     InstallError::new(Code::Conflict, message).at(Stage::Activate).into()
-}
-
-/// Whether a component exports what its manifest names.
-fn check_exports(manifest: &Manifest, runs_tasks: bool, works_batches: bool) -> Result<(), Error> {
-    let invalid = |text: &str| Err(Error::new(Code::ComponentInvalid, text));
-    if !manifest.kinds.is_empty() && !runs_tasks {
-        return invalid(
-            "the manifest names kinds, and the component does not export `keiko:plugin/task@0.1.0`",
-        );
-    }
-    if !manifest.processors.is_empty() && !works_batches {
-        return invalid(
-            "the manifest names processors, and the component does not export `keiko:plugin/batch@0.1.0`",
-        );
-    }
-    Ok(())
 }
 
 fn find(now: &Snapshot, tenant: TenantId, name: &str) -> Result<Arc<Loaded>, Error> {
