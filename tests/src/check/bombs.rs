@@ -8,7 +8,7 @@ use super::attack::{in_shell, manifest, with_manifest};
 const GUEST: &str = r#"(core module $guest
     (memory (export "memory") 1)
     (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096))
-    (func (export "run") (param i32 i32 i32 i32 i32 i32) (unreachable)))
+    (func (export "run") (param i32 i32 i32 i32 i32 i32) (result i32) (unreachable)))
   (core instance $instance (instantiate $guest))"#;
 
 /// Every sort with its name, of the sizes that take a compiler seconds, or of a twentieth of them.

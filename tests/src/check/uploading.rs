@@ -114,6 +114,8 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
         });
         report.tried(&format!("api_p99_us_beside_{name}"), p99.as_micros() as u64);
     }
+    // Small bombs are plugins: were they none, nothing would have compiled them.
+    report.require(seen.installed > 0, "upload", || "no bomb was compiled".to_owned());
     report.tried("uploads", everything.len());
     report.tried("uploads_installed", seen.installed);
     report.tried("crowd", CROWD);
