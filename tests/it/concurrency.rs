@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use keiko_tests::check::attack::{Attack, base64_url};
-use keiko_tests::postgres::{Postgres, Programs};
+use keiko_tests::postgres::{Database, Postgres, Programs};
 use keiko_tests::{Answer, Client, Host, Options, tree, wait};
 use serde_json::{Value, json};
 
@@ -114,4 +114,53 @@ fn what_one_host_installs_runs_on_the_other_on_either_profile_and_after_a_restar
         host.start_again().unwrap();
         assert_eq!(runs(client).unwrap(), Some(version.to_string()));
     }
+}
+
+/// Makes what hosts of a database tell each other get lost while the table `deaf` says so, and counts it: `pg_notify` is found in the
+/// schema of the hosts before the server's own.
+const LOSES_NEWS: &str = "
+    CREATE TABLE deaf (is_deaf boolean NOT NULL, lost integer NOT NULL);
+    INSERT INTO deaf VALUES (false, 0);
+    CREATE FUNCTION public.pg_notify(channel text, message text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
+        BEGIN
+            UPDATE public.deaf SET lost = lost + 1 WHERE is_deaf;
+            IF NOT FOUND THEN PERFORM pg_catalog.pg_notify(channel, message); END IF;
+        END $$;
+    GRANT EXECUTE ON FUNCTION public.pg_notify(text, text) TO public;
+    DO $$ BEGIN
+        EXECUTE format('ALTER DATABASE %I SET search_path = public, pg_catalog', current_database());
+    END $$";
+
+#[test]
+fn a_host_on_postgresql_whose_news_get_lost_follows_a_swap_within_its_lease() {
+    let lease = Duration::from_secs(3);
+    let database = Database::for_test().unwrap();
+    database.query(LOSES_NEWS).unwrap();
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let config = format!(
+        "[host]\nlease_s = {}\n[database]\nurl = \"{}\"\npool_size = 2\npool_overflow = 2\n",
+        lease.as_secs(),
+        database.url()
+    );
+    let hosts = folders.each_ref().map(|folder| {
+        Host::start(Options::in_folder(folder.path()).unwrap().with_config(&config).unwrap()).unwrap()
+    });
+    let [first, other] = hosts.each_ref().map(Host::client);
+    let component = Attack::named("realloc-overlap").next().unwrap().bare_component().unwrap();
+    let follows = |version: &str| {
+        let began = Instant::now();
+        let followed =
+            wait::until("the other host to run it", SOON, || Ok(runs(&other)?.filter(|now| now == version)));
+        followed.map(|_| began.elapsed()).unwrap()
+    };
+    upload(&first, &component, "1", &["eras"]).expect(&[201]).unwrap();
+    follows("1");
+    assert_eq!(database.query("SELECT lost FROM deaf").unwrap().trim(), "0");
+    database.query("UPDATE deaf SET is_deaf = true").unwrap();
+    upload(&first, &component, "2", &["eras"]).expect(&[201]).unwrap();
+    let took = follows("2");
+    let lost: u32 = database.query("SELECT lost FROM deaf").unwrap().trim().parse().unwrap();
+    assert!(lost > 0, "it was told nothing");
+    // At best, as a machine with other things to do keeps no time.
+    assert!(took < 10 * lease, "{took:?}");
 }

@@ -189,6 +189,11 @@ impl Host {
         Ok((kibibytes(&status, "VmRSS:")? << 10, kibibytes(&status, "VmHWM:")? << 10))
     }
 
+    /// Forgets how much memory was ever resident: the most is that since now.
+    pub fn forget_memory_peak(&self) -> Result<()> {
+        fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").context("forget the host's peak of memory")
+    }
+
     fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).context("the host's process id")?;
         kill_process(pid, signal).context("signal the host")

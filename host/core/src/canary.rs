@@ -28,9 +28,11 @@ use serde::{Deserialize, Serialize};
 use crate::batch::ItemOutcome;
 use crate::batch::work::Ran;
 use crate::code::Code;
-use crate::id::{TaskId, VersionId};
+use crate::id::{Digest, TaskId, VersionId};
 use crate::limit::{CANARY_PATIENCE_MS, CANARY_TASKS_MAX};
+use crate::name::VersionName;
 use crate::outcome::{Failure, Outcome};
+use crate::policy::TenantPolicy;
 
 /// The probability that a version is taken back though it fails no more often than the current one, at most.
 pub const ALPHA: f64 = 0.001;
@@ -107,7 +109,8 @@ fn seen_failing(failure: &Failure) -> Option<Seen> {
     match failure.code {
         // With a limit it is the contract that was broken.
         Code::PluginFailed if failure.limit.is_some() => Some(Seen::Broke),
-        Code::PluginFailed | Code::InvalidInput => Some(Seen::Declared),
+        // What it asked for contradicts what is there, which may be the task's fault as well.
+        Code::PluginFailed | Code::InvalidInput | Code::Conflict => Some(Seen::Declared),
         Code::FuelExhausted
         | Code::DeadlineExceeded
         | Code::MemoryExceeded
@@ -158,6 +161,17 @@ pub fn compared_of_batch(items: usize, canary: &Ran, current: &Ran) -> Option<Se
 
 fn is_done(outcome: &ItemOutcome) -> bool {
     *outcome == ItemOutcome::Done
+}
+
+/// A run of a task on a canary that failed, or whose end the database refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedRun {
+    /// The version.
+    pub version: VersionName,
+    /// Its component.
+    pub digest: Digest,
+    /// Why it failed.
+    pub code: Code,
 }
 
 /// What tries a canary.
@@ -281,6 +295,13 @@ fn weight(before: Pair, block: Pair) -> f64 {
     likelihood(n, bad, p) + likelihood(m, bad_canary, q) - likelihood(n + m, bad + bad_canary, mean)
 }
 
+/// How long the verdict waits for those that were let in last, in milliseconds: what runs for longest on the canary and then on
+/// the current version has told by then.
+pub fn patience_ms(policy: &TenantPolicy) -> i64 {
+    let both = policy.max.wall_ms.saturating_mul(2).saturating_add(CANARY_PATIENCE_MS.unsigned_abs());
+    i64::try_from(both).unwrap_or(i64::MAX)
+}
+
 /// Whether a task or a batch may run on a canary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
@@ -333,8 +354,8 @@ impl Standing {
         }
     }
 
-    /// Lets a task or a batch in, if it may.
-    pub fn enter(&mut self, now_ms: i64) -> Entry {
+    /// Lets a task or a batch in, if it may. When all that the trial takes are in and some have not told for so long, it does without them.
+    pub fn enter(&mut self, patience_ms: i64, now_ms: i64) -> Entry {
         match self.state {
             State::Worse | State::Withdrawn => return Entry::Closed,
             State::Passed => return Entry::Free,
@@ -345,7 +366,7 @@ impl Standing {
             return Entry::Counted;
         }
         // Nobody tells of tasks whose host is gone.
-        if now_ms.saturating_sub(self.touched_ms) >= CANARY_PATIENCE_MS {
+        if now_ms.saturating_sub(self.touched_ms) >= patience_ms {
             self.become_state(State::Passed, now_ms);
             return Entry::Free;
         }
@@ -413,7 +434,7 @@ mod tests {
                 seen = seen.with(Unit::Task, draw.attempt(current.0, current.1));
                 continue;
             }
-            assert_eq!(standing.enter(0), Entry::Counted);
+            assert_eq!(standing.enter(CANARY_PATIENCE_MS, 0), Entry::Counted);
             let tried = draw.attempt(canary.0, canary.1);
             let news =
                 News { current: std::mem::take(&mut seen), canary: Some((Unit::Task, tried)), failure: None };
@@ -498,12 +519,15 @@ mod tests {
     fn no_more_tasks_try_it_than_the_bound_and_all_of_them_are_a_verdict() {
         let mut standing = Standing::new(5);
         for _ in 0..CANARY_TASKS_MAX {
-            assert_eq!(standing.enter(10), Entry::Counted);
+            assert_eq!(standing.enter(CANARY_PATIENCE_MS, 10), Entry::Counted);
         }
-        assert_eq!(standing.enter(10), Entry::Closed);
+        assert_eq!(standing.enter(CANARY_PATIENCE_MS, 10), Entry::Closed);
         // One that was stopped makes room for another.
         assert!(!standing.tell(News::default(), 11));
-        assert_eq!((standing.enter(12), standing.enter(12)), (Entry::Counted, Entry::Closed));
+        assert_eq!(
+            (standing.enter(CANARY_PATIENCE_MS, 12), standing.enter(CANARY_PATIENCE_MS, 12)),
+            (Entry::Counted, Entry::Closed)
+        );
         for told in 1..=CANARY_TASKS_MAX {
             let news = News {
                 current: Tally { tasks: 1, ..Tally::default() },
@@ -512,7 +536,10 @@ mod tests {
             };
             assert_eq!(standing.tell(news, 20), told == CANARY_TASKS_MAX, "{told}");
         }
-        assert_eq!((standing.state, standing.since_ms, standing.enter(30)), (State::Passed, 20, Entry::Free));
+        assert_eq!(
+            (standing.state, standing.since_ms, standing.enter(CANARY_PATIENCE_MS, 30)),
+            (State::Passed, 20, Entry::Free)
+        );
         assert!(!standing.tell(News { canary: Some((Unit::Batch, Seen::Broke)), ..News::default() }, 40));
     }
 
@@ -520,10 +547,10 @@ mod tests {
     fn tasks_that_nobody_tells_of_do_not_hold_a_verdict_for_ever() {
         let mut standing = Standing::new(0);
         for _ in 0..CANARY_TASKS_MAX {
-            assert_eq!(standing.enter(7), Entry::Counted);
+            assert_eq!(standing.enter(CANARY_PATIENCE_MS, 7), Entry::Counted);
         }
-        assert_eq!(standing.enter(6 + CANARY_PATIENCE_MS), Entry::Closed);
-        assert_eq!(standing.enter(7 + CANARY_PATIENCE_MS), Entry::Free);
+        assert_eq!(standing.enter(CANARY_PATIENCE_MS, 6 + CANARY_PATIENCE_MS), Entry::Closed);
+        assert_eq!(standing.enter(CANARY_PATIENCE_MS, 7 + CANARY_PATIENCE_MS), Entry::Free);
         assert_eq!(standing.state, State::Passed);
     }
 
@@ -531,7 +558,7 @@ mod tests {
     fn a_canary_that_breaks_on_everything_is_closed_and_says_why() {
         let mut standing = Standing::new(0);
         for tried in 0.. {
-            assert_eq!(standing.enter(1), Entry::Counted, "{tried}");
+            assert_eq!(standing.enter(CANARY_PATIENCE_MS, 1), Entry::Counted, "{tried}");
             let news = News {
                 current: Tally { tasks: 9, ..Tally::default() },
                 canary: Some((Unit::Batch, Seen::Broke)),
@@ -543,7 +570,26 @@ mod tests {
                 break;
             }
         }
-        assert_eq!((standing.state, standing.enter(3)), (State::Worse, Entry::Closed));
+        assert_eq!((standing.state, standing.enter(CANARY_PATIENCE_MS, 3)), (State::Worse, Entry::Closed));
+    }
+
+    #[test]
+    fn nobody_passes_while_an_attempt_of_the_longest_sort_may_still_run() {
+        let mut policy = TenantPolicy::default();
+        for wall_ms in [1, 30_000, policy.max.wall_ms] {
+            policy.max.wall_ms = wall_ms;
+            let patience_ms = patience_ms(&policy);
+            let mut standing = Standing::new(0);
+            for _ in 0..CANARY_TASKS_MAX {
+                assert_eq!(standing.enter(patience_ms, 5), Entry::Counted);
+            }
+            // On the canary and on the current version.
+            let over = 5 + 2 * wall_ms as i64;
+            assert_eq!(standing.enter(patience_ms, over), Entry::Closed, "{wall_ms}");
+            assert!(patience_ms >= CANARY_PATIENCE_MS);
+        }
+        policy.max.wall_ms = u64::MAX;
+        assert_eq!(patience_ms(&policy), i64::MAX);
     }
 
     #[test]
@@ -556,6 +602,7 @@ mod tests {
             (Code::Denied, Some(Seen::Broke)),
             (Code::PluginFailed, Some(Seen::Declared)),
             (Code::InvalidInput, Some(Seen::Declared)),
+            (Code::Conflict, Some(Seen::Declared)),
             (Code::Internal, None),
             (Code::StorageDown, None),
             (Code::LeaseLost, None),

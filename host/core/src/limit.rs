@@ -121,7 +121,7 @@ pub const KEPT_RESOURCES_MAX: usize = 64;
 pub const CANARY_PERCENT_MAX: u8 = 50;
 /// Tasks and batches that try a canary, together, before there is a verdict.
 pub const CANARY_TASKS_MAX: u32 = 200;
-/// How long the last of them may run before the verdict does without it, in milliseconds.
+/// How long the verdict waits at least for those that do not tell, in milliseconds; longer where attempts may take longer.
 pub const CANARY_PATIENCE_MS: i64 = 600_000;
 /// Bytes that are kept of why a task or a batch failed on a canary.
 pub const CANARY_FAILURE_BYTES_MAX: usize = 1_000;

@@ -12,7 +12,7 @@ use crate::limit::{
 };
 use crate::metric::{self, MetricSection};
 use crate::name::{KindName, PluginName, ProcessorName, VersionName};
-use crate::policy::{BudgetRequest, Capability};
+use crate::policy::{BUDGET_CEILING, BUDGET_DEFAULT, BudgetRequest, Capability};
 use crate::retry::RetryRequest;
 use crate::slot::Concurrency;
 
@@ -429,6 +429,36 @@ impl Manifest {
         let kinds = self.kinds.iter().map(KindSection::budget);
         let processors = self.processors.iter().map(ProcessorSection::budget);
         kinds.chain(processors).filter_map(|budget| budget.memory_bytes).max()
+    }
+
+    /// The memory under which a component with this manifest, or with none in it, has to start, in bytes: what an attempt has
+    /// without asking, or the most that is asked for, within what any attempt can have.
+    pub fn trial_memory_bytes(manifest: Option<&Manifest>) -> u64 {
+        let asked = manifest.and_then(Manifest::memory_bytes_max).unwrap_or(0);
+        asked.clamp(BUDGET_DEFAULT.memory_bytes, BUDGET_CEILING.memory_bytes)
+    }
+
+    /// Whether a component that is a program or none, and exports this, has what the manifest names; if not, why.
+    pub fn check_component(
+        &self,
+        is_program: bool,
+        runs_tasks: bool,
+        works_batches: bool,
+    ) -> Result<(), &'static str> {
+        if !is_program && self.kinds.iter().any(|kind| kind.command.is_some()) {
+            return Err("the manifest says how a program is run, and the component is none");
+        }
+        if !self.kinds.is_empty() && !runs_tasks {
+            return Err(
+                "the manifest names kinds, and the component does not export `keiko:plugin/task@0.1.0`",
+            );
+        }
+        if !self.processors.is_empty() && !works_batches {
+            let reason =
+                "the manifest names processors, and the component does not export `keiko:plugin/batch@0.1.0`";
+            return Err(reason);
+        }
+        Ok(())
     }
 
     /// The capabilities the plugin would use.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::canary::FailedRun;
 use crate::effect::Effects;
 use crate::group::NewGroup;
 use crate::id::{
@@ -279,6 +280,8 @@ pub struct AttemptRecord {
     pub version: Option<VersionId>,
     /// The task whose kept result it has, when nothing was run.
     pub memoized_from: Option<TaskId>,
+    /// The run on a canary that failed before this one, in the same attempt. It counts as none, and nothing else is kept of it.
+    pub canary: Option<FailedRun>,
 }
 
 /// What a task becomes.

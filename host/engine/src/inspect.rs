@@ -13,10 +13,10 @@ use keiko_core::profile::Profile;
 use wasmparser::{ComponentExternalKind, Encoding, KnownCustom, Parser, Payload};
 
 use crate::adapt::PREVIEW1;
+use crate::digest;
 use crate::export::{batch, task};
 use crate::install::{PROGRAM, check_import, track};
 use crate::scan::{self, invalid};
-use crate::{PAGE_BYTES, digest};
 
 /// What an upload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub enum World {
     Task,
     /// A plugin of `keiko:plugin` that works batches only.
     Batch,
+    /// A plugin of `keiko:plugin` that does both.
+    TaskAndBatch,
     /// A component that is a WASI program.
     Program,
     /// A core module that is a WASI preview-1 program.
@@ -39,10 +41,26 @@ impl World {
         match self {
             World::Task => "keiko:plugin/task-plugin",
             World::Batch => "keiko:plugin/batch-plugin",
+            World::TaskAndBatch => "keiko:plugin/task-plugin, keiko:plugin/batch-plugin",
             World::Program => "wasi:cli/command",
             World::Preview1Program => "wasi_snapshot_preview1 command",
             World::Unknown => "unknown",
         }
+    }
+
+    /// Whether a host runs it as a WASI program.
+    pub const fn is_program(self) -> bool {
+        matches!(self, World::Program | World::Preview1Program)
+    }
+
+    /// Whether it runs tasks.
+    pub const fn runs_tasks(self) -> bool {
+        matches!(self, World::Task | World::TaskAndBatch) || self.is_program()
+    }
+
+    /// Whether it works batches.
+    pub const fn works_batches(self) -> bool {
+        matches!(self, World::Batch | World::TaskAndBatch)
     }
 }
 
@@ -94,7 +112,7 @@ pub struct Sizes {
     pub core_modules: u64,
     /// Functions of all core modules.
     pub functions: u64,
-    /// Linear memories at the start, all together.
+    /// Linear memories of all instances at the start, all together.
     pub memory_bytes_minimum: u64,
 }
 
@@ -128,7 +146,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, InstallError> {
     let scanned = scan::scan(bytes).map_err(|error| error.at(Stage::Scan))?;
     let mut found = Found::default();
     for payload in Parser::new(0).parse_all(bytes) {
-        let payload = payload.map_err(|error| scan::malformed(&error, bytes.len()).at(Stage::Scan))?;
+        let payload = payload.map_err(|error| scan::malformed(&error, bytes).at(Stage::Scan))?;
         found.add(&payload);
     }
     let world = found.world();
@@ -149,7 +167,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, InstallError> {
     Ok(Inspection {
         digest: digest(bytes),
         world,
-        sizes: Sizes { bytes: bytes.len() as u64, ..found.sizes },
+        sizes: Sizes { bytes: bytes.len() as u64, memory_bytes_minimum: scanned.memory_bytes, ..found.sizes },
         imports,
         exports: found.exports,
         profile: scanned.profile(),
@@ -197,12 +215,6 @@ impl Found {
                 }
             }
             Payload::End(_) => self.depth -= 1,
-            Payload::MemorySection(memories) => {
-                for memory in memories.clone().into_iter().map_while(Result::ok) {
-                    let bytes = memory.initial.saturating_mul(PAGE_BYTES);
-                    self.sizes.memory_bytes_minimum = self.sizes.memory_bytes_minimum.saturating_add(bytes);
-                }
-            }
             Payload::CodeSectionStart { count, size, .. } => {
                 self.sizes.functions += u64::from(*count);
                 self.sizes.code_bytes += u64::from(*size);
@@ -264,6 +276,7 @@ impl Found {
         };
         match () {
             () if self.is_module => World::Preview1Program,
+            () if ours(task::NAME) && ours(batch::NAME) => World::TaskAndBatch,
             () if ours(task::NAME) => World::Task,
             () if ours(batch::NAME) => World::Batch,
             () if exports(PROGRAM, "0.2") => World::Program,
@@ -275,6 +288,7 @@ impl Found {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::PAGE_BYTES;
     use crate::import::INTERFACES;
 
     fn found(text: &str) -> Inspection {
@@ -332,7 +346,8 @@ mod tests {
                 (import "keiko:tasks/tasks@0.1.0" (instance))
                 (import "wasi:sockets/tcp@0.2.0" (instance))
                 (component (import "inner" (func)))
-                (core module (memory 1)) (core module (memory 2)))"#,
+                (core module $one (memory 1)) (core module $two (memory 2)) (core module (memory 4))
+                (core instance (instantiate $one)) (core instance (instantiate $two)))"#,
         );
         let needs: Vec<Need> = component.imports.iter().map(|import| import.need).collect();
         assert_eq!(needs, [Need::Missing, Need::Grant(Capability::Tasks), Need::Denied]);
@@ -342,6 +357,23 @@ mod tests {
         assert!(refusals[0].contains("acme:bank/account@1.0.0") && refusals[1].contains("exports neither"));
         assert_eq!((component.profile, component.concurrency), (Profile::Strict, None));
         assert_eq!(inspect(b"no wasm").unwrap_err().stage, Some(Stage::Scan));
+    }
+
+    #[test]
+    fn what_runs_tasks_and_works_batches_is_told_as_both() {
+        let check = |names: &[&str], expected: World, of: (bool, bool, bool)| {
+            let exports: String =
+                names.iter().map(|name| format!(r#"(export "{name}" (instance $i))"#)).collect();
+            let world = found(&format!("(component (instance $i) {exports})")).world;
+            assert_eq!(world, expected, "{names:?}");
+            assert_eq!((world.is_program(), world.runs_tasks(), world.works_batches()), of, "{names:?}");
+        };
+        check(&[task::NAME], World::Task, (false, true, false));
+        check(&[batch::NAME], World::Batch, (false, false, true));
+        check(&[task::NAME, batch::NAME], World::TaskAndBatch, (false, true, true));
+        check(&[batch::NAME, "wasi:cli/run@0.2.0"], World::Batch, (false, false, true));
+        check(&["wasi:cli/run@0.2.0"], World::Program, (true, true, false));
+        check(&["acme:bank/account"], World::Unknown, (false, false, false));
     }
 
     #[test]

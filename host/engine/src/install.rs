@@ -159,18 +159,20 @@ pub(crate) fn check_resources(component: &Component) -> Result<(), InstallError>
     let Some(needs) = component.resources_required() else {
         return Err(invalid("the component imports core modules, which no host gives"));
     };
-    let within = |name: &str, limit: u64, asked: u64| {
-        if asked <= limit {
-            return Ok(());
-        }
-        let fact = LimitFact::of_host(name, limit, Some(asked));
-        Err(InstallError { limit: Some(fact.clone()), ..beyond_pool(fact) })
-    };
     within("memories", u64::from(MEMORIES_MAX), u64::from(needs.num_memories))?;
     within("tables", u64::from(TABLES_MAX), u64::from(needs.num_tables))?;
     let memory = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(PAGE_BYTES);
     within("memory_bytes", BUDGET_CEILING.memory_bytes, memory)?;
     within("table_elements", TABLE_ELEMENTS_MAX as u64, needs.max_initial_table_size.unwrap_or(0))
+}
+
+/// Whether so much of something is within what any attempt can have.
+pub(crate) fn within(name: &str, limit: u64, asked: u64) -> Result<(), InstallError> {
+    if asked <= limit {
+        return Ok(());
+    }
+    let fact = LimitFact::of_host(name, limit, Some(asked));
+    Err(InstallError { limit: Some(fact.clone()), ..beyond_pool(fact) })
 }
 
 /// The refusal of a component that needs more than any attempt can have, such as instances larger than the pool's places.
@@ -204,8 +206,7 @@ pub(crate) async fn try_out(
 }
 
 fn trial(digest: Digest, manifest: Option<&Manifest>) -> Result<Attempt, InstallError> {
-    let memory = manifest.and_then(Manifest::memory_bytes_max).unwrap_or(0);
-    let memory = memory.clamp(BUDGET_DEFAULT.memory_bytes, BUDGET_CEILING.memory_bytes);
+    let memory = Manifest::trial_memory_bytes(manifest);
     let of_host = |value| Limit { value, set_by: SetBy::Host };
     let name = |error: keiko_core::name::InvalidName| internal(error.to_string());
     Ok(Attempt {

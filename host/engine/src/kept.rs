@@ -10,7 +10,7 @@
 //! instance and not a later task. Kept instances stand in places of the pool that are there for them, so they never keep an
 //! attempt from starting.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
@@ -90,11 +90,34 @@ fn is_small(memory_bytes: u64, memory_bytes_max: u64) -> bool {
 /// The kept instances of a host, and what became of attempts that wanted one.
 #[derive(Default)]
 pub(crate) struct Pool {
-    /// By version, the oldest first; a version is one tenant's.
-    kept: Mutex<HashMap<VersionId, Vec<Kept>>>,
+    kept: Mutex<Places>,
     pub(crate) reused: AtomicU64,
     pub(crate) fresh: AtomicU64,
     pub(crate) resets_failed: AtomicU64,
+}
+
+/// What is kept, and for whom.
+#[derive(Default)]
+struct Places {
+    /// By version, the oldest first; a version is one tenant's.
+    kept: HashMap<VersionId, Vec<Kept>>,
+    /// Versions that new attempts run; `None` until somebody says which. One that is not among them may share its component with one that is.
+    live: Option<HashSet<VersionId>>,
+}
+
+impl Places {
+    fn is_live(&self, version: VersionId) -> bool {
+        self.live.as_ref().is_none_or(|live| live.contains(&version))
+    }
+
+    fn discard(&mut self, gone: impl Fn(VersionId, &Kept) -> bool) -> Vec<Kept> {
+        let mut dropped = Vec::new();
+        self.kept.retain(|version, kept| {
+            dropped.extend(kept.extract_if(.., |kept| gone(*version, kept)));
+            !kept.is_empty()
+        });
+        dropped
+    }
 }
 
 impl Pool {
@@ -108,7 +131,7 @@ impl Pool {
     ) -> Option<Place> {
         let (mut unfit, mut found) = (Vec::new(), None);
         let mut pool = self.kept.lock();
-        let kept = pool.get_mut(&keep.version)?;
+        let kept = pool.kept.get_mut(&keep.version)?;
         while let Some(last) = kept.pop() {
             let is_ours = last.tenant == *tenant && last.digest == generation.digest();
             if is_ours && last.is_fit(keep, memory_bytes_max) {
@@ -145,41 +168,36 @@ impl Pool {
         let mut dropped = Vec::new();
         let mut pool = self.kept.lock();
         // Asked under the lock: whoever retires a generation empties the pool afterwards.
-        if generation.is_live() {
-            let all = pool.entry(keep.version).or_default();
+        if generation.is_live() && pool.is_live(keep.version) {
+            let all = pool.kept.entry(keep.version).or_default();
             all.push(kept);
             let over = all.len().saturating_sub(keep.reuse.instances as usize);
             dropped.extend(all.drain(..over));
-            dropped.extend(bound(&mut pool));
+            dropped.extend(bound(&mut pool.kept));
         } else {
             dropped.push(kept);
         }
         drop(pool);
     }
 
-    /// Drops what generations left that are not used any more.
-    pub(crate) fn retire(&self, is_live: impl Fn(&Digest) -> bool) {
-        self.discard(|kept| !is_live(&kept.digest));
+    /// Drops what versions left that are not used any more, and what generations did.
+    pub(crate) fn retire(&self, is_live: impl Fn(&Digest) -> bool, versions: HashSet<VersionId>) {
+        let mut pool = self.kept.lock();
+        let dropped = pool.discard(|version, kept| !versions.contains(&version) || !is_live(&kept.digest));
+        pool.live = Some(versions);
+        drop(pool);
+        drop(dropped);
     }
 
     /// Drops what was idle for too long.
     pub(crate) fn sweep(&self) {
-        self.discard(Kept::is_idle);
-    }
-
-    fn discard(&self, gone: impl Fn(&Kept) -> bool) {
-        let mut dropped = Vec::new();
-        let mut pool = self.kept.lock();
-        pool.retain(|_, kept| {
-            dropped.extend(kept.extract_if(.., |kept| gone(kept)));
-            !kept.is_empty()
-        });
-        drop(pool);
+        let dropped = self.kept.lock().discard(|_, kept| kept.is_idle());
+        drop(dropped);
     }
 
     /// How many are kept.
     pub(crate) fn len(&self) -> usize {
-        self.kept.lock().values().map(Vec::len).sum()
+        self.kept.lock().kept.values().map(Vec::len).sum()
     }
 }
 

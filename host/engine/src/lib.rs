@@ -37,9 +37,11 @@ mod need;
 mod places;
 mod registry;
 mod scan;
+mod section;
 mod share;
 mod state;
 mod symbols;
+mod weight;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,6 +49,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use keiko_core::VersionId;
 use keiko_core::code::Code;
 use keiko_core::id::Digest;
 use keiko_core::limit::{COMPONENT_BYTES_CEILING, COMPONENT_BYTES_MAX, LimitFact, SetBy};
@@ -376,8 +379,8 @@ impl Runner for Engine {
         }
     }
 
-    fn retain(&self, live: &[Digest]) {
-        self.0.registry.retain(live);
+    fn retain(&self, components: &[Digest], versions: &[VersionId]) {
+        self.0.registry.retain(components, versions);
     }
 }
 

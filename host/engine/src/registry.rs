@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
+use keiko_core::VersionId;
 use keiko_core::id::Digest;
 use keiko_core::profile::Profile;
 use wasmtime::component::{ComponentExportIndex, InstancePre};
@@ -119,8 +120,8 @@ impl Registry {
         });
     }
 
-    /// Lets go of every generation that is not in `keep`, and of its kept instances.
-    pub(crate) fn retain(&self, keep: &[Digest]) {
+    /// Lets go of every generation that is not in `keep`, and of the kept instances of all versions but these.
+    pub(crate) fn retain(&self, keep: &[Digest], versions: &[VersionId]) {
         let keep: HashSet<&Digest> = keep.iter().collect();
         let before = self.live.rcu(|live| {
             let mut live = HashMap::clone(live);
@@ -129,7 +130,7 @@ impl Registry {
         });
         let gone = before.values().filter(|generation| !keep.contains(&generation.digest()));
         gone.for_each(|generation| generation.is_live.store(false, Ordering::Release));
-        self.pool.retire(|digest| keep.contains(digest));
+        self.pool.retire(|digest| keep.contains(digest), versions.iter().copied().collect());
     }
 
     /// How many generations are in memory, those that drain included.

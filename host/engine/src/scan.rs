@@ -1,7 +1,7 @@
 //! What is checked of an upload before anything compiles it: a single pass over its sections that decodes no bodies and
 //! allocates next to nothing. An upload is a component, or a core module that is a WASI preview-1 program.
 //!
-//! It says clearly what an upload is when it is no component, keeps floods of declarations away from the
+//! It says clearly what an upload is when it is no component, keeps floods of declarations, and what no attempt can have, away from the
 //! compiler, and finds the embedded manifest. Whether the component is valid is the compile child's to say, under the
 //! child's own limits.
 
@@ -13,7 +13,8 @@ use keiko_core::profile::{Profile, Profiles};
 use wasmparser::{Encoding, ExternalKind, KnownCustom, Name, NameSectionReader, Parser, Payload, TypeRef};
 
 use crate::adapt::{PREVIEW1, START};
-use crate::need;
+use crate::weight::Scales;
+use crate::{need, section};
 
 /// Core modules of a component. Composed components of real toolchains have fewer than 20.
 pub(crate) const MODULES_MAX: u64 = 128;
@@ -49,6 +50,8 @@ pub(crate) struct Scanned {
     pub(crate) manifest: Option<Manifest>,
     /// What of it needs the concurrent profile, for people.
     pub(crate) concurrency: Option<&'static str>,
+    /// Bytes of memory with which its instances begin, all together.
+    pub(crate) memory_bytes: u64,
 }
 
 impl Scanned {
@@ -69,14 +72,15 @@ impl Scanned {
 pub(crate) fn scan(bytes: &[u8]) -> Result<Scanned, InstallError> {
     recognise(bytes)?;
     let mut program = Parser::is_core_wasm(bytes).then(Program::default);
-    let mut counts = Counts::default();
+    let (mut counts, mut scales) = (Counts::default(), Scales::default());
     let (mut section, mut concurrency) = (None::<&[u8]>, None);
     for payload in Parser::new(0).parse_all(bytes) {
-        let payload = payload.map_err(|error| malformed(&error, bytes.len()))?;
+        let payload = payload.map_err(|error| malformed(&error, bytes))?;
         counts.add(&payload)?;
+        scales.add(&payload)?;
         concurrency = concurrency.or_else(|| need::concurrency(&payload));
         if let Some(program) = &mut program {
-            program.look(&payload).map_err(|error| malformed(&error, bytes.len()))?;
+            program.look(&payload).map_err(|error| malformed(&error, bytes))?;
         }
         if let Payload::CustomSection(custom) = payload
             && custom.name() == manifest::SECTION
@@ -91,7 +95,7 @@ pub(crate) fn scan(bytes: &[u8]) -> Result<Scanned, InstallError> {
     program.map_or(Ok(()), Program::check)?;
     let manifest = section.map(Manifest::parse).transpose();
     let manifest = manifest.map_err(|error| invalid(format!("section `{}`: {error}", manifest::SECTION)))?;
-    Ok(Scanned { manifest, concurrency })
+    Ok(Scanned { manifest, concurrency, memory_bytes: scales.memory_bytes })
 }
 
 /// What the first bytes say; whatever is no component is named.
@@ -302,12 +306,13 @@ fn bump(count: &mut u64, more: u64, name: &str, limit: u64) -> Result<(), Instal
     Ok(())
 }
 
-pub(crate) fn malformed(error: &wasmparser::BinaryReaderError, len: usize) -> InstallError {
-    let message = error.message();
+pub(crate) fn malformed(error: &wasmparser::BinaryReaderError, bytes: &[u8]) -> InstallError {
+    let (message, offset, len) = (error.message(), error.offset(), bytes.len());
+    let section = section::at(bytes, offset).map(|section| format!(", {section}")).unwrap_or_default();
     if message.starts_with("unexpected end") || message.contains("out of bounds") {
-        return invalid(format!("the component is truncated: {message} at byte {} of {len}", error.offset()));
+        return invalid(format!("the component is truncated: {message} at byte {offset} of {len}{section}"));
     }
-    invalid(format!("the component is malformed: {message} at byte {}", error.offset()))
+    invalid(format!("the component is malformed: {message} at byte {offset}{section}"))
 }
 
 /// A refusal that names no limit.
@@ -318,6 +323,7 @@ pub(crate) fn invalid(message: impl Into<String>) -> InstallError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::PAGE_BYTES;
 
     const MANIFEST: &str = "[plugin]\nname = \"p\"\nversion = \"1\"\n[[kind]]\nname = \"k\"\n";
 
@@ -369,7 +375,10 @@ mod tests {
         let program = format!(
             "(import \"wasi_snapshot_preview1\" \"proc_exit\" (func (param i32))) (memory (export \"memory\") 1) {start}"
         );
-        assert_eq!(scan(&module(&program)).unwrap(), Scanned::default());
+        assert_eq!(
+            scan(&module(&program)).unwrap(),
+            Scanned { memory_bytes: PAGE_BYTES, ..Scanned::default() }
+        );
         refused(b"\x7fELF\x02\x01\x01", Invalid, "compiled artifact");
         refused(b"(component)", Invalid, "text format");
         refused(b"#!/bin/sh", Invalid, "not WebAssembly");
@@ -379,6 +388,26 @@ mod tests {
         for len in [9, 15, whole.len() - 1] {
             refused(&whole[..len], Invalid, "truncated");
         }
+        refused(&whole[..whole.len() - 12], Invalid, ", in the export section of the core module at byte 10");
+        let odd = b"\0asm\x0d\0\x01\0\x07\xff\xff\xff\xff\xff";
+        refused(odd, Invalid, "malformed");
+        refused(odd, Invalid, ", in the type section");
+    }
+
+    #[test]
+    fn what_no_attempt_can_have_is_refused_before_it_is_compiled() {
+        let instances = "(core instance (instantiate $m))".repeat(17);
+        let error = scan(&component(&format!("(core module $m) {instances}"))).unwrap_err();
+        assert_eq!(error.code, Code::QuotaExceeded);
+        assert!(
+            error.message.ends_with("17 exceeds the limit `core_instances` of 16, set by the host"),
+            "{error}"
+        );
+        let program = format!(
+            "(module (memory (export \"memory\") 1) {} (func (export \"_start\")))",
+            "(table 1 funcref)".repeat(9)
+        );
+        refused(&wat::parse_str(program).unwrap(), Code::QuotaExceeded, "9 exceeds the limit `tables` of 8");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::batch::promise::Promised;
-use crate::canary;
+use crate::canary::{self, Turned};
 use crate::catalog::Handler;
 use crate::joins;
 use crate::long::{self, Report};
@@ -40,26 +40,22 @@ pub(crate) async fn run(
     mut job: Leased,
     slot: &mut Option<OwnedSemaphorePermit>,
 ) -> Option<Ended> {
-    if shared.pauses.hold(job.task.tenant, job.task.kind) {
+    let is_begun = job.refused.is_some();
+    if !is_begun && shared.pauses.hold(job.task.tenant, job.task.kind) {
         // It was leased before the pause.
         Counters::add(&shared.counters.handed_back, 1);
         return Some(Ended::handed_back(job));
     }
     let (started_ms, number) = (shared.clock.now_ms(), job.task.attempts + 1);
-    let entry = shared.running.insert(job.task.tenant, job.task.id, job.task.token, number);
-    if job.tenure.is_lost() {
-        shared.running.remove(job.task.id, job.task.token);
-        return None;
-    }
-    if let Err(error) = take_joined(shared, &mut job).await {
-        tracing::warn!(error = %error, "the outcomes that a task joins could not be read");
-        shared.running.remove(job.task.id, job.task.token);
-        return Some(Ended::handed_back(job));
-    }
+    let entry = match begin(shared, &mut job, number).await {
+        Ok(entry) => entry,
+        Err(is_ours) => return is_ours.then(|| Ended::handed_back(job)),
+    };
     if let Err(error) = shared.catalog.meet(job.task.kind).await {
         tracing::warn!(error = %error, "the plugins could not be read again");
     }
-    let Ran { report, memoized_from, ran, attempts_max } = canary::run(shared, &job, &entry, slot).await;
+    let Turned { ran, failed, unsettled } = canary::run(shared, &job, &entry, slot).await;
+    let Ran { report, memoized_from, ran, attempts_max } = ran;
     let (port, handler) = ran.unzip();
     shared.running.remove(job.task.id, job.task.token);
     shared.last_words(job.task.id);
@@ -93,15 +89,34 @@ pub(crate) async fn run(
             effects: asked,
             version,
             memoized_from,
+            canary: failed,
         },
         effects,
         log: report.log.encode(),
         charge,
         group: job.task.group,
     };
-    // Nobody asks for it any more.
-    job.task.input.bytes = Bytes::new();
-    Some(Ended { job, settlement, ran: handler.map(|handler| handler.loaded), port })
+    if unsettled.is_none() {
+        // Nobody asks for it any more.
+        job.task.input.bytes = Bytes::new();
+    }
+    Some(Ended { job, settlement, ran: handler.map(|handler| handler.loaded), port, unsettled })
+}
+
+/// Notes that a task runs here, and gives it what it joins. When that cannot be: whether the task is still this host's.
+async fn begin(shared: &Shared, job: &mut Leased, number: u32) -> Result<Arc<Entry>, bool> {
+    let (tenant, id, token) = (job.task.tenant, job.task.id, job.task.token);
+    let entry = shared.running.insert(tenant, id, token, number);
+    if job.tenure.is_lost() {
+        shared.running.remove(id, token);
+        return Err(false);
+    }
+    if let Err(error) = take_joined(shared, job).await {
+        tracing::warn!(error = %error, "the outcomes that a task joins could not be read");
+        shared.running.remove(id, token);
+        return Err(true);
+    }
+    Ok(entry)
 }
 
 /// Gives a task that joins others their outcomes.
@@ -126,6 +141,14 @@ impl Ran {
     /// How it ended.
     pub(crate) fn outcome(&self) -> Option<&Outcome> {
         self.report.as_ref().map(|report| &report.outcome)
+    }
+
+    /// Whether it completed, and asks for something to be written with that.
+    pub(crate) fn has_effects(&self) -> bool {
+        let asks = |report: &AttemptReport| {
+            matches!(report.outcome, Outcome::Completed(_)) && !report.effects.is_empty()
+        };
+        self.report.as_ref().is_some_and(asks)
     }
 
     /// Whether a guest ran.
@@ -238,7 +261,7 @@ pub(crate) fn wanted(job: &Leased) -> Wanted<'_> {
         budget: &task.budget,
         trace: task.trace.as_deref(),
         ends: task.ends,
-        waits: task.attempts == 0 && task.crashes == 0,
+        waits: task.attempts == 0 && task.crashes == 0 && job.refused.is_none(),
         is_task: true,
         tree: job.tree.as_ref().map(|tree| tree.now()),
     }

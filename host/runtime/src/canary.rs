@@ -2,15 +2,21 @@
 //! in `batch::runs`.
 //!
 //! A task tries a canary in its first attempt only. When the canary fails it, the current version runs it in the same attempt, so
-//! that the task is charged nothing for having tried: of the failed run nothing is kept, neither effects nor log nor what it
-//! spent, and nobody has seen what it gave out. By the database one trial is the same on all hosts: each task and batch asks before it tries, and tells afterwards.
+//! that the task is charged nothing for having tried: of the failed run nothing is kept but its code, neither effects nor log nor
+//! what it spent, and nobody has seen what it gave out. By the database one trial is the same on all hosts: each task and batch asks before it tries, and tells afterwards.
+//!
+//! A run that ended well and has effects has not succeeded before they are stored: two of them may contradict each other, or what is
+//! there. So what it says of the canary is told by the settler ([`Unsettled`]); when the database refuses its end, the task goes back to this host's
+//! queue under the same lease ([`Refused`]), for the current version to run it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use keiko_core::canary::{Entry, News, Seen, State, Tally, Unit, compared, is_chosen, seen};
-use keiko_core::catalog::{Begun, Candidate, Plugin, Tried};
+use keiko_core::canary::{
+    Entry, FailedRun, News, Seen, State, Tally, Unit, compared, is_chosen, patience_ms, seen,
+};
+use keiko_core::catalog::{Begun, Candidate, Plugin, PluginVersion, Tried};
 use keiko_core::limit::{CANARY_FAILURE_BYTES_MAX, CANARY_PERCENT_MAX};
 use keiko_core::manifest::Manifest;
 use keiko_core::outcome::{Failure, Outcome};
@@ -152,6 +158,21 @@ fn no_canary(name: &PluginName) -> Error {
     Error::new(Code::NotFound, format!("plugin {name} has no canary"))
 }
 
+/// What came of a task's turn.
+pub(crate) struct Turned {
+    pub(crate) ran: Ran,
+    /// The run on the canary that failed before.
+    pub(crate) failed: Option<FailedRun>,
+    /// What it says of a canary once its end is stored.
+    pub(crate) unsettled: Option<Unsettled>,
+}
+
+impl From<Ran> for Turned {
+    fn from(ran: Ran) -> Turned {
+        Turned { ran, failed: None, unsettled: None }
+    }
+}
+
 /// Runs an attempt of a task: on the plugin's canary if it is the task's turn to try it, on the current version if it is not, or
 /// if the canary failed.
 pub(crate) async fn run(
@@ -159,38 +180,164 @@ pub(crate) async fn run(
     job: &Leased,
     entry: &Arc<running::Entry>,
     slot: &mut Option<OwnedSemaphorePermit>,
-) -> Ran {
+) -> Turned {
+    if let Some(refused) = job.refused.as_deref() {
+        return again(shared, job, refused, entry, slot).await;
+    }
     let is_first = job.task.attempts == 0 && job.task.crashes == 0;
     let Some((trying, handler)) = shared.catalog.trying(job.task.kind).filter(|_| is_first) else {
-        return current(shared, job, entry, slot).await;
+        return current(shared, job, entry, slot).await.into();
     };
-    let trial = Trial::of(shared, &trying, Unit::Task);
-    let is_counted = match trial.turn(job.task.id).await {
+    let version = trying.loaded.plugin.current.clone();
+    let trial = Trial::of(&trying, Unit::Task);
+    let is_counted = match trial.turn(shared, job.task.id).await {
         Turn::Canary { is_counted } => is_counted,
         Turn::Current => {
             let ran = current(shared, job, entry, slot).await;
-            trial.note(own(&ran).and_then(seen));
-            return ran;
+            trial.note(shared, own(&ran).and_then(seen));
+            return ran.into();
         }
-        Turn::Closed => return current(shared, job, entry, slot).await,
+        Turn::Closed => return current(shared, job, entry, slot).await.into(),
     };
     entry.try_out();
     let tried = on_canary(shared, job, handler, entry, slot).await;
-    entry.tried(!matches!(tried.outcome(), Some(Outcome::Failed(_))));
     let Some(Outcome::Failed(failure)) = tried.outcome() else {
-        if is_counted {
-            trial.tell(own(&tried).and_then(seen), None).await;
-        }
-        return tried;
+        let told = is_counted.then_some((trial, own(&tried).and_then(seen)));
+        return ended_well(shared, tried, version, told, entry).await;
     };
+    entry.tried(false);
     Counters::add(&shared.counters.canary_failures, 1);
     let (failure, is_own) = (failure.clone(), own(&tried).is_some());
+    let failed = Some(failed_run(&version, &failure));
     let ran = current(shared, job, entry, slot).await;
     if is_counted {
         let seen = ran.outcome().filter(|_| is_own).and_then(|outcome| compared(&failure, outcome));
-        trial.tell(seen, Some(&failure)).await;
+        trial.tell(shared, seen, Some(&failure)).await;
     }
-    ran
+    Turned { ran, failed, unsettled: None }
+}
+
+fn failed_run(version: &PluginVersion, failure: &Failure) -> FailedRun {
+    FailedRun { version: version.name.clone(), digest: version.digest, code: failure.code }
+}
+
+/// What becomes of a run on the canary that did not fail: one without effects counts, one with them when they are stored.
+async fn ended_well(
+    shared: &Arc<Shared>,
+    tried: Ran,
+    version: PluginVersion,
+    told: Option<(Trial, Option<Seen>)>,
+    entry: &Arc<running::Entry>,
+) -> Turned {
+    if tried.has_effects() {
+        let on_canary = OnCanary { told, version, entry: Arc::clone(entry) };
+        return Turned {
+            ran: tried,
+            failed: None,
+            unsettled: Some(Unsettled::OnCanary(Box::new(on_canary))),
+        };
+    }
+    entry.tried(true);
+    if let Some((trial, seen)) = told {
+        trial.tell(shared, seen, None).await;
+    }
+    tried.into()
+}
+
+/// Runs a task on the current version whose end on the canary the database refused.
+async fn again(
+    shared: &Arc<Shared>,
+    job: &Leased,
+    refused: &Refused,
+    entry: &Arc<running::Entry>,
+    slot: &mut Option<OwnedSemaphorePermit>,
+) -> Turned {
+    let ran = current(shared, job, entry, slot).await;
+    let unsettled = refused.trial.map(|trial| {
+        let seen = ran.outcome().and_then(|outcome| compared(&refused.failure, outcome));
+        Unsettled::Again { trial, failure: refused.failure.clone(), seen }
+    });
+    Turned { ran, failed: Some(refused.run.clone()), unsettled }
+}
+
+/// What an attempt says of a canary when its end is stored.
+pub(crate) enum Unsettled {
+    /// The run on the canary itself ended well.
+    OnCanary(Box<OnCanary>),
+    /// The current version has run the task, whose end on the canary was refused.
+    Again {
+        /// The trial.
+        trial: Trial,
+        /// Why it was refused.
+        failure: Failure,
+        /// What that says of the canary beside the other run.
+        seen: Option<Seen>,
+    },
+}
+
+/// A run on a canary that ended well.
+pub(crate) struct OnCanary {
+    /// The trial, if it counts, and what it is told.
+    told: Option<(Trial, Option<Seen>)>,
+    version: PluginVersion,
+    /// Holds what it gave out.
+    entry: Arc<running::Entry>,
+}
+
+/// That the end of a task's run on a canary was refused: the current version runs it now.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    run: FailedRun,
+    /// The trial, if it counts.
+    trial: Option<Trial>,
+    /// Why.
+    failure: Failure,
+}
+
+/// What a trial is told: what was seen, and why the canary failed if it did.
+pub(crate) struct Verdict {
+    trial: Trial,
+    seen: Option<Seen>,
+    failure: Option<Failure>,
+}
+
+impl Verdict {
+    pub(crate) async fn tell(self, shared: &Shared) {
+        self.trial.tell(shared, self.seen, self.failure.as_ref()).await;
+    }
+}
+
+impl Unsettled {
+    /// The end of this task is stored, or a stale lease made it void. What the canary gave out is told now, and the end after it.
+    pub(crate) fn settled(self, shared: &Shared, task: TaskId, is_stored: bool) -> Option<Verdict> {
+        match self {
+            Unsettled::OnCanary(on_canary) => {
+                on_canary.entry.tried(is_stored);
+                shared.last_words(task);
+                on_canary.told.map(|(trial, seen)| Verdict { trial, seen, failure: None })
+            }
+            Unsettled::Again { trial, failure, seen } => {
+                Some(Verdict { trial, seen, failure: Some(failure) })
+            }
+        }
+    }
+
+    /// The database refuses its end for this reason: the task is to run again if it ran on the canary; otherwise both
+    /// versions had their turn.
+    pub(crate) fn refused(self, why: Failure) -> Result<Box<Refused>, Verdict> {
+        match self {
+            Unsettled::OnCanary(on_canary) => {
+                let OnCanary { told, version, entry } = *on_canary;
+                entry.tried(false);
+                let run = failed_run(&version, &why);
+                Ok(Box::new(Refused { run, trial: told.map(|(trial, _)| trial), failure: why }))
+            }
+            Unsettled::Again { trial, failure, .. } => {
+                let seen = compared(&failure, &Outcome::Failed(why));
+                Err(Verdict { trial, seen, failure: Some(failure) })
+            }
+        }
+    }
 }
 
 /// Runs an attempt on the canary.
@@ -239,8 +386,8 @@ pub(crate) enum Turn {
 }
 
 /// A canary that a task or a batch may try.
-pub(crate) struct Trial<'a> {
-    shared: &'a Arc<Shared>,
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trial {
     unit: Unit,
     tenant: TenantId,
     plugin: PluginId,
@@ -249,12 +396,11 @@ pub(crate) struct Trial<'a> {
     is_counted: bool,
 }
 
-impl<'a> Trial<'a> {
-    pub(crate) fn of(shared: &'a Arc<Shared>, trying: &Trying, unit: Unit) -> Trial<'a> {
+impl Trial {
+    pub(crate) fn of(trying: &Trying, unit: Unit) -> Trial {
         let Trying { loaded, percent, is_counted } = trying;
         let plugin = &loaded.plugin;
         Trial {
-            shared,
             unit,
             tenant: plugin.tenant,
             plugin: plugin.id,
@@ -265,37 +411,38 @@ impl<'a> Trial<'a> {
     }
 
     /// Whose turn it is: of a task, or of a batch by its number.
-    pub(crate) async fn turn(&self, id: TaskId) -> Turn {
+    pub(crate) async fn turn(&self, shared: &Shared, id: TaskId) -> Turn {
         if !is_chosen(id, self.version, self.percent) {
             return Turn::Current;
         }
-        let entry = if self.is_counted { self.enter().await } else { Entry::Free };
+        let entry = if self.is_counted { self.enter(shared).await } else { Entry::Free };
         if entry == Entry::Closed {
             return Turn::Closed;
         }
-        Counters::add(&self.shared.counters.canary_attempts, 1);
+        Counters::add(&shared.counters.canary_attempts, 1);
         Turn::Canary { is_counted: entry == Entry::Counted }
     }
 
-    async fn enter(&self) -> Entry {
-        let now_ms = self.shared.clock.now_ms();
-        let store = &self.shared.canaries.store;
-        store.enter_canary(self.tenant, self.plugin, self.version, now_ms).await.unwrap_or_else(|error| {
+    async fn enter(&self, shared: &Shared) -> Entry {
+        let Some(tenant) = shared.tenant(self.tenant) else { return Entry::Closed };
+        let (patience_ms, now_ms) = (patience_ms(&tenant.policy), shared.clock.now_ms());
+        let store = &shared.canaries.store;
+        let entry = store.enter_canary(self.tenant, self.plugin, self.version, patience_ms, now_ms).await;
+        entry.unwrap_or_else(|error| {
             tracing::warn!(error = %error, "a canary cannot be tried");
             Entry::Closed
         })
     }
 
     /// Notes what the current version came to, for when somebody tells of the canary.
-    pub(crate) fn note(&self, seen: Option<Seen>) {
+    pub(crate) fn note(&self, shared: &Shared, seen: Option<Seen>) {
         if let Some(seen) = seen.filter(|_| self.is_counted) {
-            self.shared.canaries.note(self.version, self.unit, seen);
+            shared.canaries.note(self.version, self.unit, seen);
         }
     }
 
     /// Tells what became of whoever tried it, and follows the verdict if that was it.
-    pub(crate) async fn tell(&self, seen: Option<Seen>, failure: Option<&Failure>) {
-        let shared = self.shared;
+    pub(crate) async fn tell(&self, shared: &Shared, seen: Option<Seen>, failure: Option<&Failure>) {
         let failure = failure.filter(|_| matches!(seen, Some(Seen::Broke | Seen::Declared)));
         let news = News {
             current: shared.canaries.take(self.version),
@@ -306,13 +453,12 @@ impl<'a> Trial<'a> {
         let store = &shared.canaries.store;
         match store.tell_canary(self.tenant, self.plugin, self.version, news, now_ms).await {
             Ok(None) => {}
-            Ok(Some(verdict)) => self.follow(verdict).await,
+            Ok(Some(verdict)) => self.follow(shared, verdict).await,
             Err(error) => tracing::warn!(error = %error, "what became of a run on a canary cannot be told"),
         }
     }
 
-    async fn follow(&self, verdict: State) {
-        let shared = self.shared;
+    async fn follow(&self, shared: &Shared, verdict: State) {
         if verdict == State::Worse {
             Counters::add(&shared.counters.canaries_worse, 1);
             tracing::warn!(plugin_version = %self.version, "a canary is worse than the current version and was taken back");

@@ -18,7 +18,7 @@ use keiko_core::policy::BudgetRequest;
 use keiko_core::port::{CatalogStore, Clock, Compiled, Components, InstallError, Runner, Stage};
 use keiko_core::profile::Profiles;
 use keiko_core::slot::{Concurrencies, Concurrency};
-use keiko_core::{Digest, KindId, KindName, PluginName, TenantId, VersionName};
+use keiko_core::{Digest, KindId, KindName, PluginName, TenantId, VersionId, VersionName};
 use tokio::time::Instant;
 
 use crate::long::Pace;
@@ -198,10 +198,10 @@ impl Catalog {
         while let Some(loaded) = loading.next().await {
             next.add(loaded);
         }
-        let live = next.live();
+        let (components, versions) = next.live();
         next.replaced(&before).for_each(|old| old.retired.store(true, Ordering::Release));
         self.now.store(Arc::new(next));
-        self.runner.retain(&live);
+        self.runner.retain(&components, &versions);
         Ok(())
     }
 
@@ -246,11 +246,10 @@ impl Catalog {
                 "the component carries no manifest (custom section `keiko:manifest`), and none was given beside it";
             InstallError::new(Code::ComponentInvalid, message).at(Stage::Scan)
         })?;
-        if !compiled.is_program && manifest.kinds.iter().any(|kind| kind.command.is_some()) {
-            let message = "the manifest says how a program is run, and the component is none";
-            return Err(InstallError::new(Code::ComponentInvalid, message).at(Stage::Instantiate).into());
-        }
-        check_exports(&manifest, compiled.runs_tasks, compiled.works_batches)?;
+        let Compiled { is_program, runs_tasks, works_batches, .. } = compiled;
+        manifest
+            .check_component(is_program, runs_tasks, works_batches)
+            .map_err(|reason| InstallError::new(Code::ComponentInvalid, reason).at(Stage::Instantiate))?;
         if let Some(reason) = refuse(&manifest) {
             return Err(Error::new(Code::Conflict, reason));
         }
@@ -266,7 +265,8 @@ impl Catalog {
 
     /// Lets go of components that were checked and did not become a version.
     pub(crate) fn discard(&self) {
-        self.runner.retain(&self.now.load().live());
+        let (components, versions) = self.now.load().live();
+        self.runner.retain(&components, &versions);
     }
 
     /// Stores a version, and makes it its plugin's current one.
@@ -519,9 +519,10 @@ impl Catalog {
 }
 
 impl Snapshot {
-    /// Every component that runs.
-    fn live(&self) -> Vec<Digest> {
-        self.plugins.values().flat_map(Loaded::all).map(|loaded| loaded.digest()).collect()
+    /// Every component that runs, and every version.
+    fn live(&self) -> (Vec<Digest>, Vec<VersionId>) {
+        let all = self.plugins.values().flat_map(Loaded::all);
+        all.map(|loaded| (loaded.digest(), loaded.plugin.current.id)).unzip()
     }
 
     fn add(&mut self, loaded: Arc<Loaded>) {
@@ -547,22 +548,6 @@ pub(crate) fn taken(name: &VersionName, digest: Digest) -> Error {
     let message =
         format!("version {name} stands for another component or manifest ({digest}); raise the version");
     InstallError::new(Code::Conflict, message).at(Stage::Activate).into()
-}
-
-/// Whether a component exports what its manifest names.
-fn check_exports(manifest: &Manifest, runs_tasks: bool, works_batches: bool) -> Result<(), Error> {
-    let invalid = |text: &str| Err(Error::new(Code::ComponentInvalid, text));
-    if !manifest.kinds.is_empty() && !runs_tasks {
-        return invalid(
-            "the manifest names kinds, and the component does not export `keiko:plugin/task@0.1.0`",
-        );
-    }
-    if !manifest.processors.is_empty() && !works_batches {
-        return invalid(
-            "the manifest names processors, and the component does not export `keiko:plugin/batch@0.1.0`",
-        );
-    }
-    Ok(())
 }
 
 fn find(now: &Snapshot, tenant: TenantId, name: &str) -> Result<Arc<Loaded>, Error> {

@@ -245,7 +245,8 @@ async fn take(shared: &Shared, tenure: Arc<Tenure>, lease: Lease) {
         let running_max = shared.tenant(tenant).map_or(1, |entry| entry.policy.running_max);
         let tree = task.tree.map(|told| shared.trees.know(task.lineage.root, told));
         let (alone, place_ms) = (runs_alone(task.crashes), task.place_ms);
-        (tenant, running_max, alone, place_ms, Job::Task(Leased { tenure: Arc::clone(&tenure), task, tree }))
+        let job = Leased { tenure: Arc::clone(&tenure), task, tree, refused: None };
+        (tenant, running_max, alone, place_ms, Job::Task(job))
     });
     shared.queue.push(jobs);
     shared.pulse.quicken();

@@ -14,16 +14,18 @@ use keiko_core::port::{StoreError, StoreErrorKind};
 use keiko_core::task::{
     AttemptRecord, AttemptView, Settled, Settlement, TaskState, TaskSummary, TaskView, Transition,
 };
+use keiko_core::tree::Spending;
 use keiko_core::{GroupId, Holder, TenantId, Token};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::job::tell_added;
+use crate::canary::{Refused, Unsettled, Verdict};
 use crate::catalog::Loaded;
 use crate::groups;
 use crate::port::AttemptPort;
 use crate::queue::Lanes;
-use crate::shared::{Counters, Leased, Shared};
+use crate::shared::{Counters, Job, Leased, Shared};
 
 /// Ends of one transaction at most.
 const GROUP_MAX: usize = 500;
@@ -43,6 +45,8 @@ pub(crate) struct Ended {
     pub(crate) ran: Option<Arc<Loaded>>,
     /// Kept until the store has answered: it holds the room promised to children.
     pub(crate) port: Option<Arc<AttemptPort>>,
+    /// What a canary is told of it once the store has answered.
+    pub(crate) unsettled: Option<Unsettled>,
 }
 
 impl Ended {
@@ -61,13 +65,14 @@ impl Ended {
                 effects: 0,
                 version: None,
                 memoized_from: None,
+                canary: None,
             },
             effects: Default::default(),
             log: Default::default(),
             charge: None,
             group: job.task.group,
         };
-        Ended { job, settlement, ran: None, port: None }
+        Ended { job, settlement, ran: None, port: None, unsettled: None }
     }
 
     /// Whether it may be stored a moment later: nobody here waits for it, and nothing begins with it.
@@ -178,10 +183,13 @@ async fn write(shared: &Shared, holder: Holder, group: Vec<Ended>, stop: &Cancel
         match shared.tasks.settle(holder, settlements, now_ms).await {
             Ok(answers) => {
                 backoff = BACKOFF.0;
-                let Told { conflicts, failed, added } = answer(shared, part, answers, now_ms);
+                let Told { conflicts, failed, added, verdicts } = answer(shared, part, answers, now_ms);
                 groups::failed(shared, failed).await;
                 for (tenant, effects) in added {
                     tell_added(shared, tenant, &effects).await;
+                }
+                for verdict in verdicts {
+                    verdict.tell(shared).await;
                 }
                 if !conflicts.is_empty() {
                     parts.push(conflicts);
@@ -192,7 +200,7 @@ async fn write(shared: &Shared, holder: Holder, group: Vec<Ended>, stop: &Cancel
                 parts.push(part);
             }
             Err(error) if error.kind() == StoreErrorKind::Refused => {
-                parts.extend(refuse(part, &error));
+                parts.extend(refuse(shared, part, &error).await);
             }
             Err(error) => {
                 tracing::warn!(error = %error, items = part.len(), "ends of attempts could not be stored");
@@ -209,16 +217,50 @@ async fn write(shared: &Shared, holder: Holder, group: Vec<Ended>, stop: &Cancel
     }
 }
 
-/// The one end that the database refuses becomes a failure that it does not; `None` when it was one already.
-fn refuse(part: Vec<Ended>, error: &StoreError) -> Option<Vec<Ended>> {
+/// The one end that the database refuses becomes a failure that it does not, or its task runs again; `None` when it was one already.
+async fn refuse(shared: &Shared, part: Vec<Ended>, error: &StoreError) -> Option<Vec<Ended>> {
     tracing::error!(error = %error, "the database refuses the end of an attempt");
-    let mut part = part;
+    let mut left = Vec::new();
     let mut failed = false;
-    for ended in &mut part {
+    for ended in part {
         failed |= matches!(ended.settlement.transition, Transition::Fail(_));
-        fail(&mut ended.settlement, Failure::new(Code::Internal, "the database refused this task's end"));
+        let (refused, verdict) =
+            refused(shared, ended, Failure::new(Code::Internal, "the database refused this task's end"));
+        left.extend(refused);
+        if let Some(verdict) = verdict {
+            verdict.tell(shared).await;
+        }
     }
-    (!failed).then_some(part)
+    (!failed && !left.is_empty()).then_some(left)
+}
+
+/// What becomes of an attempt whose end cannot be stored: its task runs again, here and under the same lease, if that was its run on
+/// a canary; otherwise it fails, and that is to be stored.
+fn refused(shared: &Shared, mut ended: Ended, failure: Failure) -> (Option<Ended>, Option<Verdict>) {
+    let verdict = match ended.unsettled.take().map(|unsettled| unsettled.refused(failure.clone())) {
+        Some(Ok(refused)) => {
+            run_again(shared, ended, refused);
+            return (None, None);
+        }
+        Some(Err(verdict)) => Some(verdict),
+        None => None,
+    };
+    fail(&mut ended.settlement, failure);
+    (Some(ended), verdict)
+}
+
+/// Puts a task back for the current version to run it. Nothing that its run on the canary asked for or spent is kept.
+fn run_again(shared: &Shared, ended: Ended, refused: Box<Refused>) {
+    Counters::add(&shared.counters.canary_failures, 1);
+    let Ended { mut job, settlement, .. } = ended;
+    if let Some(tree) = &job.tree {
+        let meter = settlement.attempt.meter;
+        tree.spared(Spending { fuel: meter.fuel_used, host_calls: meter.host_calls });
+    }
+    job.refused = Some(refused);
+    let (tenant, place_ms) = (job.task.tenant, job.task.place_ms);
+    let running_max = shared.tenant(tenant).map_or(1, |entry| entry.policy.running_max);
+    shared.queue.push([(tenant, running_max, false, place_ms, Job::Task(job))]);
 }
 
 fn fail(settlement: &mut Settlement, failure: Failure) {
@@ -235,14 +277,21 @@ struct Told {
     failed: BTreeSet<(TenantId, GroupId)>,
     /// Effects that added items.
     added: Vec<(TenantId, Effects)>,
+    /// What canaries are told.
+    verdicts: Vec<Verdict>,
 }
 
 /// Tells everyone what was stored.
 fn answer(shared: &Shared, part: Vec<Ended>, answers: Vec<Settled>, now_ms: i64) -> Told {
-    let Told { mut conflicts, mut failed, mut added } = Told::default();
+    let Told { mut conflicts, mut failed, mut added, mut verdicts } = Told::default();
     let mut terminal = Vec::new();
     let (mut stored, mut stale, mut wake) = (0, 0, false);
     for (mut ended, answer) in part.into_iter().zip(answers) {
+        if answer != Settled::Conflict
+            && let Some(unsettled) = ended.unsettled.take()
+        {
+            verdicts.extend(unsettled.settled(shared, ended.settlement.id, answer == Settled::Stored));
+        }
         if answer == Settled::Stored && shared.waiters.waits_for(ended.settlement.id) {
             let view = ended.view(shared, now_ms);
             view.into_iter().for_each(|view| shared.waiters.leave(ended.settlement.tenant, view));
@@ -289,8 +338,9 @@ fn answer(shared: &Shared, part: Vec<Ended>, answers: Vec<Settled>, now_ms: i64)
             }
             Settled::Conflict => {
                 let message = "a child's idempotency key stands for another submit";
-                fail(settlement, Failure::new(Code::Conflict, message));
-                conflicts.push(ended);
+                let (left, verdict) = refused(shared, ended, Failure::new(Code::Conflict, message));
+                conflicts.extend(left);
+                verdicts.extend(verdict);
             }
         }
     }
@@ -300,5 +350,5 @@ fn answer(shared: &Shared, part: Vec<Ended>, answers: Vec<Settled>, now_ms: i64)
     if wake {
         shared.ready();
     }
-    Told { conflicts, failed, added }
+    Told { conflicts, failed, added, verdicts }
 }

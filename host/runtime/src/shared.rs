@@ -22,7 +22,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::batch::job::BatchJob;
 use crate::batch::{self, BatchFigures, Batches};
 use crate::cache::{self, Cache};
-use crate::canary::Canaries;
+use crate::canary::{Canaries, Refused};
 use crate::catalog::{Catalog, Snapshot};
 use crate::direct::Direct;
 use crate::expirer::TimeOuts;
@@ -240,6 +240,8 @@ pub(crate) struct Leased {
     pub(crate) task: LeasedTask,
     /// Its tree, when it is below a root.
     pub(crate) tree: Option<Arc<Known>>,
+    /// That it ran on a canary under this lease, whose end was refused.
+    pub(crate) refused: Option<Box<Refused>>,
 }
 
 /// What this host has counted since it started.

@@ -67,6 +67,12 @@ impl Known {
         self.fuel.fetch_add(used.fuel, Ordering::Relaxed);
         self.host_calls.fetch_add(used.host_calls, Ordering::Relaxed);
     }
+
+    /// The store charges nothing for an attempt that was told of.
+    pub(crate) fn spared(&self, used: Spending) {
+        self.fuel.fetch_sub(used.fuel, Ordering::Relaxed);
+        self.host_calls.fetch_sub(used.host_calls, Ordering::Relaxed);
+    }
 }
 
 #[cfg(test)]
@@ -84,6 +90,8 @@ mod tests {
         let tree = trees.know(TaskId(1), told(10));
         tree.spent(Spending { fuel: 5, host_calls: 2 });
         assert_eq!(trees.know(TaskId(1), told(12)).now().used, Spending { fuel: 15, host_calls: 2 });
+        tree.spared(Spending { fuel: 5, host_calls: 2 });
+        assert_eq!(tree.now().used, Spending { fuel: 10, host_calls: 0 });
         assert_eq!(trees.know(TaskId(1), told(40)).now().used.fuel, 40, "another host's attempts");
         assert_eq!(trees.know(TaskId(2), told(1)).now().used.fuel, 1);
     }

@@ -171,6 +171,7 @@ fn complete(task: &LeasedTask) -> Settlement {
             effects: 0,
             version: None,
             memoized_from: None,
+            canary: None,
         },
         effects: Default::default(),
         log: Default::default(),

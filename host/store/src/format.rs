@@ -2,7 +2,7 @@
 //!
 //! A field may be added when a reader of the old form can do without it; nothing is renamed or removed.
 
-use keiko_core::canary::Trial;
+use keiko_core::canary::{FailedRun, Trial};
 use keiko_core::code::Code;
 use keiko_core::id::{Digest, TaskId, VersionId};
 use keiko_core::limit::{CANARY_PERCENT_MAX, LimitFact};
@@ -32,6 +32,33 @@ struct Detail {
     retry_after: Option<RetryAfter>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     memoized_from: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    canary: Option<Canary>,
+}
+
+/// The run on a canary that failed before, in the same attempt.
+#[derive(Serialize, Deserialize)]
+struct Canary {
+    version: String,
+    digest: String,
+    code: String,
+}
+
+impl From<&FailedRun> for Canary {
+    fn from(run: &FailedRun) -> Canary {
+        let FailedRun { version, digest, code } = run;
+        Canary { version: version.to_string(), digest: digest.to_string(), code: code.to_string() }
+    }
+}
+
+impl Canary {
+    fn read(self) -> Result<FailedRun, Undecodable> {
+        Ok(FailedRun {
+            version: self.version.parse().map_err(|_| Undecodable("version name of a canary"))?,
+            digest: self.digest.parse().map_err(|_| Undecodable("digest of a canary"))?,
+            code: self.code.parse().map_err(|_| Undecodable("failure code of a canary"))?,
+        })
+    }
 }
 
 /// That the plugin wished for another attempt, and when.
@@ -43,35 +70,48 @@ struct RetryAfter {
 
 /// The detail of a failure; `None` when code and message say everything.
 pub(crate) fn encode_detail(failure: &Failure) -> Option<String> {
-    let retry_after = match failure.retry {
-        RetryWish::ByCode => None,
-        RetryWish::After(ms) => Some(RetryAfter { ms }),
-    };
-    if failure.limit.is_none() && failure.backtrace.is_empty() && retry_after.is_none() {
-        return None;
-    }
-    let (limit, backtrace) = (failure.limit.clone(), failure.backtrace.clone());
-    Some(detail_text(&Detail { limit, backtrace, retry_after, memoized_from: None }))
+    Detail::of(failure).text()
 }
 
-fn detail_text(detail: &Detail) -> String {
-    serde_json::to_string(detail).expect("texts and numbers always encode")
-}
-
-/// The detail of an attempt: of its failure, or of whose result it has; `None` when there is nothing to say.
+/// The detail of an attempt: of its failure, or of whose result it has, and of a run on a canary before; `None` when there is
+/// nothing to say.
 pub(crate) fn encode_end(failure: Option<&Failure>, attempt: &AttemptRecord) -> Option<String> {
-    match (failure, attempt.memoized_from) {
-        (Some(failure), _) => encode_detail(failure),
-        (None, Some(from)) => Some(detail_text(&Detail { memoized_from: Some(from.0), ..Detail::default() })),
-        (None, None) => None,
+    let mut detail = failure.map(Detail::of).unwrap_or_default();
+    detail.memoized_from = attempt.memoized_from.filter(|_| failure.is_none()).map(|from| from.0);
+    detail.canary = attempt.canary.as_ref().map(Canary::from);
+    detail.text()
+}
+
+impl Detail {
+    fn of(failure: &Failure) -> Detail {
+        let retry_after = match failure.retry {
+            RetryWish::ByCode => None,
+            RetryWish::After(ms) => Some(RetryAfter { ms }),
+        };
+        let (limit, backtrace) = (failure.limit.clone(), failure.backtrace.clone());
+        Detail { limit, backtrace, retry_after, ..Detail::default() }
+    }
+
+    fn text(&self) -> Option<String> {
+        let Detail { limit, backtrace, retry_after, memoized_from, canary } = self;
+        let is_empty = limit.is_none()
+            && backtrace.is_empty()
+            && retry_after.is_none()
+            && memoized_from.is_none()
+            && canary.is_none();
+        (!is_empty).then(|| serde_json::to_string(self).expect("texts and numbers always encode"))
     }
 }
 
-/// Whose result an attempt without a failure has, by its stored detail.
-fn decode_memoized(detail: Option<&str>) -> Result<Option<TaskId>, Undecodable> {
-    let Some(text) = detail else { return Ok(None) };
+/// What the stored detail of an attempt says beside its failure.
+fn decode_beside(
+    has_failed: bool,
+    detail: Option<&str>,
+) -> Result<(Option<TaskId>, Option<FailedRun>), Undecodable> {
+    let Some(text) = detail else { return Ok((None, None)) };
     let detail: Detail = serde_json::from_str(text).map_err(|_| Undecodable("detail of an end"))?;
-    Ok(detail.memoized_from.map(TaskId))
+    let memoized_from = detail.memoized_from.filter(|_| !has_failed).map(TaskId);
+    Ok((memoized_from, detail.canary.map(Canary::read).transpose()?))
 }
 
 /// A failure of its three stored parts.
@@ -210,10 +250,7 @@ pub(crate) fn decode_attempts(text: &str) -> Result<Vec<AttemptView>, Undecodabl
 fn attempt_view(row: AttemptRow) -> Result<AttemptView, Undecodable> {
     let AttemptRow(number, started_ms, fuel_used, memory_bytes_peak, host_calls, elapsed_us, ..) = row;
     let AttemptRow(.., taint, effects, version, name, digest, code, message, detail) = row;
-    let memoized_from = match code {
-        Some(_) => None,
-        None => decode_memoized(detail.as_deref())?,
-    };
+    let (memoized_from, canary) = decode_beside(code.is_some(), detail.as_deref())?;
     let record = AttemptRecord {
         number,
         started_ms,
@@ -222,6 +259,7 @@ fn attempt_view(row: AttemptRow) -> Result<AttemptView, Undecodable> {
         effects,
         version: version.map(VersionId),
         memoized_from,
+        canary,
     };
     let name = name.map(|name| name.parse().map_err(|_| Undecodable("version name"))).transpose()?;
     let failure =
@@ -360,5 +398,27 @@ mod tests {
         let plain = decode_attempts(&row("null")).unwrap().remove(0);
         assert_eq!((plain.record.memoized_from, encode_end(None, &plain.record)), (None, None));
         assert_eq!(decode_attempts(&row(r#""[""#)), Err(Undecodable("detail of an end")));
+    }
+
+    #[test]
+    fn the_first_form_of_a_canarys_failed_run_still_decodes() {
+        let digest = Digest([7; 32]);
+        let run = format!(r#""canary":{{"version":"0.2.0","digest":"{digest}","code":"trap"}}"#);
+        let row = |code: &str, detail: &str| {
+            let detail = serde_json::to_string(detail).unwrap();
+            format!(r#"[[1,2,0,0,0,0,0,0,null,null,null,{code},"m",{detail}]]"#)
+        };
+        let expected = FailedRun { version: "0.2.0".parse().unwrap(), digest, code: Code::Trap };
+        for (code, detail) in [
+            ("null", format!("{{{run}}}")),
+            ("null", format!(r#"{{"memoized_from":77,{run}}}"#)),
+            (r#""plugin_failed""#, format!(r#"{{"retry_after":{{}},{run}}}"#)),
+        ] {
+            let view = decode_attempts(&row(code, &detail)).unwrap().remove(0);
+            assert_eq!(view.record.canary.as_ref(), Some(&expected), "{detail}");
+            assert_eq!(encode_end(view.failure.as_ref(), &view.record), Some(detail));
+        }
+        let odd = r#"{"canary":{"version":"0.2.0","digest":"x","code":"trap"}}"#;
+        assert_eq!(decode_attempts(&row("null", odd)), Err(Undecodable("digest of a canary")));
     }
 }

@@ -6,6 +6,7 @@
 pub mod attack;
 pub mod batch_canary;
 pub mod batch_kill;
+pub mod bombs;
 pub mod cache_faults;
 pub mod canary;
 pub mod cancel;

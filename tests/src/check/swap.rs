@@ -4,10 +4,11 @@
 //! version changes all the time, by activations, rollbacks and installs in turn. Every task is waited for by its submitter,
 //! and looked at as it ended.
 //!
-//! Promises: no task fails, every attempt ran on exactly one digest and it is one of the two, what was swapped out is freed,
+//! Promises: no task fails, every attempt ran on exactly one digest and it is one of the five, what was swapped out is freed,
 //! the memory of the host stays where it was, and the slowest hundredth of the tasks takes at most twice as long as without
 //! swaps. As a benchmark, both loads take turns, and only figures are said.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -22,6 +23,8 @@ use crate::{Client, Host, Options, tree, wait};
 /// What is looked at.
 pub const INVARIANTS: &[&str] =
     &["task failed", "attempt on no version", "attempt repeated", "p99 over 2x", "memory grew", "not freed"];
+/// Versions that are swapped, each with a digest of its own.
+const VERSIONS: u32 = 5;
 /// Submitters; each waits for its task before the next.
 const SUBMITTERS: u64 = 16;
 /// A p99 below this is as good as any: on a machine with two processors a scheduler's slice is more.
@@ -65,13 +68,13 @@ impl Plan {
 pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     let host = Host::start(Options::in_folder(folder)?)?;
     let client = host.client();
-    let digests = [install(&client, 1)?, install(&client, 2)?];
+    let digests = install_all(&client)?;
     let mut report = Report::new("swap", INVARIANTS);
     let quiet = load(plan, &client, &digests, None, &mut report)?;
     let (swapping, swapped) = load_swapping(plan, &host, &digests, &mut report)?;
     let (before, after) = (quiet.p99(), swapped.p99());
-    let both = swapped.versions.iter().all(|count| count.load(Ordering::Relaxed) > 0);
-    report.require(both, "attempt on no version", || "one of the two versions ran nothing".to_owned());
+    let idle = swapped.versions.iter().filter(|count| count.load(Ordering::Relaxed) == 0).count();
+    report.require(idle == 0, "attempt on no version", || format!("{idle} of the versions ran nothing"));
     let fits = after <= (before * 2).max(P99_FLOOR);
     report.require(fits || !plan.is_timed, "p99 over 2x", || {
         format!("{before:?} without swaps, {after:?} with them")
@@ -87,6 +90,7 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
         report.tried(&format!("{name}_tasks_per_second"), run.times.len() as u64 / run.took.as_secs().max(1));
         report.tried(&format!("{name}_p99_us"), run.p99().as_micros() as u64);
     }
+    report.tried("digests", digests.len());
     report.tried("swaps", swapping.swaps);
     report.tried("swap_p50_us", swapping.p50.as_micros() as u64);
     report.tried("memory_grown_bytes", grown);
@@ -98,7 +102,7 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
 pub fn bench(plan: &Plan, rounds: usize, options: Options) -> Result<Vec<Value>> {
     let host = Host::start(options)?;
     let client = host.client();
-    let digests = [install(&client, 1)?, install(&client, 2)?];
+    let digests = install_all(&client)?;
     let mut report = Report::new("swap", INVARIANTS);
     let (mut lines, mut quiet, mut swapped) = (Vec::new(), Vec::new(), Vec::new());
     let (mut swap_times, mut memory) = (Vec::new(), Vec::new());
@@ -149,7 +153,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 fn load_swapping(
     plan: &Plan,
     host: &Host,
-    digests: &[String; 2],
+    digests: &[String],
     report: &mut Report,
 ) -> Result<(Swapping, Run)> {
     let (done, client) = (AtomicBool::new(false), host.client());
@@ -166,6 +170,17 @@ fn load_swapping(
     Ok((swapping?, tasks?))
 }
 
+/// Installs every version; the last one is current then.
+fn install_all(client: &Client) -> Result<Vec<String>> {
+    let digests: Vec<String> =
+        (1..=VERSIONS).map(|version| install(client, version)).collect::<Result<_>>()?;
+    let distinct: BTreeSet<&String> = digests.iter().collect();
+    if distinct.len() != digests.len() {
+        bail!("two versions have one digest: {digests:?}");
+    }
+    Ok(digests)
+}
+
 /// Installs a version of the plugin with a digest of its own, and gives that.
 fn install(client: &Client, version: u32) -> Result<String> {
     let manifest =
@@ -180,8 +195,8 @@ fn install(client: &Client, version: u32) -> Result<String> {
 struct Run {
     /// How long each task took from when it was due to be submitted until its submitter had its end.
     times: Vec<Duration>,
-    /// Attempts of each of the two versions.
-    versions: [AtomicU64; 2],
+    /// Attempts of each version.
+    versions: Vec<AtomicU64>,
     took: Duration,
 }
 
@@ -202,12 +217,12 @@ impl Run {
 fn load(
     plan: &Plan,
     client: &Client,
-    digests: &[String; 2],
+    digests: &[String],
     done: Option<&AtomicBool>,
     report: &mut Report,
 ) -> Result<Run> {
     let start = Instant::now();
-    let versions = [AtomicU64::new(0), AtomicU64::new(0)];
+    let versions: Vec<AtomicU64> = digests.iter().map(|_| AtomicU64::new(0)).collect();
     let submit = |number: u64| -> Result<(Vec<Duration>, Vec<Problem>)> {
         let (mut times, mut wrong) = (Vec::new(), Vec::new());
         for turn in 0.. {
@@ -244,7 +259,7 @@ fn load(
 type Problem = (&'static str, String);
 
 /// What is wrong with a task as it ended.
-fn look(task: &Value, digests: &[String; 2], versions: &[AtomicU64; 2]) -> Option<Problem> {
+fn look(task: &Value, digests: &[String], versions: &[AtomicU64]) -> Option<Problem> {
     if task["state"] != "completed" || task["result"]["answer"] != 10 {
         return Some(("task failed", task.to_string()));
     }
@@ -268,20 +283,23 @@ struct Swapping {
     last_bytes: u64,
 }
 
-/// Swaps evenly over the plan's time, by each of the ways in turn.
+/// Swaps evenly over the plan's time, by each of the ways in turn: two versions forward and one back, so that each becomes current in
+/// every way.
 fn swap_all(plan: &Plan, host: &Host, client: &Client) -> Result<Swapping> {
     let start = Instant::now();
-    let (mut times, mut first_bytes) = (Vec::new(), 0);
+    let (mut times, mut first_bytes, mut current) = (Vec::new(), 0, VERSIONS);
+    let after = |version: u32| version % VERSIONS + 1;
     for swap in 0..plan.swaps {
         let due = plan.time.mul_f64(swap as f64 / plan.swaps as f64);
         wait::pause(due.saturating_sub(start.elapsed()));
         let began = Instant::now();
-        match swap % 4 {
-            // 2 is current at first.
-            0 => activate(client, "1")?,
-            1 => drop(client.post("/v1/plugins/swapped/rollback", &[], &[])?.expect(&[200])?),
-            2 => drop(install(client, 1)?),
-            _ => drop(install(client, 2)?),
+        match swap % 3 {
+            0 => {
+                current = after(current);
+                activate(client, &current.to_string())?;
+            }
+            1 => drop(install(client, after(current))?),
+            _ => drop(client.post("/v1/plugins/swapped/rollback", &[], &[])?.expect(&[200])?),
         }
         times.push(began.elapsed());
         if swap == plan.swaps / 10 {

@@ -1,10 +1,11 @@
 //! Hostile uploads by several hands at once, beside those who install plugins, ask, and run tasks.
 //!
-//! What is sent: everything of [`super::upload`], components of both engine profiles with a few bytes changed at random, and, in the
-//! long form, those that keep the compiler busy. At the end the host is started again over artifacts that somebody has altered and planted.
+//! What is sent: everything of [`super::upload`], the bombs of [`super::bombs`], components of both engine profiles with a few bytes
+//! changed at random, and, in the long form, those that keep the compiler busy for a minute. Then 200 come at once. At the end the host is started again over artifacts that somebody has altered and planted.
 //!
-//! Promises: an upload that is no plugin is refused with the code of its kind, and none is the host's fault; the process stays and
-//! grows by at most 20 MiB; the neighbour's installs go through, and the API answers it within 100 ms (p99, in the long form);
+//! Promises: an upload that is no plugin is refused with the code of its kind, and none is the host's fault; of those that come at once
+//! each is answered, with a plugin or with the limit that refuses it; the process stays, has at no moment more than so much more
+//! memory ([`PEAK_BYTES_MAX`]), and grows by at most 20 MiB in the end; the neighbour's installs go through, and the API answers it within 100 ms (p99, in the long form);
 //! what was planted is not run: the same plugin runs afterwards, and the host counts what it did not believe; a component of the
 //! concurrent profile is refused for the neighbour, who may not have it, while the attacker's is loaded.
 
@@ -16,7 +17,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::Report;
-use super::attack::{Attack, base64_url, with_manifest};
+use super::attack::{Attack, base64_url, with_manifest, with_section};
+use super::bombs::bombs;
 use super::hostile::two_tenants;
 use super::upload::{Upload, uploads};
 use crate::{Answer, Client, Host, Random, tree, wait};
@@ -31,15 +33,25 @@ pub const INVARIANTS: &[&str] = &[
     "profile",
     "api p99",
     "memory",
+    "memory peak",
+    "crowd",
     "planted",
 ];
 /// Hands that send hostile uploads.
 const HANDS: usize = 4;
-/// What a mutant may be refused with: it is broken, too much, or another component under a name that is taken.
+/// The name of what has bytes changed.
+const MUTANT: &str = "mutant";
+/// What a mutant, or a bomb, may be refused with: it is broken, too much, or another component under a name that is taken.
 const MUTANT_CODES: &[&str] =
     &["component_invalid", "compile_limit", "quota_exceeded", "conflict", "invalid_input"];
 /// How much the host may grow, and how soon it must be back there.
 const GROWTH_BYTES_MAX: u64 = 20 << 20;
+/// How much more it may have at any moment: uploads of all hands, each of which is held once while it is received, checked and compiled.
+const PEAK_BYTES_MAX: u64 = 192 << 20;
+/// Uploads that come at once.
+const CROWD: usize = 200;
+/// What one of them may be refused with: there is no room now, or the tenant has used up its time of the compiler.
+const CROWD_CODES: &[&str] = &["rate_limited", "queue_full", "compile_limit"];
 const BACK_MAX: Duration = Duration::from_secs(20);
 /// How slow the slowest hundredth of the answers may be.
 const P99_MAX: Duration = Duration::from_millis(100);
@@ -80,27 +92,38 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     victim.install(&family)?;
     run_task(&victim)?;
     let everything = everything(plan, host.data_dir(), &family)?;
+    host.forget_memory_peak()?;
     let (before, _) = host.memory_bytes()?;
     let pid = host.pid();
     let seen = attack(&everything, &attacker, &victim, &mut report)?;
+    let crowd = crowd(&family, &attacker, &victim, &mut report)?;
     report.require(host.is_running()? && host.pid() == pid, "process", || "the host is another".to_owned());
     check_profile(&attacker, &victim, &mut report)?;
+    let peak = host.memory_bytes()?.1.saturating_sub(before);
+    report.require(peak <= PEAK_BYTES_MAX, "memory peak", || format!("it had {peak} bytes more"));
     let grown = || anyhow::Ok(host.memory_bytes()?.0.saturating_sub(before));
     let back = wait::until("the host's memory to come back", BACK_MAX, || {
         Ok((grown()? <= GROWTH_BYTES_MAX).then_some(()))
     });
     let grown = grown()?;
     report.require(back.is_ok(), "memory", || format!("it grew by {grown} bytes"));
-    let p99 = seen.p99();
-    report.require(!plan.long || p99 <= P99_MAX, "api p99", || {
-        format!("{p99:?} of {} answers", seen.answers.len())
-    });
+    for (name, seen) in [("uploads", &seen), ("crowd", &crowd)] {
+        let p99 = seen.p99();
+        report.require(!plan.long || p99 <= P99_MAX, "api p99", || {
+            format!("{p99:?} of {} answers beside the {name}", seen.answers.len())
+        });
+        report.tried(&format!("api_p99_us_beside_{name}"), p99.as_micros() as u64);
+    }
+    // Small bombs are plugins: were they none, nothing would have compiled them.
+    report.require(seen.installed > 0, "upload", || "no bomb was compiled".to_owned());
     report.tried("uploads", everything.len());
-    report.tried("mutants_installed", seen.installed);
+    report.tried("uploads_installed", seen.installed);
+    report.tried("crowd", CROWD);
+    report.tried("crowd_installed", crowd.installed);
     report.tried("neighbour_installs", seen.installs);
     report.tried("api_answers", seen.answers.len());
-    report.tried("api_p99_us", p99.as_micros() as u64);
     report.tried("memory_grown_bytes", grown);
+    report.tried("memory_peak_grown_bytes", peak);
     report.tried("seed", plan.seed);
     drop((attacker, victim));
     plant(&mut host, &mut report)?;
@@ -114,6 +137,9 @@ fn everything(plan: &Plan, data_dir: &Path, family: &[u8]) -> Result<Vec<Sent>> 
     let mut random = Random::new(plan.seed);
     let all = uploads(data_dir, plan.long)?.into_iter();
     let mut all: Vec<Sent> = all.map(|upload| (upload, &[] as &[&str])).collect();
+    for (name, bytes) in bombs(plan.long)? {
+        all.push((Upload { name, bytes, code: "compile_limit" }, MUTANT_CODES));
+    }
     let manifest = "[plugin]\nname = \"mutant\"\nversion = \"1\"\n[[kind]]\nname = \"run\"\n";
     let small = Attack::named("unreachable").next().context("the plainest attack")?.bare_component()?;
     let bases = [
@@ -128,7 +154,7 @@ fn everything(plan: &Plan, data_dir: &Path, family: &[u8]) -> Result<Vec<Sent>> 
             let place = random.below(bytes.len() as u64) as usize;
             bytes[place] ^= 1 + random.below(255) as u8;
         }
-        let upload = Upload { name: "mutant", bytes, code: "component_invalid" };
+        let upload = Upload { name: MUTANT, bytes, code: "component_invalid" };
         all.insert(random.below(all.len() as u64 + 1) as usize, (upload, MUTANT_CODES));
     }
     Ok(all)
@@ -180,7 +206,7 @@ fn attack(all: &[Sent], attacker: &Client, victim: &Client, report: &mut Report)
             }
             let is_right = answer.code() == upload.code || codes.contains(&answer.code().as_str());
             if !(400..500).contains(&answer.status) || !is_right {
-                let invariant = if codes.is_empty() { "upload" } else { "mutant" };
+                let invariant = if upload.name == MUTANT { "mutant" } else { "upload" };
                 wrong.push((invariant, format!("{}: {answer:.400}", upload.name)));
             }
         }
@@ -202,6 +228,39 @@ fn attack(all: &[Sent], attacker: &Client, victim: &Client, report: &mut Report)
     let (installs, wrong) = installs?;
     wrong.into_iter().for_each(|(invariant, note)| report.violation(invariant, note));
     Ok(Seen { installed: installed.into_inner(), installs, answers: answers? })
+}
+
+/// Sends many good uploads at once, each of which is told at once what becomes of it, while a neighbour asks.
+fn crowd(family: &[u8], attacker: &Client, victim: &Client, report: &mut Report) -> Result<Seen> {
+    let over = AtomicBool::new(false);
+    let send = |number: usize| {
+        let name = format!("crowd-{number}");
+        let manifest = format!("[plugin]\nname = \"{name}\"\nversion = \"1\"\n[[kind]]\nname = \"child\"\n");
+        let path = format!("/v1/plugins?manifest={}", base64_url(manifest.as_bytes()));
+        let bytes = with_section(family.to_vec(), "crowd", name.as_bytes());
+        attacker.post(&path, &[("content-type", "application/wasm")], &bytes)
+    };
+    let (sent, answers) = std::thread::scope(|scope| {
+        let send = &send;
+        let answers = scope.spawn(|| ask_all(victim, &over));
+        let sent: Vec<_> = (0..CROWD).map(|number| scope.spawn(move || send(number))).collect();
+        let sent: Vec<_> = sent.into_iter().map(|one| one.join()).collect();
+        over.store(true, Ordering::Release);
+        (sent, answers.join())
+    });
+    let mut seen = Seen::default();
+    for answer in sent {
+        let Ok(answer) = answer else { bail!("a sender panicked") };
+        match answer {
+            Ok(answer) if answer.status == 201 => seen.installed += 1,
+            Ok(answer) if CROWD_CODES.contains(&answer.code().as_str()) => {}
+            Ok(answer) => report.violation("crowd", format!("{answer:.400}")),
+            Err(error) => report.violation("crowd", format!("no answer: {error:#}")),
+        }
+    }
+    report.require(seen.installed > 0, "crowd", || "none of them was taken".to_owned());
+    let Ok(answers) = answers else { bail!("the neighbour panicked") };
+    Ok(Seen { answers: answers?, ..seen })
 }
 
 /// Sends an upload until there is room for it.

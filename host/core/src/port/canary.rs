@@ -28,12 +28,13 @@ pub trait CanaryStore: Send + Sync + 'static {
         now_ms: i64,
     ) -> Result<bool, StoreError>;
 
-    /// Lets a task or a batch try a canary, if it may.
+    /// Lets a task or a batch try a canary, if it may: see [`crate::canary::patience_ms`].
     async fn enter_canary(
         &self,
         tenant: TenantId,
         plugin: PluginId,
         canary: VersionId,
+        patience_ms: i64,
         now_ms: i64,
     ) -> Result<Entry, StoreError>;
 

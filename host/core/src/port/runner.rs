@@ -243,8 +243,9 @@ pub trait Runner: Send + Sync + 'static {
         stop: Stop,
     ) -> BatchReport;
 
-    /// Forgets components that are not in `live`, once their attempts have ended.
-    fn retain(&self, live: &[Digest]);
+    /// Forgets components that are not among these, once their attempts have ended, and instances that were kept for versions that are
+    /// not: two versions may have one component.
+    fn retain(&self, components: &[Digest], versions: &[VersionId]);
 }
 
 /// What the host reserved for a child.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapt;
 use crate::config::{self, Purpose};
-use crate::need;
+use crate::{need, section};
 
 /// How much the child steps back behind the guests that run beside it.
 const NICENESS: i32 = 10;
@@ -86,7 +86,8 @@ fn compile(limits: ChildLimits) -> Result<(), Problem> {
     // Where the compiler has no error for what it cannot do, it panics; what it says then is told like any other reason.
     std::panic::set_hook(Box::new(|_| {}));
     let compiled = catch_unwind(AssertUnwindSafe(|| engine.precompile_component(&component)));
-    let artifact = compiled.map_err(|panic| given_up(&*panic))?.map_err(|error| problem(&error))?;
+    let artifact =
+        compiled.map_err(|panic| given_up(&*panic))?.map_err(|error| problem(&error, &component))?;
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(&artifact).and_then(|()| stdout.flush());
     written.map_err(|error| internal(format!("the artifact cannot be handed over: {error}")))
@@ -112,8 +113,8 @@ fn confine(limits: ChildLimits) -> rustix::io::Result<()> {
 
 /// Whatever the compiler refuses, it refuses because of the component; only limits are told apart, by the words that
 /// the operating system and Cranelift use for them.
-fn problem(error: &wasmtime::Error) -> Problem {
-    let message = format!("{error:#}");
+fn problem(error: &wasmtime::Error, component: &[u8]) -> Problem {
+    let mut message = format!("{error:#}");
     let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
     let kind = if says(&["Cannot allocate memory", "os error 12", "out of memory"]) {
         ProblemKind::Memory
@@ -122,7 +123,21 @@ fn problem(error: &wasmtime::Error) -> Problem {
     } else {
         ProblemKind::Invalid
     };
+    if let Some(section) = offset(&message).and_then(|offset| section::at(component, offset)) {
+        message = format!("{message}, {section}");
+    }
     Problem { kind, message: format!("the component does not compile: {message}") }
+}
+
+/// The place that a message of the validator names: in hexadecimal digits, or in others where a function's body is at fault.
+fn offset(message: &str) -> Option<usize> {
+    let (_, rest) = message.rsplit_once("at offset ")?;
+    let digits =
+        |text: &str, radix: u32| text.chars().take_while(|digit| digit.is_digit(radix)).collect::<String>();
+    match rest.strip_prefix("0x") {
+        Some(rest) => usize::from_str_radix(&digits(rest, 16), 16).ok(),
+        None => digits(rest, 10).parse().ok(),
+    }
 }
 
 fn internal(message: String) -> Problem {
@@ -132,6 +147,22 @@ fn internal(message: String) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_place_that_the_validator_names_is_told_with_its_section() {
+        let check = |body: &str, section: &str| {
+            let component = wat::parse_str(format!("(component {body})")).unwrap();
+            let engine = config::engine(Purpose::Compile, need::profile(&component)).unwrap();
+            let error = engine.precompile_component(&component).expect_err("it is not valid");
+            let Problem { kind, message } = problem(&error, &component);
+            assert_eq!(kind, ProblemKind::Invalid);
+            assert!(message.ends_with(&format!(", in the {section}")), "{message}");
+        };
+        let module = "section of the core module at byte 10";
+        check("(core module (func (result i32) nop))", &format!("code {module}"));
+        check(r#"(core module (export "f" (func 7)))"#, &format!("export {module}"));
+        check("(core instance (instantiate 7))", "core instance section");
+    }
 
     #[test]
     fn what_the_compiler_gives_up_is_refused_with_its_reason() {

@@ -211,10 +211,10 @@ fn an_engine_forgets_what_it_is_told_to() {
         block_on(engine.run(run.attempt(folder.digest), run.port.clone(), run.stop.clone())).outcome
     };
     block_on(engine.load(folder.digest, Profiles::STRICT)).unwrap();
-    engine.retain(&[folder.digest]);
+    engine.retain(&[folder.digest], &[]);
     assert_eq!(engine.counts().loaded, 1);
     assert!(matches!(ran(&engine), Outcome::Completed(_)));
-    engine.retain(&[]);
+    engine.retain(&[], &[]);
     assert_eq!((engine.counts().loaded, engine.counts().held), (0, 0));
     // An attempt whose version was swapped out before it began keeps to it, and leaves nothing behind.
     assert!(matches!(ran(&engine), Outcome::Completed(_)));
@@ -233,7 +233,7 @@ fn swaps_leave_nothing_in_memory() {
         for _ in 0..500 {
             for digest in [folder.digest, other] {
                 engine.load(digest, Profiles::STRICT).await.unwrap();
-                engine.retain(&[digest]);
+                engine.retain(&[digest], &[]);
                 assert_eq!((engine.counts().loaded, engine.counts().held), (1, 1));
             }
         }
@@ -251,7 +251,7 @@ fn an_attempt_keeps_its_component_until_it_ends() {
         let digest = engine.compile(bytes, COMPONENT_BYTES_MAX, Profiles::STRICT).await.unwrap().digest;
         let swap = async {
             run.port.reserving.notified().await;
-            engine.retain(&[]);
+            engine.retain(&[], &[]);
             assert_eq!(engine.counts().loaded, 0);
             run.stop.set(StopReason::Drained);
         };

@@ -275,7 +275,7 @@ fn swaps_between_the_profiles_leave_nothing_in_memory() {
         for _ in 0..100 {
             for digest in [strict, concurrent] {
                 engine.load(digest, Profiles::ALL).await.unwrap();
-                engine.retain(&[digest]);
+                engine.retain(&[digest], &[]);
                 assert_eq!((engine.counts().loaded, engine.counts().held), (1, 1));
                 let run = Run::of(guest(""));
                 let report = engine.run(run.attempt(digest), run.port.clone(), run.stop.clone()).await;

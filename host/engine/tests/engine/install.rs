@@ -149,7 +149,7 @@ fn what_no_attempt_can_have_is_refused() {
     refused(&more(TABLES_MAX + 1, "(table 1 funcref)"), Code::QuotaExceeded, "tables");
     // And two instances.
     assert!(block_on(install(&more(CORE_INSTANCES_MAX - 2, ""))).is_ok());
-    refused(&more(CORE_INSTANCES_MAX - 1, ""), Code::QuotaExceeded, "core module instances");
+    refused(&more(CORE_INSTANCES_MAX - 1, ""), Code::QuotaExceeded, "core_instances");
     refused(&guest("(call $done)").pages("16385"), Code::QuotaExceeded, "memory");
     refused(&guest("(call $done)").module("(table 100001 funcref)"), Code::QuotaExceeded, "table");
 }

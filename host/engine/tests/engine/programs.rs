@@ -7,11 +7,15 @@ use bytes::Bytes;
 use keiko_core::Code;
 use keiko_core::limit::{COMPONENT_BYTES_MAX, RESULT_BYTES_MAX};
 use keiko_core::log::Source;
-use keiko_core::manifest::Command;
+use keiko_core::manifest::{Command, Manifest};
 use keiko_core::outcome::{AttemptReport, Outcome, RetryWish, Taint};
 use keiko_core::port::{Compiled, InstallError, Runner, Stage};
 use keiko_core::profile::Profiles;
 use keiko_core::task::Payload;
+use wasi_preview1_component_adapter_provider::{
+    WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
+};
+use wit_component::ComponentEncoder;
 
 use crate::guest::guest;
 use crate::host::{Run, block_on, failed, shared};
@@ -126,6 +130,43 @@ fn arguments_and_environment_are_those_of_the_manifest() {
     assert_eq!(failed(status("11)")).code, Code::PluginFailed);
     let unsaid = block_on(report(program(imports, body), &run, None));
     assert_eq!(completed(&unsaid).bytes, [&b"kind"[..], &[0; 20]].concat(), "the kind, and no environment");
+}
+
+/// The same program as a toolchain of WASI 0.2 has it: a component that exports `wasi:cli/run`.
+fn component_of(program: &[u8]) -> Vec<u8> {
+    let mut encoder = ComponentEncoder::default();
+    encoder.module(program).unwrap();
+    encoder
+        .adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER)
+        .unwrap()
+        .encode()
+        .unwrap()
+}
+
+#[test]
+fn a_command_of_wasi_0_2_has_stdin_and_the_arguments_and_environment_of_its_manifest() {
+    let imports = r#"
+        (import "wasi_snapshot_preview1" "args_get" (func $args (param i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "environ_get" (func $environment (param i32 i32) (result i32)))"#;
+    let body = "
+        (if (call $args (i32.const 64) (i32.const 256)) (then unreachable))
+        (call $say (i32.const 1) (i32.const 256) (i32.const 16))
+        (if (call $environment (i32.const 64) (i32.const 512)) (then unreachable))
+        (call $say (i32.const 1) (i32.const 512) (i32.const 8))
+        (call $cat)";
+    let manifest = "[plugin]\nname = \"tool\"\nversion = \"1\"\n[[kind]]\nname = \"run\"\n\
+        [kind.command]\narguments = [\"-x\", \"\"]\nenvironment = { A = \"é\" }\ncontent-type = \"text/plain\"\n";
+    let manifest = Manifest::parse(manifest.as_bytes()).unwrap();
+    let command = *manifest.command(&manifest.kinds[0].name).unwrap();
+    let component = component_of(&program(imports, body));
+    assert!(component.starts_with(b"\0asm\x0d\0\x01\0"), "it is no preview-1 module any more");
+    let input = vec![b'z'; 100_000];
+    let run = Run::of(guest("")).input(input.clone());
+    let told = block_on(report(component, &run, Some(command)));
+    let expected = ["tool\0-x\0\0\0\0\0\0\0\0\0A=é\0\0\0\0".as_bytes(), &input].concat();
+    let payload = completed(&told);
+    assert_eq!((payload.bytes.len(), payload.content_type.as_str()), (expected.len(), "text/plain"));
+    assert!(payload.bytes == expected);
 }
 
 #[test]

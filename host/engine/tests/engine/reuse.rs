@@ -219,11 +219,27 @@ fn no_more_are_kept_than_the_manifest_says_and_none_after_a_swap() {
     bench.reuse.instances = 3;
     block_on(at_once(&bench, 4));
     assert_eq!(bench.kept(), 3);
-    bench.engine.retain(&[]);
+    bench.engine.retain(&[], &[]);
     assert_eq!(bench.kept(), 0, "they go with their generation");
     // An attempt that began before the swap, or is loaded for it alone, leaves nothing either.
     assert_eq!(completed(&bench.run("acme", "")), "null");
     assert_eq!(bench.kept(), 0);
+}
+
+#[test]
+fn what_was_kept_goes_with_its_version_though_another_has_the_same_component() {
+    let bench = Bench::counting();
+    let retain = |version: i64| bench.engine.retain(&[bench.digest], &[VersionId(version)]);
+    let count = |version: i64| completed(&bench.run_with(input_of(""), "acme", version));
+    retain(1);
+    assert_eq!([count(1), count(1)], ["1", "2"]);
+    retain(2);
+    assert_eq!(bench.kept(), 0);
+    assert_eq!((count(2).as_str(), bench.kept()), ("1", 1));
+    // An attempt that ends on a version that was swapped out leaves nothing to the day on which it comes back.
+    assert_eq!((count(1).as_str(), bench.kept()), ("1", 1));
+    retain(1);
+    assert_eq!([count(1), count(1)], ["1", "2"]);
 }
 
 #[test]

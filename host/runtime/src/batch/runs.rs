@@ -57,45 +57,50 @@ pub(super) async fn run(
     let name = &on.job.entry.row.name;
     let has_it = |loaded: &Arc<Loaded>| loaded.plugin.current.manifest.processor(name).is_some();
     let trying = loaded.trying().filter(|trying| is_first && has_it(&trying.loaded));
-    let Some(trying) = trying else { return on.version(loaded).all(slot, |_| ()).await };
-    let trial = Trial::of(on.shared, &trying, Unit::Batch);
-    let items = batch.items.len();
-    match trial.turn(TaskId(batch.id.0)).await {
-        Turn::Closed => on.version(loaded).all(slot, |_| ()).await,
-        Turn::Current => {
-            let mut seen = None;
-            let outcome = on.version(loaded).all(slot, |whole| seen = seen_of_batch(items, whole)).await;
-            trial.note(seen);
-            outcome
+    let Some(trying) = trying else { return on.version(loaded).all(slot, Look::Away).await };
+    let trial = Trial::of(&trying, Unit::Batch);
+    let is_counted = match trial.turn(on.shared, TaskId(batch.id.0)).await {
+        Turn::Closed => return on.version(loaded).all(slot, Look::Away).await,
+        Turn::Current => return on.version(loaded).all(slot, Look::Note(trial)).await,
+        Turn::Canary { is_counted } => is_counted,
+    };
+    let (told, seen, outcome) = match on.version(&trying.loaded).once(slot).await {
+        Tried::Not(ran) => {
+            Counters::add(&on.shared.counters.canary_failures, 1);
+            let look = if is_counted { Look::Compare(trial, ran) } else { Look::Away };
+            return on.version(loaded).all(slot, look).await;
         }
-        Turn::Canary { is_counted } => {
-            let tried = on.version(&trying.loaded).once(slot).await;
-            let (seen, failure, outcome) = judged(on, loaded, tried, slot).await;
-            if is_counted {
-                trial.tell(seen, failure.as_ref()).await;
-            }
-            outcome
-        }
+        Tried::Done(outcome) => (is_counted, Some(Seen::Well), outcome),
+        Tried::Stopped => (is_counted, None, Outcome::nothing(on.shared.clock.now_ms())),
+    };
+    if told {
+        trial.tell(on.shared, seen, None).await;
     }
+    outcome
 }
 
-/// What a run on the canary says of it, and why it was not done with everything; and what came of the batch.
-async fn judged(
-    on: &On<'_>,
-    loaded: &Arc<Loaded>,
-    tried: Tried,
-    slot: &mut Option<OwnedSemaphorePermit>,
-) -> (Option<Seen>, Option<Failure>, Outcome) {
-    let ran = match tried {
-        Tried::Done(outcome) => return (Some(Seen::Well), None, outcome),
-        Tried::Stopped => return (None, None, Outcome::nothing(on.shared.clock.now_ms())),
-        Tried::Not(ran) => ran,
-    };
-    Counters::add(&on.shared.counters.canary_failures, 1);
-    let (items, mut seen) = (on.job.batch.items.len(), None);
-    let compare = |whole: &Ran| seen = compared_of_batch(items, &ran, whole);
-    let outcome = on.version(loaded).all(slot, compare).await;
-    (seen, ran.failure(items), outcome)
+/// What is told of a batch's first run on the current version, which is of the whole batch.
+enum Look {
+    /// Nothing.
+    Away,
+    /// What it came to there.
+    Note(Trial),
+    /// What it says of the canary, on which that came of the batch.
+    Compare(Trial, Ran),
+}
+
+impl Look {
+    /// Tells at once what came of the run, before the batch is halved, which may take longer than a trial waits; `None` when it was stopped.
+    async fn at(self, shared: &Arc<Shared>, items: usize, current: Option<&Ran>) {
+        match self {
+            Look::Away => {}
+            Look::Note(trial) => trial.note(shared, current.and_then(|ran| seen_of_batch(items, ran))),
+            Look::Compare(trial, canary) => {
+                let seen = current.and_then(|ran| compared_of_batch(items, &canary, ran));
+                trial.tell(shared, seen, canary.failure(items).as_ref()).await;
+            }
+        }
+    }
 }
 
 /// What came of a run on the canary.
@@ -139,12 +144,12 @@ struct Runs<'a> {
 }
 
 impl Runs<'_> {
-    /// Works the batch to its end; `look` is shown what came of the run of the whole batch.
-    async fn all(self, slot: &mut Option<OwnedSemaphorePermit>, mut look: impl FnMut(&Ran)) -> Outcome {
+    /// Works the batch to its end; `look` is shown what came of the first run.
+    async fn all(self, slot: &mut Option<OwnedSemaphorePermit>, look: Look) -> Outcome {
         let batch = &self.job.batch;
         let attempts = batch.items.iter().map(|item| item.attempts).collect();
         let mut work = Work::new(attempts, self.job.entry.settings.attempts_max, self.job.health);
-        let (mut effects, mut elapsed_ms) = (Effects::default(), None);
+        let (mut effects, mut elapsed_ms, mut look) = (Effects::default(), None, Some(look));
         while let Some(part) = work.next_part().cloned() {
             let began = Instant::now();
             let report = self.part(&part, slot).await;
@@ -152,12 +157,15 @@ impl Runs<'_> {
                 self.shared.meters.add(batch.group.tenant, Spent::of_batch(report));
             }
             // The host stops, or lost its lease: what has ended is written, if it still may be.
-            let Some((ran, asked)) = report.and_then(ended) else { break };
+            let ended = report.and_then(ended);
+            if let Some(look) = look.take() {
+                look.at(self.shared, batch.items.len(), ended.as_ref().map(|(ran, _)| ran)).await;
+            }
+            let Some((ran, asked)) = ended else { break };
             if matches!(&ran, Ran::Answered(outcomes) if outcomes.len() == part.len()) {
                 effects.append(asked);
             }
             if part.len() == batch.items.len() {
-                look(&ran);
                 elapsed_ms = matches!(ran, Ran::Answered(_)).then(|| began.elapsed().as_millis());
             }
             work.ran(ran, self.shared.clock.now_ms(), random());

@@ -1,20 +1,21 @@
 //! Versions that a part of the tasks and batches try: who does, what becomes of those that fail there, and what ends it.
 
 mod batches;
+mod refused;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::FutureExt;
-use keiko_core::TenantId;
-use keiko_core::canary::State;
+use keiko_core::canary::{FailedRun, State};
 use keiko_core::catalog::Target;
 use keiko_core::code::Code;
 use keiko_core::limit::CANARY_TASKS_MAX;
 use keiko_core::outcome::{Failure, Outcome};
 use keiko_core::port::Attempt;
 use keiko_core::task::{Payload, TaskState};
+use keiko_core::{Digest, TenantId};
 use keiko_runtime::{Handle, TaskDetail};
 
 use crate::support::{Bench, fails, report, task};
@@ -59,6 +60,17 @@ fn version_of(detail: &TaskDetail) -> String {
     detail.view.attempts.last().and_then(|attempt| attempt.version.clone()).expect("it ran").to_string()
 }
 
+/// The run on a canary that failed before a task's attempt.
+fn failed_run(detail: &TaskDetail) -> Option<FailedRun> {
+    detail.view.attempts[0].record.canary.clone()
+}
+
+fn of_canary(code: Code) -> FailedRun {
+    let mut digest = Digest([b' '; 32]);
+    digest.0[31] = b'2';
+    FailedRun { version: "2".parse().expect("a name"), digest, code }
+}
+
 fn check_completed(all: &[TaskDetail]) {
     for detail in all {
         let view = &detail.view;
@@ -88,8 +100,11 @@ async fn a_task_that_fails_on_a_canary_completes_on_the_current_version_in_the_s
     let all = run(&handle, tenant, 12).await;
     check_completed(&all);
     assert!(all.iter().all(|detail| version_of(detail) == "1"));
-    assert!(all.iter().all(|detail| detail.view.attempts[0].failure.is_none()), "nobody sees it");
+    assert!(all.iter().all(|detail| detail.view.attempts[0].failure.is_none()));
     let figures = handle.figures();
+    let tried: Vec<_> = all.iter().filter_map(failed_run).collect();
+    assert_eq!(tried.len() as u64, figures.canary_failures, "each says so, and no other");
+    assert!(tried.iter().all(|run| *run == of_canary(Code::Trap)), "{tried:?}");
     assert!(figures.canary_failures > 0 && figures.canary_failures == figures.canary_attempts, "{figures:?}");
     let tried = handle.canary(tenant, "script").await.expect("it stands");
     assert_eq!(tried.standing.trial.seen().canary.broke, figures.canary_failures);

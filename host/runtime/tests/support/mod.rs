@@ -27,7 +27,9 @@ use keiko_core::task::{
     Amendment, CancelAnswer, DropAnswer, Payload, RetryAnswer, Settled, Settlement, Submit, Submitted,
 };
 use keiko_core::tree::{Branch, Cut};
-use keiko_core::{Code, Digest, GroupId, Holder, ProcessorName, TaskId, TenantId, TenantName, Token};
+use keiko_core::{
+    Code, Digest, GroupId, Holder, ProcessorName, TaskId, TenantId, TenantName, Token, VersionId,
+};
 use keiko_runtime::cache::CacheParts;
 use keiko_runtime::{Handle, Options, Parts, Runtime, TaskRequest, TenantOptions};
 use keiko_store::memory::MemoryStore;
@@ -105,7 +107,7 @@ impl Runner for Script {
         (self.1)(attempt, batch, port, stop).await
     }
 
-    fn retain(&self, _live: &[Digest]) {}
+    fn retain(&self, _components: &[Digest], _versions: &[VersionId]) {}
 }
 
 /// A report with nothing but an outcome.

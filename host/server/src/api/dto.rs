@@ -6,6 +6,7 @@ mod submit;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use keiko_core::TaskId;
+use keiko_core::canary::FailedRun;
 use keiko_core::limit::LimitFact;
 use keiko_core::log::{Level, Line, Source};
 use keiko_core::outcome::{Failure, Frame};
@@ -95,6 +96,23 @@ struct AttemptJson<'a> {
     effects: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<FailureJson<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    canary: Option<FailedRunJson<'a>>,
+}
+
+/// The run on a canary that failed before.
+#[derive(Serialize)]
+struct FailedRunJson<'a> {
+    version: &'a str,
+    digest: String,
+    code: &'static str,
+}
+
+impl<'a> From<&'a FailedRun> for FailedRunJson<'a> {
+    fn from(run: &'a FailedRun) -> FailedRunJson<'a> {
+        let FailedRun { version, digest, code } = run;
+        FailedRunJson { version: version.as_str(), digest: digest.to_string(), code: code.as_str() }
+    }
 }
 
 impl<'a> From<&'a AttemptView> for AttemptJson<'a> {
@@ -114,6 +132,7 @@ impl<'a> From<&'a AttemptView> for AttemptJson<'a> {
             random_seeded: record.taint.is_seeded(),
             effects: record.effects,
             error: view.failure.as_ref().map(FailureJson::from),
+            canary: record.canary.as_ref().map(FailedRunJson::from),
         }
     }
 }

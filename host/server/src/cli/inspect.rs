@@ -105,12 +105,21 @@ impl Verdict {
             }
         };
         at_most("component_bytes", policy.component_bytes_max, found.sizes.bytes);
-        at_most("memory_bytes", policy.max.memory_bytes, found.sizes.memory_bytes_minimum);
+        // What the host tries it with is by the manifest that it carries.
+        let trial = Manifest::trial_memory_bytes(found.manifest.as_ref());
+        let memory_bytes = found.sizes.memory_bytes_minimum;
+        at_most("memory_bytes", trial, memory_bytes);
         if !policy.profiles.permit(found.profile) {
             refused.push(InstallError::not_permitted(found.profile, found.concurrency).message);
         }
-        if manifest.is_none() {
-            refused.push("it carries no manifest, and none was given beside it".to_owned());
+        match manifest {
+            None => refused.push("it carries no manifest, and none was given beside it".to_owned()),
+            Some(manifest) => {
+                let world = found.world;
+                let fits =
+                    manifest.check_component(world.is_program(), world.runs_tasks(), world.works_batches());
+                refused.extend(fits.err().map(str::to_owned));
+            }
         }
         let kinds = manifest.into_iter().flat_map(|manifest| &manifest.kinds);
         let denied_kinds = kinds.filter_map(|kind| {
@@ -127,7 +136,10 @@ impl Verdict {
         capabilities.dedup();
         let grants = capabilities.into_iter().filter(|capability| !policy.grants.allow(*capability));
         let denied = grants.map(|capability| format!("the policy does not grant {capability}"));
-        Verdict { refused, denied: denied.chain(denied_kinds).collect() }
+        let max = policy.max.memory_bytes;
+        let too_large = (trial >= memory_bytes && memory_bytes > max)
+            .then(|| format!("every attempt: {memory_bytes} exceeds the limit `memory_bytes` of {max}"));
+        Verdict { refused, denied: denied.chain(denied_kinds).chain(too_large).collect() }
     }
 }
 

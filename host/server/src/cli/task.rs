@@ -163,6 +163,14 @@ struct Attempt {
     #[serde(default)]
     random_seeded: bool,
     error: Option<Error>,
+    canary: Option<FailedRun>,
+}
+
+/// The run on a canary that failed before, in the same attempt.
+#[derive(Debug, Deserialize)]
+struct FailedRun {
+    version: String,
+    code: String,
 }
 
 #[derive(Deserialize)]
@@ -497,6 +505,10 @@ fn show(task: &Task) {
         }
         (None, None) => {}
     }
+    show_attempts(&task.attempts);
+}
+
+fn show_attempts(attempts: &[Attempt]) {
     let row = |attempt: &Attempt| {
         vec![
             attempt.number.to_string(),
@@ -509,10 +521,16 @@ fn show(task: &Task) {
             attempt.error.as_ref().map(|error| error.code.clone()).unwrap_or_default(),
         ]
     };
-    if !task.attempts.is_empty() {
+    if !attempts.is_empty() {
         print::out("");
         let head = ["attempt", "version", "time", "fuel", "memory", "host calls", "pure", "code"];
-        print::table(&head, task.attempts.iter().map(row).collect());
+        print::table(&head, attempts.iter().map(row).collect());
+    }
+    for (attempt, run) in attempts.iter().filter_map(|one| Some((one.number, one.canary.as_ref()?))) {
+        let FailedRun { version, code } = run;
+        print::out(&print::clean(&format!(
+            "attempt {attempt} failed on the canary {version} before: {code}"
+        )));
     }
 }
 

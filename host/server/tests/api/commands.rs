@@ -211,6 +211,36 @@ fn a_host_does_not_start_on_processors_that_it_may_not_use() {
 }
 
 #[test]
+fn an_inspection_refuses_what_an_install_refuses() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+    let told = |arguments: &[&str], status| -> Value {
+        let all = [&["inspect", "--json"], arguments].concat();
+        serde_json::from_slice(&run(&all, folder.path(), status).stdout).unwrap()
+    };
+    write("bare.wasm", &guest::bare());
+    // What the manifest names has to be there, as at the install.
+    write(
+        "both.toml",
+        format!("{}[[processor]]\nname = \"sink\"\n", guest::manifest("beside", "1")).as_bytes(),
+    );
+    assert_eq!(
+        told(&["bare.wasm", "--manifest", "both.toml"], 3)["refused"],
+        json!([
+            "the manifest names processors, and the component does not export `keiko:plugin/batch@0.1.0`"
+        ])
+    );
+    // It has to start with the memory that an attempt has without asking, or with what its own manifest asks for.
+    let pages = "(module (memory (export \"memory\") 1025) (func (export \"_start\")))";
+    write("large.wasm", &wat::parse_str(pages).unwrap());
+    write("small.toml", b"[plugin]\nname = \"large\"\nversion = \"1\"\n[[kind]]\nname = \"run\"\n");
+    assert_eq!(
+        told(&["large.wasm", "--manifest", "small.toml"], 3)["refused"],
+        json!(["67174400 exceeds the limit `memory_bytes` of 67108864"])
+    );
+}
+
+#[test]
 fn a_component_is_inspected_without_a_host() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();

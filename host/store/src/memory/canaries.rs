@@ -47,9 +47,10 @@ impl CanaryStore for MemoryStore {
         tenant: TenantId,
         plugin: PluginId,
         canary: VersionId,
+        patience_ms: i64,
         now_ms: i64,
     ) -> Result<Entry, StoreError> {
-        self.call(|state| Ok(state.enter_canary(tenant, plugin, canary, now_ms))).await
+        self.call(|state| Ok(state.enter_canary(tenant, plugin, canary, patience_ms, now_ms))).await
     }
 
     async fn tell_canary(
@@ -134,11 +135,18 @@ impl State {
         true
     }
 
-    fn enter_canary(&mut self, tenant: TenantId, plugin: PluginId, canary: VersionId, now_ms: i64) -> Entry {
+    fn enter_canary(
+        &mut self,
+        tenant: TenantId,
+        plugin: PluginId,
+        canary: VersionId,
+        patience_ms: i64,
+        now_ms: i64,
+    ) -> Entry {
         let uncounted = self.breaks(Mutation::CanaryTasksUncounted);
         let Some(standing) = self.standing_canary(tenant, plugin, canary) else { return Entry::Closed };
         let (before, touched) = (standing.state, standing.touched);
-        let entry = standing.enter(now_ms);
+        let entry = standing.enter(patience_ms, now_ms);
         if uncounted {
             standing.touched = touched;
         }

@@ -56,10 +56,11 @@ impl CanaryStore for SqliteStore {
         tenant: TenantId,
         plugin: PluginId,
         canary: VersionId,
+        patience_ms: i64,
         now_ms: i64,
     ) -> Result<Entry, StoreError> {
         self.write(Priority::Task, 0, (), move |session, ()| {
-            Box::pin(enter(session, tenant, plugin, canary, now_ms))
+            Box::pin(enter(session, tenant, plugin, canary, patience_ms, now_ms))
         })
         .await
     }
@@ -156,13 +157,14 @@ async fn enter(
     tenant: TenantId,
     plugin: PluginId,
     canary: VersionId,
+    patience_ms: i64,
     now_ms: i64,
 ) -> Result<Entry, StoreError> {
     let Some(mut standing) = standing(session, tenant, plugin, canary).await? else {
         return Ok(Entry::Closed);
     };
     let before = standing.clone();
-    let entry = standing.enter(now_ms);
+    let entry = standing.enter(patience_ms, now_ms);
     if standing != before {
         keep(session, tenant, plugin, &before, &standing).await?;
     }

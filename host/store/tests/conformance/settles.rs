@@ -1,8 +1,9 @@
 //! Settling: one end per task, fenced, with its effects or without any trace.
 
 use bytes::Bytes;
+use keiko_core::canary::FailedRun;
 use keiko_core::code::Code;
-use keiko_core::id::{Holder, TaskId};
+use keiko_core::id::{Digest, Holder, TaskId};
 use keiko_core::limit::LimitFact;
 use keiko_core::outcome::{Failure, Frame, RetryWish};
 use keiko_core::policy::BudgetRequest;
@@ -22,7 +23,7 @@ pub async fn a_completed_task_has_its_one_result(world: &World) {
     let result = Payload { content_type: "text/plain".to_owned(), bytes: Bytes::from_static(b"\x00done") };
     let version = world.ada.plugin.current.id;
     let done = Settlement {
-        attempt: record(&task, Some(version)),
+        attempt: AttemptRecord { canary: Some(failed_run()), ..record(&task, Some(version)) },
         ..settlement(&task, Transition::Complete(result.clone()))
     };
     let attempt = done.attempt.clone();
@@ -49,6 +50,11 @@ pub async fn a_kept_result_names_the_task_that_it_comes_from(world: &World) {
         let view = world.view(&world.ada, task).await;
         assert_eq!((view.attempts[0].record.memoized_from, &view.attempts[0].failure), (from, &None));
     }
+}
+
+/// A run on a canary before an attempt.
+fn failed_run() -> FailedRun {
+    FailedRun { version: "2".parse().unwrap(), digest: Digest([2; 32]), code: Code::Trap }
 }
 
 /// A failure with everything that a failure can have.
@@ -81,12 +87,14 @@ pub async fn a_retried_task_waits_with_its_attempt_kept(world: &World) {
     let task = world.running(&world.ada, holder).await;
     let failure = rich_failure(Code::EgressFailed);
     let transition = Transition::Retry { run_at_ms: NOW + 50, failure: failure.clone() };
-    assert_eq!(world.settle(holder, settlement(&task, transition)).await, Settled::Stored);
+    let attempt = AttemptRecord { canary: Some(failed_run()), ..record(&task, None) };
+    let retried = Settlement { attempt: attempt.clone(), ..settlement(&task, transition) };
+    assert_eq!(world.settle(holder, retried).await, Settled::Stored);
     let view = world.view(&world.ada, task.id).await;
     assert_eq!((view.summary.state, view.summary.run_at_ms), (TaskState::Pending, NOW + 50));
     assert_eq!((view.summary.attempts, view.failure, view.summary.code), (1, None, None));
     assert_eq!(view.attempts[0].failure, Some(failure));
-    assert_eq!(view.attempts[0].record, record(&task, None));
+    assert_eq!(view.attempts[0].record, attempt);
     assert!(world.lease_at(holder, 1, NOW + 49).await.tasks.is_empty());
     let again = world.lease_at(holder, 1, NOW + 50).await.tasks.remove(0);
     assert_eq!((again.attempts, again.deadlines, &again.input), (1, 0, &task.input));

@@ -284,6 +284,7 @@ pub fn record(task: &LeasedTask, version: Option<VersionId>) -> AttemptRecord {
         effects: 0,
         version,
         memoized_from: None,
+        canary: None,
     }
 }
 

@@ -22,7 +22,7 @@ use keiko_core::port::{
 use keiko_core::profile::{Profile, Profiles};
 use keiko_core::stop::Stop;
 use keiko_core::task::Payload;
-use keiko_core::{Digest, ItemId, TaskId, TenantName};
+use keiko_core::{Digest, ItemId, TaskId, TenantName, VersionId};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
@@ -596,5 +596,5 @@ impl Runner for Guests {
         }
     }
 
-    fn retain(&self, _live: &[Digest]) {}
+    fn retain(&self, _components: &[Digest], _versions: &[VersionId]) {}
 }

@@ -127,6 +127,11 @@ fn detail(result: Option<Payload>) -> TaskDetail {
             effects: 0,
             version: Some(VersionId(1)),
             memoized_from: None,
+            canary: (number == 2).then(|| FailedRun {
+                version: "0.2.0".parse().unwrap(),
+                digest: Digest([2; 32]),
+                code: Code::Trap,
+            }),
         },
         version: "0.1.0".parse().ok(),
         digest: Some(Digest([1; 32])),
@@ -163,9 +168,9 @@ fn detail(result: Option<Payload>) -> TaskDetail {
 #[test]
 fn a_task_has_the_documented_shape() {
     let text = String::from_utf8(task(&detail(Some(Payload::json("{\"a\": 1.0}"))))).unwrap();
-    let digest = "01".repeat(32);
+    let (digest, tried) = ("01".repeat(32), "02".repeat(32));
     let expected = format!(
-        r#"{{"id":"task_0000000000002","plugin":"movie-facts","kind":"normalise","state":"completed","created_at":"2023-11-14T22:13:20.000Z","run_at":"2023-11-14T22:13:20.000Z","finished_at":"2023-11-14T22:13:21.000Z","root":"task_0000000000001","parent":"task_0000000000001","depth":1,"crashes":0,"agent":"agent_0000000000003","user":"user_0000000000004","attempts":[{{"number":1,"started_at":"2023-11-14T22:13:20.005Z","duration_us":812,"version":"0.1.0","digest":"sha256:{digest}","fuel_used":9,"memory_bytes_peak":65536,"host_calls":2,"pure":false,"tainted_by":["random"],"effects":0,"error":{{"code":"fuel_exhausted","message":"out of fuel","limit":{{"name":"fuel","limit":5,"set_by":"task"}},"backtrace":[{{"function":"run","file":"lib.rs","line":3}}]}}}},{{"number":2,"started_at":"2023-11-14T22:13:20.005Z","duration_us":812,"version":"0.1.0","digest":"sha256:{digest}","fuel_used":9,"memory_bytes_peak":65536,"host_calls":2,"pure":true,"tainted_by":[],"random_seeded":true,"effects":0}}],"content_type":"application/json","result":{{"a": 1.0}}}}"#
+        r#"{{"id":"task_0000000000002","plugin":"movie-facts","kind":"normalise","state":"completed","created_at":"2023-11-14T22:13:20.000Z","run_at":"2023-11-14T22:13:20.000Z","finished_at":"2023-11-14T22:13:21.000Z","root":"task_0000000000001","parent":"task_0000000000001","depth":1,"crashes":0,"agent":"agent_0000000000003","user":"user_0000000000004","attempts":[{{"number":1,"started_at":"2023-11-14T22:13:20.005Z","duration_us":812,"version":"0.1.0","digest":"sha256:{digest}","fuel_used":9,"memory_bytes_peak":65536,"host_calls":2,"pure":false,"tainted_by":["random"],"effects":0,"error":{{"code":"fuel_exhausted","message":"out of fuel","limit":{{"name":"fuel","limit":5,"set_by":"task"}},"backtrace":[{{"function":"run","file":"lib.rs","line":3}}]}}}},{{"number":2,"started_at":"2023-11-14T22:13:20.005Z","duration_us":812,"version":"0.1.0","digest":"sha256:{digest}","fuel_used":9,"memory_bytes_peak":65536,"host_calls":2,"pure":true,"tainted_by":[],"random_seeded":true,"effects":0,"canary":{{"version":"0.2.0","digest":"sha256:{tried}","code":"trap"}}}}],"content_type":"application/json","result":{{"a": 1.0}}}}"#
     );
     assert_eq!(text, expected);
 }
