@@ -59,7 +59,7 @@ pub(super) struct Outcome {
     pub(super) ends: Vec<(ItemId, ItemEnd)>,
     pub(super) effects: Effects,
     pub(super) version: Option<VersionId>,
-    pub(super) health: Option<Health>,
+    /// Why its processor is broken, when this batch has found that out.
     pub(super) broken: Option<Failure>,
     /// Milliseconds that the first run took, when it was of the whole batch and ended.
     pub(super) elapsed_ms: Option<u64>,
@@ -77,12 +77,23 @@ impl Outcome {
             ends: Vec::new(),
             effects: Effects::default(),
             version: None,
-            health: None,
             broken: None,
             elapsed_ms: None,
             again_ms,
             port: None,
         }
+    }
+}
+
+/// How often the store has failed at one thing: each wait is longer than the one before.
+#[derive(Default)]
+struct Tries(u32);
+
+impl Tries {
+    async fn wait(&mut self) {
+        let backoff = BACKOFF.0.saturating_mul(2u32.saturating_pow(self.0));
+        self.0 += 1;
+        tokio::time::sleep(backoff.min(BACKOFF.1)).await;
     }
 }
 
@@ -163,9 +174,9 @@ async fn finish(shared: &Arc<Shared>, mut job: BatchJob, outcome: Outcome) {
     };
     let items = job.batch.items.len() as u64;
     let worked = outcome.elapsed_ms.map(|elapsed_ms| (items, elapsed_ms));
-    let health = outcome.health;
+    let told_broken = outcome.broken.is_some();
     drop((job, outcome));
-    shared.batches.tell(Event::Ended(Ended { group, again_ms, worked, health })).await;
+    shared.batches.tell(Event::Ended(Ended { group, again_ms, worked, told_broken })).await;
 }
 
 /// Stops a broken processor for all hosts, and says so.
@@ -179,8 +190,15 @@ async fn stop(shared: &Shared, entry: &Entry, version: Option<VersionId>, failur
     );
     Counters::add(&shared.batches.counters.stopped, 1);
     let stopped = Stopped { at_ms: shared.clock.now_ms(), version, failure };
-    if let Err(error) = shared.batches.store.stop_processor(row.tenant, row.id, Some(stopped)).await {
+    let mut tries = Tries::default();
+    while let Err(error) =
+        shared.batches.store.stop_processor(row.tenant, row.id, Some(stopped.clone())).await
+    {
         tracing::warn!(error = %error, "a broken processor could not be stopped for other hosts");
+        if error.kind() == StoreErrorKind::Refused || shared.is_stopping() {
+            break;
+        }
+        tries.wait().await;
     }
     super::refresh(shared).await;
     shared.signals.tell(Signal { items: true, ..Signal::default() });
@@ -203,7 +221,7 @@ async fn write(shared: &Shared, job: &BatchJob, outcome: &Outcome) -> Option<i64
         effects: outcome.effects.clone(),
         version: outcome.version,
     };
-    let mut backoff = BACKOFF.0;
+    let mut tries = Tries::default();
     loop {
         let now_ms = shared.clock.now_ms();
         match shared.batches.store.settle_batches(job.tenure.holder, vec![settlement.clone()], now_ms).await {
@@ -226,8 +244,7 @@ async fn write(shared: &Shared, job: &BatchJob, outcome: &Outcome) -> Option<i64
                     // The lease ends, and the batch is taken over.
                     return None;
                 }
-                backoff = (backoff * 2).min(BACKOFF.1);
-                tokio::time::sleep(backoff).await;
+                tries.wait().await;
             }
         }
     }
@@ -324,7 +341,7 @@ async fn add_effects(shared: &Shared, job: &BatchJob, outcome: &Outcome) {
     let items = outcome.effects.items.clone();
     let count = items.len() as i64;
     let add = keiko_core::batch::Add { tenant, items, key: None, items_max: u64::MAX, bytes_max: u64::MAX };
-    let mut backoff = BACKOFF.0;
+    let mut tries = Tries::default();
     loop {
         match shared.batches.store.add(vec![add.clone()], shared.clock.now_ms()).await {
             Ok(_) => {
@@ -337,8 +354,7 @@ async fn add_effects(shared: &Shared, job: &BatchJob, outcome: &Outcome) {
             }
             Err(error) => {
                 tracing::warn!(error = %error, "what a volatile batch asked for could not be stored");
-                backoff = (backoff * 2).min(BACKOFF.1);
-                tokio::time::sleep(backoff).await;
+                tries.wait().await;
             }
         }
     }

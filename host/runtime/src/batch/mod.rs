@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use keiko_core::batch::Group;
-use keiko_core::batch::work::Health;
 use keiko_core::port::{BatchRecords, BatchStore, StoreError};
 use keiko_core::{ProcessorId, TenantId};
 use parking_lot::Mutex;
@@ -80,7 +79,8 @@ pub(crate) struct Ended {
     pub(crate) again_ms: Option<i64>,
     /// Items of the whole batch and milliseconds that its first run took.
     pub(crate) worked: Option<(u64, u64)>,
-    pub(crate) health: Option<Health>,
+    /// Whether it found its processor broken, and has told of that.
+    pub(crate) told_broken: bool,
 }
 
 /// What this host has counted of batches since it started.

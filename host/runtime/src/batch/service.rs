@@ -271,10 +271,10 @@ impl Service {
     }
 
     fn ended(&mut self, ended: &Ended) {
-        self.machine.ended(&ended.group, ended.again_ms, ended.worked, self.now_ms());
-        if let Some(health) = ended.health {
-            self.machine.note(ended.group.processor, health);
+        if ended.told_broken {
+            self.machine.told_broken(ended.group.processor);
         }
+        self.machine.ended(&ended.group, ended.again_ms, ended.worked, self.now_ms());
     }
 
     /// Tells the machine of the processors as they are now; of new ones there may be items already.
