@@ -3,11 +3,12 @@
 //! The version that runs is looked up once, so that all parts of a batch run on the same one whatever is installed in the
 //! meantime.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use keiko_core::batch::work::Health;
-use keiko_core::batch::{BatchSettlement, Group, Item, ItemEnd, LeasedBatch, Stopped};
+use keiko_core::batch::{BatchSettlement, Group, Item, ItemEnd, LeasedBatch, Stopped, Waiting, size};
 use keiko_core::code::Code;
 use keiko_core::crash::{Verdict, verdict};
 use keiko_core::effect::Effects;
@@ -18,6 +19,7 @@ use keiko_core::{ItemId, TaskId, Token, VersionId};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::memory::Held;
+use super::quota;
 use super::runs::{self, On};
 use super::{Ended, Entry, Event, MadeBy};
 use crate::catalog::Loaded;
@@ -265,11 +267,20 @@ fn refuse(settlement: &mut BatchSettlement) {
 async fn noted(shared: &Shared, job: &BatchJob, one: &BatchSettlement, again_ms: i64) -> Option<i64> {
     let tenant = job.batch.group.tenant;
     let first = count(shared, &one.ends);
-    let gone = one.ends.iter().filter(|(_, end)| !matches!(end, ItemEnd::Retry { .. })).count() as i64;
-    shared.batches.gauge.change(tenant, one.effects.items.len() as i64 - gone);
+    shared.batches.quota.added(tenant, quota::sum(&one.effects.items));
+    shared.batches.quota.left(tenant, gone(&job.batch, &one.ends));
     tell_added(shared, tenant, &one.effects).await;
     let unnamed = (one.ends.len() < job.batch.items.len()).then_some(again_ms);
     first.into_iter().chain(unnamed).min()
+}
+
+/// What has left for good by these ends.
+fn gone(batch: &LeasedBatch, ends: &[(ItemId, ItemEnd)]) -> Waiting {
+    let left = ends.iter().filter(|(_, end)| !matches!(end, ItemEnd::Retry { .. }));
+    let left: HashSet<ItemId> = left.map(|(id, _)| *id).collect();
+    let sizes = batch.items.iter().filter(|item| left.contains(&item.id));
+    let bytes = sizes.map(|item| size(&batch.group.key, &item.payload)).sum();
+    Waiting { items: left.len() as u64, bytes }
 }
 
 /// Counts ends; when the first item that is tried again is due.
@@ -345,7 +356,7 @@ async fn add_effects(shared: &Shared, job: &BatchJob, outcome: &Outcome) {
     loop {
         match shared.batches.store.add(vec![add.clone()], shared.clock.now_ms()).await {
             Ok(_) => {
-                shared.batches.gauge.change(tenant, count);
+                shared.batches.quota.added(tenant, quota::sum(&outcome.effects.items));
                 return tell_added(shared, tenant, &outcome.effects).await;
             }
             Err(error) if error.kind() == StoreErrorKind::Refused || shared.is_stopping() => {

@@ -165,7 +165,7 @@ impl Service {
         let batches = &self.shared.batches;
         let (taken, left) = batches.volatile.form(&form, now_ms);
         // Behind what is in memory there may be rows, if the tenant has any.
-        let has_rows = batches.gauge.live(form.group.tenant) > 0;
+        let has_rows = batches.quota.has_rows(form.group.tenant);
         let left = if left == Left::Nothing && has_rows { Left::Unknown } else { left };
         let bytes = taken.iter().map(|(item, _)| size(&form.group.key, &item.payload)).sum();
         self.machine.formed(&form.group, taken.len() as u64, bytes, left, now_ms);
