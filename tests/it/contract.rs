@@ -403,6 +403,25 @@ fn a_full_queue_is_told_to_guest_and_client() {
 }
 
 #[test]
+fn a_full_processor_is_told_to_guests_by_items_and_by_bytes() {
+    let check = |limits: &str, fits: (Value, u64), above: (Value, u64), limit: u64| {
+        let running = with_tenant(&format!("limits = {{ {limits} }}"));
+        let add = |(item, copies): (Value, u64)| {
+            running.result("batch-add", json!({"processor": "things", "items": [item], "copies": copies}))
+        };
+        // What is refused takes no room of what follows.
+        assert_eq!(add(above), error_at("queue-full", limit), "{limits}");
+        let taken = add(fits);
+        assert!(taken["ok"].is_array(), "{limits}: {taken}");
+    };
+    let small = json!({"item": {"be": "done"}});
+    check("waiting_items_max = 3", (small.clone(), 3), (small, 4), 3);
+    // An item counts 128 bytes beside its payload.
+    let of = |bytes: u64| (json!({ "item_bytes": bytes - 128 }), 1);
+    check("waiting_mib_max = 1", of(1 << 20), of((1 << 20) + 1), 1 << 20);
+}
+
+#[test]
 fn a_key_of_a_child_finds_the_first_child_or_fails_the_parent() {
     let running = Running::with_guests(&["contract"]);
     let submit = |input: u64| {

@@ -308,7 +308,7 @@ async fn read_again(shared: &Arc<Shared>) -> Result<(), Error> {
     shared.gauge.correct(&shared.records.live().await?);
     shared.catalog.refresh().await?;
     pauses::refresh(shared).await;
-    shared.batches.gauge.correct(&batch::waiting(shared).await?);
+    batch::correct(shared).await?;
     Ok(batch::read(shared).await?)
 }
 

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::job::tell_added;
+use crate::batch::quota;
 use crate::canary::{Refused, Unsettled, Verdict};
 use crate::catalog::Loaded;
 use crate::groups;
@@ -314,12 +315,12 @@ fn answer(shared: &Shared, part: Vec<Ended>, answers: Vec<Settled>, now_ms: i64)
                 match &settlement.transition {
                     Transition::Complete(_) | Transition::Fail(_) => {
                         shared.gauge.change(settlement.tenant, children - 1);
-                        let items = settlement.effects.items.len() as i64;
-                        shared.batches.gauge.change(settlement.tenant, items);
+                        let items = quota::sum(&settlement.effects.items);
+                        shared.batches.quota.added(settlement.tenant, items);
                         // Children and items are counted now: their promise is kept.
                         drop(ended.port.take());
                         terminal.push(settlement.id);
-                        if items > 0 {
+                        if items.items > 0 {
                             added.push((settlement.tenant, std::mem::take(&mut settlement.effects)));
                         }
                     }

@@ -74,7 +74,7 @@ async fn once(shared: &Shared, round: u32, worked: bool) -> Result<(), StoreErro
     groups::again(shared).await;
     if worked {
         shared.gauge.correct(&shared.records.live().await?);
-        shared.batches.gauge.correct(&batch::waiting(shared).await?);
+        batch::correct(shared).await?;
     }
     if round.is_multiple_of(PRUNE_EVERY) {
         shared.time_outs.look();

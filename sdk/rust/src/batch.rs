@@ -139,7 +139,7 @@ pub enum Error {
     EffectsExceeded(u64),
     /// This attempt's effects together would be larger than this many bytes.
     EffectBytesExceeded(u64),
-    /// The tenant has as many items waiting as it may: this many.
+    /// The tenant has as many items waiting as it may, or as many bytes of them: this many.
     QueueFull(u64),
     /// The tenant's policy does not grant `batch`.
     Denied,

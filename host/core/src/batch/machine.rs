@@ -112,6 +112,7 @@ impl Machine {
             processor.size = settings.first_size();
         }
         if processor.is_stopped && !is_stopped {
+            // What still runs of before counts for what was.
             processor.health = Health::default();
         }
         processor.is_stopped = is_stopped;
@@ -247,16 +248,17 @@ impl Machine {
         }
     }
 
-    /// How a processor does.
+    /// How a processor does: the count that each of its batches adds to while it is worked. A broken one is stopped.
     pub fn health(&self, id: ProcessorId) -> Health {
-        self.processors.get(&id).map_or_else(Health::default, |processor| processor.health)
+        self.processors.get(&id).map_or_else(Health::default, |processor| processor.health.clone())
     }
 
-    /// Notes how a processor does; a broken one is stopped.
-    pub fn note(&mut self, id: ProcessorId, health: Health) {
-        if let Some(processor) = self.processors.get_mut(&id) {
-            processor.health = health;
-            processor.is_stopped |= health.is_broken();
+    /// Tells that whoever found a processor broken has told of it. Where it is not stopped by now, it was started again since.
+    pub fn told_broken(&mut self, id: ProcessorId) {
+        if let Some(processor) = self.processors.get_mut(&id)
+            && !processor.is_stopped
+        {
+            processor.health = Health::default();
         }
     }
 
@@ -349,7 +351,7 @@ impl Known {
 
 impl Processor {
     fn has_room(&self) -> bool {
-        !self.is_stopped && self.in_flight < self.settings.in_flight_max
+        !self.is_stopped && !self.health.is_broken() && self.in_flight < self.settings.in_flight_max
     }
 
     /// When its first group is due, and how old what waits there is.

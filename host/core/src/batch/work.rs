@@ -5,8 +5,12 @@
 //! - A run that traps or leaves its budget is halved ([`super::halve`]) until what fails stands alone; such an item
 //!   becomes a dead letter.
 //! - [`BAD_LEAVES_MAX`] items in a row that fail alone, without one run that ends, say that it is the processor that is
-//!   broken: then every item of the batch is kept.
+//!   broken: then every item of the batch is kept. They are counted over all batches of the processor on this host
+//!   together ([`Health`]); each host counts for itself.
 //! - A run that failed by a fault of the host is no item's fault: its items wait and are handed over again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::halve::{Halving, Part};
 use super::{ItemEnd, ItemOutcome};
@@ -45,19 +49,31 @@ fn miscounted(outcomes: usize, items: usize) -> Failure {
     Failure::new(Code::PluginFailed, message)
 }
 
-/// Items of one processor that failed alone since the last run that ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Health(u32);
+/// Items of one processor that failed alone since the last run that ended: the one count of all its batches on this host,
+/// which share it. It stays where it says that the processor is broken.
+#[derive(Clone, Debug, Default)]
+pub struct Health(Arc<AtomicU32>);
 
 impl Health {
     /// Whether the processor is broken.
-    pub fn is_broken(self) -> bool {
-        self.0 >= BAD_LEAVES_MAX
+    pub fn is_broken(&self) -> bool {
+        self.bad_leaves() >= BAD_LEAVES_MAX
     }
 
     /// How many items failed alone in a row.
-    pub fn bad_leaves(self) -> u32 {
-        self.0
+    pub fn bad_leaves(&self) -> u32 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Counts an item that failed alone; whether it is the one that says that the processor is broken.
+    fn bad_leaf(&self) -> bool {
+        self.0.fetch_add(1, Ordering::AcqRel) + 1 == BAD_LEAVES_MAX
+    }
+
+    /// Notes a run that ended. What is broken by then stays so: whoever found that out tells of it.
+    fn ran(&self) {
+        let zero = |bad| (bad < BAD_LEAVES_MAX).then_some(0);
+        let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, zero);
     }
 }
 
@@ -71,8 +87,8 @@ pub struct Work {
     health: Health,
     /// The items that failed alone.
     leaves: Vec<usize>,
-    /// The failure of the last of them.
-    last: Option<Failure>,
+    /// The failure of the one of them that said that the processor is broken.
+    broken: Option<Failure>,
 }
 
 /// What became of a batch.
@@ -82,18 +98,17 @@ pub struct Worked {
     pub ends: Vec<Option<ItemEnd>>,
     /// Runs of the processor.
     pub runs: u32,
-    /// How the processor does.
-    pub health: Health,
-    /// Why it is broken, when it is.
+    /// Why the processor is broken, when it is this batch that has found that out.
     pub broken: Option<Failure>,
 }
 
 impl Work {
-    /// A batch whose items were handed over so many times before, each at most `attempts_max` times.
+    /// A batch whose items were handed over so many times before, each at most `attempts_max` times; `health` is its
+    /// processor's.
     pub fn new(attempts: Vec<u32>, attempts_max: u32, health: Health) -> Work {
         let ends = vec![None; attempts.len()];
         let halving = Halving::new(attempts.len());
-        Work { halving, attempts, attempts_max, ends, health, leaves: Vec::new(), last: None }
+        Work { halving, attempts, attempts_max, ends, health, leaves: Vec::new(), broken: None }
     }
 
     /// What to run next; `None` when there is nothing more to run.
@@ -107,7 +122,7 @@ impl Work {
         match ran {
             Ran::Answered(outcomes) if outcomes.len() == part.len() => {
                 self.halving.taken();
-                self.health = Health::default();
+                self.health.ran();
                 for (place, outcome) in (part.start..part.end).zip(outcomes) {
                     self.ends[place] = Some(self.end(place, outcome, now_ms, random));
                 }
@@ -125,9 +140,10 @@ impl Work {
 
     fn failed(&mut self, failure: Failure) {
         let Some(leaf) = self.halving.failed() else { return };
-        self.health.0 += 1;
+        if self.health.bad_leaf() {
+            self.broken = Some(failure.clone());
+        }
         self.leaves.push(leaf);
-        self.last = Some(failure.clone());
         self.ends[leaf] = Some(ItemEnd::Dead(failure));
     }
 
@@ -156,13 +172,12 @@ impl Work {
     /// What became of the batch. What was not run waits as before; when the processor is broken, everything does that
     /// it did not answer for.
     pub fn finish(mut self) -> Worked {
-        let broken = self.last.filter(|_| self.health.is_broken());
-        if broken.is_some() {
+        if self.health.is_broken() {
             for &leaf in &self.leaves {
                 self.ends[leaf] = None;
             }
         }
-        Worked { ends: self.ends, runs: self.halving.runs(), health: self.health, broken }
+        Worked { ends: self.ends, runs: self.halving.runs(), broken: self.broken }
     }
 }
 
@@ -222,20 +237,52 @@ mod tests {
     #[test]
     fn twenty_bad_leaves_without_one_success_are_a_broken_processor_that_keeps_its_items() {
         let all: Vec<usize> = (0..1_000).collect();
-        let worked = work(1_000, &all, Health::default());
+        let health = Health::default();
+        let worked = work(1_000, &all, health.clone());
         assert_eq!(worked.ends, vec![None; 1_000]);
         assert_eq!(worked.broken.map(|failure| failure.code), Some(Code::Trap));
-        assert_eq!(worked.health.bad_leaves(), BAD_LEAVES_MAX);
-        // One above and at the limit, over batches of one.
-        let mut health = Health::default();
+        assert_eq!(health.bad_leaves(), BAD_LEAVES_MAX);
+        // One below and at the limit, over batches of one.
+        let health = Health::default();
         for _ in 1..BAD_LEAVES_MAX {
-            let worked = work(1, &[0], health);
+            let worked = work(1, &[0], health.clone());
             assert_eq!((dead(&worked), worked.broken), (1, None));
-            health = worked.health;
         }
-        let worked = work(1, &[0], health);
+        let worked = work(1, &[0], health.clone());
         assert_eq!(dead(&worked), 0);
         assert!(worked.broken.is_some());
+        let worked = work(1, &[], health.clone());
+        assert_eq!((worked.ends, worked.runs, worked.broken), (vec![None], 0, None), "nothing more is run");
+    }
+
+    #[test]
+    fn bad_leaves_of_batches_that_run_at_once_add_up() {
+        let check = |batches: usize, broken: usize| {
+            let health = Health::default();
+            let mut works: Vec<Work> = (0..batches).map(|_| Work::new(vec![0], 5, health.clone())).collect();
+            works.iter_mut().for_each(|work| work.ran(trap(), NOW, 1.0));
+            let worked: Vec<Worked> = works.into_iter().map(Work::finish).collect();
+            let told = worked.iter().filter(|worked| worked.broken.is_some()).count();
+            let dead: usize = worked.iter().map(dead).sum();
+            assert_eq!((told, dead), (broken, if broken > 0 { 0 } else { batches }), "{batches} at once");
+        };
+        check(BAD_LEAVES_MAX as usize - 1, 0);
+        check(BAD_LEAVES_MAX as usize, 1);
+        // Of more than it takes, one tells.
+        check(BAD_LEAVES_MAX as usize + 1, 1);
+    }
+
+    #[test]
+    fn a_run_that_ends_counts_for_every_batch_of_the_processor() {
+        let health = Health::default();
+        let mut bad = Work::new(vec![0; 2], 5, health.clone());
+        bad.ran(trap(), NOW, 1.0);
+        bad.ran(trap(), NOW, 1.0);
+        assert_eq!(health.bad_leaves(), 1);
+        assert_eq!(dead(&work(3, &[], health.clone())), 0);
+        assert_eq!(health.bad_leaves(), 0);
+        bad.ran(trap(), NOW, 1.0);
+        assert_eq!((health.bad_leaves(), dead(&bad.finish())), (1, 2));
     }
 
     #[test]
@@ -286,10 +333,11 @@ mod tests {
 
     #[test]
     fn a_fault_of_the_host_is_no_items_fault() {
-        let mut work = Work::new(vec![0, 4], 5, Health::default());
+        let health = Health::default();
+        let mut work = Work::new(vec![0, 4], 5, health.clone());
         work.ran(Ran::Failed(Failure::new(Code::Internal, "no room")), NOW, 1.0);
         let worked = work.finish();
-        assert_eq!((worked.runs, worked.health), (1, Health::default()));
+        assert_eq!((worked.runs, health.bad_leaves()), (1, 0));
         assert_eq!(worked.ends[0], Some(ItemEnd::Retry { due_ms: NOW + 1_000 }));
         assert!(matches!(&worked.ends[1], Some(ItemEnd::Dead(failure)) if failure.code == Code::Internal));
     }

@@ -123,13 +123,13 @@ impl Handle {
             Ok::<Key, Error>(Key { text, body: body.finish() })
         };
         let key = key.map(hash).transpose()?;
-        let promised = self.shared.batches.gauge.promised(tenant);
+        let promised = self.shared.batches.quota.promised(tenant);
         Ok(Add {
             tenant,
             items,
             key,
-            items_max: policy.waiting_items_max.saturating_sub(promised),
-            bytes_max: policy.waiting_bytes_max,
+            items_max: policy.waiting_items_max.saturating_sub(promised.items),
+            bytes_max: policy.waiting_bytes_max.saturating_sub(promised.bytes),
         })
     }
 
@@ -147,7 +147,7 @@ impl Handle {
             Some(Added::Accepted { first, count, duplicate }) => {
                 self.shared.points.pass(Point::ItemAccepted);
                 if !duplicate {
-                    self.shared.batches.gauge.change(tenant, i64::from(count));
+                    self.shared.batches.quota.added(tenant, Waiting { items: asked, bytes });
                     Counters::add(&self.shared.batches.counters.added, u64::from(count));
                     for (group, (items, bytes)) in groups {
                         self.shared.batches.tell(Event::Added { group, items, bytes }).await;
@@ -294,7 +294,7 @@ impl Handle {
             let now_ms = self.shared.clock.now_ms();
             let step = self.shared.batches.store.retry_dead(tenant, row.id, id, DEAD_STEP, now_ms).await?;
             count += step.count;
-            self.shared.batches.gauge.change(tenant, step.count as i64);
+            self.shared.batches.quota.added(tenant, Waiting { items: step.count, bytes: step.bytes });
             if step.count < u64::from(DEAD_STEP) {
                 break;
             }

@@ -3,11 +3,12 @@
 //! The version that runs is looked up once, so that all parts of a batch run on the same one whatever is installed in the
 //! meantime.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use keiko_core::batch::work::Health;
-use keiko_core::batch::{BatchSettlement, Group, Item, ItemEnd, LeasedBatch, Stopped};
+use keiko_core::batch::{BatchSettlement, Group, Item, ItemEnd, LeasedBatch, Stopped, Waiting, size};
 use keiko_core::code::Code;
 use keiko_core::crash::{Verdict, verdict};
 use keiko_core::effect::Effects;
@@ -18,6 +19,7 @@ use keiko_core::{ItemId, TaskId, Token, VersionId};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::memory::Held;
+use super::quota;
 use super::runs::{self, On};
 use super::{Ended, Entry, Event, MadeBy};
 use crate::catalog::Loaded;
@@ -59,7 +61,7 @@ pub(super) struct Outcome {
     pub(super) ends: Vec<(ItemId, ItemEnd)>,
     pub(super) effects: Effects,
     pub(super) version: Option<VersionId>,
-    pub(super) health: Option<Health>,
+    /// Why its processor is broken, when this batch has found that out.
     pub(super) broken: Option<Failure>,
     /// Milliseconds that the first run took, when it was of the whole batch and ended.
     pub(super) elapsed_ms: Option<u64>,
@@ -77,12 +79,23 @@ impl Outcome {
             ends: Vec::new(),
             effects: Effects::default(),
             version: None,
-            health: None,
             broken: None,
             elapsed_ms: None,
             again_ms,
             port: None,
         }
+    }
+}
+
+/// How often the store has failed at one thing: each wait is longer than the one before.
+#[derive(Default)]
+struct Tries(u32);
+
+impl Tries {
+    async fn wait(&mut self) {
+        let backoff = BACKOFF.0.saturating_mul(2u32.saturating_pow(self.0));
+        self.0 += 1;
+        tokio::time::sleep(backoff.min(BACKOFF.1)).await;
     }
 }
 
@@ -163,9 +176,9 @@ async fn finish(shared: &Arc<Shared>, mut job: BatchJob, outcome: Outcome) {
     };
     let items = job.batch.items.len() as u64;
     let worked = outcome.elapsed_ms.map(|elapsed_ms| (items, elapsed_ms));
-    let health = outcome.health;
+    let told_broken = outcome.broken.is_some();
     drop((job, outcome));
-    shared.batches.tell(Event::Ended(Ended { group, again_ms, worked, health })).await;
+    shared.batches.tell(Event::Ended(Ended { group, again_ms, worked, told_broken })).await;
 }
 
 /// Stops a broken processor for all hosts, and says so.
@@ -179,8 +192,15 @@ async fn stop(shared: &Shared, entry: &Entry, version: Option<VersionId>, failur
     );
     Counters::add(&shared.batches.counters.stopped, 1);
     let stopped = Stopped { at_ms: shared.clock.now_ms(), version, failure };
-    if let Err(error) = shared.batches.store.stop_processor(row.tenant, row.id, Some(stopped)).await {
+    let mut tries = Tries::default();
+    while let Err(error) =
+        shared.batches.store.stop_processor(row.tenant, row.id, Some(stopped.clone())).await
+    {
         tracing::warn!(error = %error, "a broken processor could not be stopped for other hosts");
+        if error.kind() == StoreErrorKind::Refused || shared.is_stopping() {
+            break;
+        }
+        tries.wait().await;
     }
     super::refresh(shared).await;
     shared.signals.tell(Signal { items: true, ..Signal::default() });
@@ -203,7 +223,7 @@ async fn write(shared: &Shared, job: &BatchJob, outcome: &Outcome) -> Option<i64
         effects: outcome.effects.clone(),
         version: outcome.version,
     };
-    let mut backoff = BACKOFF.0;
+    let mut tries = Tries::default();
     loop {
         let now_ms = shared.clock.now_ms();
         match shared.batches.store.settle_batches(job.tenure.holder, vec![settlement.clone()], now_ms).await {
@@ -226,8 +246,7 @@ async fn write(shared: &Shared, job: &BatchJob, outcome: &Outcome) -> Option<i64
                     // The lease ends, and the batch is taken over.
                     return None;
                 }
-                backoff = (backoff * 2).min(BACKOFF.1);
-                tokio::time::sleep(backoff).await;
+                tries.wait().await;
             }
         }
     }
@@ -248,11 +267,20 @@ fn refuse(settlement: &mut BatchSettlement) {
 async fn noted(shared: &Shared, job: &BatchJob, one: &BatchSettlement, again_ms: i64) -> Option<i64> {
     let tenant = job.batch.group.tenant;
     let first = count(shared, &one.ends);
-    let gone = one.ends.iter().filter(|(_, end)| !matches!(end, ItemEnd::Retry { .. })).count() as i64;
-    shared.batches.gauge.change(tenant, one.effects.items.len() as i64 - gone);
+    shared.batches.quota.added(tenant, quota::sum(&one.effects.items));
+    shared.batches.quota.left(tenant, gone(&job.batch, &one.ends));
     tell_added(shared, tenant, &one.effects).await;
     let unnamed = (one.ends.len() < job.batch.items.len()).then_some(again_ms);
     first.into_iter().chain(unnamed).min()
+}
+
+/// What has left for good by these ends.
+fn gone(batch: &LeasedBatch, ends: &[(ItemId, ItemEnd)]) -> Waiting {
+    let left = ends.iter().filter(|(_, end)| !matches!(end, ItemEnd::Retry { .. }));
+    let left: HashSet<ItemId> = left.map(|(id, _)| *id).collect();
+    let sizes = batch.items.iter().filter(|item| left.contains(&item.id));
+    let bytes = sizes.map(|item| size(&batch.group.key, &item.payload)).sum();
+    Waiting { items: left.len() as u64, bytes }
 }
 
 /// Counts ends; when the first item that is tried again is due.
@@ -324,11 +352,11 @@ async fn add_effects(shared: &Shared, job: &BatchJob, outcome: &Outcome) {
     let items = outcome.effects.items.clone();
     let count = items.len() as i64;
     let add = keiko_core::batch::Add { tenant, items, key: None, items_max: u64::MAX, bytes_max: u64::MAX };
-    let mut backoff = BACKOFF.0;
+    let mut tries = Tries::default();
     loop {
         match shared.batches.store.add(vec![add.clone()], shared.clock.now_ms()).await {
             Ok(_) => {
-                shared.batches.gauge.change(tenant, count);
+                shared.batches.quota.added(tenant, quota::sum(&outcome.effects.items));
                 return tell_added(shared, tenant, &outcome.effects).await;
             }
             Err(error) if error.kind() == StoreErrorKind::Refused || shared.is_stopping() => {
@@ -337,8 +365,7 @@ async fn add_effects(shared: &Shared, job: &BatchJob, outcome: &Outcome) {
             }
             Err(error) => {
                 tracing::warn!(error = %error, "what a volatile batch asked for could not be stored");
-                backoff = (backoff * 2).min(BACKOFF.1);
-                tokio::time::sleep(backoff).await;
+                tries.wait().await;
             }
         }
     }

@@ -8,6 +8,7 @@ pub(crate) mod job;
 mod memory;
 mod processors;
 pub(crate) mod promise;
+pub(crate) mod quota;
 mod runs;
 pub(crate) mod service;
 mod volatile;
@@ -17,7 +18,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use keiko_core::batch::Group;
-use keiko_core::batch::work::Health;
 use keiko_core::port::{BatchRecords, BatchStore, StoreError};
 use keiko_core::{ProcessorId, TenantId};
 use parking_lot::Mutex;
@@ -28,8 +28,8 @@ use self::memory::Memory;
 use self::processors::Processors;
 pub(crate) use self::processors::taken;
 pub(crate) use self::processors::{Entry, MadeBy};
+use self::quota::Quota;
 use self::volatile::Volatile;
-use crate::gauge::Gauge;
 use crate::shared::Shared;
 
 /// News that wait for the service; whoever has more waits.
@@ -44,8 +44,7 @@ pub(crate) struct Batches {
     memory: Memory,
     /// Items that are in memory only.
     volatile: Volatile,
-    /// Items that wait, as this host knows it, and how many more are promised to guests.
-    pub(crate) gauge: Gauge,
+    pub(crate) quota: Quota,
     events: mpsc::Sender<Event>,
     /// Batches that are formed or worked on this host; written by the service, read by a drain.
     in_flight: watch::Sender<u64>,
@@ -80,7 +79,8 @@ pub(crate) struct Ended {
     pub(crate) again_ms: Option<i64>,
     /// Items of the whole batch and milliseconds that its first run took.
     pub(crate) worked: Option<(u64, u64)>,
-    pub(crate) health: Option<Health>,
+    /// Whether it found its processor broken, and has told of that.
+    pub(crate) told_broken: bool,
 }
 
 /// What this host has counted of batches since it started.
@@ -137,7 +137,7 @@ impl Batches {
             processors: Processors::default(),
             memory: Memory::new(memory_bytes_max, tenants),
             volatile: Volatile::default(),
-            gauge: Gauge::default(),
+            quota: Quota::default(),
             events,
             in_flight: watch::channel(0).0,
             halted: AtomicBool::default(),
@@ -208,8 +208,8 @@ pub(crate) async fn refresh(shared: &Shared) {
     }
 }
 
-/// Items that wait, by tenant, as the store counts them.
-pub(crate) async fn waiting(shared: &Shared) -> Result<HashMap<TenantId, u64>, StoreError> {
-    let waiting = shared.batches.records.waiting().await?;
-    Ok(waiting.into_iter().map(|(tenant, waiting)| (tenant, waiting.items)).collect())
+/// Corrects what is known of what waits by what the store counts.
+pub(crate) async fn correct(shared: &Shared) -> Result<(), StoreError> {
+    shared.batches.quota.correct(&shared.batches.records.waiting().await?);
+    Ok(())
 }

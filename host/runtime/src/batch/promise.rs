@@ -2,24 +2,25 @@
 
 use std::sync::Arc;
 
-use keiko_core::batch::{ItemWish, NewItem};
+use keiko_core::batch::settings::BatchPolicy;
+use keiko_core::batch::{ItemWish, NewItem, Waiting};
 use keiko_core::port::ItemsError;
 use keiko_core::{ItemId, TenantId};
 use parking_lot::Mutex;
 
 use crate::shared::{Shared, TenantEntry};
 
-/// Items that one attempt or batch was promised room for; gives it back when dropped, whether they were stored (the gauge
+/// Items that one attempt or batch was promised room for; gives it back when dropped, whether they were stored (the quota
 /// counts them by then) or not.
 pub(crate) struct Promised {
     shared: Arc<Shared>,
     tenant: TenantId,
-    items: Mutex<u64>,
+    promised: Mutex<Waiting>,
 }
 
 impl Promised {
     pub(crate) fn new(shared: &Arc<Shared>, tenant: TenantId) -> Promised {
-        Promised { shared: Arc::clone(shared), tenant, items: Mutex::new(0) }
+        Promised { shared: Arc::clone(shared), tenant, promised: Mutex::default() }
     }
 
     /// Reserves ids and room for items of a processor, all or none.
@@ -34,9 +35,15 @@ impl Promised {
             ItemsError::NotFound(processor.chars().filter(|letter| !letter.is_control()).take(80).collect())
         };
         let entry = batches.processors.named(self.tenant, processor).ok_or_else(not_found)?;
-        let (more, items_max) = (wishes.len() as u64, policy.policy.batches.waiting_items_max);
-        batches.gauge.promise(self.tenant, more, items_max).map_err(|_| ItemsError::QueueFull(items_max))?;
-        *self.items.lock() += more;
+        let more = Waiting { items: wishes.len() as u64, bytes: wishes.iter().map(ItemWish::size).sum() };
+        let BatchPolicy { waiting_items_max: items, waiting_bytes_max: bytes, .. } = policy.policy.batches;
+        let room = batches.quota.promise(self.tenant, more, Waiting { items, bytes });
+        room.map_err(ItemsError::QueueFull)?;
+        {
+            let mut promised = self.promised.lock();
+            promised.items += more.items;
+            promised.bytes += more.bytes;
+        }
         let count = u32::try_from(wishes.len()).map_err(|_| ItemsError::Unavailable)?;
         let first = self.shared.ids.take(count).await.map_err(|error| {
             tracing::warn!(error = %error, "no ids could be reserved for items");
@@ -56,9 +63,7 @@ impl Promised {
 
 impl Drop for Promised {
     fn drop(&mut self) {
-        let promised = *self.items.get_mut();
-        if promised > 0 {
-            self.shared.batches.gauge.release(self.tenant, promised);
-        }
+        let promised = *self.promised.get_mut();
+        self.shared.batches.quota.release(self.tenant, promised);
     }
 }

@@ -148,7 +148,7 @@ impl Runs<'_> {
     async fn all(self, slot: &mut Option<OwnedSemaphorePermit>, look: Look) -> Outcome {
         let batch = &self.job.batch;
         let attempts = batch.items.iter().map(|item| item.attempts).collect();
-        let mut work = Work::new(attempts, self.job.entry.settings.attempts_max, self.job.health);
+        let mut work = Work::new(attempts, self.job.entry.settings.attempts_max, self.job.health.clone());
         let (mut effects, mut elapsed_ms, mut look) = (Effects::default(), None, Some(look));
         while let Some(part) = work.next_part().cloned() {
             let began = Instant::now();
@@ -170,12 +170,11 @@ impl Runs<'_> {
             }
             work.ran(ran, self.shared.clock.now_ms(), random());
         }
-        let Worked { ends, health, broken, .. } = work.finish();
+        let Worked { ends, broken, .. } = work.finish();
         let named = batch.items.iter().zip(ends).filter_map(|(item, end)| Some((item.id, end?)));
         Outcome {
             ends: named.collect(),
             effects,
-            health: Some(health),
             broken,
             elapsed_ms: elapsed_ms.map(|elapsed_ms| u64::try_from(elapsed_ms).unwrap_or(u64::MAX)),
             ..self.nothing()

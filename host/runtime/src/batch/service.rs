@@ -165,7 +165,7 @@ impl Service {
         let batches = &self.shared.batches;
         let (taken, left) = batches.volatile.form(&form, now_ms);
         // Behind what is in memory there may be rows, if the tenant has any.
-        let has_rows = batches.gauge.live(form.group.tenant) > 0;
+        let has_rows = batches.quota.has_rows(form.group.tenant);
         let left = if left == Left::Nothing && has_rows { Left::Unknown } else { left };
         let bytes = taken.iter().map(|(item, _)| size(&form.group.key, &item.payload)).sum();
         self.machine.formed(&form.group, taken.len() as u64, bytes, left, now_ms);
@@ -271,10 +271,10 @@ impl Service {
     }
 
     fn ended(&mut self, ended: &Ended) {
-        self.machine.ended(&ended.group, ended.again_ms, ended.worked, self.now_ms());
-        if let Some(health) = ended.health {
-            self.machine.note(ended.group.processor, health);
+        if ended.told_broken {
+            self.machine.told_broken(ended.group.processor);
         }
+        self.machine.ended(&ended.group, ended.again_ms, ended.worked, self.now_ms());
     }
 
     /// Tells the machine of the processors as they are now; of new ones there may be items already.

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod broken;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +15,6 @@ use futures::FutureExt;
 use keiko_core::batch::{ItemOutcome, ItemWish, Wish};
 use keiko_core::code::Code;
 use keiko_core::effect::Effects;
-use keiko_core::limit::BAD_LEAVES_MAX;
 use keiko_core::outcome::{Failure, Frame, Outcome};
 use keiko_core::policy::BudgetRequest;
 use keiko_core::port::{BatchOutcome, BatchRun, HostPort, ItemsError};
@@ -212,29 +213,6 @@ async fn a_batch_that_fails_is_tried_again_and_not_lost() {
     let delivered: Vec<ItemId> = runs.lock().iter().flat_map(|seen| seen.items.clone()).collect();
     assert!(ids.iter().all(|id| delivered.iter().filter(|one| *one == id).count() == 2), "{delivered:?}");
     assert_eq!(handle.batch_figures().retried, 2);
-    runtime.drain().await;
-}
-
-#[tokio::test]
-async fn a_broken_processor_is_stopped_and_keeps_its_items() {
-    let mut bench = Bench::new().await;
-    let broken = Arc::new(std::sync::atomic::AtomicBool::new(true));
-    let is_broken = Arc::clone(&broken);
-    let runs = script(&mut bench, move |batch| {
-        if is_broken.load(std::sync::atomic::Ordering::SeqCst) { trap() } else { done(batch) }
-    });
-    let (runtime, handle, tenant) = start(&bench, "[[processor]]\nname = \"films\"\nitems = 200").await;
-    add(&handle, tenant, "films", (0..200).map(|n| wish("", n.to_string())).collect()).await;
-    let view =
-        until(&handle, tenant, "films", |view| view.stopped.is_some() && view.counts.batches == 0).await;
-    assert_eq!((view.counts.items, view.counts.dead), (200, 0));
-    assert_eq!(view.stopped.map(|stopped| stopped.failure.code), Some(Code::Trap));
-    let alone = runs.lock().iter().filter(|seen| seen.items.len() == 1).count();
-    assert_eq!(alone, BAD_LEAVES_MAX as usize);
-    broken.store(false, std::sync::atomic::Ordering::SeqCst);
-    handle.resume(tenant, "films").await.unwrap();
-    let view = until(&handle, tenant, "films", is_empty).await;
-    assert_eq!((view.counts.dead, view.stopped), (0, None));
     runtime.drain().await;
 }
 
@@ -514,22 +492,6 @@ async fn items_of_a_task_appear_with_its_result_and_never_without() {
     }
     runtime.drain().await;
     assert_eq!(handle.batch_figures().done, 50);
-}
-
-#[tokio::test]
-async fn a_new_version_starts_a_stopped_processor_again() {
-    let mut bench = Bench::new().await;
-    script(&mut bench, |_| trap());
-    let table = "[[processor]]\nname = \"films\"\nitems = 20";
-    let (runtime, handle, tenant) = start(&bench, table).await;
-    add(&handle, tenant, "films", (0..20).map(|n| wish("", n.to_string())).collect()).await;
-    until(&handle, tenant, "films", |view| view.stopped.is_some()).await;
-    let manifest = format!("[plugin]\nname = \"works\"\nversion = \"2\"\n{table}\n");
-    handle.install(tenant, Bytes::from(manifest), None).await.unwrap();
-    // It is broken still, and is found so again.
-    until(&handle, tenant, "films", |_| handle.batch_figures().stopped == 2).await;
-    assert_eq!(view(&handle, tenant, "films").await.counts.items, 20);
-    runtime.drain().await;
 }
 
 #[tokio::test]

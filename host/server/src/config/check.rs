@@ -8,8 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use keiko_core::limit::{
-    BATCH_BYTES_MAX, BATCH_ITEMS_MAX, BATCH_MEMORY_BYTES, BLOCKING_PER_HOST, BLOCKING_PER_WORKER,
-    BULK_TASKS_MAX, COMPONENT_BYTES_CEILING, KIB, LEASE_MS, MIB,
+    BLOCKING_PER_HOST, BLOCKING_PER_WORKER, BULK_TASKS_MAX, COMPONENT_BYTES_CEILING, LEASE_MS, MIB,
 };
 use keiko_core::policy::{BUDGET_CEILING, Capability, Grants, TenantPolicy};
 use keiko_core::profile::{Profile, Profiles};
@@ -42,7 +41,7 @@ pub(super) fn check(written: Written) -> Result<Config, ConfigError> {
     let mut checker = Checker { scalars, mistakes, effective: Vec::new() };
     let mut config = checker.host();
     config.cluster_key = checker.cluster_key(cluster_key);
-    config.tenants = checker.tenants(tenants);
+    config.tenants = checker.tenants(tenants, config.batch_memory_bytes);
     config.sources = checker.sources(sources, &config.tenants);
     checker.reachable(&config);
     if !checker.mistakes.is_empty() {
@@ -108,6 +107,7 @@ impl Checker {
                 upload,
                 header,
             },
+            batch_memory_bytes: self.batch_memory(),
             drain: Duration::from_secs(self.number("host.drain_s", 30, 0, 3_600)),
             lease: Duration::from_secs(self.number("host.lease_s", LEASE_MS as u64 / 1_000, 2, 600)),
             database: self.database(),
@@ -174,7 +174,11 @@ impl Checker {
         self.mistakes.push(Mistake { path: path.into(), origin, text: text.into() });
     }
 
-    fn tenants(&mut self, mut tenants: BTreeMap<String, TenantWritten>) -> Vec<TenantConfig> {
+    fn tenants(
+        &mut self,
+        mut tenants: BTreeMap<String, TenantWritten>,
+        batch_memory_bytes: u64,
+    ) -> Vec<TenantConfig> {
         if tenants.is_empty() {
             tenants.insert(DEFAULT_TENANT.to_owned(), TenantWritten::empty());
         }
@@ -196,7 +200,7 @@ impl Checker {
                 );
             }
             let tokens = self.tokens(&path, &tenant.tokens, &mut seen);
-            let policy = self.policy(&path, &tenant);
+            let policy = self.policy(&path, &tenant, batch_memory_bytes);
             let settings = self.settings(&path, &tenant);
             let processors = self.processors(&path, &tenant);
             let signers = self.signers(&path, &tenant);
@@ -243,7 +247,7 @@ impl Checker {
         checked
     }
 
-    fn policy(&mut self, path: &str, tenant: &TenantWritten) -> TenantPolicy {
+    fn policy(&mut self, path: &str, tenant: &TenantWritten, batch_memory_bytes: u64) -> TenantPolicy {
         let mut policy = TenantPolicy::default();
         let limits = &tenant.limits;
         let defaults = policy.default;
@@ -293,16 +297,7 @@ impl Checker {
         let mib = one("component_mib_max", policy.component_bytes_max / MIB, COMPONENT_BYTES_CEILING / MIB);
         policy.component_bytes_max = mib.saturating_mul(MIB);
         policy.compile_seconds_max = one("compile_s_max", policy.compile_seconds_max, 1_000_000);
-        policy.batches.items_max = one("batch_items_max", policy.batches.items_max, BATCH_ITEMS_MAX);
-        let kib = one("batch_kib_max", policy.batches.bytes_max / KIB, BATCH_BYTES_MAX / KIB);
-        policy.batches.bytes_max = kib.saturating_mul(KIB);
-        policy.batches.waiting_items_max =
-            one("waiting_items_max", policy.batches.waiting_items_max, 1_000_000_000);
-        let mib = one("waiting_mib_max", policy.batches.waiting_bytes_max / MIB, 1 << 20);
-        policy.batches.waiting_bytes_max = mib.saturating_mul(MIB);
-        let mib =
-            one("batch_memory_mib_max", policy.batches.memory_bytes_max / MIB, BATCH_MEMORY_BYTES / MIB);
-        policy.batches.memory_bytes_max = mib.saturating_mul(MIB);
+        policy.batches = self.batches(path, tenant, batch_memory_bytes);
         policy.concurrency = self.concurrency(path, tenant);
         policy.grants = self.grants(path, tenant);
         policy.profiles = self.profiles(path, tenant);
@@ -472,6 +467,7 @@ impl TenantWritten {
             origin: Origin::Default,
             tokens: Vec::new(),
             limits: BTreeMap::new(),
+            batch_adaptive: None,
             grants: None,
             profiles: None,
             signers: None,

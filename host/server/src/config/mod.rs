@@ -52,6 +52,8 @@ pub struct Config {
     pub running_max: usize,
     /// Database connections that read.
     pub readers: u32,
+    /// Bytes of items of processors that are in memory at once.
+    pub batch_memory_bytes: u64,
     /// How long a drain waits for running attempts.
     pub drain: Duration,
     /// How long what this host leased is its own without a sign of life; then other hosts run it.

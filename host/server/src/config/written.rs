@@ -14,8 +14,10 @@ use super::suggest::nearest;
 use super::{ConfigError, Mistake};
 
 mod source;
+mod tenant;
 
 pub(super) use source::SourceWritten;
+use tenant::tenant;
 
 /// Largest file, in bytes.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -42,6 +44,7 @@ pub(super) const SCALARS: &[(&str, Kind)] = &[
     ("host.blocking_max", Kind::Number),
     ("host.running_max", Kind::Number),
     ("host.readers", Kind::Number),
+    ("host.batch_memory_mib", Kind::Number),
     ("host.drain_s", Kind::Number),
     ("host.lease_s", Kind::Number),
     ("host.log", Kind::Text),
@@ -108,6 +111,8 @@ pub(super) const LIMITS: &[&str] = &[
     "compile_s_max",
     "batch_items_max",
     "batch_kib_max",
+    "batch_age_ms_max",
+    "batch_in_flight_max",
     "waiting_items_max",
     "waiting_mib_max",
     "batch_memory_mib_max",
@@ -162,6 +167,8 @@ pub(super) struct TenantWritten {
     pub(super) origin: Origin,
     pub(super) tokens: Vec<TokenWritten>,
     pub(super) limits: BTreeMap<&'static str, Set<u64>>,
+    /// `limits.batch_adaptive`, the one limit that is no number.
+    pub(super) batch_adaptive: Option<Set<bool>>,
     pub(super) grants: Option<Set<Vec<Set<String>>>>,
     pub(super) profiles: Option<Set<Vec<Set<String>>>>,
     pub(super) signers: Option<Set<Vec<Set<String>>>>,
@@ -350,83 +357,6 @@ fn resolve_folders(path: &Path, written: &mut Written) {
             }
         }
     }
-}
-
-fn tenant(table: &Table<'_>) -> TenantWritten {
-    let mut limits = BTreeMap::new();
-    if let Some(table) = table.table("limits") {
-        for name in LIMITS {
-            limits.extend(table.number(name).map(|set| (*name, set)));
-        }
-        table.finish();
-    }
-    let (mut settings, mut concurrency) = (BTreeMap::new(), BTreeMap::new());
-    if let Some(plugins) = table.table("plugins") {
-        for (name, plugin) in plugins.tables() {
-            let values = plugin.table("settings").map(|settings| settings.texts()).unwrap_or_default();
-            settings.insert(name.clone(), (plugin.origin_of_first(), values));
-            concurrency.extend(declared(&plugin).map(|own| ((name.clone(), None), own)));
-            if let Some(kinds) = plugin.table("kinds") {
-                for (kind, table) in kinds.tables() {
-                    concurrency.extend(declared(&table).map(|own| ((name.clone(), Some(kind)), own)));
-                    table.finish();
-                }
-            }
-            plugin.finish();
-        }
-    }
-    let mut processors = BTreeMap::new();
-    if let Some(tables) = table.table("processors") {
-        for (name, table) in tables.tables() {
-            processors.insert(name, processor(&table));
-        }
-    }
-    let token = |token: Table<'_>| {
-        let entry = TokenWritten {
-            origin: token.origin_of_first(),
-            id: token.text("id"),
-            hash: token.text("hash"),
-            name: token.text("name"),
-            expires: token.text("expires"),
-            operator: token.boolean("operator"),
-        };
-        token.finish();
-        entry
-    };
-    let written = TenantWritten {
-        origin: table.origin_of_first(),
-        tokens: table.list_of_tables("tokens").into_iter().map(token).collect(),
-        limits,
-        grants: table.list_of_texts("grants"),
-        profiles: table.list_of_texts("profiles"),
-        signers: table.list_of_texts("signers"),
-        settings,
-        processors,
-        concurrency,
-    };
-    table.finish();
-    written
-}
-
-/// What a plugin's or a kind's table says of how many tasks run at once.
-fn declared(table: &Table<'_>) -> Option<NumbersWritten> {
-    let table = table.table("concurrency")?;
-    let number = |name: &&'static str| Some((*name, table.number(name)?));
-    let numbers = CONCURRENCY.iter().filter_map(number).collect();
-    table.finish();
-    Some(numbers)
-}
-
-fn processor(table: &Table<'_>) -> ProcessorWritten {
-    let number = |name: &&'static str| Some((*name, table.number(name)?));
-    let written = ProcessorWritten {
-        origin: table.origin_of_first(),
-        keep: table.text("keep"),
-        numbers: PROCESSOR.iter().filter_map(number).collect(),
-        ordered: table.boolean("ordered"),
-    };
-    table.finish();
-    written
 }
 
 impl<T> Set<T> {

@@ -245,6 +245,56 @@ fn what_is_counted_by_tenant_is_told_to_that_tenant_and_to_an_operator() {
 }
 
 #[test]
+fn what_a_configuration_says_of_batches_counts() {
+    let wish = "items = 50\nkib = 100\nage-ms = 3600000\nin-flight = 8\nlatency-ms = 10\nitems-min = 2";
+    let settings = |limits: &str| {
+        let world = World::with(limits);
+        let client = world.client(None);
+        client.upload("/v1/plugins", &guest::worker("films", wish)).expect(201);
+        client.get("/v1/batches/films").expect(200).json()["settings"].clone()
+    };
+    let wished = settings("[host]\nlisten = \"127.0.0.1:0\"\n");
+    assert_eq!((&wished["items"], &wished["bytes"]), (&json!(50), &json!(100 << 10)));
+    assert_eq!((&wished["age_ms"], &wished["in_flight"]), (&json!(3_600_000), &json!(8)));
+    assert_eq!(wished["latency_ms"], 10);
+    let narrow = settings(
+        "[tenants.default.limits]\nbatch_items_max = 7\nbatch_kib_max = 3\nbatch_age_ms_max = 30\n\
+         batch_in_flight_max = 1\nbatch_adaptive = false\n",
+    );
+    assert_eq!((&narrow["items"], &narrow["bytes"]), (&json!(7), &json!(3 << 10)));
+    assert_eq!((&narrow["age_ms"], &narrow["in_flight"]), (&json!(30), &json!(1)));
+    assert_eq!(narrow["latency_ms"], Value::Null, "the size follows no latency");
+}
+
+#[test]
+fn an_item_leaves_at_the_age_that_the_policy_allows() {
+    let world = World::with(&format!("{KEPT}[tenants.default.limits]\nbatch_age_ms_max = 30\n"));
+    let client = world.client(None);
+    add(&client, "kept", r#"{"item": 1}"#);
+    let found = wait::until("the item to leave by itself", SOON, || {
+        let found = client.get("/v1/batches/kept").expect(200).json();
+        Ok((found["rows"] == 1).then_some(found))
+    });
+    found.unwrap();
+}
+
+#[test]
+fn items_in_memory_have_the_room_that_the_host_and_the_tenant_give() {
+    let big =
+        json!({"items": [{"item": "x".repeat(600 << 10)}, {"item": "y".repeat(600 << 10)}]}).to_string();
+    let dropped = |config: &str| {
+        let world = World::with(config);
+        let client = world.client(None);
+        let table = "age-ms = 3600000\nvolatile = true";
+        client.upload("/v1/plugins", &guest::worker("films", table)).expect(201);
+        client.post_json("/v1/batches/films/items", &big).expect(201).json()["dropped"].clone()
+    };
+    assert_eq!(dropped("[host]\nbatch_memory_mib = 2\n"), Value::Null);
+    assert_eq!(dropped("[host]\nbatch_memory_mib = 1\n"), json!(1));
+    assert_eq!(dropped("[tenants.default.limits]\nbatch_memory_mib_max = 1\n"), json!(1));
+}
+
+#[test]
 fn an_open_host_tells_no_foreign_page_what_is_counted_by_tenant() {
     let world = World::open();
     world.client(None).run(r#"{"kind":"fail","input":"no","attempts":1}"#);

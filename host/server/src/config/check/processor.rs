@@ -1,12 +1,13 @@
-//! Processors of the host's own, as a tenant's configuration declares them.
+//! What a tenant's processors may gather, and processors of the host's own, as its configuration declares them.
 
 use std::collections::BTreeMap;
 
 use keiko_core::ProcessorName;
 use keiko_core::batch::Wish;
+use keiko_core::batch::settings::BatchPolicy;
 use keiko_core::limit::{
     BATCH_AGE_MS, BATCH_AGE_MS_MAX, BATCH_BYTES, BATCH_BYTES_MAX, BATCH_IN_FLIGHT, BATCH_IN_FLIGHT_MAX,
-    BATCH_ITEMS, BATCH_ITEMS_MAX, KIB, PROCESSORS_MAX,
+    BATCH_ITEMS, BATCH_ITEMS_MAX, BATCH_MEMORY_BYTES, KIB, MIB, PROCESSORS_MAX,
 };
 use serde_json::Value;
 
@@ -14,10 +15,50 @@ use super::super::origin::Origin;
 use super::super::written::{ProcessorWritten, TenantWritten};
 use super::Checker;
 
+/// Most MiB of items in a host's memory.
+const MEMORY_MIB_MAX: u64 = 65_536;
 /// The one thing that the host does with items by itself.
 const ROWS: &str = "rows";
 
 impl Checker {
+    /// Bytes of items in the host's memory, of all tenants together.
+    pub(super) fn batch_memory(&mut self) -> u64 {
+        let mib = self.number("host.batch_memory_mib", BATCH_MEMORY_BYTES / MIB, 1, MEMORY_MIB_MAX);
+        mib.saturating_mul(MIB)
+    }
+
+    /// What the tenant's limits say of batches; no tenant has more memory than the host gives to all.
+    pub(super) fn batches(&mut self, path: &str, tenant: &TenantWritten, memory_bytes: u64) -> BatchPolicy {
+        let path = format!("{path}.limits");
+        let most = BatchPolicy::default();
+        let mut one = |name: &'static str, default: u64, max: u64| {
+            self.within(&format!("{path}.{name}"), tenant.limits.get(name), default, 1, max)
+        };
+        let memory_mib = memory_bytes / MIB;
+        let policy = BatchPolicy {
+            items_max: one("batch_items_max", most.items_max, BATCH_ITEMS_MAX),
+            bytes_max: one("batch_kib_max", most.bytes_max / KIB, BATCH_BYTES_MAX / KIB).saturating_mul(KIB),
+            age_ms_max: one("batch_age_ms_max", most.age_ms_max, BATCH_AGE_MS_MAX),
+            in_flight_max: one("batch_in_flight_max", most.in_flight_max, BATCH_IN_FLIGHT_MAX),
+            waiting_items_max: one("waiting_items_max", most.waiting_items_max, 1_000_000_000),
+            waiting_bytes_max: one("waiting_mib_max", most.waiting_bytes_max / MIB, 1 << 20)
+                .saturating_mul(MIB),
+            memory_bytes_max: one(
+                "batch_memory_mib_max",
+                (most.memory_bytes_max / MIB).min(memory_mib),
+                memory_mib,
+            )
+            .saturating_mul(MIB),
+            adaptive: most.adaptive,
+        };
+        let (adaptive, origin) = match &tenant.batch_adaptive {
+            Some(set) => (set.value, set.origin.clone()),
+            None => (most.adaptive, Origin::Default),
+        };
+        self.effective(&format!("{path}.batch_adaptive"), Value::from(adaptive), origin);
+        BatchPolicy { adaptive, ..policy }
+    }
+
     pub(super) fn processors(&mut self, path: &str, tenant: &TenantWritten) -> BTreeMap<ProcessorName, Wish> {
         if tenant.processors.len() > PROCESSORS_MAX {
             let text = format!("{} processors exceed the limit of {PROCESSORS_MAX}", tenant.processors.len());

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::super::written::read_text;
+use keiko_core::batch::settings::BatchPolicy;
 use keiko_core::policy::BUDGET_CEILING;
 use keiko_core::slot::Concurrency;
 use keiko_runtime::Retention;
@@ -102,6 +103,62 @@ fn each_mistake_is_named_with_its_place() {
         &format!("{}{}", tenant(""), tenant("").replace("acme", "b")),
         "the token id `00000000aa` stands twice",
     );
+}
+
+#[test]
+fn each_mistake_about_batches_is_named_with_its_place() {
+    let check = |text: &str, expected: &str| {
+        let error = read(text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}\ngave\n{error}\nnot\n{expected}");
+    };
+    let of_batches = |line: &str| {
+        let token = format!("{{ id = \"00000000aa\", hash = \"{HASH}\" }}");
+        format!("[tenants.acme]\ntokens = [{token}]\n[tenants.acme.limits]\n{line}")
+    };
+    check(
+        "[host]\nbatch_memory_mib = 0",
+        "host.batch_memory_mib (keiko.toml:2): 0 is not a number from 1 to 65536",
+    );
+    check("[host]\nbatch_memory_mib = 65537", "65537 is not a number from 1 to 65536");
+    check(&of_batches("batch_age_ms_max = 0"), "0 is not a number from 1 to 3600000");
+    check(
+        &of_batches("batch_age_ms_max = 3600001"),
+        "tenants.acme.limits.batch_age_ms_max (keiko.toml:4): 3600001",
+    );
+    check(&of_batches("batch_in_flight_max = 0"), "0 is not a number from 1 to 16");
+    check(&of_batches("batch_in_flight_max = 17"), "17 is not a number from 1 to 16");
+    check(
+        &of_batches("batch_adaptive = 1"),
+        "tenants.acme.limits.batch_adaptive (keiko.toml:4): expected true or false",
+    );
+    check(&of_batches("batch_memory_mib_max = 257"), "257 is not a number from 1 to 256");
+    let narrow = format!("[host]\nbatch_memory_mib = 8\n{}", of_batches("batch_memory_mib_max = 9"));
+    check(&narrow, "tenants.acme.limits.batch_memory_mib_max (keiko.toml:6): 9 is not a number from 1 to 8");
+}
+
+#[test]
+fn what_batches_may_take_is_read_whole() {
+    let config = read(
+        "[host]\nbatch_memory_mib = 8\n[tenants.default.limits]\nbatch_items_max = 7\nbatch_kib_max = 3\n\
+         batch_age_ms_max = 30\nbatch_in_flight_max = 1\nbatch_adaptive = false\nwaiting_items_max = 5\n\
+         waiting_mib_max = 2\n",
+    )
+    .unwrap();
+    assert_eq!(config.batch_memory_bytes, 8 << 20);
+    let expected = BatchPolicy {
+        items_max: 7,
+        bytes_max: 3 << 10,
+        age_ms_max: 30,
+        in_flight_max: 1,
+        waiting_items_max: 5,
+        waiting_bytes_max: 2 << 20,
+        memory_bytes_max: 8 << 20,
+        adaptive: false,
+    };
+    assert_eq!(config.tenants[0].options.policy.batches, expected, "and no more memory than the host has");
+    assert!(matches!(origin_of(&config, "host.batch_memory_mib"), Origin::File { line: 2, .. }));
+    let adaptive = origin_of(&config, "tenants.default.limits.batch_adaptive");
+    assert!(matches!(adaptive, Origin::File { line: 8, .. }), "{adaptive:?}");
 }
 
 #[test]
