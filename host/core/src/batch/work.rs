@@ -251,7 +251,7 @@ mod tests {
         let worked = work(1, &[0], health.clone());
         assert_eq!(dead(&worked), 0);
         assert!(worked.broken.is_some());
-        let worked = work(1, &[], health.clone());
+        let worked = work(1, &[], health);
         assert_eq!((worked.ends, worked.runs, worked.broken), (vec![None], 0, None), "nothing more is run");
     }
 
