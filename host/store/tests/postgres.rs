@@ -15,8 +15,8 @@ use futures::future::join_all;
 use keiko_core::batch::{Add, Added, NewItem, Processor, Waiting, payload_of};
 use keiko_core::id::{Digest, ItemId, TaskId, TenantId};
 use keiko_core::port::{
-    ArtifactName, BatchStore, Beat, CatalogStore, Components, Dead, LeaseRequest, Records, Signal, Signals,
-    StoreErrorKind, TaskStore,
+    ArtifactName, BatchStore, Beat, CatalogStore, Components, Dead, LeaseRequest, Records, StoreErrorKind,
+    TaskStore,
 };
 use keiko_core::task::{CancelAnswer, Settled, Submit, Submitted, TaskFilter};
 use keiko_store::postgres::{OpenError, PostgresOptions, PostgresStore};
@@ -25,6 +25,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 
 #[path = "postgres/faults.rs"]
 mod faults;
+#[path = "postgres/news.rs"]
+mod news;
 #[path = "postgres/next.rs"]
 mod next;
 #[allow(dead_code, reason = "shared with the conformance suite, which uses more of it")]
@@ -511,62 +513,6 @@ async fn what_hosts_compare_is_on_the_databases_clock() {
     assert!(none.tasks.is_empty());
     early.close().await.unwrap();
     late.close().await.unwrap();
-}
-
-fn nothing_is_heard() -> Signal {
-    Signal { hearing: Some(false), ..Signal::default() }
-}
-
-/// Waits until so many stores hear news.
-async fn listening(database: &Database, stores: i64) {
-    let count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-        AND application_name = 'keiko news' AND query LIKE 'LISTEN%' AND state = 'idle'";
-    while database.number(count).await != stores {}
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hosts_hear_each_other_and_not_themselves() {
-    let database = Database::new().await;
-    let (one, other) = (database.open().await, database.open().await);
-    listening(&database, 2).await;
-    let begins = Signal { cache_many: true, hearing: Some(true), ..Signal::default() };
-    assert_eq!(one.next().await, begins);
-    assert_eq!(other.next().await, begins);
-    let ready = Signal { ready: true, ..Signal::default() };
-    one.tell(ready.clone());
-    assert_eq!(other.next().await, ready);
-    let ended = Signal { ended: vec![TaskId(7), TaskId(8)], ..Signal::default() };
-    other.tell(ended.clone());
-    assert_eq!(one.next().await, ended, "its own is not among them");
-    one.tell(Signal { ended: (0..401).map(TaskId).collect(), catalog: true, ..Signal::default() });
-    let many = other.next().await;
-    assert!(many.many_ended && many.catalog && many.ended.is_empty());
-
-    // Quiet hosts send nothing, and do not ask all the time whether they are connected.
-    let last = "SELECT (extract(epoch FROM max(state_change)) * 1000000)::bigint FROM pg_stat_activity
-        WHERE datname = current_database() AND application_name LIKE 'keiko %'";
-    let before = database.number(last).await;
-    let quiet = tokio::time::timeout(Duration::from_millis(500), one.next()).await;
-    assert!(quiet.is_err(), "{quiet:?}");
-    assert_eq!(database.number(last).await, before);
-
-    // Whoever was deaf for a moment does not know what happened.
-    let deaf =
-        "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname = current_database()
-        AND application_name = 'keiko news'";
-    assert!(database.number(deaf).await >= 2);
-    for deaf in [&one, &other] {
-        let everything = Signal { hearing: Some(true), ..Signal::anything() };
-        let mut heard = deaf.next().await;
-        if heard == nothing_is_heard() {
-            heard = deaf.next().await;
-        }
-        assert_eq!(heard, everything);
-    }
-    one.tell(ready.clone());
-    assert_eq!(other.next().await, ready);
-    one.close().await.unwrap();
-    other.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
