@@ -103,7 +103,7 @@ impl Cache {
         inner.readings.raise(&key, Stamp(change.stamp.0));
         inner.memory.change(&key, change.kind, change.stamp, now_ms);
         if key == CacheKey::cleared(tenant) {
-            inner.memory.clear(tenant.id);
+            inner.memory.cleared(tenant.id, change.stamp);
         }
         inner.fills.nudge(&key);
     }
