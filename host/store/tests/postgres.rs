@@ -7,7 +7,6 @@
 use std::collections::HashSet;
 use std::str::FromStr;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
