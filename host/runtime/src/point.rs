@@ -9,13 +9,14 @@ use rustix::process::{Signal, getpid, kill_process};
 /// Where a host dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Point {
-    /// Items are stored, and nobody was told.
+    /// After accept: items are stored, and nobody was told.
     ItemAccepted,
-    /// A batch is formed, and not handed over.
+    /// Before flush: a batch is formed, and not handed over.
     BatchFormed,
-    /// The processor has answered, and nothing of it is stored.
+    /// After the processor's success, a plugin's or the host's own: it has answered, and nothing of it is stored.
     BatchWorked,
-    /// The end of a batch is stored, and nobody was told.
+    /// Before acknowledgement: the end of a batch is stored with its effects, and neither this host's machine nor anybody
+    /// else was told.
     BatchSettled,
 }
 

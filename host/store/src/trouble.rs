@@ -19,3 +19,12 @@ pub(crate) fn copy(error: &StoreError) -> StoreError {
         None => copy,
     }
 }
+
+/// Whether the database took what was tried, where a refusal is an answer.
+pub(crate) fn taken(tried: Result<(), StoreError>) -> Result<bool, StoreError> {
+    match tried {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == StoreErrorKind::Refused => Ok(false),
+        Err(error) => Err(error),
+    }
+}

@@ -299,11 +299,13 @@ macro_rules! every_promise {
                 a_batch_of_a_dead_holder_is_taken_over_whole
                 kept_items_are_rows_in_pages
                 dead_letters_are_tried_again_or_dropped
+                a_dead_letter_of_an_ordered_key_goes_before_what_came_after_it
                 what_comes_to_stand_before_waits_for_few_batches
                 payloads_of_any_size_come_whole
                 a_stopped_processor_gets_nothing
                 items_of_a_task_come_with_its_result
                 what_a_batch_asks_for_comes_with_its_end
+                what_is_only_looked_at_is_not_written
                 groups_with_items_are_found_in_pages
                 another_tenant_has_neither_processors_nor_items
             }

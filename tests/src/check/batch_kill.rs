@@ -5,9 +5,14 @@
 //! when their answer was lost.
 //!
 //! Promise: I-8, every accepted item is worked and acknowledged once, whatever is killed. A row that is missing was lost,
-//! one that is there twice was worked by two batches that both ended.
+//! one that is there twice was worked by two batches that both ended. The host's log says which items it handed over, in
+//! which batch, and which are done with: one that is handed over after that, under whichever id, is a violation, too; also
+//! where that batch never ended. What was open at a kill may be handed over again, under the same id.
+//!
+//! The host's own processor passes every point as the plugin's does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -65,7 +70,8 @@ struct Added {
 /// Runs the check in `folder`.
 pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     let start = Instant::now();
-    let mut host = Host::start(Options::in_folder(folder)?.with_config(CONFIG)?)?;
+    let config = format!("[host]\nlog = \"info,keiko_runtime::batch=trace\"\n{CONFIG}");
+    let mut host = Host::start(Options::in_folder(folder)?.with_config(&config)?)?;
     let client = host.client();
     client.install(&tree::guest("batches")?)?;
     let mut report = Report::new("batch-kill", &["I-8 lost", "I-8 doubled", "killed at its point"]);
@@ -88,6 +94,10 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     quiet(&client, "relay")?;
     quiet(&client, "kept")?;
     compare(&added.ids, &rows(&client)?, &mut report);
+    let log = fs::read_to_string(host.log()).context("the host's log")?;
+    // A kill may come before the end is told.
+    let done = handed_over_once(&log, &mut report);
+    report.require(done >= added.ids.len() / 2, "I-8 lost", || format!("the log tells the end of {done} items"));
     report.tried("points", POINTS.len());
     report.tried("kills", plan.kills * POINTS.len() as u64);
     report.tried("items", added.ids.len());
@@ -174,6 +184,42 @@ pub(super) fn rows(client: &Client) -> Result<Vec<String>> {
     }
 }
 
+/// Looks for items that are handed over after they were done with, or in another batch while one is open; how many were
+/// done with.
+fn handed_over_once(log: &str, report: &mut Report) -> usize {
+    let (mut open, mut done) = (BTreeMap::new(), BTreeMap::new());
+    for line in log.lines() {
+        let Some((batch, ids)) = field(line, "batch=").zip(field(line, "ids=")) else { continue };
+        let is_end = line.contains("items are done with");
+        if !is_end && !line.contains("items are handed over") {
+            continue;
+        }
+        if is_end {
+            // What was not done with waits again, and may be in another batch from now on.
+            open.retain(|_, of| *of != batch);
+        }
+        for id in ids.trim_matches('"').split(',').filter(|id| !id.is_empty()) {
+            if is_end {
+                done.insert(id, batch);
+                continue;
+            }
+            report.require(!done.contains_key(id), "I-8 doubled", || {
+                format!("{id} is handed over in {batch} after it was done with in {}", done[id])
+            });
+            let before = open.insert(id, batch);
+            report.require(before.is_none_or(|before| before == batch), "I-8 doubled", || {
+                format!("{id} is handed over in {batch} while it is in {}", before.unwrap_or_default())
+            });
+        }
+    }
+    done.len()
+}
+
+/// What stands behind a name in a line of the log.
+fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    line.split(' ').find_map(|word| word.strip_prefix(name))
+}
+
 fn compare(added: &BTreeSet<String>, rows: &[String], report: &mut Report) {
     let mut seen = BTreeSet::new();
     for id in rows {
@@ -188,6 +234,24 @@ fn compare(added: &BTreeSet<String>, rows: &[String], report: &mut Report) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_handed_over_again_after_its_end_is_a_violation() {
+        let check = |lines: &[&str], expected: (usize, u64)| {
+            let mut report = Report::new("batch-kill", &[]);
+            let done = handed_over_once(&lines.join("\n"), &mut report);
+            assert_eq!((done, report.violations() as u64), expected, "{lines:?}");
+        };
+        let over = "TRACE keiko_runtime::batch: items are handed over batch=b1 ids=\"i1,i2\"";
+        let end = "TRACE keiko_runtime::batch: items are done with batch=b1 ids=\"i1,i2\"";
+        check(&[over, end], (2, 0));
+        check(&[over, over, end], (2, 0));
+        check(&[over, end, &over.replace("b1", "b2")], (2, 2));
+        check(&[over, end, over], (2, 2));
+        check(&[over, &over.replace("b1", "b2"), end], (2, 2));
+        let later = "TRACE keiko_runtime::batch: items are done with batch=b1 ids=\"i1\"";
+        check(&[over, later, &over.replace("i1,", "").replace("b1", "b2")], (1, 0));
+    }
 
     #[test]
     fn what_is_missing_and_what_is_there_twice_are_violations() {

@@ -62,6 +62,11 @@ impl Halving {
     /// The part that was run failed: it is run again in halves, or its place is returned when it was a leaf.
     pub fn failed(&mut self) -> Option<usize> {
         let part = self.taken()?;
+        self.halve(&part)
+    }
+
+    /// A part that was over and done with failed after all. The same, without a run.
+    pub fn halve(&mut self, part: &Part) -> Option<usize> {
         if part.len() == 1 {
             return Some(part.start);
         }

@@ -8,6 +8,8 @@
 //!   broken: then every item of the batch is kept. They are counted over all batches of the processor on this host
 //!   together ([`Health`]); each host counts for itself.
 //! - A run that failed by a fault of the host is no item's fault: its items wait and are handed over again.
+//! - A run whose effects the database refuses is halved as one that fails, within the same number of runs: what is
+//!   refused alone becomes a dead letter. It says nothing of the processor, which did end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -138,6 +140,16 @@ impl Work {
         }
     }
 
+    /// Takes back what a part was answered, because the database refuses what that run asked for: it is run again in
+    /// halves, or dead when it is one item.
+    pub fn refused(&mut self, part: &Part) {
+        self.ends[part.start..part.end].fill(None);
+        if let Some(leaf) = self.halving.halve(part) {
+            let failure = Failure::new(Code::Internal, "the database refused what the item asked for");
+            self.ends[leaf] = Some(ItemEnd::Dead(failure));
+        }
+    }
+
     fn failed(&mut self, failure: Failure) {
         let Some(leaf) = self.halving.failed() else { return };
         if self.health.bad_leaf() {
@@ -169,15 +181,16 @@ impl Work {
         ItemEnd::Retry { due_ms: now_ms.saturating_add_unsigned(wait_ms) }
     }
 
-    /// What became of the batch. What was not run waits as before; when the processor is broken, everything does that
+    /// What became of the batch so far. What was not run waits as before; when the processor is broken, everything does that
     /// it did not answer for.
-    pub fn finish(mut self) -> Worked {
+    pub fn worked(&self) -> Worked {
+        let mut ends = self.ends.clone();
         if self.health.is_broken() {
             for &leaf in &self.leaves {
-                self.ends[leaf] = None;
+                ends[leaf] = None;
             }
         }
-        Worked { ends: self.ends, runs: self.halving.runs(), broken: self.broken }
+        Worked { ends, runs: self.halving.runs(), broken: self.broken.clone() }
     }
 }
 
@@ -207,7 +220,7 @@ mod tests {
             let bad = poison.iter().any(|place| (part.start..part.end).contains(place));
             work.ran(if bad { trap() } else { done(part.len()) }, NOW, 1.0);
         }
-        work.finish()
+        work.worked()
     }
 
     fn count(worked: &Worked, of: fn(&Option<ItemEnd>) -> bool) -> usize {
@@ -261,7 +274,7 @@ mod tests {
             let health = Health::default();
             let mut works: Vec<Work> = (0..batches).map(|_| Work::new(vec![0], 5, health.clone())).collect();
             works.iter_mut().for_each(|work| work.ran(trap(), NOW, 1.0));
-            let worked: Vec<Worked> = works.into_iter().map(Work::finish).collect();
+            let worked: Vec<Worked> = works.iter().map(Work::worked).collect();
             let told = worked.iter().filter(|worked| worked.broken.is_some()).count();
             let dead: usize = worked.iter().map(dead).sum();
             assert_eq!((told, dead), (broken, if broken > 0 { 0 } else { batches }), "{batches} at once");
@@ -282,7 +295,7 @@ mod tests {
         assert_eq!(dead(&work(3, &[], health.clone())), 0);
         assert_eq!(health.bad_leaves(), 0);
         bad.ran(trap(), NOW, 1.0);
-        assert_eq!((health.bad_leaves(), dead(&bad.finish())), (1, 2));
+        assert_eq!((health.bad_leaves(), dead(&bad.worked())), (1, 2));
     }
 
     #[test]
@@ -305,7 +318,7 @@ mod tests {
             };
             work.ran(ran, NOW, 1.0);
         }
-        let worked = work.finish();
+        let worked = work.worked();
         assert!(worked.broken.is_some());
         assert_eq!((count(&worked, is_done), dead(&worked)), (1, 1));
     }
@@ -320,7 +333,7 @@ mod tests {
             NOW,
             1.0,
         );
-        let worked = work.finish();
+        let worked = work.worked();
         let due = |wait: i64| Some(ItemEnd::Retry { due_ms: NOW + wait });
         assert_eq!(worked.ends[..3], [due(1_000), due(60_000), due(8_000)]);
         for (place, message) in [(3, "busy"), (4, "odd")] {
@@ -336,7 +349,7 @@ mod tests {
         let health = Health::default();
         let mut work = Work::new(vec![0, 4], 5, health.clone());
         work.ran(Ran::Failed(Failure::new(Code::Internal, "no room")), NOW, 1.0);
-        let worked = work.finish();
+        let worked = work.worked();
         assert_eq!((worked.runs, health.bad_leaves()), (1, 0));
         assert_eq!(worked.ends[0], Some(ItemEnd::Retry { due_ms: NOW + 1_000 }));
         assert!(matches!(&worked.ends[1], Some(ItemEnd::Dead(failure)) if failure.code == Code::Internal));
@@ -348,7 +361,7 @@ mod tests {
         work.ran(done(1), NOW, 1.0);
         work.ran(done(1), NOW, 1.0);
         work.ran(done(0), NOW, 1.0);
-        let worked = work.finish();
+        let worked = work.worked();
         assert_eq!(worked.ends[0], Some(ItemEnd::Done));
         let Some(ItemEnd::Dead(failure)) = &worked.ends[1] else { panic!("{:?}", worked.ends[1]) };
         assert_eq!(failure.message, "the processor answered 0 outcomes for 1 items");
@@ -369,12 +382,61 @@ mod tests {
         assert_eq!(check(&trap(), 1), told(Code::Trap, "unreachable"));
     }
 
+    /// Works a batch of which what some places ask for is refused, and some trap.
+    fn sift(items: usize, refused: &[usize], poison: &[usize]) -> Worked {
+        let mut work = Work::new(vec![0; items], 5, Health::default());
+        let has = |places: &[usize], part: &Part| places.iter().any(|at| (part.start..part.end).contains(at));
+        let mut asked = Vec::new();
+        let run = |work: &mut Work| {
+            let part = work.next_part().cloned()?;
+            let ran = if has(poison, &part) { trap() } else { done(part.len()) };
+            let answered = matches!(ran, Ran::Answered(_));
+            work.ran(ran, NOW, 1.0);
+            Some((part, answered))
+        };
+        while let Some((part, answered)) = run(&mut work) {
+            asked.extend(answered.then_some(part));
+        }
+        // Written as a whole it was refused: every part is looked at.
+        asked.reverse();
+        while let Some(part) = asked.pop() {
+            if has(refused, &part) {
+                work.refused(&part);
+            }
+            while let Some((part, answered)) = run(&mut work) {
+                if answered && has(refused, &part) {
+                    work.refused(&part);
+                }
+            }
+        }
+        work.worked()
+    }
+
+    #[test]
+    fn what_is_refused_is_found_like_poison_within_the_same_runs() {
+        let check = |refused: &[usize], poison: &[usize]| {
+            let worked = sift(1_000, refused, poison);
+            let bad = refused.len() + poison.len();
+            assert_eq!((count(&worked, is_done), dead(&worked)), (1_000 - bad, bad));
+            assert!(worked.runs <= 21 * bad as u32, "{} runs for {refused:?} and {poison:?}", worked.runs);
+            for place in refused {
+                let Some(ItemEnd::Dead(failure)) = &worked.ends[*place] else { panic!("{place} is not dead") };
+                assert_eq!(failure.message, "the database refused what the item asked for");
+            }
+            assert_eq!(worked.broken, None);
+        };
+        check(&[0], &[]);
+        check(&[777], &[]);
+        check(&[3, 4, 999], &[]);
+        check(&[123, 124], &[125, 700]);
+    }
+
     #[test]
     fn what_was_not_run_waits_as_before() {
         let mut work = Work::new(vec![0; 4], 5, Health::default());
         work.ran(trap(), NOW, 1.0);
         work.ran(done(2), NOW, 1.0);
-        let worked = work.finish();
+        let worked = work.worked();
         assert_eq!(worked.ends, [Some(ItemEnd::Done), Some(ItemEnd::Done), None, None]);
     }
 }

@@ -12,6 +12,7 @@ use crate::batch::{
     Add, Added, BatchSettlement, DeadLetter, Group, ItemView, LeasedBatch, Processor, ProcessorCounts,
     Stopped, Waiting,
 };
+use crate::effect::Effects;
 use crate::id::{BatchId, Holder, ItemId, ProcessorId, TenantId};
 use crate::name::ProcessorName;
 use crate::task::Settled;
@@ -91,6 +92,9 @@ pub trait BatchStore: Send + Sync + 'static {
         settlements: Vec<BatchSettlement>,
         now_ms: i64,
     ) -> Result<Vec<Settled>, StoreError>;
+
+    /// Whether the database takes what a batch asked for: everything is written as with the batch's end, and taken back.
+    async fn accepts(&self, tenant: TenantId, effects: Effects, now_ms: i64) -> Result<bool, StoreError>;
 
     /// Up to `limit` groups with items that are in no batch, behind `after`, in order of processor and key.
     async fn groups(

@@ -77,9 +77,7 @@ impl Handle {
         items: Vec<ItemWish>,
         key: Option<String>,
     ) -> Result<AddedItems, Error> {
-        if !self.shared.accepting.load(Ordering::Acquire) {
-            return Err(Error::new(Code::StorageBusy, "the host is stopping and takes no items"));
-        }
+        self.takes_items()?;
         let policy = self.entry(tenant)?.policy.batches;
         check(&items)?;
         let entry = self.processor_entry(tenant, processor).await?;
@@ -94,8 +92,17 @@ impl Handle {
         }
         let held = self.shared.batches.memory.take_within(tenant, bytes, WAIT_MAX).await;
         let _held = held.map_err(|short| Error::at_limit(Code::QueueFull, short))?;
+        // It may have begun to stop while there was no room.
+        self.takes_items()?;
         let add = self.add_of(tenant, &entry, first, items, key, &policy)?;
         self.store_items(add, &policy, bytes).await
+    }
+
+    fn takes_items(&self) -> Result<(), Error> {
+        if self.shared.accepting.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        Err(Error::new(Code::StorageBusy, "the host is stopping and takes no items"))
     }
 
     fn add_of(

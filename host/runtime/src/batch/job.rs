@@ -20,7 +20,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::memory::Held;
 use super::quota;
-use super::runs::{self, On};
+use super::runs::{self, On, Progress};
 use super::{Ended, Entry, Event, MadeBy};
 use crate::catalog::Loaded;
 use crate::point::Point;
@@ -28,6 +28,8 @@ use crate::port::AttemptPort;
 use crate::shared::{Counters, Shared};
 use crate::tenure::Tenure;
 
+/// Where is told which items are handed over and done with.
+const TRACE: &str = "keiko_runtime::batch";
 /// How long a batch waits whose plugin is not there, in milliseconds.
 const ABSENT_MS: i64 = 5_000;
 /// First and longest wait after the store failed.
@@ -47,6 +49,8 @@ pub(crate) struct BatchJob {
     pub(crate) health: Health,
     /// The memory of its items: of each its own where they are in memory only, of all together otherwise.
     pub(crate) held: Vec<Held>,
+    /// Whether it has found its processor broken, and told of that.
+    pub(crate) told_broken: bool,
 }
 
 impl BatchJob {
@@ -67,9 +71,19 @@ pub(super) struct Outcome {
     pub(super) elapsed_ms: Option<u64>,
     /// When items that were not named are due again.
     pub(super) again_ms: i64,
+    /// How the batch goes on when the database refuses its effects.
+    pub(super) next: Option<Next>,
     /// Room promised to what the batch asked for.
     #[expect(dead_code, reason = "held, never read")]
-    pub(super) port: Option<Arc<AttemptPort>>,
+    pub(super) ports: Vec<Arc<AttemptPort>>,
+}
+
+/// How a batch goes on whose effects the database refuses.
+pub(super) enum Next {
+    /// They are those of a canary: the current version works it.
+    Current,
+    /// The parts are found whose effects are refused.
+    Sift(Box<Progress>),
 }
 
 impl Outcome {
@@ -82,17 +96,18 @@ impl Outcome {
             broken: None,
             elapsed_ms: None,
             again_ms,
-            port: None,
+            next: None,
+            ports: Vec::new(),
         }
     }
 }
 
 /// How often the store has failed at one thing: each wait is longer than the one before.
 #[derive(Default)]
-struct Tries(u32);
+pub(super) struct Tries(u32);
 
 impl Tries {
-    async fn wait(&mut self) {
+    pub(super) async fn wait(&mut self) {
         let backoff = BACKOFF.0.saturating_mul(2u32.saturating_pow(self.0));
         self.0 += 1;
         tokio::time::sleep(backoff.min(BACKOFF.1)).await;
@@ -101,15 +116,19 @@ impl Tries {
 
 /// Works a batch and writes what came of it. `slot` is its room on the worker, which a long run gives back.
 pub(crate) async fn run(shared: &Arc<Shared>, job: BatchJob, slot: &mut Option<OwnedSemaphorePermit>) {
-    let outcome = work(shared, &job, slot).await;
-    shared.points.pass(Point::BatchWorked);
-    finish(shared, job, outcome).await;
+    let (mut job, mut next) = (job, None);
+    loop {
+        let outcome = work(shared, &job, next, slot).await;
+        shared.points.pass(Point::BatchWorked);
+        let Some((back, refused)) = finish(shared, job, outcome).await else { return };
+        (job, next) = (back, Some(refused));
+    }
 }
 
 /// Gives a batch back that was not begun.
 pub(crate) async fn hand_back(shared: &Arc<Shared>, job: BatchJob) {
     let now_ms = shared.clock.now_ms();
-    finish(shared, job, Outcome::nothing(now_ms)).await;
+    let _over = finish(shared, job, Outcome::nothing(now_ms)).await;
 }
 
 /// Gives batches back that were not begun, for so long at most.
@@ -123,10 +142,16 @@ pub(crate) async fn hand_back_all(shared: &Arc<Shared>, jobs: Vec<BatchJob>, lim
 /// Keeps a batch's items as rows: what the host's own processors do.
 pub(crate) async fn keep(shared: &Arc<Shared>, job: BatchJob) {
     let ends = job.batch.items.iter().map(|item| (item.id, ItemEnd::Done)).collect();
-    finish(shared, job, Outcome { ends, ..Outcome::nothing(0) }).await;
+    shared.points.pass(Point::BatchWorked);
+    let _over = finish(shared, job, Outcome { ends, ..Outcome::nothing(0) }).await;
 }
 
-async fn work(shared: &Arc<Shared>, job: &BatchJob, slot: &mut Option<OwnedSemaphorePermit>) -> Outcome {
+async fn work(
+    shared: &Arc<Shared>,
+    job: &BatchJob,
+    next: Option<Next>,
+    slot: &mut Option<OwnedSemaphorePermit>,
+) -> Outcome {
     let now_ms = shared.clock.now_ms();
     let batch = &job.batch;
     if batch.crashes > 0 && verdict(batch.crashes) == Verdict::Quarantine {
@@ -151,7 +176,8 @@ async fn work(shared: &Arc<Shared>, job: &BatchJob, slot: &mut Option<OwnedSemap
         return Outcome::nothing(now_ms);
     }
     let noted = shared.noted(id, batch.token);
-    let outcome = runs::run(&On { shared, job, policy: tenant, entry: &entry }, &loaded, slot).await;
+    let on = On { shared, job, policy: tenant, entry: &entry };
+    let outcome = runs::run(&on, &loaded, next, slot).await;
     drop(noted);
     shared.running.remove(id, batch.token);
     outcome
@@ -163,22 +189,31 @@ fn loaded(shared: &Shared, entry: &Entry) -> Option<Arc<Loaded>> {
     shared.catalog.loaded(entry.row.tenant, name)
 }
 
-/// Writes what came of a batch, and tells whom it concerns.
-async fn finish(shared: &Arc<Shared>, mut job: BatchJob, outcome: Outcome) {
+/// Writes what came of a batch, and tells whom it concerns; or says how it goes on, because its effects are refused.
+async fn finish(
+    shared: &Arc<Shared>,
+    mut job: BatchJob,
+    mut outcome: Outcome,
+) -> Option<(BatchJob, Next)> {
     let group = job.batch.group.clone();
-    if let Some(failure) = &outcome.broken {
-        stop(shared, &job.entry, outcome.version, failure.clone()).await;
+    if let Some(failure) = outcome.broken.take_if(|_| !job.told_broken) {
+        stop(shared, &job.entry, outcome.version, failure).await;
+        job.told_broken = true;
     }
     let again_ms = if job.is_in_memory() {
         put_back(shared, &mut job, &outcome).await
     } else {
-        write(shared, &job, &outcome).await
+        match write(shared, &job, &outcome).await {
+            Written::Over(again_ms) => again_ms,
+            Written::Refused => return outcome.next.map(|next| (job, next)),
+        }
     };
     let items = job.batch.items.len() as u64;
     let worked = outcome.elapsed_ms.map(|elapsed_ms| (items, elapsed_ms));
-    let told_broken = outcome.broken.is_some();
+    let told_broken = job.told_broken;
     drop((job, outcome));
     shared.batches.tell(Event::Ended(Ended { group, again_ms, worked, told_broken })).await;
+    None
 }
 
 /// Stops a broken processor for all hosts, and says so.
@@ -206,13 +241,21 @@ async fn stop(shared: &Shared, entry: &Entry, version: Option<VersionId>, failur
     shared.signals.tell(Signal { items: true, ..Signal::default() });
 }
 
-/// Writes the end of a batch; when the first of its items that wait is due.
-async fn write(shared: &Shared, job: &BatchJob, outcome: &Outcome) -> Option<i64> {
+/// What came of writing the end of a batch.
+enum Written {
+    /// It is over here; when the first of its items that wait is due.
+    Over(Option<i64>),
+    /// Its effects are refused, and there is a way to go on.
+    Refused,
+}
+
+/// Writes the end of a batch.
+async fn write(shared: &Shared, job: &BatchJob, outcome: &Outcome) -> Written {
     // What an earlier holder may have worked stays one batch, so that whoever takes it over hands it over under the same
     // id; and what is another's already is not ours to change.
     let goes_on = shared.is_stopping() && outcome.ends.is_empty() && job.batch.token > FIRST_TOKEN;
     if goes_on || job.tenure.is_lost() {
-        return None;
+        return Written::Over(None);
     }
     let mut settlement = BatchSettlement {
         id: job.batch.id,
@@ -228,23 +271,27 @@ async fn write(shared: &Shared, job: &BatchJob, outcome: &Outcome) -> Option<i64
         let now_ms = shared.clock.now_ms();
         match shared.batches.store.settle_batches(job.tenure.holder, vec![settlement.clone()], now_ms).await {
             Ok(answers) if answers.first() == Some(&Settled::Stored) => {
+                tell_done(job, &settlement);
                 shared.points.pass(Point::BatchSettled);
-                return noted(shared, job, &settlement, outcome.again_ms).await;
+                return Written::Over(noted(shared, job, &settlement, outcome.again_ms).await);
             }
             Ok(_) => {
                 Counters::add(&shared.batches.counters.stale, 1);
                 tracing::debug!(batch = %job.batch.id, "a stale lease changed nothing");
-                return None;
+                return Written::Over(None);
             }
             Err(error) if error.kind() == StoreErrorKind::Refused && !settlement.effects.is_empty() => {
                 tracing::error!(error = %error, "the database refuses the end of a batch");
+                if outcome.next.is_some() {
+                    return Written::Refused;
+                }
                 refuse(&mut settlement);
             }
             Err(error) => {
                 tracing::warn!(error = %error, "the end of a batch could not be stored");
                 if shared.is_stopping() {
                     // The lease ends, and the batch is taken over.
-                    return None;
+                    return Written::Over(None);
                 }
                 tries.wait().await;
             }
@@ -252,7 +299,25 @@ async fn write(shared: &Shared, job: &BatchJob, outcome: &Outcome) -> Option<i64
     }
 }
 
-/// What asked for something that the database refuses becomes a dead letter instead of being done.
+/// Says that a batch is over and which of its items are done with, so that a test sees whether one is handed over again.
+fn tell_done(job: &BatchJob, one: &BatchSettlement) {
+    if tracing::enabled!(target: TRACE, tracing::Level::TRACE) {
+        let done = one.ends.iter().filter(|(_, end)| *end == ItemEnd::Done);
+        let ids: Vec<String> = done.map(|(id, _)| id.to_string()).collect();
+        tracing::trace!(target: TRACE, batch = %job.batch.id, ids = ids.join(","), "items are done with");
+    }
+}
+
+/// Says which items are handed over.
+pub(super) fn tell_handed_over(batch: &LeasedBatch) {
+    if tracing::enabled!(target: TRACE, tracing::Level::TRACE) {
+        let ids: Vec<String> = batch.items.iter().map(|item| item.id.to_string()).collect();
+        tracing::trace!(target: TRACE, batch = %batch.id, ids = ids.join(","), "items are handed over");
+    }
+}
+
+/// What is refused together, though it was taken part by part, is nobody's fault alone: everything that would be done
+/// becomes a dead letter.
 fn refuse(settlement: &mut BatchSettlement) {
     settlement.effects = Effects::default();
     for (_, end) in &mut settlement.ends {

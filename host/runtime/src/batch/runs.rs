@@ -4,6 +4,9 @@
 //! is done with every item, that is what came of the batch. Otherwise the current version works it as if nothing had been tried:
 //! of the run on the canary nothing is kept, neither effects nor log nor what it spent; no item is charged for it, no part of the batch
 //! is halved because of it, and it says nothing of the processor.
+//!
+//! Where the database refuses what the runs asked for, the store is asked part by part ([`Runs::sift`]): a part whose
+//! effects it does not take is halved as if it had failed. The parts that it takes are not run again.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
@@ -28,7 +31,7 @@ use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::job::{BatchJob, Outcome};
+use super::job::{BatchJob, Next, Outcome, Tries};
 use super::promise::Promised;
 use crate::attempt::random;
 use crate::canary::{Trial, Turn};
@@ -46,8 +49,37 @@ pub(super) struct On<'a> {
     pub(super) entry: &'a Arc<running::Entry>,
 }
 
-/// Works a batch to its end: on the current version, or first on its canary when it is the batch's turn to try that.
+/// Works a batch to its end, or goes on with one whose effects the database refuses.
 pub(super) async fn run(
+    on: &On<'_>,
+    loaded: &Arc<Loaded>,
+    next: Option<Next>,
+    slot: &mut Option<OwnedSemaphorePermit>,
+) -> Outcome {
+    match next {
+        None => anew(on, loaded, slot).await,
+        Some(Next::Current) => on.version(loaded).all(slot, Look::Away).await,
+        Some(Next::Sift(progress)) => {
+            let loaded = Arc::clone(&progress.loaded);
+            on.version(&loaded).sift(*progress, slot).await
+        }
+    }
+}
+
+/// What the runs of a batch came to on one version.
+pub(super) struct Progress {
+    work: Work,
+    /// What the parts asked for that were answered, in order.
+    asked: Vec<(Part, Effects)>,
+    loaded: Arc<Loaded>,
+    /// Milliseconds that the run of the whole batch took, when it ended.
+    elapsed_ms: Option<u64>,
+    /// Room promised to what was asked for.
+    ports: Vec<Arc<AttemptPort>>,
+}
+
+/// Works a batch from its start: on the current version, or first on its canary when it is the batch's turn to try that.
+async fn anew(
     on: &On<'_>,
     loaded: &Arc<Loaded>,
     slot: &mut Option<OwnedSemaphorePermit>,
@@ -64,16 +96,16 @@ pub(super) async fn run(
         Turn::Current => return on.version(loaded).all(slot, Look::Note(trial)).await,
         Turn::Canary { is_counted } => is_counted,
     };
-    let (told, seen, outcome) = match on.version(&trying.loaded).once(slot).await {
+    let (seen, outcome) = match on.version(&trying.loaded).once(slot).await {
         Tried::Not(ran) => {
             Counters::add(&on.shared.counters.canary_failures, 1);
             let look = if is_counted { Look::Compare(trial, ran) } else { Look::Away };
             return on.version(loaded).all(slot, look).await;
         }
-        Tried::Done(outcome) => (is_counted, Some(Seen::Well), outcome),
-        Tried::Stopped => (is_counted, None, Outcome::nothing(on.shared.clock.now_ms())),
+        Tried::Done(outcome) => (Some(Seen::Well), outcome),
+        Tried::Stopped => (None, Outcome::nothing(on.shared.clock.now_ms())),
     };
-    if told {
+    if is_counted {
         trial.tell(on.shared, seen, None).await;
     }
     outcome
@@ -148,37 +180,92 @@ impl Runs<'_> {
     async fn all(self, slot: &mut Option<OwnedSemaphorePermit>, look: Look) -> Outcome {
         let batch = &self.job.batch;
         let attempts = batch.items.iter().map(|item| item.attempts).collect();
-        let mut work = Work::new(attempts, self.job.entry.settings.attempts_max, self.job.health.clone());
-        let (mut effects, mut elapsed_ms, mut look) = (Effects::default(), None, Some(look));
-        while let Some(part) = work.next_part().cloned() {
+        let work = Work::new(attempts, self.job.entry.settings.attempts_max, self.job.health.clone());
+        let (loaded, ports) = (Arc::clone(self.loaded), vec![Arc::clone(&self.port)]);
+        let mut progress = Progress { work, asked: Vec::new(), loaded, elapsed_ms: None, ports };
+        let mut look = Some(look);
+        while let Some(part) = progress.work.next_part().cloned() {
             let began = Instant::now();
-            let report = self.part(&part, slot).await;
-            if let Some(report) = &report {
-                self.shared.meters.add(batch.group.tenant, Spent::of_batch(report));
-            }
-            // The host stops, or lost its lease: what has ended is written, if it still may be.
-            let ended = report.and_then(ended);
+            let ended = self.ran(&part, slot).await;
             if let Some(look) = look.take() {
                 look.at(self.shared, batch.items.len(), ended.as_ref().map(|(ran, _)| ran)).await;
             }
+            // The host stops, or lost its lease: what has ended is written, if it still may be.
             let Some((ran, asked)) = ended else { break };
-            if matches!(&ran, Ran::Answered(outcomes) if outcomes.len() == part.len()) {
-                effects.append(asked);
-            }
             if part.len() == batch.items.len() {
-                elapsed_ms = matches!(ran, Ran::Answered(_)).then(|| began.elapsed().as_millis());
+                let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                progress.elapsed_ms = matches!(ran, Ran::Answered(_)).then_some(elapsed_ms);
             }
-            work.ran(ran, self.shared.clock.now_ms(), random());
+            progress.asked.extend(asked.map(|asked| (part, asked)));
+            progress.work.ran(ran, self.shared.clock.now_ms(), random());
         }
-        let Worked { ends, broken, .. } = work.finish();
-        let named = batch.items.iter().zip(ends).filter_map(|(item, end)| Some((item.id, end?)));
-        Outcome {
-            ends: named.collect(),
-            effects,
-            broken,
-            elapsed_ms: elapsed_ms.map(|elapsed_ms| u64::try_from(elapsed_ms).unwrap_or(u64::MAX)),
-            ..self.nothing()
+        let mut effects = Effects::default();
+        progress.asked.iter().for_each(|(_, asked)| effects.append(asked.clone()));
+        let outcome = self.outcome(&progress, effects);
+        Outcome { next: Some(Next::Sift(Box::new(progress))), ..outcome }
+    }
+
+    /// Goes on with a batch whose effects the database refuses together: runs the parts again in halves whose effects it
+    /// refuses, and keeps the others. When the host stops meanwhile, nothing came of the batch.
+    async fn sift(self, mut progress: Progress, slot: &mut Option<OwnedSemaphorePermit>) -> Outcome {
+        let mut taken = Effects::default();
+        progress.ports.push(Arc::clone(&self.port));
+        for answered in std::mem::take(&mut progress.asked) {
+            let mut answered = Some(answered);
+            loop {
+                if let Some((part, asked)) = answered.take() {
+                    let mut all = taken.clone();
+                    all.append(asked);
+                    match self.accepts(&all).await {
+                        Some(true) => taken = all,
+                        Some(false) => progress.work.refused(&part),
+                        None => return self.nothing(),
+                    }
+                }
+                let Some(part) = progress.work.next_part().cloned() else { break };
+                let Some((ran, asked)) = self.ran(&part, slot).await else { return self.nothing() };
+                answered = asked.map(|asked| (part, asked));
+                progress.work.ran(ran, self.shared.clock.now_ms(), random());
+            }
         }
+        self.outcome(&progress, taken)
+    }
+
+    /// Whether the database takes these effects; `None` when the host stops before it says so.
+    async fn accepts(&self, effects: &Effects) -> Option<bool> {
+        let (tenant, mut tries) = (self.job.batch.group.tenant, Tries::default());
+        loop {
+            let now_ms = self.shared.clock.now_ms();
+            match self.shared.batches.store.accepts(tenant, effects.clone(), now_ms).await {
+                Ok(accepts) => return Some(accepts),
+                Err(error) => tracing::warn!(error = %error, "the effects of a batch could not be looked at"),
+            }
+            if self.shared.is_stopping() || self.job.tenure.is_lost() {
+                return None;
+            }
+            tries.wait().await;
+        }
+    }
+
+    /// What came of the batch, with these effects.
+    fn outcome(&self, progress: &Progress, effects: Effects) -> Outcome {
+        let Worked { ends, broken, .. } = progress.work.worked();
+        let named = self.job.batch.items.iter().zip(ends).filter_map(|(item, end)| Some((item.id, end?)));
+        let (elapsed_ms, ports) = (progress.elapsed_ms, progress.ports.clone());
+        Outcome { ends: named.collect(), effects, broken, elapsed_ms, ports, ..self.nothing() }
+    }
+
+    /// One run and what came of it, with its effects when it answered for every item; `None` when it was stopped.
+    async fn ran(
+        &self,
+        part: &Part,
+        slot: &mut Option<OwnedSemaphorePermit>,
+    ) -> Option<(Ran, Option<Effects>)> {
+        let report = self.part(part, slot).await?;
+        self.shared.meters.add(self.job.batch.group.tenant, Spent::of_batch(&report));
+        let (ran, asked) = ended(report)?;
+        let is_whole = matches!(&ran, Ran::Answered(outcomes) if outcomes.len() == part.len());
+        Some((ran, is_whole.then_some(asked)))
     }
 
     /// Runs the whole batch once, on a canary. How long that took says nothing of the current version.
@@ -193,13 +280,13 @@ impl Runs<'_> {
         }
         self.shared.meters.add(batch.group.tenant, spent);
         let ends = batch.items.iter().map(|item| (item.id, ItemEnd::Done)).collect();
-        Tried::Done(Outcome { ends, effects, ..self.nothing() })
+        Tried::Done(Outcome { ends, effects, next: Some(Next::Current), ..self.nothing() })
     }
 
     /// Nothing came of it, on this version; what it was promised is held.
-    fn nothing(self) -> Outcome {
-        let (version, port) = (Some(self.loaded.plugin.current.id), Some(self.port));
-        Outcome { version, port, ..Outcome::nothing(self.shared.clock.now_ms()) }
+    fn nothing(&self) -> Outcome {
+        let (version, ports) = (Some(self.loaded.plugin.current.id), vec![Arc::clone(&self.port)]);
+        Outcome { version, ports, ..Outcome::nothing(self.shared.clock.now_ms()) }
     }
 
     /// One run; `None` when the host has stopped before its guest did.

@@ -216,9 +216,10 @@ impl Service {
 
     fn hand_over(&mut self, batch: LeasedBatch, tenure: Arc<Tenure>, entry: Arc<Entry>, held: Vec<Held>) {
         Counters::add(&self.shared.batches.counters.formed, 1);
+        job::tell_handed_over(&batch);
         let health = self.machine.health(entry.row.id);
         let (tenant, crashes, by_host) = (entry.row.tenant, batch.crashes, entry.made_by == MadeBy::Host);
-        let job = BatchJob { tenure, batch, entry, health, held };
+        let job = BatchJob { tenure, batch, entry, health, held, told_broken: false };
         if self.shared.batches.is_halted() {
             // It was formed while the host gave up.
             let shared = Arc::clone(&self.shared);

@@ -116,6 +116,24 @@ async fn what_was_refused_for_want_of_room_leaves_nothing_behind() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_add_that_waits_for_room_while_the_host_stops_is_answered_and_stores_nothing() {
+    let clock = Arc::new(Virtual::from(BEGAN_MS));
+    let given = Given { policy: narrow(), ..Given::default() };
+    let (runtime, handle, tenant) = start(MemoryStore::new(), clock, given).await;
+    add(&handle, tenant, "beats", 4).await.expect("there is room");
+    let mut late = std::pin::pin!(add(&handle, tenant, "films", 1));
+    assert!(poll!(late.as_mut()).is_pending());
+    let began = Instant::now();
+    // The stop flushes what holds the room.
+    let (answer, ()) = tokio::join!(late, async {
+        runtime.drain().await;
+    });
+    assert_eq!(answer.expect_err("the host stops").code, Code::StorageBusy);
+    assert!(began.elapsed() <= WAIT_MAX, "{:?}", began.elapsed());
+    assert_eq!(waits(&handle, tenant, "films").await, 0);
+}
+
 /// A run of a batch: where, of which key, which items, from when to when.
 type Run = (usize, String, Vec<ItemId>, Instant, Instant);
 

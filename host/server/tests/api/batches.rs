@@ -348,3 +348,26 @@ fn a_person_adds_looks_and_clears_up() {
     served.run(&["batch", "resume", "films"], 0);
     assert_eq!(out(&served.run(&["batch", "rows", "films", "--all"], 0)), "");
 }
+
+#[test]
+fn an_export_of_rows_goes_over_its_pages() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("kept.toml");
+    std::fs::write(&config, KEPT).unwrap();
+    let served = Served::start(&["--config", config.to_str().unwrap()]);
+    // One page is a thousand rows.
+    let numbers: Vec<u32> = (0..1_001).collect();
+    let items = serde_json::to_string(&numbers).unwrap();
+    let added = out(&served.run(&["batch", "add", "kept", "--item", &items, "--many"], 0));
+    served.run(&["batch", "flush", "kept"], 0);
+    let written = wait::until("every row to be written", SOON, || {
+        let show = out(&served.run(&["batch", "show", "kept"], 0));
+        Ok(show.contains("rows       1,001").then_some(()))
+    });
+    written.unwrap();
+    let rows = out(&served.run(&["batch", "rows", "kept", "--all"], 0));
+    let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let found: Vec<u32> = rows.iter().map(|row| serde_json::from_value(row["item"].clone()).unwrap()).collect();
+    assert_eq!(found, numbers);
+    assert_eq!(rows.iter().map(|row| row["id"].as_str().unwrap()).collect::<Vec<_>>(), added.lines().collect::<Vec<_>>());
+}

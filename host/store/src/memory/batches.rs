@@ -105,11 +105,13 @@ impl State {
     }
 
     /// Writes items, all or none, and counts them with what changes beside them.
-    pub(super) fn insert_items(
-        &mut self,
-        items: &[(TenantId, &NewItem)],
-        mut changes: WaitingChanges,
-    ) -> Result<(), StoreError> {
+    /// Whether what a batch asked for would be taken.
+    fn accepts(&self, tenant: TenantId, effects: &Effects) -> bool {
+        let items: Vec<_> = effects.items.iter().map(|item| (tenant, item)).collect();
+        self.breaks(Mutation::RefusalUnseen) || self.check_items(&items).is_ok()
+    }
+
+    fn check_items(&self, items: &[(TenantId, &NewItem)]) -> Result<(), StoreError> {
         let any = self.breaks(Mutation::ItemsOfAnyProcessor);
         let mut ids = BTreeSet::new();
         for (tenant, item) in items {
@@ -121,6 +123,15 @@ impl State {
                 return Err(refused("an item's id is another's already"));
             }
         }
+        Ok(())
+    }
+
+    pub(super) fn insert_items(
+        &mut self,
+        items: &[(TenantId, &NewItem)],
+        mut changes: WaitingChanges,
+    ) -> Result<(), StoreError> {
+        self.check_items(items)?;
         for (tenant, item) in items {
             let row = ItemRow {
                 tenant: *tenant,

@@ -575,6 +575,8 @@ super::listed::mutations! {
     RevivedUncounted;
     /// What a batch asked for is lost.
     BatchEffectsLost;
+    /// What the database would refuse of a batch looks good to it.
+    RefusalUnseen;
     /// What a batch asked for is written though its settlement is stale.
     BatchEffectsThoughStale;
     /// Items that a task asked for are lost.

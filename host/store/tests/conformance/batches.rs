@@ -466,6 +466,45 @@ pub async fn what_a_batch_asks_for_comes_with_its_end(world: &World) {
     assert_eq!(agents[0].as_ref().map(|agent| agent.status), Some(AgentStatus::Paused));
 }
 
+pub async fn what_is_only_looked_at_is_not_written(world: &World) {
+    let (films, theirs) =
+        (processor(world, &world.ada, "films").await, processor(world, &world.bob, "films").await);
+    let (kept, good) = (add(world, &films, "", 1).await, new_items(world, &films, "", vec![payload_of(1); 3]).await);
+    let before = waiting(world, &world.ada).await;
+    let look = async |items: &[NewItem]| {
+        let mut effects = Effects::default();
+        items.iter().for_each(|item| effects.push_item(item.clone()));
+        world.batches.accepts(films.tenant, effects, NOW).await.unwrap()
+    };
+    let other = new_items(world, &theirs, "", vec![payload_of(1)]).await;
+    for _ in 0..2 {
+        assert!(look(&good).await, "it is not there from the time before");
+        assert!(!look(&other).await, "another tenant's processor");
+        assert!(!look(&[good.clone(), other.clone()].concat()).await);
+    }
+    assert_eq!((items(world, &films).await, waiting(world, &world.ada).await), (kept, before));
+}
+
+pub async fn a_dead_letter_of_an_ordered_key_goes_before_what_came_after_it(world: &World) {
+    let films = processor(world, &world.ada, "films").await;
+    let (here, there) = (world.holder().await, world.holder().await);
+    let ids = add(world, &films, "k", 6).await;
+    let first = formed(world, here, ordered(&films, "k"), NOW).await;
+    let mut one = done(&first);
+    one.ends[1].1 = ItemEnd::Dead(Failure::new(Code::Trap, "it broke"));
+    assert_eq!(settle(world, here, one, NOW).await, Settled::Stored);
+    let retry = async || world.batches.retry_dead(films.tenant, films.id, Some(ids[1]), 10, NOW).await.unwrap().count;
+    assert_eq!((retry().await, retry().await), (1, 0));
+    let of = |batch: &LeasedBatch| batch.items.iter().map(|item| item.id).collect::<Vec<_>>();
+    let again = formed(world, there, ordered(&films, "k"), NOW).await;
+    assert_eq!(of(&again), [ids[1], ids[3], ids[4]], "its place is its own");
+    // And no other host has a batch of the key meanwhile.
+    let blocked = try_form(world, here, ordered(&films, "k"), NOW + 5_000).await;
+    assert_eq!((blocked.batch, blocked.left), (None, Left::Blocked));
+    assert_eq!(settle(world, there, done(&again), NOW).await, Settled::Stored);
+    assert_eq!(of(&formed(world, here, ordered(&films, "k"), NOW + 5_000).await), [ids[5]]);
+}
+
 pub async fn groups_with_items_are_found_in_pages(world: &World) {
     let (films, table) = (processor(world, &world.ada, "a").await, processor(world, &world.ada, "b").await);
     for (processor, key) in [(&films, ""), (&films, "x"), (&films, "x"), (&films, "y"), (&table, "x")] {

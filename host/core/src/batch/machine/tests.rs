@@ -90,6 +90,8 @@ struct World {
     last_id: u64,
     working: Vec<(Group, Vec<Row>)>,
     delivered: BTreeMap<u64, u32>,
+    /// Batches that came from another host, over or not.
+    taken_over: u64,
 }
 
 impl World {
@@ -140,6 +142,24 @@ impl World {
         }
         let again_ms = (later > 0).then_some(due_ms);
         self.machine.ended(&group, again_ms, Some((rows.len() as u64, 1)), self.now_ms);
+    }
+
+    /// A batch of new items comes that another host had formed; of an ordered group only where there is none.
+    fn take_over(&mut self, group: &Group, items: usize, ordered: bool) {
+        let in_flight = self.store.in_flight.entry(group.clone()).or_default();
+        let waits = self.store.waiting.get(group).is_some_and(|rows| !rows.is_empty());
+        // It was formed before anything that waits now came.
+        if ordered && (*in_flight > 0 || waits) {
+            return;
+        }
+        *in_flight += 1;
+        let (created_ms, due_ms) = (self.now_ms, i64::MIN);
+        let ids = self.last_id + 1..=self.last_id + items as u64;
+        let rows = ids.map(|id| Row { id, created_ms, due_ms, bytes: 1, again: false }).collect();
+        self.last_id += items as u64;
+        self.machine.taken_over(group.clone(), self.now_ms);
+        self.taken_over += 1;
+        self.working.push((group.clone(), rows));
     }
 
     fn end_all(&mut self) {
@@ -361,6 +381,12 @@ enum Step {
     Wait(i64),
     Flush,
     End { at: usize, again: usize, wait_ms: i64 },
+    /// The processor is stopped, or started again.
+    Stop(bool),
+    /// A batch of this key comes from a host that died.
+    TakeOver { key: u8, items: usize },
+    /// The host stops.
+    Close,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -371,14 +397,18 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Flush),
         4 => (0usize..4, 0usize..3, 0i64..150)
             .prop_map(|(at, again, wait_ms)| Step::End { at, again, wait_ms }),
+        1 => any::<bool>().prop_map(Step::Stop),
+        1 => (0u8..3, 1usize..5).prop_map(|(key, items)| Step::TakeOver { key, items }),
+        1 => Just(Step::Close),
     ]
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Whatever happens: limits hold, nothing that may go waits beyond its time, an ordered key has one batch and goes in
-    /// order, and in the end every item was delivered once.
+    /// Whatever happens: limits hold, nothing that may go waits beyond its time, nor at all once the host stops, an
+    /// ordered key has one batch and goes in order, a stopped processor gets nothing, and in the end every item was
+    /// delivered once.
     #[test]
     fn random_lives_agree_with_the_model(
         ordered in any::<bool>(),
@@ -386,7 +416,8 @@ proptest! {
         steps in prop::collection::vec(step(), 1..120),
     ) {
         let wish = Wish { ordered, in_flight: Some(in_flight), ..small() };
-        let mut world = World::new(&[(P, wish)]);
+        let mut world = World::new(&[(P, wish.clone())]);
+        let (mut stopped, mut closed) = (false, false);
         for step in steps {
             match step {
                 Step::Add { key, bytes } => {
@@ -398,10 +429,23 @@ proptest! {
                 }
                 Step::End { at, again, wait_ms } if at < world.working.len() => world.end(at, again, wait_ms),
                 Step::End { .. } => {}
+                Step::Stop(is_stopped) => {
+                    stopped = is_stopped;
+                    world.machine.set(P, settings(wish.clone()), stopped);
+                }
+                Step::TakeOver { key, items } => world.take_over(&group(P, &key.to_string()), items, ordered),
+                Step::Close => {
+                    closed = true;
+                    world.machine.close(world.now_ms);
+                }
             }
+            let (before, has_room) = (world.working.len(), (world.working.len() as u64) < in_flight);
             world.poll();
-            check(&world, ordered, in_flight)?;
+            let formed = world.working.len() - before;
+            prop_assert!(formed == 0 || !stopped && has_room, "{} are formed", formed);
+            check(&world, ordered, in_flight, stopped, closed)?;
         }
+        world.machine.set(P, settings(wish), false);
         // Everything comes to its end when nothing fails any more.
         for _ in 0..1_000 {
             world.end_all();
@@ -415,8 +459,15 @@ proptest! {
     }
 }
 
-fn check(world: &World, ordered: bool, in_flight: u64) -> Result<(), TestCaseError> {
-    prop_assert!(world.working.len() as u64 <= in_flight);
+fn check(
+    world: &World,
+    ordered: bool,
+    in_flight: u64,
+    stopped: bool,
+    closed: bool,
+) -> Result<(), TestCaseError> {
+    prop_assert!(world.working.len() as u64 <= in_flight + world.taken_over);
+    prop_assert_eq!(world.machine.in_flight(), world.working.len() as u64);
     let mut seen = BTreeSet::new();
     for (group, rows) in &world.working {
         prop_assert!(rows.is_sorted_by_key(|row| row.id));
@@ -424,13 +475,14 @@ fn check(world: &World, ordered: bool, in_flight: u64) -> Result<(), TestCaseErr
         let of_group = world.working.iter().filter(|(other, _)| other == group).count();
         prop_assert!(!ordered || of_group == 1, "an ordered key has two batches");
     }
-    if (world.working.len() as u64) < in_flight {
+    if !stopped && (world.working.len() as u64) < in_flight {
         for (group, rows) in &world.store.waiting {
             let busy = ordered && world.working.iter().any(|(other, _)| other == group);
             let blocked = busy || ordered && rows.first().is_some_and(|row| row.due_ms > world.now_ms);
             let at_ms = |row: &Row| if row.again { row.due_ms } else { row.created_ms + 100 };
             let overdue = |row: &Row| at_ms(row) <= world.now_ms;
-            prop_assert!(blocked || !rows.iter().any(overdue), "{:?} wait beyond {}", rows, world.now_ms);
+            let may_go = |row: &Row| overdue(row) || closed && row.due_ms <= world.now_ms;
+            prop_assert!(blocked || !rows.iter().any(may_go), "{:?} wait beyond {}", rows, world.now_ms);
         }
     }
     Ok(())

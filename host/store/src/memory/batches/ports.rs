@@ -5,6 +5,7 @@ use keiko_core::batch::{
     Add, Added, BatchSettlement, DeadLetter, ItemView, LeasedBatch, Processor, ProcessorCounts, Stopped,
     Waiting,
 };
+use keiko_core::effect::Effects;
 use keiko_core::id::{Holder, ItemId, ProcessorId, TenantId};
 use keiko_core::name::ProcessorName;
 use keiko_core::port::{BatchRecords, BatchStore, DeadChanged, FormRequest, Formed, FoundGroup, StoreError};
@@ -43,6 +44,10 @@ impl BatchStore for MemoryStore {
         now_ms: i64,
     ) -> Result<Vec<Settled>, StoreError> {
         self.call(|state| state.settle_batches(holder, &settlements, now_ms)).await
+    }
+
+    async fn accepts(&self, tenant: TenantId, effects: Effects, _: i64) -> Result<bool, StoreError> {
+        self.call(|state| Ok(state.accepts(tenant, &effects))).await
     }
 
     async fn groups(

@@ -15,6 +15,7 @@ use keiko_core::batch::{
     Add, Added, BatchSettlement, DeadLetter, ItemView, LeasedBatch, Processor, ProcessorCounts, Stopped,
     Waiting,
 };
+use keiko_core::effect::Effects;
 use keiko_core::id::{Holder, ItemId, ProcessorId, TenantId};
 use keiko_core::name::ProcessorName;
 use keiko_core::port::{BatchRecords, BatchStore, DeadChanged, FormRequest, Formed, FoundGroup, StoreError};
@@ -76,6 +77,13 @@ impl BatchStore for PostgresStore {
     ) -> Result<Vec<Settled>, StoreError> {
         self.write(Priority::Task, 0, settlements, move |session, settlements| {
             Box::pin(settle::settle(session, holder, settlements, now_ms))
+        })
+        .await
+    }
+
+    async fn accepts(&self, tenant: TenantId, effects: Effects, now_ms: i64) -> Result<bool, StoreError> {
+        self.write(Priority::Task, 0, effects, move |session, effects| {
+            Box::pin(settle::accepts(session, tenant, effects, now_ms))
         })
         .await
     }

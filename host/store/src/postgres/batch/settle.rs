@@ -2,6 +2,7 @@
 //! processors asked for.
 
 use keiko_core::batch::BatchSettlement;
+use keiko_core::effect::Effects;
 use keiko_core::id::{Holder, TenantId};
 use keiko_core::port::StoreError;
 use keiko_core::task::Settled;
@@ -17,6 +18,7 @@ use crate::gather::{Ends, WaitingChanges, ranges};
 use crate::segment::Sum;
 use crate::segment::fate::{self, Fates, Fenced, ItemRow, Stored};
 use crate::stored::last_statuses;
+use crate::trouble::taken;
 
 /// Ends batches, fenced by id, tenant, token and the holder `$4`.
 const FENCE: &str =
@@ -84,6 +86,32 @@ pub(super) async fn settle(
     let changes = write_segments(session, &fates).await?;
     write(session, &ends, changes, now_ms).await?;
     Ok(answers)
+}
+
+/// Whether the database takes what a batch asked for. Nothing of it stays; what else is in the transaction does.
+pub(super) async fn accepts(
+    session: &mut Session,
+    tenant: TenantId,
+    effects: &Effects,
+    now_ms: i64,
+) -> Result<bool, StoreError> {
+    session.run(sqlx::query("SAVEPOINT look")).await?;
+    let tried = ask(session, tenant, effects, now_ms).await;
+    session.run(sqlx::query("ROLLBACK TO SAVEPOINT look")).await?;
+    session.run(sqlx::query("RELEASE SAVEPOINT look")).await?;
+    taken(tried)
+}
+
+async fn ask(
+    session: &mut Session,
+    tenant: TenantId,
+    effects: &Effects,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    let statuses = effects.statuses.iter().map(|change| (tenant, *change)).collect();
+    set_statuses(session, &last_statuses(statuses), now_ms).await?;
+    let items: Vec<_> = effects.items.iter().map(|item| (tenant, item)).collect();
+    insert(session, &items, WaitingChanges::default(), now_ms).await
 }
 
 /// The batches whose lease holds, each once, and the answers to all.

@@ -3,7 +3,9 @@
 
 use std::sync::LazyLock;
 
+use keiko_core::agent::StatusChange;
 use keiko_core::batch::BatchSettlement;
+use keiko_core::effect::Effects;
 use keiko_core::id::{Holder, TenantId};
 use keiko_core::port::StoreError;
 use keiko_core::task::Settled;
@@ -21,6 +23,7 @@ use crate::gather::{Ends, WaitingChanges};
 use crate::segment::Sum;
 use crate::segment::fate::{self, Fates, Fenced, Stored};
 use crate::stored::last_statuses;
+use crate::trouble::taken;
 
 /// Ends the batches `?1`, fenced by id, tenant, token and the holder `?2`.
 const FENCE: &str = "DELETE FROM batch WHERE holder = ?2 AND (id, tenant, token) IN
@@ -95,11 +98,46 @@ pub(super) async fn settle(
     }
     let changes = write_segments(session, &fates).await?;
     write(session, &ends, changes, now_ms).await?;
-    let statuses = last_statuses(statuses);
-    if !statuses.is_empty() {
-        session.run(sqlx::query(SET_STATUSES).bind(json(&statuses)).bind(now_ms)).await?;
-    }
+    set_statuses(session, statuses, now_ms).await?;
     Ok(answers)
+}
+
+async fn set_statuses(
+    session: &mut Session,
+    statuses: Vec<(TenantId, StatusChange)>,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    let statuses = last_statuses(statuses);
+    if statuses.is_empty() {
+        return Ok(());
+    }
+    session.run(sqlx::query(SET_STATUSES).bind(json(&statuses)).bind(now_ms)).await
+}
+
+/// Whether the database takes what a batch asked for. Nothing of it stays; what else is in the transaction does.
+pub(super) async fn accepts(
+    session: &mut Session,
+    tenant: TenantId,
+    effects: &Effects,
+    now_ms: i64,
+) -> Result<bool, StoreError> {
+    session.run(sqlx::query("SAVEPOINT look")).await?;
+    let tried = ask(session, tenant, effects, now_ms).await;
+    session.run(sqlx::query("ROLLBACK TO look")).await?;
+    session.run(sqlx::query("RELEASE look")).await?;
+    taken(tried)
+}
+
+async fn ask(
+    session: &mut Session,
+    tenant: TenantId,
+    effects: &Effects,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    let items: Vec<_> = effects.items.iter().map(|item| (tenant, item)).collect();
+    insert(session, &items, WaitingChanges::default()).await?;
+    let statuses = effects.statuses.iter().map(|change| (tenant, *change)).collect();
+    set_statuses(session, statuses, now_ms).await
 }
 
 /// The batches whose lease holds, each once, and the answers to all.
