@@ -97,7 +97,9 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     let log = fs::read_to_string(host.log()).context("the host's log")?;
     // A kill may come before the end is told.
     let done = handed_over_once(&log, &mut report);
-    report.require(done >= added.ids.len() / 2, "I-8 lost", || format!("the log tells the end of {done} items"));
+    report.require(done >= added.ids.len() / 2, "I-8 lost", || {
+        format!("the log tells the end of {done} items")
+    });
     report.tried("points", POINTS.len());
     report.tried("kills", plan.kills * POINTS.len() as u64);
     report.tried("items", added.ids.len());
@@ -240,7 +242,7 @@ mod tests {
         let check = |lines: &[&str], expected: (usize, u64)| {
             let mut report = Report::new("batch-kill", &[]);
             let done = handed_over_once(&lines.join("\n"), &mut report);
-            assert_eq!((done, report.violations() as u64), expected, "{lines:?}");
+            assert_eq!((done, report.violations()), expected, "{lines:?}");
         };
         let over = "TRACE keiko_runtime::batch: items are handed over batch=b1 ids=\"i1,i2\"";
         let end = "TRACE keiko_runtime::batch: items are done with batch=b1 ids=\"i1,i2\"";

@@ -420,7 +420,9 @@ mod tests {
             assert_eq!((count(&worked, is_done), dead(&worked)), (1_000 - bad, bad));
             assert!(worked.runs <= 21 * bad as u32, "{} runs for {refused:?} and {poison:?}", worked.runs);
             for place in refused {
-                let Some(ItemEnd::Dead(failure)) = &worked.ends[*place] else { panic!("{place} is not dead") };
+                let Some(ItemEnd::Dead(failure)) = &worked.ends[*place] else {
+                    panic!("{place} is not dead")
+                };
                 assert_eq!(failure.message, "the database refused what the item asked for");
             }
             assert_eq!(worked.broken, None);

@@ -190,11 +190,7 @@ fn loaded(shared: &Shared, entry: &Entry) -> Option<Arc<Loaded>> {
 }
 
 /// Writes what came of a batch, and tells whom it concerns; or says how it goes on, because its effects are refused.
-async fn finish(
-    shared: &Arc<Shared>,
-    mut job: BatchJob,
-    mut outcome: Outcome,
-) -> Option<(BatchJob, Next)> {
+async fn finish(shared: &Arc<Shared>, mut job: BatchJob, mut outcome: Outcome) -> Option<(BatchJob, Next)> {
     let group = job.batch.group.clone();
     if let Some(failure) = outcome.broken.take_if(|_| !job.told_broken) {
         stop(shared, &job.entry, outcome.version, failure).await;

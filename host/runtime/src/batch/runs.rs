@@ -79,11 +79,7 @@ pub(super) struct Progress {
 }
 
 /// Works a batch from its start: on the current version, or first on its canary when it is the batch's turn to try that.
-async fn anew(
-    on: &On<'_>,
-    loaded: &Arc<Loaded>,
-    slot: &mut Option<OwnedSemaphorePermit>,
-) -> Outcome {
+async fn anew(on: &On<'_>, loaded: &Arc<Loaded>, slot: &mut Option<OwnedSemaphorePermit>) -> Outcome {
     let batch = &on.job.batch;
     let is_first = batch.crashes == 0 && batch.items.iter().all(|item| item.attempts == 0);
     let name = &on.job.entry.row.name;
@@ -102,7 +98,7 @@ async fn anew(
             let look = if is_counted { Look::Compare(trial, ran) } else { Look::Away };
             return on.version(loaded).all(slot, look).await;
         }
-        Tried::Done(outcome) => (Some(Seen::Well), outcome),
+        Tried::Done(outcome) => (Some(Seen::Well), *outcome),
         Tried::Stopped => (None, Outcome::nothing(on.shared.clock.now_ms())),
     };
     if is_counted {
@@ -138,7 +134,7 @@ impl Look {
 /// What came of a run on the canary.
 enum Tried {
     /// It was done with every item.
-    Done(Outcome),
+    Done(Box<Outcome>),
     /// It was not.
     Not(Ran),
     /// The host stopped it, or has stopped.
@@ -280,7 +276,8 @@ impl Runs<'_> {
         }
         self.shared.meters.add(batch.group.tenant, spent);
         let ends = batch.items.iter().map(|item| (item.id, ItemEnd::Done)).collect();
-        Tried::Done(Outcome { ends, effects, next: Some(Next::Current), ..self.nothing() })
+        let next = Some(Next::Current);
+        Tried::Done(Box::new(Outcome { ends, effects, next, ..self.nothing() }))
     }
 
     /// Nothing came of it, on this version; what it was promised is held.

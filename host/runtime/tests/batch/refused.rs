@@ -26,7 +26,8 @@ async fn run(refused: &'static [&'static str], poison: &'static [&'static str]) 
         if batch.processor.as_str() == "films" {
             *noted.lock() += 1;
         }
-        let wishes = batch.items.iter().map(|item| wish("", item.payload.bytes.clone())).collect();
+        let wishes =
+            batch.items.iter().map(|item| wish("", String::from_utf8_lossy(&item.payload.bytes))).collect();
         Box::pin(async move {
             let traps = batch.items.iter().any(|item| is_in(poison, item));
             if batch.processor.as_str() == "rows" || traps {
@@ -45,7 +46,8 @@ async fn run(refused: &'static [&'static str], poison: &'static [&'static str]) 
     let (runtime, handle, tenant) = start(&bench, tables).await;
     add(&handle, tenant, "films", (0..1_000).map(|n| wish("", n.to_string())).collect()).await;
     let bad = (refused.len() + poison.len()) as u64;
-    let view = until(&handle, tenant, "films", |view| view.counts.items == 0 && view.counts.batches == 0).await;
+    let view =
+        until(&handle, tenant, "films", |view| view.counts.items == 0 && view.counts.batches == 0).await;
     assert_eq!((view.counts.dead, view.stopped), (bad, None));
     let dead = handle.dead_letters(tenant, "films", None, 100).await.unwrap().items;
     for letter in &dead {

@@ -367,7 +367,11 @@ fn an_export_of_rows_goes_over_its_pages() {
     written.unwrap();
     let rows = out(&served.run(&["batch", "rows", "kept", "--all"], 0));
     let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let found: Vec<u32> = rows.iter().map(|row| serde_json::from_value(row["item"].clone()).unwrap()).collect();
+    let found: Vec<u32> =
+        rows.iter().map(|row| serde_json::from_value(row["item"].clone()).unwrap()).collect();
     assert_eq!(found, numbers);
-    assert_eq!(rows.iter().map(|row| row["id"].as_str().unwrap()).collect::<Vec<_>>(), added.lines().collect::<Vec<_>>());
+    assert_eq!(
+        rows.iter().map(|row| row["id"].as_str().unwrap()).collect::<Vec<_>>(),
+        added.lines().collect::<Vec<_>>()
+    );
 }

@@ -9,6 +9,7 @@ use keiko_core::batch::{
     Add, Added, BatchSettlement, DeadLetter, Group, Item, ItemView, LeasedBatch, NewItem, Processor,
     ProcessorCounts, Waiting,
 };
+use keiko_core::effect::Effects;
 use keiko_core::id::{BatchId, Holder, ItemId, ProcessorId, TaskId, TenantId, Token};
 use keiko_core::name::ProcessorName;
 use keiko_core::outcome::Failure;

@@ -469,7 +469,8 @@ pub async fn what_a_batch_asks_for_comes_with_its_end(world: &World) {
 pub async fn what_is_only_looked_at_is_not_written(world: &World) {
     let (films, theirs) =
         (processor(world, &world.ada, "films").await, processor(world, &world.bob, "films").await);
-    let (kept, good) = (add(world, &films, "", 1).await, new_items(world, &films, "", vec![payload_of(1); 3]).await);
+    let (kept, good) =
+        (add(world, &films, "", 1).await, new_items(world, &films, "", vec![payload_of(1); 3]).await);
     let before = waiting(world, &world.ada).await;
     let look = async |items: &[NewItem]| {
         let mut effects = Effects::default();
@@ -493,7 +494,8 @@ pub async fn a_dead_letter_of_an_ordered_key_goes_before_what_came_after_it(worl
     let mut one = done(&first);
     one.ends[1].1 = ItemEnd::Dead(Failure::new(Code::Trap, "it broke"));
     assert_eq!(settle(world, here, one, NOW).await, Settled::Stored);
-    let retry = async || world.batches.retry_dead(films.tenant, films.id, Some(ids[1]), 10, NOW).await.unwrap().count;
+    let retry =
+        async || world.batches.retry_dead(films.tenant, films.id, Some(ids[1]), 10, NOW).await.unwrap().count;
     assert_eq!((retry().await, retry().await), (1, 0));
     let of = |batch: &LeasedBatch| batch.items.iter().map(|item| item.id).collect::<Vec<_>>();
     let again = formed(world, there, ordered(&films, "k"), NOW).await;

@@ -377,14 +377,24 @@ fn more_groups_than_can_be_known_are_looked_for_later() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Add { key: u8, bytes: u64 },
+    Add {
+        key: u8,
+        bytes: u64,
+    },
     Wait(i64),
     Flush,
-    End { at: usize, again: usize, wait_ms: i64 },
+    End {
+        at: usize,
+        again: usize,
+        wait_ms: i64,
+    },
     /// The processor is stopped, or started again.
     Stop(bool),
     /// A batch of this key comes from a host that died.
-    TakeOver { key: u8, items: usize },
+    TakeOver {
+        key: u8,
+        items: usize,
+    },
     /// The host stops.
     Close,
 }

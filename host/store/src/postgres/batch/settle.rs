@@ -108,7 +108,7 @@ async fn ask(
     effects: &Effects,
     now_ms: i64,
 ) -> Result<(), StoreError> {
-    let statuses = effects.statuses.iter().map(|change| (tenant, *change)).collect();
+    let statuses: Vec<_> = effects.statuses.iter().map(|change| (tenant, *change)).collect();
     set_statuses(session, &last_statuses(statuses), now_ms).await?;
     let items: Vec<_> = effects.items.iter().map(|item| (tenant, item)).collect();
     insert(session, &items, WaitingChanges::default(), now_ms).await
