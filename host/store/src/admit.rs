@@ -191,3 +191,12 @@ impl Keys {
         self.fresh.iter().filter_map(|key| Some((key, self.known.get(key)?))).collect()
     }
 }
+
+/// Notes of which submits everything was leased with them.
+pub(crate) fn mark_leased(answers: &mut [Submitted], ids: &HashSet<TaskId>) {
+    for answer in answers {
+        if let Submitted::Accepted { first, count, duplicate: false, leased } = answer {
+            *leased = (0..i64::from(*count)).all(|place| ids.contains(&TaskId(first.0 + place)));
+        }
+    }
+}

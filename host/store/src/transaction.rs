@@ -35,6 +35,7 @@ use keiko_core::task::{Submit, Submitted};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::admit::mark_leased;
 use crate::entry::{Along, AtOnce, Call, Entry, Kind, LeaseWork, Operation, Pending, Write};
 use crate::gather::add_bytes;
 
@@ -465,11 +466,8 @@ fn tell_leased<S>(group: &mut [Entry<S>]) {
         return;
     }
     for entry in group {
-        let Write::Submit(call) = &mut entry.write else { continue };
-        for answer in &mut call.done {
-            if let Submitted::Accepted { first, count, duplicate: false, leased } = answer {
-                *leased = (0..i64::from(*count)).all(|place| ids.contains(&TaskId(first.0 + place)));
-            }
+        if let Write::Submit(call) = &mut entry.write {
+            mark_leased(&mut call.done, &ids);
         }
     }
 }

@@ -105,6 +105,7 @@ macro_rules! every_promise {
                 tenants_take_turns_within_a_lease
                 a_holder_that_is_not_registered_gets_nothing
                 a_lease_loads_no_more_inputs_than_fit
+                a_lease_that_waits_for_a_submit_goes_with_it_or_leaves_its_tasks
             }
             settles {
                 a_completed_task_has_its_one_result

@@ -47,6 +47,8 @@ fn lives_are_harsh() {
     let runs: usize = lives.iter().map(|life| life.runs).sum();
     let ends: u64 = lives.iter().map(|life| life.ends).sum();
     assert!(tasks > 400 && runs > tasks && ends > 40, "{tasks} tasks, {runs} runs, {ends} hosts ended");
+    let along: u64 = lives.iter().map(|life| life.along).sum();
+    assert!(along > 100, "{along} tasks were leased with their submits");
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod leases;
 mod link;
 mod listed;
 mod mutation;
+mod next;
 mod onces;
 mod pauses;
 mod records;
@@ -36,7 +37,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use keiko_core::id::{GroupId, Holder, TaskId, TenantId, Token};
 use keiko_core::port::{
-    Beat, Dead, Expired, IdBlock, Lease, LeaseRequest, Pruned, Rescued, StoreError, TaskStore,
+    Ask, Beat, Dead, Expired, IdBlock, Lease, LeaseRequest, Pruned, Rescued, StoreError, TaskStore, Until,
 };
 use keiko_core::retention::KeptFrom;
 use keiko_core::task::{
@@ -49,6 +50,7 @@ pub use self::link::Faults;
 use self::link::{Link, Shared};
 #[doc(hidden)]
 pub use self::mutation::Mutation;
+use self::next::Next;
 use self::state::State;
 
 /// Calls that a store answers which breaks a promise: several times what the longest body of the suite makes.
@@ -59,6 +61,7 @@ const CALLS_OF_BROKEN_MAX: u32 = 200_000;
 pub struct MemoryStore {
     shared: Arc<Shared>,
     link: Arc<Link>,
+    next: Arc<Next>,
 }
 
 impl Default for MemoryStore {
@@ -83,13 +86,14 @@ impl MemoryStore {
 
     fn of(state: State) -> MemoryStore {
         let shared = Arc::new(Shared::of(state));
-        MemoryStore { link: Arc::new(Link::new(Arc::clone(&shared))), shared }
+        MemoryStore { link: Arc::new(Link::new(Arc::clone(&shared))), shared, next: Arc::default() }
     }
 
     /// The same store as another host has it.
     #[must_use]
     pub fn another_host(&self) -> MemoryStore {
-        MemoryStore { shared: Arc::clone(&self.shared), link: Arc::new(Link::new(Arc::clone(&self.shared))) }
+        let shared = Arc::clone(&self.shared);
+        MemoryStore { link: Arc::new(Link::new(Arc::clone(&shared))), shared, next: Arc::default() }
     }
 
     /// Settles and leases that broke the rules of tokens, as they were seen when they were written: none, unless the
@@ -121,6 +125,12 @@ impl MemoryStore {
     #[doc(hidden)]
     pub fn settles(&self) -> u64 {
         self.shared.state.lock().settles
+    }
+
+    /// How many tasks were leased by leases that went with submits.
+    #[doc(hidden)]
+    pub fn leased_along(&self) -> u64 {
+        self.shared.state.lock().leased_along
     }
 
     /// What goes wrong for this host from now on.
@@ -157,11 +167,29 @@ impl TaskStore for MemoryStore {
     }
 
     async fn enqueue(&self, submits: Vec<Submit>, now_ms: i64) -> Result<Vec<Submitted>, StoreError> {
-        self.call(|state| state.enqueue(&submits, now_ms)).await
+        let mut along = None;
+        let answers = self.call(|state| {
+            let mut answers = state.enqueue(&submits, now_ms)?;
+            along = self.next.go(state, &mut answers);
+            Ok(answers)
+        });
+        let answers = answers.await?;
+        if let Some(along) = along {
+            along.tell(&self.shared);
+        }
+        Ok(answers)
     }
 
     async fn lease(&self, request: LeaseRequest) -> Result<Lease, StoreError> {
         self.call(|state| Ok(state.lease(&request))).await
+    }
+
+    async fn lease_next(
+        &self,
+        ask: Ask,
+        until: Until<'_>,
+    ) -> Result<Option<(LeaseRequest, Lease)>, StoreError> {
+        self.next.wait(ask, until).await
     }
 
     async fn settle(

@@ -40,6 +40,8 @@ pub(super) struct State {
     pub(super) seen_broken: Vec<String>,
     /// Calls that wrote ends of attempts.
     pub(super) settles: u64,
+    /// Tasks of leases that went with submits.
+    pub(super) leased_along: u64,
     /// The last numbers that were given out.
     pub(super) last: Last,
     /// Until when each holder's lease lasts.
@@ -309,6 +311,14 @@ impl State {
             (row.state, row.holder) = (TaskState::Pending, None);
             row.crashes = row.crashes.saturating_add(crashes);
         });
+    }
+
+    /// Puts a task back whose lease under this token nobody has heard of.
+    pub(super) fn give_back_unheard(&mut self, id: TaskId, token: Token) {
+        let is_its = |row: &Row| row.state == TaskState::Running && row.token == token;
+        if self.tasks.get(&id).is_some_and(is_its) {
+            self.give_back(id, 0);
+        }
     }
 
     /// What these keys stand for.

@@ -3,16 +3,17 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use keiko_core::code::Code;
 use keiko_core::id::{Holder, TenantId, Token};
 use keiko_core::limit::INPUT_BYTES_MAX;
 use keiko_core::port::LeaseRequest;
 use keiko_core::priority::{AGEING_MS, Priority};
-use keiko_core::task::{Amendment, LeasedTask, Lineage, Payload, TaskFilter, TaskState};
+use keiko_core::task::{Amendment, LeasedTask, Lineage, Payload, Submitted, TaskFilter, TaskState};
+use tokio::sync::Notify;
 
 use crate::world::{
-    NOW, ROOMY, World, child, complete, customer, fail, hand_back, request, retry, with_children,
+    NOW, ROOMY, World, child, complete, customer, fail, hand_back, request, retry, submit, with_children,
 };
 
 pub async fn a_lease_carries_what_was_submitted(world: &World) {
@@ -262,4 +263,31 @@ pub async fn a_lease_loads_no_more_inputs_than_fit(world: &World) {
     let settlements = first.tasks.iter().chain(&rest.tasks).map(complete).collect();
     world.tasks.settle(holder, settlements, NOW).await.unwrap();
     assert_eq!(world.live(&world.ada).await, 0);
+}
+
+pub async fn a_lease_that_waits_for_a_submit_goes_with_it_or_leaves_its_tasks(world: &World) {
+    let holder = world.holder().await;
+    for room in [2, 1, 0] {
+        let tasks = world.new_tasks(&world.ada, 2).await;
+        let ids: BTreeSet<_> = tasks.iter().map(|task| task.id).collect();
+        let stored = Notify::new();
+        let ask = move || (room > 0).then(|| request(holder, room));
+        let leased = world.tasks.lease_next(Box::new(ask), Box::pin(stored.notified()));
+        let submitted = async {
+            let answer = world.try_submit(submit(&world.ada, tasks)).await;
+            stored.notify_one();
+            answer
+        };
+        let (along, answer) = join(leased, submitted).await;
+        let along = along.unwrap().map_or(Vec::new(), |(_, lease)| lease.tasks);
+        let Submitted::Accepted { leased, .. } = answer else { panic!("{answer:?}") };
+        assert_eq!(leased, along.len() == 2, "the submit knows whether anybody has to look");
+        assert!(along.len() <= room);
+        let later = world.lease(holder, 5).await;
+        assert_eq!(along.len() + later.len(), 2);
+        assert_eq!(along.iter().chain(&later).map(|task| task.id).collect::<BTreeSet<_>>(), ids);
+        for task in along.iter().chain(&later) {
+            world.settle(holder, complete(task)).await;
+        }
+    }
 }

@@ -56,6 +56,8 @@ pub struct Life {
     pub runs: usize,
     /// Hosts that were killed or drained.
     pub ends: u64,
+    /// Tasks that a host leased with the submit that stored them.
+    pub along: u64,
 }
 
 /// Lives the life of a seed, without one safeguard if that is asked for; `reader` is told its story.
@@ -101,7 +103,8 @@ async fn whole(seed: u64, off: Option<Safeguard>, reader: Option<Reader>) -> Lif
         violations.extend(hosts.close().await);
     }
     let (tasks, runs) = (clients.book.lock().accepted.len(), runs.count());
-    Life { seed, violations, trace: story.trace(), tasks, runs, ends: hosts.ends() }
+    let (ends, along) = (hosts.ends(), hosts.store.leased_along());
+    Life { seed, violations, trace: story.trace(), tasks, runs, ends, along }
 }
 
 /// Goes through everything that happens, until nothing does any more; whether that came.
