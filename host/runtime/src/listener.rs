@@ -58,8 +58,8 @@ async fn take(shared: &Shared, signal: Signal) {
     shared.hear(signal.watched, signal.said);
     shared.waiters.tell(signal.ended);
     if signal.cache_many {
-        shared.cache.take(Heard::Found, &[]);
+        shared.cache.take_signal(Heard::Found, &[]);
     }
     let tenants: Vec<Tenant> = shared.tenants.iter().map(|(id, entry)| entry.row(*id)).collect();
-    shared.cache.take(Heard::Changes(signal.cache), &tenants);
+    shared.cache.take_signal(Heard::Changes(signal.cache), &tenants);
 }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::Cache;
 use super::figures::Event;
 use super::fill::LEASE;
+use super::safeguard::{Safeguard, on};
 use crate::service::Services;
 
 /// The way to other hosts through the database's own messages. What is heard on it comes with everything else that is.
@@ -38,36 +39,48 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 impl Cache {
     /// Starts the loops; they end when the services are stopped.
     pub(crate) fn keep(&self, services: &Services, tenants: Vec<Tenant>) {
-        for plane in &self.0.planes {
+        for (number, plane) in self.0.planes.iter().enumerate() {
             let backplane = Arc::clone(&plane.backplane);
-            services.spawn(self.clone().hear(backplane, tenants.clone(), services.stop_signal()));
+            services.spawn(self.clone().hear(number, backplane, tenants.clone(), services.stop_signal()));
         }
         services.spawn(self.clone().repeat(services.stop_signal()));
         services.spawn(self.clone().prolong(services.stop_signal()));
         services.spawn(self.clone().sweep(tenants, services.stop_signal()));
     }
 
-    async fn hear(self, backplane: Arc<dyn Backplane>, tenants: Vec<Tenant>, stop: CancellationToken) {
+    async fn hear(
+        self,
+        number: usize,
+        backplane: Arc<dyn Backplane>,
+        tenants: Vec<Tenant>,
+        stop: CancellationToken,
+    ) {
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                heard = backplane.next() => self.take(heard, &tenants),
+                heard = backplane.next() => self.take(number, heard, &tenants),
             }
         }
     }
 
-    /// Takes what another host told.
-    pub fn take(&self, heard: Heard, tenants: &[Tenant]) {
+    /// Takes what is heard by the database's own messages, which are the last of the ways between hosts.
+    pub(crate) fn take_signal(&self, heard: Heard, tenants: &[Tenant]) {
+        self.take(self.0.planes.len().saturating_sub(1), heard, tenants);
+    }
+
+    /// Takes what is heard on one of the ways between hosts, by its place among [`super::CacheParts::backplanes`].
+    pub fn take(&self, plane: usize, heard: Heard, tenants: &[Tenant]) {
         let now_ms = self.0.clock.now_ms();
         match heard {
+            Heard::Lost if !on(Safeguard::HearLoss) => {}
             Heard::Lost => {
                 self.0.counters.event(Event::Doubted);
-                self.0.epoch.lost(now_ms);
+                self.0.epoch.lost(plane, now_ms);
             }
             Heard::Found => {
                 self.0.counters.event(Event::Doubted);
-                self.0.epoch.found();
+                self.0.epoch.found(plane);
             }
             Heard::Changes(changes) => {
                 for change in changes {
@@ -84,12 +97,16 @@ impl Cache {
         let inner = &*self.0;
         let key = CacheKey::told(tenant, &change.namespace, &change.key);
         inner.counters.event(Event::Heard);
-        inner.stamps.saw(change.stamp);
+        if on(Safeguard::SeeStamps) {
+            inner.stamps.saw(change.stamp);
+        }
         inner.changes.fetch_add(1, Ordering::AcqRel);
         // First the readings, so that one that ends now does not bring back what was there.
         inner.readings.raise(&key, Stamp(change.stamp.0));
-        inner.memory.change(&key, change.kind, change.stamp, now_ms);
-        if key == CacheKey::cleared(tenant) {
+        if on(Safeguard::Hear) {
+            inner.memory.change(&key, change.kind, change.stamp, now_ms);
+        }
+        if key == CacheKey::cleared(tenant) && on(Safeguard::HearClear) {
             inner.memory.clear(tenant.id);
         }
         inner.fills.nudge(&key);

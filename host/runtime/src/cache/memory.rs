@@ -12,6 +12,8 @@ use parking_lot::Mutex;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
+use super::safeguard::{Safeguard, on};
+
 /// Bytes of a quota for each of its parts, which are locked one by one: a part must hold the largest value several times.
 const SHARD_BYTES: u64 = 16 << 20;
 /// Parts at most.
@@ -100,7 +102,7 @@ impl Memory {
         let held = Arc::new(Held { entry, markers, epoch: AtomicU64::new(epoch), weight });
         let _writing = memory.writing.lock();
         let old = memory.entries.peek(key);
-        if old.is_none_or(|old| old.entry.stamp <= held.entry.stamp) {
+        if old.is_none_or(|old| old.entry.stamp <= held.entry.stamp) || !on(Safeguard::MemoryNewer) {
             memory.entries.insert(key.clone(), held);
         }
     }

@@ -8,6 +8,7 @@ use keiko_core::port::ChangeKind;
 use parking_lot::Mutex;
 
 use super::figures::Event;
+use super::safeguard::{Safeguard, on};
 use super::tier::Tier;
 use super::{Cache, Inner};
 
@@ -42,7 +43,8 @@ impl Waiting {
 
     /// Adds a change unless a newer one waits; whether there was room.
     fn add(&mut self, at: (Level, CacheKey), missed: Missed) -> bool {
-        if self.missed.get(&at).is_some_and(|old| old.entry.stamp > missed.entry.stamp) {
+        let is_older = |old: &Missed| old.entry.stamp > missed.entry.stamp;
+        if on(Safeguard::RepeatNewest) && self.missed.get(&at).is_some_and(is_older) {
             return true;
         }
         self.take(&at);
@@ -94,10 +96,12 @@ impl Inner {
 impl Cache {
     /// Repeats what levels have missed, until they are away again or nothing is left.
     pub async fn recover(&self) {
-        for tier in &self.0.tiers {
+        for tier in self.0.tiers.iter().filter(|_| on(Safeguard::Repeat)) {
             self.0.recover(tier).await;
         }
-        self.0.tell_again().await;
+        if on(Safeguard::TellAgain) {
+            self.0.tell_again().await;
+        }
     }
 }
 

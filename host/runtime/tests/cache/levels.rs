@@ -21,7 +21,7 @@ async fn a_value_is_everywhere_and_comes_from_the_nearest_level() {
         let host = &world.hosts[1];
         host.redis.set_fault(fault);
         let before = host.cache.figures().level(level, Outcome::Hit);
-        host.cache.take(Heard::Found, &[]);
+        host.cache.take(0, Heard::Found, &[]);
         assert_eq!(host.cache.get(&key).await, value("v"));
         assert_eq!(host.cache.figures().level(level, Outcome::Hit), before + 1, "{level:?}");
     }
@@ -59,7 +59,7 @@ async fn a_promoted_value_ends_with_the_level_it_came_from() {
         assert_eq!(world.cache(1).get(&key).await, value("v"));
         world.pass(9_000);
         world.hosts[1].redis.flush();
-        world.cache(1).take(Heard::Found, &[]);
+        world.cache(1).take(0, Heard::Found, &[]);
     }
     world.pass(6_001);
     assert!(matches!(world.cache(1).get(&key).await, Found::Nothing(_)));
@@ -119,7 +119,7 @@ async fn reads_that_come_together_are_one_question_as_long_as_it_has_room() {
     // And one more that asks whether everything of the tenant was removed.
     for (range, expected) in [(0..1, 1 + 1), (0..256, 1 + 1), (0..257, 2 + 1)] {
         let host = &world.hosts[1];
-        host.cache.take(Heard::Found, &[]);
+        host.cache.take(0, Heard::Found, &[]);
         let before = host.redis.reads();
         let found = join_all(keys[range.clone()].iter().map(|key| host.cache.get(key))).await;
         assert!(found.iter().all(|found| *found == value("v")));
@@ -319,11 +319,11 @@ async fn garbage_is_no_value_and_goes_away() {
         assert_eq!(world.cache(1).get(key).await, value(&number.to_string()), "from the database");
     }
     assert_eq!(world.cache(1).figures().level(Level::Redis, Outcome::Garbage), 3);
-    world.cache(1).take(Heard::Found, &[]);
+    world.cache(1).take(0, Heard::Found, &[]);
     world.hosts[1].database.set_fault(LevelFault::Down);
     assert_eq!(world.cache(1).get(&keys[0]).await, value("0"), "Redis has been healed");
     world.hosts[0].redis.spoil(b"garbage");
-    world.cache(1).take(Heard::Found, &[]);
+    world.cache(1).take(0, Heard::Found, &[]);
     assert!(matches!(world.cache(1).get(&keys[1]).await, Found::Nothing(_)));
 }
 

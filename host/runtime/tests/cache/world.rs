@@ -85,7 +85,7 @@ impl World {
 
     pub fn deliver_to(&self, host: &Host) {
         while let Some(heard) = host.plane.heard() {
-            host.cache.take(heard, &[self.ada.clone(), self.bob.clone()]);
+            host.cache.take(0, heard, &[self.ada.clone(), self.bob.clone()]);
         }
     }
 }
