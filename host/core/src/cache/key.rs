@@ -238,6 +238,11 @@ impl CacheKey {
         CacheKey { tenant: tenant.clone(), namespace: namespace.clone(), text: Arc::clone(&tag.0) }
     }
 
+    /// Whether it is noted here that everything of a tenant was removed.
+    pub fn is_cleared(&self) -> bool {
+        self.namespace.is_markers() && *self == CacheKey::cleared(&self.tenant)
+    }
+
     /// Whose it is.
     pub fn tenant(&self) -> &Tenant {
         &self.tenant

@@ -107,7 +107,7 @@ impl Cache {
             inner.memory.change(&key, change.kind, change.stamp, now_ms);
         }
         if key == CacheKey::cleared(tenant) && on(Safeguard::HearClear) {
-            inner.memory.clear(tenant.id);
+            inner.memory.cleared(tenant.id, change.stamp);
         }
         inner.fills.nudge(&key);
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use keiko_core::TenantId;
-use keiko_core::cache::{CacheKey, Entry, Stamp, expired, removed};
+use keiko_core::cache::{CacheKey, Content, Entry, Stamp, expired, removed};
 use keiko_core::port::{ChangeKind, LevelUsage};
 use parking_lot::Mutex;
 use quick_cache::sync::{Cache, DefaultLifecycle};
@@ -54,6 +54,27 @@ struct TenantMemory {
     entries: Entries,
     /// Held while something is compared and then written.
     writing: Mutex<()>,
+    /// The stamp of the newest clear that is known here: what is not newer is not taken.
+    cleared: AtomicU64,
+}
+
+impl TenantMemory {
+    fn new(quota_bytes: u64) -> TenantMemory {
+        let entries = entries(quota_bytes);
+        TenantMemory { entries, writing: Mutex::default(), cleared: AtomicU64::new(0) }
+    }
+
+    /// Notes a clear. Whoever calls holds `writing`.
+    fn clear_until(&self, stamp: Stamp) {
+        if self.cleared.fetch_max(stamp.0, Ordering::Relaxed) < stamp.0 {
+            self.entries.retain(|key, held| key.namespace().is_markers() || held.entry.stamp > stamp);
+        }
+    }
+
+    /// Whether everything was cleared since an entry of this stamp was made.
+    fn is_cleared(&self, key: &CacheKey, stamp: Stamp) -> bool {
+        !key.namespace().is_markers() && stamp.0 <= self.cleared.load(Ordering::Relaxed)
+    }
 }
 
 /// The memory of all tenants.
@@ -80,7 +101,7 @@ impl Memory {
         if let Some(memory) = self.of(tenant) {
             return Some(memory);
         }
-        let new = Arc::new(TenantMemory { entries: entries(self.quota_bytes), writing: Mutex::default() });
+        let new = Arc::new(TenantMemory::new(self.quota_bytes));
         self.tenants.rcu(|known| {
             let mut known = BTreeMap::clone(known);
             known.entry(tenant).or_insert_with(|| Arc::clone(&new));
@@ -94,13 +115,20 @@ impl Memory {
         self.tenants.load().get(&key.tenant().id)?.entries.get(key)
     }
 
-    /// Holds an entry unless a newer one is there.
+    /// Holds an entry unless a newer one is there, or everything was cleared since.
     pub(crate) fn put(&self, key: &CacheKey, entry: Entry, epoch: u64) {
         let Some(memory) = self.of_or_new(key.tenant().id) else { return };
         let markers = entry.tags.iter().map(|tag| key.marker(tag)).collect();
         let weight = entry.weight(key);
         let held = Arc::new(Held { entry, markers, epoch: AtomicU64::new(epoch), weight });
+        let is_clear = held.entry.content == Content::Absent && key.is_cleared();
         let _writing = memory.writing.lock();
+        if is_clear {
+            memory.clear_until(held.entry.stamp);
+        }
+        if memory.is_cleared(key, held.entry.stamp) && on(Safeguard::ClearedMarker) {
+            return;
+        }
         let old = memory.entries.peek(key);
         if old.is_none_or(|old| old.entry.stamp <= held.entry.stamp) || !on(Safeguard::MemoryNewer) {
             memory.entries.insert(key.clone(), held);
@@ -131,6 +159,13 @@ impl Memory {
         let Some(memory) = self.of(key.tenant().id) else { return };
         let _writing = memory.writing.lock();
         memory.entries.remove_if(key, |held| held.entry.stamp <= stamp);
+    }
+
+    /// Notes that another host has cleared.
+    pub(crate) fn cleared(&self, tenant: TenantId, stamp: Stamp) {
+        let Some(memory) = self.of_or_new(tenant) else { return };
+        let _writing = memory.writing.lock();
+        memory.clear_until(stamp);
     }
 
     /// Forgets everything of a tenant.
@@ -182,7 +217,7 @@ fn entries(quota_bytes: u64) -> Entries {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use keiko_core::cache::{Content, Namespace, Tag, Verdict, Why, Wish, judge, made};
+    use keiko_core::cache::{Namespace, Tag, Verdict, Why, Wish, judge, made};
     use keiko_core::catalog::Tenant;
 
     use super::*;
@@ -221,6 +256,27 @@ mod tests {
             memory.put(&key, entry(stamp, 1), 0);
             assert_eq!(memory.get(&key).unwrap().entry.stamp, Stamp(expected));
         }
+    }
+
+    #[test]
+    fn what_is_older_than_a_clear_is_not_taken_any_more() {
+        let memory = Memory::new(1 << 20);
+        memory.put(&key(1, "old"), entry(4, 1), 0);
+        memory.put(&key(1, "new"), entry(6, 1), 0);
+        memory.cleared(TenantId(1), Stamp(5));
+        memory.put(&key(1, "late"), entry(5, 1), 0);
+        memory.put(&key(2, "theirs"), entry(5, 1), 0);
+        assert!(memory.get(&key(1, "old")).is_none() && memory.get(&key(1, "late")).is_none());
+        assert!(memory.get(&key(1, "new")).is_some() && memory.get(&key(2, "theirs")).is_some());
+
+        // The note itself is as good as a message.
+        let note = CacheKey::cleared(key(1, "k").tenant());
+        memory.put(&note, Entry::marker(Stamp(7), NOW), 0);
+        assert!(memory.get(&key(1, "new")).is_none() && memory.get(&note).is_some());
+        // To know that there is none is no clear.
+        memory.put(&note, removed(Stamp(9), NOW), 0);
+        memory.put(&key(1, "new"), entry(8, 1), 0);
+        assert!(memory.get(&key(1, "new")).is_some());
     }
 
     #[test]

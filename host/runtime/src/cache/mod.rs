@@ -353,6 +353,7 @@ impl Cache {
         if answers.contains(&Some(false)) && on(Safeguard::Forget) {
             // Somebody changed it since, and told us before we had anything to change.
             inner.memory.forget(key, stamp);
+            inner.take_back(key, stamp, &answers).await;
         }
         if answers.iter().any(Option::is_some) && !inner.tell(key, kind, stamp).await {
             inner.missed(Level::Memory, key, of(Level::Memory), kind);

@@ -115,7 +115,12 @@ impl Cache {
             return look(&entry, judge(&entry, None, now_ms));
         }
         let marker = self.newest_marker(key, &entry, now_ms).await;
-        look(&entry, judge(&entry, marker, now_ms))
+        let verdict = judge(&entry, marker, now_ms);
+        if verdict == Verdict::Gone(Why::TagRemoved) {
+            // Memory has just taken it, and asks nobody whether everything was cleared since.
+            self.0.memory.forget(key, entry.stamp);
+        }
+        look(&entry, verdict)
     }
 
     /// The newest removal of one of an entry's tags.

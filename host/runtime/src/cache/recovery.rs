@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use keiko_core::cache::{CacheKey, Content, Entry, Level, removed};
+use keiko_core::cache::{CacheKey, Content, Entry, Level, Stamp, removed};
 use keiko_core::port::ChangeKind;
 use parking_lot::Mutex;
 
@@ -140,6 +140,16 @@ impl Inner {
         }
     }
 
+    /// Takes back from levels what another one knows a newer change of: there that one has ended, or was lost.
+    pub(super) async fn take_back(&self, key: &CacheKey, stamp: Stamp, answers: &[Option<bool>]) {
+        for (tier, answer) in self.tiers.iter().zip(answers) {
+            let gone = removed(stamp, self.clock.now_ms());
+            if *answer == Some(true) && tier.put(key, &gone).await.is_err() {
+                self.missed(tier.level, key, gone, ChangeKind::Remove);
+            }
+        }
+    }
+
     /// What other hosts' memories have missed.
     async fn tell_again(&self) {
         for at in self.recovery.some(Level::Memory) {
@@ -157,7 +167,7 @@ impl Inner {
 mod tests {
     use bytes::Bytes;
     use keiko_core::TenantId;
-    use keiko_core::cache::{Namespace, Stamp, Wish, made};
+    use keiko_core::cache::{Namespace, Wish, made};
     use keiko_core::catalog::Tenant;
 
     use super::*;

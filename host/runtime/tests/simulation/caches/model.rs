@@ -130,7 +130,6 @@ pub struct Counts {
     pub hits: u64,
     pub computed: u64,
     pub fenced: u64,
-    pub stale: u64,
 }
 
 impl Model {
@@ -484,7 +483,8 @@ impl Model {
     /// A call has its answer.
     pub fn answered(&mut self, what: &str, reader: Reader, patience_ms: i64, clear_ms: i64, now_ms: i64) {
         self.counts.calls += 1;
-        let most_ms = if clear_ms <= reader.began_ms { 1_000 } else { ANSWER_MAX_MS };
+        let is_clear = clear_ms.saturating_add(UNDER_WAY_MS) <= reader.began_ms;
+        let most_ms = if is_clear { 1_000 } else { ANSWER_MAX_MS };
         let took_ms = now_ms - reader.began_ms;
         if took_ms > most_ms + patience_ms {
             self.violated(format!("host {} waits {took_ms} ms for the answer of {what}", reader.life));
