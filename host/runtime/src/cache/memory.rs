@@ -168,6 +168,12 @@ impl Memory {
         memory.clear_until(stamp);
     }
 
+    /// The stamp of the newest clear that is known here.
+    pub(crate) fn cleared_at(&self, tenant: TenantId) -> Option<Stamp> {
+        let known = self.tenants.load().get(&tenant)?.cleared.load(Ordering::Relaxed);
+        (known > 0).then_some(Stamp(known))
+    }
+
     /// Forgets everything of a tenant.
     pub(crate) fn clear(&self, tenant: TenantId) -> u64 {
         let Some(memory) = self.of(tenant) else { return 0 };

@@ -131,6 +131,8 @@ impl Cache {
         }
         if self.0.cleared_applies(key) {
             newest = newest.max(self.marker(&CacheKey::cleared(key.tenant()), now_ms).await);
+            // A level that has missed the note does not hide it from who has heard of it.
+            newest = newest.max(self.0.memory.cleared_at(key.tenant().id));
         }
         newest
     }

@@ -133,6 +133,10 @@ impl Inner {
                     }
                 }
                 self.counters.event(Event::Repeated);
+                if entry.content == Content::Removed && missed.entry.content != Content::Removed {
+                    self.memory.forget(&at.1, missed.entry.stamp);
+                    self.doubt(&at.1, missed.entry.stamp).await;
+                }
                 if !self.tell(&at.1, missed.kind, missed.entry.stamp).await {
                     self.missed(Level::Memory, &at.1, missed.entry, missed.kind);
                 }
@@ -142,12 +146,21 @@ impl Inner {
 
     /// Takes back from levels what another one knows a newer change of: there that one has ended, or was lost.
     pub(super) async fn take_back(&self, key: &CacheKey, stamp: Stamp, answers: &[Option<bool>]) {
+        if !answers.contains(&Some(true)) {
+            return;
+        }
         for (tier, answer) in self.tiers.iter().zip(answers) {
             let gone = removed(stamp, self.clock.now_ms());
             if *answer == Some(true) && tier.put(key, &gone).await.is_err() {
                 self.missed(tier.level, key, gone, ChangeKind::Remove);
             }
         }
+        self.doubt(key, stamp).await;
+    }
+
+    /// Tells hosts that may have taken what was there for a moment to look again. It is a hint: they may keep it until it ends.
+    async fn doubt(&self, key: &CacheKey, stamp: Stamp) {
+        self.tell(key, ChangeKind::Set, Stamp(stamp.0.saturating_add(1))).await;
     }
 
     /// What other hosts' memories have missed.

@@ -116,6 +116,8 @@ pub struct Model {
     skew_ms: i64,
     next: u64,
     computations: Vec<Computation>,
+    /// Changes that are not everywhere yet.
+    waiting: Vec<u64>,
     /// What hosts have read of a key.
     seen: BTreeMap<(u64, Name), Vec<u64>>,
     /// Until when hosts serve what is stale of a key.
@@ -142,6 +144,7 @@ impl Model {
             skew_ms,
             next: 1,
             computations: Vec::new(),
+            waiting: Vec::new(),
             seen: BTreeMap::new(),
             throttled: BTreeMap::new(),
             spoilt_ms: i64::MIN,
@@ -161,6 +164,7 @@ impl Model {
             change.after = self.seen.get(&(change.life, (change.tenant, key))).cloned().unwrap_or_default();
         }
         self.changes.insert(id, change);
+        self.waiting.push(id);
         id
     }
 
@@ -235,14 +239,21 @@ impl Model {
             return;
         }
         if is_over(clear_ms, UNDER_WAY_MS) {
-            let done = |change: &&mut Change| {
-                change.life == life && change.acked_ms.is_some_and(|acked_ms| is_over(acked_ms, UNDER_WAY_MS))
-            };
-            let waits = |change: &&mut Change| change.everywhere_ms.is_none() && !change.never;
-            for change in self.changes.values_mut().filter(done).filter(waits) {
+            let changes = &mut self.changes;
+            self.waiting.retain(|id| {
+                let Some(change) = changes.get_mut(id) else { return false };
+                if change.everywhere_ms.is_some() || change.never {
+                    return false;
+                }
+                if change.life != life
+                    || change.acked_ms.is_none_or(|acked_ms| !is_over(acked_ms, UNDER_WAY_MS))
+                {
+                    return true;
+                }
                 change.never = lost_ms(&change.stored).is_some_and(|lost_ms| lost_ms >= change.stamped.0);
                 change.everywhere_ms = Some(now_ms);
-            }
+                false
+            });
         }
     }
 
@@ -311,13 +322,23 @@ impl Model {
             return Ok(());
         }
         self.is_kept(change, name, reader, how)?;
-        if change.spoilt {
+        if change.spoilt || Model::is_under_way(change, reader) {
             return Ok(());
         }
-        match self.changes.iter().find(|(_, newer)| self.rules_out(newer, change, id, reader, how)) {
+        let stamped = self.renewed_ms(change, reader);
+        match self.changes.iter().find(|(_, newer)| self.rules_out(newer, (change, id, stamped), reader, how))
+        {
             Some((by, newer)) => Err(format!("which change {by} had superseded: {newer:?}, of {change:?}")),
             None => Ok(()),
         }
+    }
+
+    /// Whether it is just being stored: it is there until all levels have said what they know.
+    fn is_under_way(change: &Change, reader: Reader) -> bool {
+        let since_computed = change.computed_ms.is_some_and(|computed_ms| {
+            change.life == reader.life && reader.began_ms <= computed_ms + UNDER_WAY_MS
+        });
+        change.acked_ms.map_or(since_computed, |acked_ms| acked_ms >= reader.began_ms)
     }
 
     /// Its lifetime has not ended.
@@ -337,7 +358,13 @@ impl Model {
     }
 
     /// Whether a newer change forbids a reader to have an older one.
-    fn rules_out(&self, newer: &Change, older: &Change, id: u64, reader: Reader, how: How) -> bool {
+    fn rules_out(
+        &self,
+        newer: &Change,
+        (older, id, renewed_ms): (&Change, u64, Option<i64>),
+        reader: Reader,
+        how: How,
+    ) -> bool {
         let concerns = newer.tenant == older.tenant
             && match newer.kind {
                 Kind::Value | Kind::Absent | Kind::Remove => newer.key == older.key,
@@ -345,25 +372,37 @@ impl Model {
                 Kind::Tag(tag) => older.tags.contains(&tag),
                 Kind::Clear => true,
             };
-        if !concerns || newer.fenced || !self.is_after(newer, older, id, reader) {
+        if !concerns || newer.fenced || !self.is_after(newer, older, id, renewed_ms) {
             return false;
         }
         let is_over = |since_ms: i64| since_ms.saturating_add(BOUND_MS) < reader.began_ms;
-        let known = !newer.never && newer.everywhere_ms.is_some_and(is_over) && is_over(reader.clear_ms);
-        known || self.is_its_own(newer, reader)
+        let is_known = |change: &Change| !change.never && change.everywhere_ms.is_some_and(is_over);
+        let known = is_known(newer) && is_over(reader.clear_ms);
+        // A clear takes away what tells of changes before, and is then what has to be known.
+        let wiped = self.changes.values().any(|change| {
+            change.kind == Kind::Clear
+                && change.tenant == newer.tenant
+                && change.stamped.1 + 2 * self.skew_ms >= newer.stamped.0
+                && change.stamped.0 <= reader.began_ms
+                && !is_known(change)
+        });
+        (known || self.is_its_own(newer, reader)) && (newer.kind == Kind::Clear || !wiped)
     }
 
-    fn is_after(&self, newer: &Change, older: &Change, id: u64, reader: Reader) -> bool {
-        // What is expired is written anew, as old as when it expired.
+    /// When a change was last expired: what is expired is written anew, as old as it is then.
+    fn renewed_ms(&self, older: &Change, reader: Reader) -> Option<i64> {
         let renewed = self.changes.values().filter(|change| {
             change.kind == Kind::Expire
                 && (change.tenant, change.key) == (older.tenant, older.key)
                 && change.stamped.0 >= older.stamped.0
                 && change.stamped.0 <= reader.began_ms
         });
-        let until = renewed.map(|change| change.acked_ms.unwrap_or(i64::MAX)).max();
-        let stamped_ms = until.map_or(older.stamped.1, |until| until.max(older.stamped.1));
-        let is_told = until.is_none() && newer.after.contains(&id);
+        renewed.map(|change| change.acked_ms.unwrap_or(i64::MAX)).max()
+    }
+
+    fn is_after(&self, newer: &Change, older: &Change, id: u64, renewed_ms: Option<i64>) -> bool {
+        let stamped_ms = renewed_ms.map_or(older.stamped.1, |renewed_ms| renewed_ms.max(older.stamped.1));
+        let is_told = renewed_ms.is_none() && newer.after.contains(&id);
         let skew_ms = if newer.life == older.life { 0 } else { 2 * self.skew_ms };
         is_told || newer.stamped.0.saturating_sub(skew_ms) > stamped_ms
     }
@@ -442,6 +481,7 @@ impl Model {
             other.name == one.name
                 && other.life != one.life
                 && other.began_ms > one.began_ms
+                && one.ended_ms.is_some_and(|ended_ms| other.began_ms < ended_ms)
                 && other.ended_ms.is_none()
                 && clear(other.life) <= other.asked_ms
                 && clear(one.life).saturating_add(BOUND_MS) <= one.ended_ms.unwrap_or(now_ms)
