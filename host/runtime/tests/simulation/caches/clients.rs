@@ -60,15 +60,15 @@ impl Call {
     /// A change of a key begins.
     fn change(&self, kind: Kind, name: Name, random: &mut Random) -> (u64, Wish) {
         let mut change = Change::new(kind, name.0, Some(name.1), self.key(name), self.reader);
-        let lifetime_ms = random.percent(70).then(|| random.among(200, 15_000));
+        // The knowledge that there is no value is kept only for a time that is said.
+        let is_said = random.percent(70) || kind == Kind::Absent;
+        let lifetime_ms = is_said.then(|| random.among(200, 15_000));
         let stale_ms = if random.percent(40) { random.among(500, 8_000) } else { 0 };
         let tags: Vec<u64> = (0..TAGS).filter(|_| random.percent(30)).collect();
         let eager = random.percent(10).then_some(0.5);
         let lifetime = lifetime_ms.and_then(Lifetime::of_ms);
-        // Whoever finds that there is no value has it kept as a value would be, or not at all.
-        let absent = if random.percent(70) { lifetime } else { None };
-        let wish =
-            Wish { lifetime, absent, stale_ms, eager, tags: tags.iter().map(|at| tag(*at)).collect() };
+        let tagged = tags.iter().map(|at| tag(*at)).collect();
+        let wish = Wish { lifetime, absent: lifetime, stale_ms, eager, tags: tagged };
         (change.lifetime_ms, change.stale_ms, change.tags) = (lifetime_ms, stale_ms, tags);
         (self.hosts.model.lock().begin(change), wish)
     }
