@@ -45,6 +45,7 @@ usage: cargo xtask COMMAND
   check sim [--long] [--seeds N] [--from SEED]
                                   lives of hosts and store in virtual time, 10,000 or 1,000,000, and one without each safeguard;
                                   --seed SEED [--without SAFEGUARD]: one life, and everything that happens in it
+  check cache-sim [--long] [...]  the same of caches: their hosts, levels and the ways between them
   check hosts --unfenced          the same against hosts whose store does not fence: it must fail
   programs                        make and fetch the WASI programs and the guests in other languages that tests run
   postgres                        a PostgreSQL server for tests that are run by hand, until Ctrl-C

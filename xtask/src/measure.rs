@@ -51,6 +51,7 @@ const CHECKS: &[&str] = &[
     LANGUAGES,
     MUTATIONS,
     SIMULATION,
+    CACHE_SIMULATION,
 ];
 /// The ones of guests in other languages, which need toolchains of their own; a host starts with some of them in its long form.
 const LANGUAGES: &str = "languages";
@@ -60,11 +61,12 @@ const CACHE_FAULTS: &str = "cache-faults";
 const COLD_KEY: &str = "cold-key";
 /// The one of the conformance suite itself.
 const MUTATIONS: &str = "conformance-mutations";
-/// The one in virtual time.
+/// Those in virtual time: of hosts and store, and of caches.
 const SIMULATION: &str = "sim";
-/// Lives of its long form.
+const CACHE_SIMULATION: &str = "cache-sim";
+/// Lives of their long form.
 const LIVES_LONG: &str = "1000000";
-/// What it hands on.
+/// What they hand on.
 const SIMULATION_OPTIONS: &[&str] = &["--seeds", "--from", "--seed", "--without"];
 /// Those that start a PostgreSQL of their own: their hosts share it, and some restart it.
 const CHECKS_WITH_SERVER: &[&str] = &["hosts", COLD_KEY];
@@ -125,7 +127,10 @@ pub fn check(mut arguments: Arguments) -> Result<ExitCode> {
         return mutations(arguments, long);
     }
     if name == SIMULATION {
-        return simulate(arguments, long);
+        return simulate(arguments, "simulate", long);
+    }
+    if name == CACHE_SIMULATION {
+        return simulate(arguments, "simulate_caches", long);
     }
     let (own_server, on_postgres) =
         (CHECKS_WITH_SERVER.contains(&name.as_str()), arguments.flag("--postgres"));
@@ -165,12 +170,12 @@ fn mutations(mut arguments: Arguments, long: bool) -> Result<ExitCode> {
     pass_through(run.args(long.then_some("--long")))
 }
 
-/// Lives many lives of hosts and store in virtual time. Needs neither a host nor guests, and installs nothing.
-fn simulate(mut arguments: Arguments, long: bool) -> Result<ExitCode> {
+/// Lives many lives in virtual time, of hosts and store or of caches. Needs neither a host nor guests, and installs nothing.
+fn simulate(mut arguments: Arguments, example: &str, long: bool) -> Result<ExitCode> {
     arguments.flag("--no-install");
     let mut run = cargo();
     run.args(["run", "--quiet", "--release", "--package", "keiko-runtime", "--features", "simulation"]);
-    run.args(["--example", "simulate", "--"]);
+    run.args(["--example", example, "--"]);
     for name in SIMULATION_OPTIONS {
         let value = arguments.option(name)?;
         run.args(value.iter().flat_map(|value| [*name, value.as_str()]));

@@ -138,11 +138,11 @@ fn run_steps(
     outcome.and(stopped)
 }
 
-/// The short form of `check sim`. The simulator stops tokio's clock, which nothing else is built for: it is built apart.
+/// The short forms of `check sim` and `check cache-sim`. The simulator stops tokio's clock, which nothing else is built for: it is built apart.
 fn simulator(steps: &mut Steps, counts: &mut Counts) -> Result<()> {
     let mut clippy = cargo();
     clippy.args(["clippy", "--package", "keiko-runtime", "--features", "simulation", "--test", "simulation"]);
-    clippy.args(["--example", "simulate", "--", "--deny", "warnings"]);
+    clippy.args(["--example", "simulate", "--example", "simulate_caches", "--", "--deny", "warnings"]);
     steps.run("lints of the simulator", &mut clippy)?;
     let mut lives = cargo();
     lives.args(["test", "--release", "--package", "keiko-runtime", "--features", "simulation"]);

@@ -6,6 +6,8 @@
 
 #[path = "../tests/simulation/life/mod.rs"]
 mod life;
+#[path = "many/mod.rs"]
+mod many;
 
 use std::ops::Range;
 use std::process::ExitCode;
@@ -13,49 +15,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use life::{Life, Safeguard, first_violation, live};
+use many::{Asked, each, named, status};
 use parking_lot::Mutex;
 use serde_json::json;
 
-const USAGE: &str =
-    "usage: simulate [--seeds N] [--from SEED], or simulate --seed SEED [--without SAFEGUARD]";
-/// Lives of a run that asks for nothing else.
-const SEEDS: u64 = 10_000;
 /// Lives with violations that are told.
 const NOTES_MAX: usize = 5;
 /// Lives that a safeguard has to be missed in.
 const LIVES_MAX: u64 = 1_000;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match run(&arguments) {
-        Ok(code) => code,
-        Err(text) => {
-            eprintln!("{text}");
-            ExitCode::from(2)
+    many::run("simulate", |asked| match asked {
+        Asked::Many(seeds) => Ok(lives(seeds)),
+        Asked::One { seed, without } => {
+            Ok(one(seed, without.map(|name| named(Safeguard::ALL, &name)).transpose()?))
         }
-    }
-}
-
-fn run(arguments: &[String]) -> Result<ExitCode, String> {
-    let (mut from, mut seeds, mut seed, mut off) = (0, SEEDS, None, None);
-    for pair in arguments.chunks(2) {
-        let [name, value] = pair else { return Err(USAGE.to_owned()) };
-        let number = || value.parse::<u64>().map_err(|_| format!("{name} {value}: not a number\n{USAGE}"));
-        match name.as_str() {
-            "--from" => from = number()?,
-            "--seeds" => seeds = number()?,
-            "--seed" => seed = Some(number()?),
-            "--without" => off = Some(safeguard(value)?),
-            _ => return Err(USAGE.to_owned()),
-        }
-    }
-    Ok(seed.map_or_else(|| many(from..from.saturating_add(seeds)), |seed| one(seed, off)))
-}
-
-fn safeguard(name: &str) -> Result<Safeguard, String> {
-    let found = Safeguard::ALL.iter().find(|safeguard| safeguard.to_string() == name);
-    let names = || Safeguard::ALL.iter().map(Safeguard::to_string).collect::<Vec<_>>().join(", ");
-    found.copied().ok_or_else(|| format!("there is no safeguard {name}; there are: {}", names()))
+    })
 }
 
 /// Tells one life.
@@ -66,7 +41,7 @@ fn one(seed: u64, off: Option<Safeguard>) -> ExitCode {
     status(life.violations.is_empty())
 }
 
-fn many(seeds: Range<u64>) -> ExitCode {
+fn lives(seeds: Range<u64>) -> ExitCode {
     let began = Instant::now();
     let count = seeds.end - seeds.start;
     let bad = Mutex::new(Vec::<Life>::new());
@@ -106,24 +81,4 @@ fn many(seeds: Range<u64>) -> ExitCode {
     });
     println!("{report}");
     status(bad.is_empty() && unnoticed.is_empty())
-}
-
-fn status(good: bool) -> ExitCode {
-    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Does something with every number, on all processors.
-fn each(numbers: Range<u64>, work: impl Fn(u64) + Sync) {
-    let next = AtomicU64::new(numbers.start);
-    let mine = || loop {
-        let number = next.fetch_add(1, Ordering::Relaxed);
-        if number >= numbers.end {
-            return;
-        }
-        work(number);
-    };
-    std::thread::scope(|scope| {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        (0..threads).for_each(|_| drop(scope.spawn(mine)));
-    });
 }

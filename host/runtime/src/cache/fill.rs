@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::figures::Event;
 use super::read::Look;
+use super::safeguard::{Safeguard, on};
 use super::{Cache, Stored};
 use crate::service::spawn_beside;
 
@@ -231,7 +232,7 @@ impl FillGuard {
     async fn end(mut self, content: Content, wish: Option<&Wish>) -> Result<Stored, Fenced> {
         let cache = self.cache.clone();
         let Some(key) = self.key().cloned() else { return Err(Fenced) };
-        if let Some(lease) = self.lease.clone()
+        if let Some(lease) = self.lease.clone().filter(|_| on(Safeguard::Fence))
             && (lease.lost.load(Ordering::Acquire)
                 || cache.take_lease(&key, lease.owner).await == Some(false))
         {
@@ -239,7 +240,7 @@ impl FillGuard {
             return Err(Fenced);
         }
         let stored = match wish {
-            Some(wish) => cache.store(&key, content.clone(), wish, self.begun).await,
+            Some(wish) => cache.store(&key, content.clone(), wish, self.begun()).await,
             None => Stored::Kept,
         };
         cache.0.counters.event(Event::Computed);
@@ -259,6 +260,14 @@ impl FillGuard {
         }
     }
 
+    /// What the value's stamp is.
+    fn begun(&self) -> Stamp {
+        if on(Safeguard::BeganThen) {
+            return self.begun;
+        }
+        self.cache.0.stamps.next(self.cache.0.clock.now_ms())
+    }
+
     async fn free(&mut self) {
         if let (Some(lease), Some(key)) = (self.lease.take(), self.key()) {
             self.cache.free_lease(key, &lease).await;
@@ -276,7 +285,9 @@ impl Drop for FillGuard {
         // First the lease, so that the next one here finds it free.
         let cache = self.cache.clone();
         spawn_beside(async move {
-            cache.free_lease(&ticket.key, &lease).await;
+            if on(Safeguard::FreeOnDrop) {
+                cache.free_lease(&ticket.key, &lease).await;
+            }
             drop(ticket);
         });
     }
@@ -326,7 +337,7 @@ impl Cache {
             }
             let begun = self.0.stamps.next(self.0.clock.now_ms());
             let guard = |ticket, lease| FillGuard { cache: self.clone(), ticket: Some(ticket), lease, begun };
-            if !self.0.shared {
+            if !self.0.shared || !on(Safeguard::Lease) {
                 return Ok(guard(ticket, None));
             }
             match self.take_lease(&ticket.key, owner).await {
@@ -526,8 +537,10 @@ impl Cache {
 
     /// Prolongs every lease that this host holds.
     pub(super) async fn prolong_leases(&self) {
-        let held: Vec<_> =
+        let mut held: Vec<_> =
             self.0.fills.held.lock().iter().map(|(key, lease)| (key.clone(), Arc::clone(lease))).collect();
+        // In an order that equal lives of a simulation have alike.
+        held.sort_by(|(one, _), (other, _)| one.text().cmp(other.text()));
         for (key, lease) in held {
             if self.take_lease(&key, lease.owner).await == Some(false) {
                 lease.lost.store(true, Ordering::Release);

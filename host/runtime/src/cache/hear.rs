@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::Cache;
 use super::figures::Event;
 use super::fill::LEASE;
+use super::safeguard::{Safeguard, on};
 use crate::service::Services;
 
 /// The way to other hosts through the database's own messages. What is heard on it comes with everything else that is.
@@ -74,6 +75,7 @@ impl Cache {
     pub fn take(&self, plane: usize, heard: Heard, tenants: &[Tenant]) {
         let now_ms = self.0.clock.now_ms();
         match heard {
+            Heard::Lost if !on(Safeguard::HearLoss) => {}
             Heard::Lost => {
                 self.0.counters.event(Event::Doubted);
                 self.0.epoch.lost(plane, now_ms);
@@ -97,12 +99,16 @@ impl Cache {
         let inner = &*self.0;
         let key = CacheKey::told(tenant, &change.namespace, &change.key);
         inner.counters.event(Event::Heard);
-        inner.stamps.saw(change.stamp);
+        if on(Safeguard::SeeStamps) {
+            inner.stamps.saw(change.stamp);
+        }
         inner.changes.fetch_add(1, Ordering::AcqRel);
         // First the readings, so that one that ends now does not bring back what was there.
         inner.readings.raise(&key, Stamp(change.stamp.0));
-        inner.memory.change(&key, change.kind, change.stamp, now_ms);
-        if key == CacheKey::cleared(tenant) {
+        if on(Safeguard::Hear) {
+            inner.memory.change(&key, change.kind, change.stamp, now_ms);
+        }
+        if key == CacheKey::cleared(tenant) && on(Safeguard::HearClear) {
             inner.memory.cleared(tenant.id, change.stamp);
         }
         inner.fills.nudge(&key);

@@ -12,6 +12,8 @@ use parking_lot::Mutex;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
+use super::safeguard::{Safeguard, on};
+
 /// Bytes of a quota for each of its parts, which are locked one by one: a part must hold the largest value several times.
 const SHARD_BYTES: u64 = 16 << 20;
 /// Parts at most.
@@ -124,11 +126,11 @@ impl Memory {
         if is_clear {
             memory.clear_until(held.entry.stamp);
         }
-        if memory.is_cleared(key, held.entry.stamp) {
+        if memory.is_cleared(key, held.entry.stamp) && on(Safeguard::ClearedMarker) {
             return;
         }
         let old = memory.entries.peek(key);
-        if old.is_none_or(|old| old.entry.stamp <= held.entry.stamp) {
+        if old.is_none_or(|old| old.entry.stamp <= held.entry.stamp) || !on(Safeguard::MemoryNewer) {
             memory.entries.insert(key.clone(), held);
         }
     }

@@ -20,6 +20,9 @@ pub(crate) mod plugin;
 mod read;
 mod reading;
 mod recovery;
+mod safeguard;
+#[cfg(feature = "simulation")]
+mod simulation;
 mod tier;
 
 use std::sync::Arc;
@@ -47,6 +50,13 @@ use self::plane::Plane;
 use self::read::Look;
 use self::reading::Readings;
 use self::recovery::Recovery;
+#[cfg(feature = "simulation")]
+pub use self::safeguard::Safeguard;
+#[cfg(not(feature = "simulation"))]
+use self::safeguard::Safeguard;
+use self::safeguard::on;
+#[cfg(feature = "simulation")]
+pub use self::simulation::Loops;
 use self::tier::Tier;
 
 /// What a cache is built of.
@@ -350,10 +360,14 @@ impl Cache {
                 }
             }
         });
+        if !on(Safeguard::TellLast) {
+            inner.tell(key, kind, stamp).await;
+        }
         let answers = join_all(puts).await;
-        if answers.contains(&Some(false)) {
+        if answers.contains(&Some(false)) && on(Safeguard::Forget) {
             // Somebody changed it since, and told us before we had anything to change.
             inner.memory.forget(key, stamp);
+            inner.take_back(key, stamp, &answers).await;
         }
         if answers.iter().any(Option::is_some) && !inner.tell(key, kind, stamp).await {
             inner.missed(Level::Memory, key, of(Level::Memory), kind);
@@ -388,7 +402,7 @@ impl Inner {
 
     /// Whether an entry of this key goes when everything of its tenant does.
     fn cleared_applies(&self, key: &CacheKey) -> bool {
-        !key.namespace().is_markers()
+        !key.namespace().is_markers() && on(Safeguard::ClearedMarker)
     }
 
     /// Tells the other hosts by the first way that works; whether one did, or there is nobody to tell.
@@ -400,6 +414,9 @@ impl Inner {
             kind,
             stamp,
         };
+        if !on(Safeguard::Tell) {
+            return true;
+        }
         for plane in &self.planes {
             if plane.tell(&change, self.options.redis_patience, &*self.clock).await {
                 return true;

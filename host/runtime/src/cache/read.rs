@@ -8,6 +8,7 @@ use keiko_core::cache::{CacheKey, Content, Entry, Level, Stamp, Verdict, Why, ju
 use super::Cache;
 use super::figures::Outcome;
 use super::memory::Held;
+use super::safeguard::{Safeguard, on};
 
 /// How long it is known, at most, that a tag was not removed, in milliseconds.
 const NO_MARKER_MS: i64 = 300_000;
@@ -72,7 +73,7 @@ impl Cache {
             return Near::Unsure(Some(held));
         }
         let mut marker = None;
-        for key in &held.markers {
+        for key in held.markers.iter().filter(|_| on(Safeguard::MarkersNear)) {
             match self.0.memory.get(key).filter(|marker| marker.is_of(epoch)) {
                 Some(known) if known.entry.logical_ms > now_ms => {
                     marker = marker.max(Some(known.entry.stamp));
@@ -80,7 +81,7 @@ impl Cache {
                 _ => return Near::Unsure(Some(held)),
             }
         }
-        match judge(&held.entry, marker, now_ms) {
+        match judge(&held.entry, marker, if on(Safeguard::Ends) { now_ms } else { 0 }) {
             // Another level may have it for longer.
             Verdict::Gone(Why::Expired | Why::Nothing) => Near::Unsure(None),
             verdict => Near::Sure(look(&held.entry, verdict)),
@@ -125,7 +126,7 @@ impl Cache {
     /// The newest removal of one of an entry's tags.
     pub(super) async fn newest_marker(&self, key: &CacheKey, entry: &Entry, now_ms: i64) -> Option<Stamp> {
         let mut newest = None;
-        for tag in entry.tags.iter() {
+        for tag in entry.tags.iter().filter(|_| on(Safeguard::MarkersFar)) {
             newest = newest.max(self.marker(&key.marker(tag), now_ms).await);
         }
         if self.0.cleared_applies(key) {

@@ -17,6 +17,7 @@ use quick_cache::DefaultHashBuilder;
 use tokio::sync::oneshot;
 
 use super::Inner;
+use super::safeguard::{Safeguard, on};
 use crate::service::spawn_beside;
 
 /// Keys of one reading.
@@ -168,11 +169,13 @@ impl Inner {
         let flights = &mut self.readings.0.lock().flights;
         let Some(flight) = flights.remove(key) else { return false };
         let Some(entry) = found else { return false };
-        self.stamps.saw(entry.stamp);
-        if entry.stamp < flight.floor {
+        if on(Safeguard::SeeStamps) {
+            self.stamps.saw(entry.stamp);
+        }
+        if entry.stamp < flight.floor && on(Safeguard::Floor) {
             return false;
         }
-        let near = promoted(entry, self.options.times.memory_ms, now_ms);
+        let near = nearer(entry, self.options.times.memory_ms, now_ms);
         self.memory.put(key, near, epoch);
         true
     }
@@ -182,9 +185,19 @@ impl Inner {
         let Some(entry) = entry else { return };
         let now_ms = self.clock.now_ms();
         for tier in &self.tiers[..found_at] {
-            let near = promoted(&entry, self.options.times.of(tier.level), now_ms);
+            let near = nearer(&entry, self.options.times.of(tier.level), now_ms);
             // A level that does not take it has it taken there by the next one who misses it.
             let _ = tier.put(key, &near).await;
         }
     }
+}
+
+/// An entry as it goes to a nearer level.
+fn nearer(entry: &Entry, level_ms: u64, now_ms: i64) -> Entry {
+    if on(Safeguard::PromoteRest) || entry.given {
+        return promoted(entry, level_ms, now_ms);
+    }
+    let stale_ms = entry.physical_ms - entry.logical_ms;
+    let logical_ms = now_ms.saturating_add_unsigned(level_ms);
+    Entry { logical_ms, physical_ms: logical_ms + stale_ms, ..entry.clone() }
 }

@@ -3,11 +3,12 @@
 
 use std::collections::HashMap;
 
-use keiko_core::cache::{CacheKey, Content, Entry, Level, removed};
+use keiko_core::cache::{CacheKey, Content, Entry, Level, Stamp, removed};
 use keiko_core::port::ChangeKind;
 use parking_lot::Mutex;
 
 use super::figures::Event;
+use super::safeguard::{Safeguard, on};
 use super::tier::Tier;
 use super::{Cache, Inner};
 
@@ -42,7 +43,8 @@ impl Waiting {
 
     /// Adds a change unless a newer one waits; whether there was room.
     fn add(&mut self, at: (Level, CacheKey), missed: Missed) -> bool {
-        if self.missed.get(&at).is_some_and(|old| old.entry.stamp > missed.entry.stamp) {
+        let is_older = |old: &Missed| old.entry.stamp > missed.entry.stamp;
+        if on(Safeguard::RepeatNewest) && self.missed.get(&at).is_some_and(is_older) {
             return true;
         }
         self.take(&at);
@@ -94,10 +96,12 @@ impl Inner {
 impl Cache {
     /// Repeats what levels have missed, until they are away again or nothing is left.
     pub async fn recover(&self) {
-        for tier in &self.0.tiers {
+        for tier in self.0.tiers.iter().filter(|_| on(Safeguard::Repeat)) {
             self.0.recover(tier).await;
         }
-        self.0.tell_again().await;
+        if on(Safeguard::TellAgain) {
+            self.0.tell_again().await;
+        }
     }
 }
 
@@ -129,11 +133,34 @@ impl Inner {
                     }
                 }
                 self.counters.event(Event::Repeated);
+                if entry.content == Content::Removed && missed.entry.content != Content::Removed {
+                    self.memory.forget(&at.1, missed.entry.stamp);
+                    self.doubt(&at.1, missed.entry.stamp).await;
+                }
                 if !self.tell(&at.1, missed.kind, missed.entry.stamp).await {
                     self.missed(Level::Memory, &at.1, missed.entry, missed.kind);
                 }
             }
         }
+    }
+
+    /// Takes back from levels what another one knows a newer change of: there that one has ended, or was lost.
+    pub(super) async fn take_back(&self, key: &CacheKey, stamp: Stamp, answers: &[Option<bool>]) {
+        if !answers.contains(&Some(true)) {
+            return;
+        }
+        for (tier, answer) in self.tiers.iter().zip(answers) {
+            let gone = removed(stamp, self.clock.now_ms());
+            if *answer == Some(true) && tier.put(key, &gone).await.is_err() {
+                self.missed(tier.level, key, gone, ChangeKind::Remove);
+            }
+        }
+        self.doubt(key, stamp).await;
+    }
+
+    /// Tells hosts that may have taken what was there for a moment to look again. It is a hint: they may keep it until it ends.
+    async fn doubt(&self, key: &CacheKey, stamp: Stamp) {
+        self.tell(key, ChangeKind::Set, Stamp(stamp.0.saturating_add(1))).await;
     }
 
     /// What other hosts' memories have missed.
@@ -153,7 +180,7 @@ impl Inner {
 mod tests {
     use bytes::Bytes;
     use keiko_core::TenantId;
-    use keiko_core::cache::{Namespace, Stamp, Wish, made};
+    use keiko_core::cache::{Namespace, Wish, made};
     use keiko_core::catalog::Tenant;
 
     use super::*;
