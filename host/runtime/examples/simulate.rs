@@ -8,6 +8,10 @@
 mod life;
 #[path = "many/mod.rs"]
 mod many;
+#[path = "../tests/simulation/random.rs"]
+mod random;
+#[path = "../tests/simulation/story.rs"]
+mod story;
 
 use std::ops::Range;
 use std::process::ExitCode;
@@ -45,12 +49,13 @@ fn lives(seeds: Range<u64>) -> ExitCode {
     let began = Instant::now();
     let count = seeds.end - seeds.start;
     let bad = Mutex::new(Vec::<Life>::new());
-    let (tasks, runs, ends) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let [tasks, runs, ends, along]: [AtomicU64; 4] = Default::default();
     each(seeds, |seed| {
         let life = live(seed, None, None);
         tasks.fetch_add(life.tasks as u64, Ordering::Relaxed);
         runs.fetch_add(life.runs as u64, Ordering::Relaxed);
         ends.fetch_add(life.ends, Ordering::Relaxed);
+        along.fetch_add(life.along, Ordering::Relaxed);
         if !life.violations.is_empty() {
             eprintln!("seed {seed}: {}", life.violations.join("; "));
             bad.lock().push(life);
@@ -73,6 +78,7 @@ fn lives(seeds: Range<u64>) -> ExitCode {
         "check": "sim",
         "tried": {
             "seeds": count, "tasks": number(&tasks), "attempts": number(&runs), "hosts_ended": number(&ends),
+            "leased_with_submits": number(&along),
             "safeguards": Safeguard::ALL.len(), "elapsed_s": elapsed_s,
         },
         "violations": {"lives": bad.len(), "safeguards_not_missed": unnoticed.len()},

@@ -8,6 +8,11 @@
 mod caches;
 #[path = "many/mod.rs"]
 mod many;
+#[allow(dead_code, reason = "what hosts draw their jitter from is of other lives")]
+#[path = "../tests/simulation/random.rs"]
+mod random;
+#[path = "../tests/simulation/story.rs"]
+mod story;
 
 use std::ops::Range;
 use std::process::ExitCode;

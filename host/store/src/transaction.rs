@@ -29,7 +29,6 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use keiko_core::batch::{Add, Added};
-use keiko_core::id::TaskId;
 use keiko_core::port::{Ask, Lease, LeaseRequest, StoreError, StoreErrorKind};
 use keiko_core::task::{Submit, Submitted};
 use parking_lot::Mutex;

@@ -132,7 +132,9 @@ impl Cache {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(LEASE / 3) => {}
             }
-            self.prolong_leases().await;
+            if on(Safeguard::Prolong) {
+                self.prolong_leases().await;
+            }
         }
     }
 

@@ -7,7 +7,9 @@ mod batches;
 mod caches;
 mod life;
 mod news;
+mod random;
 mod schedules;
+mod story;
 #[allow(dead_code, reason = "what is about real time is used by other tests")]
 #[path = "../support/mod.rs"]
 mod support;

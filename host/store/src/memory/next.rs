@@ -22,7 +22,11 @@ struct Waiting {
 
 impl Next {
     /// Waits for a submit that the lease goes with, or for `until`.
-    pub(super) async fn wait(&self, ask: Ask, until: Until<'_>) -> Result<Option<(LeaseRequest, Lease)>, StoreError> {
+    pub(super) async fn wait(
+        &self,
+        ask: Ask,
+        until: Until<'_>,
+    ) -> Result<Option<(LeaseRequest, Lease)>, StoreError> {
         let (reply, mut answer) = oneshot::channel();
         *self.0.lock() = Some(Waiting { ask, reply });
         let withdrawn = Withdrawn(self);

@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::join;
+use keiko_core::catalog::{Installed, NewVersion};
 use keiko_core::id::{Digest, Holder, TaskId};
 use keiko_core::manifest::Manifest;
 use keiko_core::policy::BudgetRequest;
 use keiko_core::port::{
-    Ask, CatalogStore, Installed, LeaseRequest, NewVersion, Records, Signal, Signals, StoreErrorKind, TaskStore,
+    Ask, CatalogStore, LeaseRequest, Records, Signal, Signals, StoreErrorKind, TaskStore,
 };
 use keiko_core::priority::Priority;
 use keiko_core::task::{Lineage, NewTask, Payload, Submit};

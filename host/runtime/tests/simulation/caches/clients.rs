@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use super::hosts::{Hosts, Living};
 use super::model::{Change, How, Kind, Model, Name, Reader};
 use super::off::Off;
-use super::random::Random;
+use crate::random::Random;
 
 /// Keys of each tenant.
 const KEYS: u64 = 4;

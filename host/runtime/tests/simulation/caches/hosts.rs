@@ -17,8 +17,8 @@ use super::levels::{Process, Server, Trouble, Way};
 use super::model::Model;
 use super::off::Off;
 use super::planes::{Ear, Plane};
-use super::random::Random;
-use super::story::Story;
+use crate::random::Random;
+use crate::story::Story;
 
 /// The tenants of every life.
 const TENANTS: [&str; 2] = ["ada", "bob"];

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use super::NOW_MS;
 use super::off::Off;
-use super::random::Random;
+use crate::random::Random;
 
 /// Whether a process lives. What one that was killed has begun does nothing any more and is never answered.
 #[derive(Debug)]

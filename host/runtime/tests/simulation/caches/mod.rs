@@ -16,11 +16,6 @@ mod levels;
 mod model;
 mod off;
 mod planes;
-#[allow(dead_code, reason = "what hosts draw their jitter from is of other lives")]
-#[path = "../life/random.rs"]
-mod random;
-#[path = "../life/story.rs"]
-mod story;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -33,8 +28,8 @@ use self::clients::{Client, ask_all};
 use self::hosts::Hosts;
 use self::model::Counts;
 pub use self::off::Off;
-use self::random::Random;
-use self::story::{Reader, Story};
+use crate::random::Random;
+use crate::story::{Reader, Story};
 
 /// The time when every life begins.
 const NOW_MS: i64 = 1_800_000_000_000;

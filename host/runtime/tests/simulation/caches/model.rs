@@ -16,7 +16,7 @@ use keiko_runtime::cache::BLIND_MS;
 
 use super::hosts::TIMES;
 use super::planes::{DELIVERY_MAX_MS, NOTICE_MAX_MS};
-use super::story::Story;
+use crate::story::Story;
 
 /// How old a value may be: a message is under way, or its line is cut and the host does not know yet, or it knows and looks
 /// again at the end of its epoch. The rest is for reading itself.

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::time::sleep;
 
 use super::levels::Process;
-use super::random::Random;
+use crate::random::Random;
 
 /// Longest way of a message, in milliseconds.
 pub const DELIVERY_MAX_MS: u64 = 150;

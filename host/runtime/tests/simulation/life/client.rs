@@ -17,7 +17,7 @@ use super::groups::Grouped;
 use super::guest::{PROCESSOR, Script, item};
 use super::hosts::Hosts;
 use super::onces::Onces;
-use super::random::Random;
+use crate::random::Random;
 
 /// How often a keyed submit is repeated when it is not known whether it was accepted.
 pub const REPEATS: u32 = 8;

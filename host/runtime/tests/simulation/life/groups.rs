@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::client::{Book, Clients, REPEATS, TOLD_MAX_MS, task};
 use super::guest::{Runs, Script};
 use super::hosts::Hosts;
-use super::random::Random;
+use crate::random::Random;
 
 /// A group that was accepted, or that a stored result asked for.
 #[derive(Clone, Copy)]

@@ -28,8 +28,8 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep};
 
-use super::random::Random;
-use super::story::Story;
+use crate::random::Random;
+use crate::story::Story;
 
 /// The only processor.
 pub const PROCESSOR: &str = "sink";

@@ -19,9 +19,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::guest::{Guests, Process, Runs, Stall};
-use super::random::{Random, jitter};
 use super::safeguard::Safeguard;
-use super::story::Story;
+use crate::random::{Random, jitter};
+use crate::story::Story;
 
 /// The time when every life begins.
 const NOW_MS: i64 = 1_800_000_000_000;

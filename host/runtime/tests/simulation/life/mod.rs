@@ -16,9 +16,7 @@ mod hosts;
 mod judge;
 mod onces;
 mod pauses;
-mod random;
 mod safeguard;
-mod story;
 mod trees;
 
 use std::sync::Arc;
@@ -32,9 +30,9 @@ use tokio::time::Instant;
 use self::client::Clients;
 use self::guest::Runs;
 use self::hosts::{Hosts, World};
-use self::random::Random;
 pub use self::safeguard::Safeguard;
-use self::story::{Reader, Story};
+use crate::random::Random;
+use crate::story::{Reader, Story};
 
 /// How long things go wrong.
 const HARSH: Duration = Duration::from_secs(90);
@@ -72,7 +70,7 @@ pub fn live(seed: u64, off: Option<Safeguard>, reader: Option<Reader>) -> Life {
 
 #[allow(clippy::disallowed_methods, reason = "what crashes hosts lives beside them")]
 async fn whole(seed: u64, off: Option<Safeguard>, reader: Option<Reader>) -> Life {
-    random::seed_jitter(seed);
+    crate::random::seed_jitter(seed);
     let mut random = Random::new(seed);
     let (story, runs) = (Arc::new(Story::new(reader)), Arc::new(Runs::default()));
     let (crash, mut crashes) = mpsc::unbounded_channel();

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::client::{Clients, task};
 use super::guest::{End, Runs, Script};
-use super::random::Random;
+use crate::random::Random;
 
 /// The rules of a life, each with two keys.
 const RULES: [(&str, OnceRule); 4] = [

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::client::Clients;
 use super::guest::Pause;
-use super::random::Random;
+use crate::random::Random;
 
 /// Between two tries to resume.
 const AGAIN: Duration = Duration::from_millis(500);

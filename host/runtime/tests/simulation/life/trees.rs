@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::client::{Clients, task};
 use super::guest::{End, Script};
-use super::random::Random;
+use crate::random::Random;
 
 /// Levels below a root: enough for a grandchild of somebody who is no root.
 const LEVELS: u64 = 3;
