@@ -4,10 +4,12 @@
 //! everything that must match: the format, the engine's settings, the component's digest, and the bytes. A file is copied
 //! once, into memory that is sealed before it is verified, so that what was verified is what is loaded; that memory is what the
 //! code runs from, and what instances begin with. One that does not verify (altered, renamed, of another cluster, of
-//! other settings, cut short) is removed and counted, and the component is compiled again.
+//! other settings, cut short) is removed and counted, and the component is compiled again. Those that another build, or
+//! this one on another processor, left under names that nobody asks for any more are removed and counted at the start.
 //!
 //! File: `MAGIC`, 32 bytes of MAC, the artifact as wasmtime serializes it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Write};
@@ -29,8 +31,12 @@ use crate::key::ClusterKey;
 const MAGIC: &[u8; 16] = b"keiko artifact 1";
 /// What names of artifacts among hosts begin to be hashed with, so that none of them is a MAC.
 const NAME: &[u8; 16] = b"keiko art name 1";
+/// Extension of an artifact.
+const READY: &str = "cwasm";
 /// Extension of a file that is being written.
 const DRAFT: &str = "new";
+/// Letters of settings in the name of a file.
+const SHORT: usize = 16;
 const MAC_BYTES: usize = 32;
 const HEADER_BYTES: usize = MAGIC.len() + MAC_BYTES;
 /// Bytes of an artifact that are hashed at once: they stay in a processor's own cache.
@@ -109,6 +115,24 @@ impl Artifacts {
             }
         }
         Ok(Artifacts { dir, key, refused: AtomicU64::new(0), drafts: AtomicU64::new(0) })
+    }
+
+    /// Removes and counts what was made under other settings than any of these.
+    pub(crate) fn sweep(&self, settings: &[&Settings]) -> io::Result<()> {
+        let mut stale = 0;
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            let made_under = path.file_name().and_then(OsStr::to_str).and_then(made_under);
+            if made_under.is_some_and(|made| settings.iter().all(|settings| settings.short() != made)) {
+                fs::remove_file(&path)?;
+                stale += 1;
+            }
+        }
+        if stale > 0 {
+            self.refused.fetch_add(stale, Ordering::Relaxed);
+            tracing::warn!(items = stale, "artifacts that another build left were removed");
+        }
+        Ok(())
     }
 
     /// Files that were not believed since the start.
@@ -211,8 +235,15 @@ impl Artifacts {
     }
 
     fn path(&self, digest: Digest, settings: &Settings) -> PathBuf {
-        self.dir.join(format!("{}-{}.cwasm", digest.hex(), &settings.0.to_hex()[..16]))
+        self.dir.join(format!("{}-{}.{READY}", digest.hex(), settings.short()))
     }
+}
+
+/// Under which settings, in short, an artifact of this name was made; `None` when it is no artifact's name.
+fn made_under(name: &str) -> Option<&str> {
+    let (digest, settings) = name.strip_suffix(READY)?.strip_suffix('.')?.split_once('-')?;
+    let is_hex = |text: &str, length| text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (is_hex(digest, 64) && is_hex(settings, SHORT)).then_some(settings)
 }
 
 /// What is left of a file, as far as an artifact may go, in memory that nobody can change any more.
@@ -244,6 +275,11 @@ fn each_piece(kept: &Kept, mut look: impl FnMut(&[u8])) -> io::Result<()> {
 }
 
 impl Settings {
+    /// What names of files show of it.
+    fn short(&self) -> String {
+        self.0.to_hex()[..SHORT].to_owned()
+    }
+
     /// What wasmtime says decides compatibility: its version, the target and CPU features, and every setting of code
     /// generation, the profile's among them; and the adapter, which is compiled into programs.
     pub(crate) fn of(engine: &wasmtime::Engine) -> Settings {

@@ -140,6 +140,10 @@ impl Engine {
         let machines = Machines::new(options.running_max)?;
         let artifacts = Artifacts::open(options.artifacts_dir, options.cluster_key)
             .map_err(|error| internal(format!("the folder of artifacts cannot be used: {error}")))?;
+        let settings = [machines.settings(Profile::Strict)?, machines.settings(Profile::Concurrent)?];
+        artifacts
+            .sweep(&settings)
+            .map_err(|error| internal(format!("the folder of artifacts cannot be swept: {error}")))?;
         let ticked = machines.strict().engine.clone();
         let engine = Engine(Arc::new(Inner {
             machines,

@@ -103,6 +103,25 @@ fn an_artifact_of_another_cluster_is_made_again() {
 }
 
 #[test]
+fn what_another_build_left_is_removed_and_counted_and_nothing_else() {
+    let folder = folder();
+    let good = folder.artifact();
+    let name = good.file_name().unwrap().to_str().unwrap().to_owned();
+    let (digest, _) = name.split_once('-').unwrap();
+    let at = |name: &str| folder.dir.path().join(name);
+    let stale = [format!("{digest}-0123456789abcdef.cwasm"), format!("{}-0123456789abcdef.cwasm", "0".repeat(64))];
+    let others = ["notes.txt".to_owned(), format!("{digest}.cwasm"), format!("{digest}-short.cwasm")];
+    for name in stale.iter().chain(&others) {
+        fs::copy(&good, at(name)).unwrap();
+    }
+    assert_eq!(folder.refused('a'), 2);
+    assert!(stale.iter().all(|name| !at(name).exists()));
+    assert!(others.iter().all(|name| at(name).exists()), "they are not ours to remove");
+    assert!(good.exists());
+    assert_eq!(folder.refused('a'), 0);
+}
+
+#[test]
 fn an_artifact_under_the_name_of_another_is_made_again() {
     let folder = folder();
     let other = Bytes::from(guest("(call $digit (i32.const 7))").bytes());
