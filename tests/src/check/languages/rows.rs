@@ -80,8 +80,8 @@ impl Row {
 
 /// All of them, in the order in which they are asked.
 pub fn rows() -> Vec<Row> {
-    [small(), output(), metrics(), tasks(), asking(), batch(), agents(), history(), cache(), denied(), ends()]
-        .concat()
+    let of_keiko = [small(), output(), metrics(), tasks(), asking(), batch(), agents(), history(), cache()];
+    [of_keiko.concat(), wasi(), denied(), ends()].concat()
 }
 
 const LARGEST: u64 = 2 << 20;
@@ -122,6 +122,21 @@ fn small() -> Vec<Row> {
         rows.push(all(REPORT, "progress", input, error("fraction-out-of-range")));
     }
     rows
+}
+
+/// What a language's own library asks of WASI.
+fn wasi() -> Vec<Row> {
+    let elapsed = json!({"went_back": false, "elapsed_ns": "$number"});
+    let random = |bytes: u64, shown: &str| {
+        all("", "random-secure", json!({ "bytes": bytes }), json!({"bytes": bytes, shown: "$text"}))
+    };
+    vec![
+        all("", "clock-wall", json!({}), json!({"unix_ms": "$number"})),
+        all("", "clock-monotonic", json!({}), elapsed),
+        random(16, "hex"),
+        random(64, "hex"),
+        random(1_000, "digest"),
+    ]
 }
 
 fn output() -> Vec<Row> {
