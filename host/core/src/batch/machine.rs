@@ -191,7 +191,14 @@ impl Machine {
             let Some(before) = known.forming.take() else { return };
             match left {
                 Left::Nothing => {}
-                Left::Due(at_ms) => known.wait(one(at_ms, &settings)),
+                Left::Due(at_ms) => {
+                    known.wait(one(at_ms, &settings));
+                    if settings.ordered && before.requested {
+                        // Behind the first, which waits, is what was asked for as well.
+                        known.gathered.requested = true;
+                        known.not_before_ms = at_ms;
+                    }
+                }
                 Left::Blocked => {
                     known.wait(before);
                     known.not_before_ms = now_ms.saturating_add(BLOCKED_MS);
@@ -383,12 +390,14 @@ impl Processor {
         let (place, group) = self.due.pop_first()?;
         let known = self.groups.get_mut(&group)?;
         known.place = None;
-        let Some(why) = flush::due(&known.gathered, &self.settings, self.size, now_ms) else {
+        let Some(due) = flush::due(&known.gathered, &self.settings, self.size, now_ms) else {
             // Its clock was set back, or its size grew: it has another time now.
             debug_assert!(place.0 <= now_ms);
             self.change(&group, now_ms, |_| ());
             return None;
         };
+        // What was asked for goes, of whatever age it is where it is stored.
+        let why = if known.gathered.requested { Why::Requested } else { due };
         known.forming = Some(std::mem::replace(&mut known.gathered, NOTHING));
         known.in_flight += 1;
         self.in_flight += 1;
