@@ -242,7 +242,8 @@ impl Artifacts {
 /// Under which settings, in short, an artifact of this name was made; `None` when it is no artifact's name.
 fn made_under(name: &str) -> Option<&str> {
     let (digest, settings) = name.strip_suffix(READY)?.strip_suffix('.')?.split_once('-')?;
-    let is_hex = |text: &str, length| text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_hex =
+        |text: &str, length| text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     (is_hex(digest, 64) && is_hex(settings, SHORT)).then_some(settings)
 }
 

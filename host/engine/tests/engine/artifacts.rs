@@ -109,7 +109,8 @@ fn what_another_build_left_is_removed_and_counted_and_nothing_else() {
     let name = good.file_name().unwrap().to_str().unwrap().to_owned();
     let (digest, _) = name.split_once('-').unwrap();
     let at = |name: &str| folder.dir.path().join(name);
-    let stale = [format!("{digest}-0123456789abcdef.cwasm"), format!("{}-0123456789abcdef.cwasm", "0".repeat(64))];
+    let stale =
+        [format!("{digest}-0123456789abcdef.cwasm"), format!("{}-0123456789abcdef.cwasm", "0".repeat(64))];
     let others = ["notes.txt".to_owned(), format!("{digest}.cwasm"), format!("{digest}-short.cwasm")];
     for name in stale.iter().chain(&others) {
         fs::copy(&good, at(name)).unwrap();

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use keiko_core::cache::{CacheKey, Content, Entry, Stamp, Wish};
+use keiko_core::cache::{CacheKey, Content, Entry, Wish};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::figures::Event;
 use super::read::Look;
 use super::safeguard::{Safeguard, on};
-use super::{Cache, Stored};
+use super::{Begun, Cache, Stored};
 use crate::service::spawn_beside;
 
 /// How long a right to compute lasts without a sign of its host.
@@ -203,7 +203,7 @@ pub struct FillGuard {
     /// There until this is completed or dropped.
     ticket: Option<Ticket>,
     lease: Option<Arc<Lease>>,
-    begun: Stamp,
+    begun: Begun,
 }
 
 impl std::fmt::Debug for Lease {
@@ -260,12 +260,9 @@ impl FillGuard {
         }
     }
 
-    /// What the value's stamp is.
-    fn begun(&self) -> Stamp {
-        if on(Safeguard::BeganThen) {
-            return self.begun;
-        }
-        self.cache.0.stamps.next(self.cache.0.clock.now_ms())
+    /// When the value began to be computed.
+    fn begun(&self) -> Begun {
+        if on(Safeguard::BeganThen) { self.begun } else { self.cache.begin() }
     }
 
     async fn free(&mut self) {
@@ -335,12 +332,12 @@ impl Cache {
                 ticket.end(|| Handed::Value(content.clone()));
                 return Err(content);
             }
-            let begun = self.0.stamps.next(self.0.clock.now_ms());
+            let begun = self.begin();
             let guard = |ticket, lease| FillGuard { cache: self.clone(), ticket: Some(ticket), lease, begun };
             if !self.0.shared || !on(Safeguard::Lease) {
                 return Ok(guard(ticket, None));
             }
-            match self.take_lease(&ticket.key, owner).await {
+            match self.ask_lease(&ticket.key, owner).await {
                 // No level answers: then each host computes for itself.
                 None => return Ok(guard(ticket, None)),
                 Some(true) => {
@@ -510,6 +507,19 @@ impl Cache {
         }
     }
 
+    /// Takes a lease, and gives it back when nobody waits for it any more.
+    async fn ask_lease(&self, key: &CacheKey, owner: u64) -> Option<bool> {
+        let (cache, key) = (self.clone(), key.clone());
+        let (tell, told) = oneshot::channel();
+        spawn_beside(async move {
+            let ours = cache.take_lease(&key, owner).await;
+            if tell.send(ours).is_err() && ours == Some(true) {
+                cache.give_lease_back(&key, owner).await;
+            }
+        });
+        told.await.ok().flatten()
+    }
+
     /// Takes or prolongs a lease on the first level that answers; `None` when none does.
     async fn take_lease(&self, key: &CacheKey, owner: u64) -> Option<bool> {
         for tier in &self.0.tiers {
@@ -527,9 +537,13 @@ impl Cache {
                 held.remove(key);
             }
         }
-        // It may have been taken on a level that has been away since, and on one that is away now: it ends by itself.
+        self.give_lease_back(key, lease.owner).await;
+    }
+
+    /// It may have been taken on a level that has been away since, and on one that is away now: it ends by itself.
+    async fn give_lease_back(&self, key: &CacheKey, owner: u64) {
         for tier in &self.0.tiers {
-            if tier.free_lease(key, lease.owner).await == Ok(true) {
+            if tier.free_lease(key, owner).await == Ok(true) {
                 return;
             }
         }

@@ -154,6 +154,16 @@ impl Memory {
         memory.entries.insert(key.clone(), Arc::new(Held { entry, markers, epoch, weight }));
     }
 
+    /// Holds an entry for longer, unless it has been changed, or is gone.
+    pub(crate) fn prolong(&self, key: &CacheKey, entry: Entry) {
+        let Some(memory) = self.of(key.tenant().id) else { return };
+        let _writing = memory.writing.lock();
+        let Some(old) = memory.entries.peek(key).filter(|old| old.entry.stamp == entry.stamp) else { return };
+        let (markers, epoch) = (old.markers.clone(), AtomicU64::new(old.epoch.load(Ordering::Relaxed)));
+        let weight = entry.weight(key);
+        memory.entries.insert(key.clone(), Arc::new(Held { entry, markers, epoch, weight }));
+    }
+
     /// Forgets an entry that has proved not to be the newest.
     pub(crate) fn forget(&self, key: &CacheKey, stamp: Stamp) {
         let Some(memory) = self.of(key.tenant().id) else { return };

@@ -226,15 +226,14 @@ impl Cache {
 
     /// Stores a value everywhere.
     pub async fn set(&self, key: &CacheKey, value: Bytes, wish: &Wish) -> Stored {
-        let stamp = self.0.stamps.next(self.0.clock.now_ms());
-        self.store(key, Content::Value(value), wish, stamp).await
+        self.store(key, Content::Value(value), wish, self.begin()).await
     }
 
     /// Removes a key everywhere.
     pub async fn remove(&self, key: &CacheKey) {
-        let now_ms = self.0.clock.now_ms();
-        let entry = removed(self.0.stamps.next(now_ms), now_ms);
-        self.spread(key, |_| entry.clone(), ChangeKind::Remove).await;
+        let Begun { stamp, epoch } = self.begin();
+        let entry = removed(stamp, self.0.clock.now_ms());
+        self.spread(key, epoch, |_| entry.clone(), ChangeKind::Remove).await;
     }
 
     /// Makes what is under a key stale everywhere; it is still there in case a new one cannot be had. Says whether there
@@ -245,9 +244,9 @@ impl Cache {
             _ => self.newest(key).await,
         };
         let Some(entry) = entry else { return false };
-        let now_ms = self.0.clock.now_ms();
-        let entry = expired(&entry, self.0.stamps.next(now_ms), now_ms);
-        self.spread(key, |_| entry.clone(), ChangeKind::Expire).await;
+        let Begun { stamp, epoch } = self.begin();
+        let entry = expired(&entry, stamp, self.0.clock.now_ms());
+        self.spread(key, epoch, |_| entry.clone(), ChangeKind::Expire).await;
         true
     }
 
@@ -320,8 +319,14 @@ impl Cache {
         &self.0.options
     }
 
-    /// Stores what a computation that began at `stamp` has found.
-    async fn store(&self, key: &CacheKey, content: Content, wish: &Wish, stamp: Stamp) -> Stored {
+    /// A change, or a computation, begins.
+    fn begin(&self) -> Begun {
+        let now_ms = self.0.clock.now_ms();
+        Begun { stamp: self.0.stamps.next(now_ms), epoch: self.0.epoch.now(now_ms) }
+    }
+
+    /// Stores what a computation has found.
+    async fn store(&self, key: &CacheKey, content: Content, wish: &Wish, begun: Begun) -> Stored {
         if let Content::Value(value) = &content
             && value.len() > VALUE_BYTES_MAX
         {
@@ -331,25 +336,26 @@ impl Cache {
         let random = if self.0.options.jitter { random() } else { 0.0 };
         let now_ms = self.0.clock.now_ms();
         let times = self.0.options.times;
-        let of = |level| made(content.clone(), stamp, wish, times.of(level), now_ms, random);
-        self.spread(key, of, ChangeKind::Set).await;
+        let of = |level| made(content.clone(), begun.stamp, wish, times.of(level), now_ms, random);
+        self.spread(key, begun.epoch, of, ChangeKind::Set).await;
         Stored::Kept
     }
 
     async fn mark(&self, key: &CacheKey) {
-        let now_ms = self.0.clock.now_ms();
-        let marker = Entry::marker(self.0.stamps.next(now_ms), now_ms);
-        self.spread(key, |_| marker.clone(), ChangeKind::Set).await;
+        let Begun { stamp, epoch } = self.begin();
+        let marker = Entry::marker(stamp, self.0.clock.now_ms());
+        self.spread(key, epoch, |_| marker.clone(), ChangeKind::Set).await;
     }
 
-    /// Brings a change to every level, and tells the others when it is where they look.
-    async fn spread(&self, key: &CacheKey, of: impl Fn(Level) -> Entry, kind: ChangeKind) {
+    /// Brings a change to every level, and tells the others when it is where they look. In a later epoch than the one in
+    /// which it began this host looks again: it may not have heard what happened since.
+    async fn spread(&self, key: &CacheKey, epoch: u64, of: impl Fn(Level) -> Entry, kind: ChangeKind) {
         let inner = &*self.0;
         let near = of(Level::Memory);
         let stamp = near.stamp;
         inner.changes.fetch_add(1, Ordering::AcqRel);
         inner.readings.raise(key, stamp);
-        inner.memory.put(key, near, inner.epoch.now(inner.clock.now_ms()));
+        inner.memory.put(key, near, epoch);
         let puts = inner.tiers.iter().map(|tier| async {
             let entry = of(tier.level);
             match tier.put(key, &entry).await {
@@ -391,8 +397,17 @@ impl Cache {
     fn throttle(&self, key: &CacheKey, entry: &Entry, throttle: Duration) {
         let now_ms = self.0.clock.now_ms();
         let later = keiko_core::cache::throttled(entry, throttle.as_millis() as u64, now_ms);
-        self.0.memory.put(key, later, self.0.epoch.now(now_ms));
+        self.0.memory.prolong(key, later);
     }
+}
+
+/// When a change began.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    /// It is newer than what has an older one.
+    stamp: Stamp,
+    /// What this host had heard of by then.
+    epoch: u64,
 }
 
 impl Inner {

@@ -99,7 +99,9 @@ impl Cache {
         let entry = match (far.entry, &held) {
             // What was changed here in the meantime is newer than what was read.
             (Some(entry), _) => match self.0.memory.get(key).filter(|now| now.entry.stamp > entry.stamp) {
-                Some(now) => now.entry.clone(),
+                Some(now) if now.is_of(self.0.epoch.now(now_ms)) => now.entry.clone(),
+                // What was read came late; what is here may be followed by something that has ended.
+                Some(_) => return Look::Gone(Why::Nothing),
                 None => entry,
             },
             // Nobody could say whether it is the newest: it is served as long as it would be here.

@@ -193,7 +193,7 @@ impl Inner {
 }
 
 /// An entry as it goes to a nearer level.
-fn nearer(entry: &Entry, level_ms: u64, now_ms: i64) -> Entry {
+pub(super) fn nearer(entry: &Entry, level_ms: u64, now_ms: i64) -> Entry {
     if on(Safeguard::PromoteRest) || entry.given {
         return promoted(entry, level_ms, now_ms);
     }

@@ -8,6 +8,7 @@ use keiko_core::port::ChangeKind;
 use parking_lot::Mutex;
 
 use super::figures::Event;
+use super::reading::nearer;
 use super::safeguard::{Safeguard, on};
 use super::tier::Tier;
 use super::{Cache, Inner};
@@ -117,14 +118,17 @@ impl Inner {
                 let now_ms = self.clock.now_ms();
                 // It has ended by itself, but what is older may last longer there.
                 let ended = missed.entry.physical_ms <= now_ms;
-                let mut entry =
-                    if ended { removed(missed.entry.stamp, now_ms) } else { missed.entry.clone() };
-                // The last level knows of a newer change though it has ended; then only what is older is to go. The others
-                // are told, too: what they lost they may have taken from this one since.
+                let stamp = missed.entry.stamp;
+                let (mut newer, mut entry) = (false, missed.entry.clone());
+                if ended {
+                    entry = removed(stamp, now_ms);
+                }
+                // The last level knows of a newer change though it has ended; then that counts, or only what is older is
+                // to go. The others are told, too: what they lost they may have taken from this one since.
                 for one in self.tiers.iter().rev() {
-                    match one.put(&at.1, &entry).await {
+                    match one.put(&at.1, &self.as_at(one, &entry, newer)).await {
                         Ok(true) => {}
-                        Ok(false) => entry = removed(missed.entry.stamp, now_ms),
+                        Ok(false) => (newer, entry) = (true, self.newer_at(one, &at.1, stamp).await),
                         Err(_) if one.level == tier.level => {
                             self.recovery.0.lock().add(at, missed);
                             return;
@@ -133,11 +137,14 @@ impl Inner {
                     }
                 }
                 self.counters.event(Event::Repeated);
-                if entry.content == Content::Removed && missed.entry.content != Content::Removed {
-                    self.memory.forget(&at.1, missed.entry.stamp);
-                    self.doubt(&at.1, missed.entry.stamp).await;
+                // What this level had of before may have been read here, too.
+                self.readings.raise(&at.1, stamp);
+                self.memory.change(&at.1, missed.kind, stamp, now_ms);
+                if (newer || ended) && missed.entry.content != Content::Removed {
+                    self.memory.forget(&at.1, stamp);
+                    self.doubt(&at.1, stamp).await;
                 }
-                if !self.tell(&at.1, missed.kind, missed.entry.stamp).await {
+                if !self.tell(&at.1, missed.kind, stamp).await {
                     self.missed(Level::Memory, &at.1, missed.entry, missed.kind);
                 }
             }
@@ -149,13 +156,31 @@ impl Inner {
         if !answers.contains(&Some(true)) {
             return;
         }
+        let mut newest = removed(stamp, self.clock.now_ms());
+        if let Some(knows) = answers.iter().rposition(|answer| *answer == Some(false)) {
+            newest = self.newer_at(&self.tiers[knows], key, stamp).await;
+        }
         for (tier, answer) in self.tiers.iter().zip(answers) {
-            let gone = removed(stamp, self.clock.now_ms());
-            if *answer == Some(true) && tier.put(key, &gone).await.is_err() {
-                self.missed(tier.level, key, gone, ChangeKind::Remove);
+            let entry = self.as_at(tier, &newest, true);
+            if *answer == Some(true) && tier.put(key, &entry).await.is_err() {
+                self.missed(tier.level, key, entry, ChangeKind::Remove);
             }
         }
         self.doubt(key, stamp).await;
+    }
+
+    /// What a level has that is newer than this, or the note that everything until then is gone.
+    async fn newer_at(&self, tier: &Tier, key: &CacheKey, stamp: Stamp) -> Entry {
+        let found = tier.get_one(key).await.ok().flatten();
+        found.filter(|found| found.stamp > stamp).unwrap_or_else(|| removed(stamp, self.clock.now_ms()))
+    }
+
+    /// An entry as a level has it, when it is `of_another` level.
+    fn as_at(&self, tier: &Tier, entry: &Entry, of_another: bool) -> Entry {
+        match of_another && entry.content != Content::Removed {
+            true => nearer(entry, self.options.times.of(tier.level), self.clock.now_ms()),
+            false => entry.clone(),
+        }
     }
 
     /// Tells hosts that may have taken what was there for a moment to look again. It is a hint: they may keep it until it ends.

@@ -53,7 +53,7 @@ pub enum Safeguard {
     FreeOnDrop,
     /// What was computed after the right had gone to another is not kept.
     Fence,
-    /// A computed value is as old as the beginning of its computation.
+    /// A computed value is as old as the beginning of its computation, and known to be the newest of then alone.
     BeganThen,
 }
 

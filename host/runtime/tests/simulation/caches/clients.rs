@@ -108,6 +108,12 @@ impl Call {
         }
     }
 
+    fn asked(&self, id: u64) {
+        let now_ms = self.hosts.now_ms();
+        let clear_ms = self.living.clear_since(now_ms);
+        self.hosts.model.lock().asked(id, self.reader, clear_ms, now_ms);
+    }
+
     fn waited(&self, name: Name) {
         let now_ms = self.hosts.now_ms();
         let clear_ms = self.living.clear_since(now_ms);
@@ -236,7 +242,9 @@ impl Client {
     async fn fill(&mut self, call: &Call, name: Name) {
         let (id, wish) = call.change(Kind::Value, name, &mut self.random);
         let key = call.key(name);
+        call.hosts.model.lock().asks(id, name, call.reader);
         let filling = timeout(FILL_PATIENCE, call.living.cache.fill(&key)).await;
+        call.asked(id);
         if !call.answered("fill", FILL_PATIENCE) {
             return call.hosts.model.lock().unmade(id);
         }
@@ -307,7 +315,9 @@ impl Client {
             }
         };
         let key = call.key(name);
+        call.hosts.model.lock().asks(id, name, call.reader);
         let answer = call.living.cache.get_or_compute(&key, &wish, PATIENCE, compute).await;
+        call.asked(id);
         if !call.answered("get_or_compute", PATIENCE.hard) {
             return;
         }

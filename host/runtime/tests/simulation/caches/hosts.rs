@@ -61,7 +61,7 @@ pub struct Living {
 impl Living {
     /// Since when this host reaches all levels.
     pub fn clear_since(&self, now_ms: i64) -> i64 {
-        let troubled = self.troubles.iter().any(|trouble| *trouble.lock() != Trouble::None);
+        let troubled = self.troubles.iter().any(|trouble| trouble.lock().is_harm());
         if troubled || !self.cache.resting().is_empty() {
             self.clear_since_ms.store(now_ms, Ordering::Relaxed);
             return i64::MAX;
@@ -247,7 +247,8 @@ impl Hosts {
                         3..=4 => Trouble::Unanswered,
                         5 => Trouble::Hangs,
                         6 => Trouble::Loses,
-                        _ => Trouble::Slow,
+                        7 => Trouble::Slow,
+                        _ => Trouble::Late,
                     };
                     self.trouble(place, random.place(2), trouble, lasts_ms).await;
                 }
@@ -298,8 +299,10 @@ impl Place {
     }
 
     fn set_trouble(&self, level: usize, trouble: Trouble, now_ms: i64) {
-        *self.troubles[level].lock() = trouble;
-        if let Some(living) = &*self.living.lock() {
+        let before = std::mem::replace(&mut *self.troubles[level].lock(), trouble);
+        if let Some(living) = &*self.living.lock()
+            && (before.is_harm() || trouble.is_harm())
+        {
             living.clear_since_ms.store(now_ms, Ordering::Relaxed);
         }
     }

@@ -57,8 +57,17 @@ pub enum Trouble {
     Hangs,
     /// Calls take longer than some are waited for.
     Slow,
+    /// Calls take longer than others need to change what they ask for; every one is answered.
+    Late,
     /// What is put is taken, and lost.
     Loses,
+}
+
+impl Trouble {
+    /// Whether a host may miss something because of it.
+    pub fn is_harm(self) -> bool {
+        !matches!(self, Trouble::None | Trouble::Late)
+    }
 }
 
 /// A level as all hosts have it.
@@ -135,6 +144,7 @@ impl Way {
             let mut random = self.random.lock();
             match self.trouble() {
                 Trouble::Slow => random.among(0, 400),
+                Trouble::Late => random.among(0, 40),
                 _ if random.percent(40) => random.among(1, 3),
                 _ => 0,
             }

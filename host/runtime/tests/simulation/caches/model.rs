@@ -31,7 +31,9 @@ const UNDER_WAY_MS: i64 = 3_000;
 const WAITING_MAX_MS: i64 = 1_500;
 /// A right ends so long after its holder was last heard of.
 const LEASE_MS: i64 = 11_000;
-/// Any call has an answer within this, beside what it is asked to wait.
+/// Any call of a host that reaches all levels has an answer within this, beside what it is asked to wait...
+const QUICK_MAX_MS: i64 = 1_500;
+/// ...and of any other within this.
 const ANSWER_MAX_MS: i64 = 15_000;
 
 /// A key of a tenant, by their numbers.
@@ -85,6 +87,8 @@ struct Computation {
     asked_ms: i64,
     began_ms: i64,
     ended_ms: Option<i64>,
+    /// Whether its host reached all levels then, so that its right is where others look for it.
+    began_well: bool,
     /// Whether its right was given back for sure.
     ended_well: bool,
 }
@@ -116,12 +120,18 @@ pub struct Model {
     skew_ms: i64,
     next: u64,
     computations: Vec<Computation>,
+    /// Who wants a value or the right to compute it, by what it would become.
+    asking: BTreeMap<u64, (u64, Name)>,
+    /// When the right to compute a key may have become nobody's: its host died, or did not hear that it has it.
+    orphaned: Vec<(Name, i64)>,
     /// Changes that are not everywhere yet.
     waiting: Vec<u64>,
     /// What hosts have read of a key.
     seen: BTreeMap<(u64, Name), Vec<u64>>,
     /// Until when hosts serve what is stale of a key.
     throttled: BTreeMap<(u64, Name), i64>,
+    /// Since when hosts that live reach all levels, as it was seen last.
+    clear: BTreeMap<u64, i64>,
     spoilt_ms: i64,
 }
 
@@ -144,9 +154,12 @@ impl Model {
             skew_ms,
             next: 1,
             computations: Vec::new(),
+            asking: BTreeMap::new(),
+            orphaned: Vec::new(),
             waiting: Vec::new(),
             seen: BTreeMap::new(),
             throttled: BTreeMap::new(),
+            clear: BTreeMap::new(),
             spoilt_ms: i64::MIN,
         }
     }
@@ -231,6 +244,13 @@ impl Model {
         lost_ms: &dyn Fn(&CacheKey) -> Option<i64>,
         now_ms: i64,
     ) {
+        self.clear.insert(life, clear_ms);
+        let just = |one: &&mut Computation| {
+            one.life == life && one.ended_ms.is_some_and(|ended_ms| ended_ms + UNDER_WAY_MS >= now_ms)
+        };
+        // Its right may not have been given back, or not have been heard to be.
+        let troubled = self.computations.iter_mut().filter(just).filter(|one| one.ended_ms < Some(clear_ms));
+        troubled.for_each(|one| one.ended_well = false);
         let is_over = |since_ms: i64, ms: i64| since_ms.saturating_add(ms) <= now_ms;
         if unrepeated > 0 {
             if is_over(clear_ms, REPEATED_MS) && is_over(lines_ms, REPEATED_MS) {
@@ -268,8 +288,13 @@ impl Model {
     pub fn died(&mut self, life: u64, now_ms: i64) {
         let open = |change: &&mut Change| change.life == life && change.everywhere_ms.is_none();
         self.changes.values_mut().filter(open).for_each(|change| change.never = true);
-        for one in self.computations.iter_mut().filter(|one| one.life == life && one.ended_ms.is_none()) {
-            one.ended_ms = Some(now_ms);
+        let orphaned = self.asking.values().filter(|(asking, _)| *asking == life);
+        self.orphaned.extend(orphaned.map(|(_, name)| (*name, now_ms)));
+        self.asking.retain(|_, (asking, _)| *asking != life);
+        self.clear.remove(&life);
+        for one in self.computations.iter_mut().filter(|one| one.life == life) {
+            let ended_ms = *one.ended_ms.get_or_insert(now_ms);
+            one.ended_well &= ended_ms + UNDER_WAY_MS < now_ms;
         }
     }
 
@@ -322,7 +347,7 @@ impl Model {
             return Ok(());
         }
         self.is_kept(change, name, reader, how)?;
-        if change.spoilt || Model::is_under_way(change, reader) {
+        if change.spoilt || self.is_under_way(change, reader) {
             return Ok(());
         }
         let stamped = self.renewed_ms(change, reader);
@@ -333,12 +358,23 @@ impl Model {
         }
     }
 
-    /// Whether it is just being stored: it is there until all levels have said what they know.
-    fn is_under_way(change: &Change, reader: Reader) -> bool {
-        let since_computed = change.computed_ms.is_some_and(|computed_ms| {
-            change.life == reader.life && reader.began_ms <= computed_ms + UNDER_WAY_MS
-        });
-        change.acked_ms.map_or(since_computed, |acked_ms| acked_ms >= reader.began_ms)
+    /// Whether it is just being stored: it is there until all levels have said what they know, which those do later that its
+    /// host did not reach, and until the others have heard that it is to go again.
+    fn is_under_way(&self, change: &Change, reader: Reader) -> bool {
+        let is_own = change.life == reader.life;
+        let until_ms = |ended_ms: i64| if is_own { ended_ms } else { ended_ms.saturating_add(BOUND_MS) };
+        if let Some(everywhere_ms) = change.everywhere_ms {
+            return reader.began_ms <= until_ms(everywhere_ms);
+        }
+        let Some(made_ms) = change.acked_ms.or(change.computed_ms) else { return false };
+        let repeated_ms = match self.clear.get(&change.life) {
+            Some(&clear_ms) if clear_ms > made_ms => clear_ms.saturating_add(REPEATED_MS),
+            Some(_) if change.acked_ms.is_some() => made_ms,
+            Some(_) => made_ms + UNDER_WAY_MS,
+            // It died with what it had to repeat.
+            None => i64::MAX,
+        };
+        reader.began_ms <= until_ms(repeated_ms)
     }
 
     /// Its lifetime has not ended.
@@ -428,6 +464,18 @@ impl Model {
         newer.stamped.0 + lifetime_ms as i64 > reader.began_ms + 2 * self.skew_ms
     }
 
+    /// A host wants a value, which would be this change if it had to compute it.
+    pub fn asks(&mut self, change: u64, name: Name, reader: Reader) {
+        self.asking.insert(change, (reader.life, name));
+    }
+
+    /// It has an answer. A level that did not give its own may have given the right all the same.
+    pub fn asked(&mut self, change: u64, reader: Reader, clear_ms: i64, now_ms: i64) {
+        let asked = self.asking.remove(&change);
+        let lost = asked.filter(|_| clear_ms > reader.began_ms);
+        self.orphaned.extend(lost.map(|(_, name)| (name, now_ms)));
+    }
+
     /// A computation begins. `others_clear` says since when a host that lives reaches all levels.
     pub fn computes(
         &mut self,
@@ -438,10 +486,15 @@ impl Model {
         clear: &dyn Fn(u64) -> i64,
     ) {
         self.stamped(change, now_ms);
+        self.asked(change, reader, clear(reader.life), now_ms);
         let (life, asked_ms) = (reader.life, reader.began_ms);
         let spoilt_ms = self.spoilt_ms;
+        let began_well = clear(life) <= asked_ms;
         let both = self.computations.iter().find(|other| {
-            let is_fair = clear(life) <= other.asked_ms && clear(other.life) <= other.asked_ms;
+            let is_fair = began_well
+                && other.began_well
+                && clear(life) <= other.asked_ms
+                && clear(other.life) <= other.asked_ms;
             other.name == name
                 && other.ended_ms.is_none()
                 && (other.life == life || is_fair && spoilt_ms < other.asked_ms)
@@ -458,6 +511,7 @@ impl Model {
             asked_ms,
             began_ms,
             ended_ms: None,
+            began_well,
             ended_well: false,
         });
     }
@@ -483,7 +537,7 @@ impl Model {
                 && other.began_ms > one.began_ms
                 && one.ended_ms.is_some_and(|ended_ms| other.began_ms < ended_ms)
                 && other.ended_ms.is_none()
-                && clear(other.life) <= other.asked_ms
+                && (one.began_well && other.began_well)
                 && clear(one.life).saturating_add(BOUND_MS) <= one.ended_ms.unwrap_or(now_ms)
                 && self.spoilt_ms < other.asked_ms
         };
@@ -502,6 +556,9 @@ impl Model {
             one.name == name && one.ended_ms.is_none_or(|ended| ended >= reader.began_ms - LEASE_MS)
         };
         let mut last_ms = reader.began_ms;
+        if self.orphaned.iter().any(|(of, died_ms)| *of == name && died_ms + LEASE_MS >= last_ms) {
+            return;
+        }
         for one in self.computations.iter().filter(recent) {
             match one.ended_ms {
                 Some(ended_ms) if one.ended_well => last_ms = last_ms.max(ended_ms),
@@ -524,7 +581,7 @@ impl Model {
     pub fn answered(&mut self, what: &str, reader: Reader, patience_ms: i64, clear_ms: i64, now_ms: i64) {
         self.counts.calls += 1;
         let is_clear = clear_ms.saturating_add(UNDER_WAY_MS) <= reader.began_ms;
-        let most_ms = if is_clear { 1_000 } else { ANSWER_MAX_MS };
+        let most_ms = if is_clear { QUICK_MAX_MS } else { ANSWER_MAX_MS };
         let took_ms = now_ms - reader.began_ms;
         if took_ms > most_ms + patience_ms {
             self.violated(format!("host {} waits {took_ms} ms for the answer of {what}", reader.life));
