@@ -513,11 +513,15 @@ impl Cache {
         let (tell, told) = oneshot::channel();
         spawn_beside(async move {
             let ours = cache.take_lease(&key, owner).await;
-            if tell.send(ours).is_err() && ours == Some(true) {
-                cache.give_lease_back(&key, owner).await;
-            }
+            let unheard = (ours == Some(true)).then_some(Unheard { cache, key, owner, heard: false });
+            // Whoever is gone does not hear it.
+            let _ = tell.send((ours, unheard));
         });
-        told.await.ok().flatten()
+        let (ours, unheard) = told.await.ok()?;
+        if let Some(mut unheard) = unheard {
+            unheard.heard = true;
+        }
+        ours
     }
 
     /// Takes or prolongs a lease on the first level that answers; `None` when none does.
@@ -561,6 +565,24 @@ impl Cache {
                 self.0.fills.held.lock().remove(&key);
             }
         }
+    }
+}
+
+/// A lease that is given back unless somebody hears of it.
+struct Unheard {
+    cache: Cache,
+    key: CacheKey,
+    owner: u64,
+    heard: bool,
+}
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        if self.heard || tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        let (cache, key, owner) = (self.cache.clone(), self.key.clone(), self.owner);
+        spawn_beside(async move { cache.give_lease_back(&key, owner).await });
     }
 }
 

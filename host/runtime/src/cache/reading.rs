@@ -172,7 +172,7 @@ impl Inner {
         if on(Safeguard::SeeStamps) {
             self.stamps.saw(entry.stamp);
         }
-        if entry.stamp < flight.floor && on(Safeguard::Floor) {
+        if entry.stamp < flight.floor {
             return false;
         }
         let near = nearer(entry, self.options.times.memory_ms, now_ms);

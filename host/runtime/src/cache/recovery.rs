@@ -45,7 +45,7 @@ impl Waiting {
     /// Adds a change unless a newer one waits; whether there was room.
     fn add(&mut self, at: (Level, CacheKey), missed: Missed) -> bool {
         let is_older = |old: &Missed| old.entry.stamp > missed.entry.stamp;
-        if on(Safeguard::RepeatNewest) && self.missed.get(&at).is_some_and(is_older) {
+        if self.missed.get(&at).is_some_and(is_older) {
             return true;
         }
         self.take(&at);

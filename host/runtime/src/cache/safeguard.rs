@@ -17,8 +17,6 @@ pub enum Safeguard {
     TellAgain,
     /// What a level has missed is repeated there.
     Repeat,
-    /// Of what a level has missed, the newest change of a key waits.
-    RepeatNewest,
     /// What has proved not to be the newest is forgotten, when it is written and when it is repeated.
     Forget,
     /// Memory keeps the newer of two.
@@ -35,8 +33,6 @@ pub enum Safeguard {
     ClearedMarker,
     /// Stamps go on from those of others.
     SeeStamps,
-    /// What was changed while it was read is not overwritten by what was read.
-    Floor,
     /// What goes to a nearer level keeps what is left of its lifetime.
     PromoteRest,
     /// What has ended is not served.
@@ -65,7 +61,6 @@ impl Safeguard {
         Safeguard::TellLast,
         Safeguard::TellAgain,
         Safeguard::Repeat,
-        Safeguard::RepeatNewest,
         Safeguard::Forget,
         Safeguard::MemoryNewer,
         Safeguard::Hear,
@@ -74,7 +69,6 @@ impl Safeguard {
         Safeguard::HearClear,
         Safeguard::ClearedMarker,
         Safeguard::SeeStamps,
-        Safeguard::Floor,
         Safeguard::PromoteRest,
         Safeguard::Ends,
         Safeguard::MarkersNear,

@@ -122,6 +122,8 @@ pub struct Model {
     computations: Vec<Computation>,
     /// Who wants a value or the right to compute it, by what it would become.
     asking: BTreeMap<u64, (u64, Name)>,
+    /// Who had an answer, and when: it may be giving a right back.
+    answered: Vec<(u64, Name, i64)>,
     /// When the right to compute a key may have become nobody's: its host died, or did not hear that it has it.
     orphaned: Vec<(Name, i64)>,
     /// Changes that are not everywhere yet.
@@ -155,6 +157,7 @@ impl Model {
             next: 1,
             computations: Vec::new(),
             asking: BTreeMap::new(),
+            answered: Vec::new(),
             orphaned: Vec::new(),
             waiting: Vec::new(),
             seen: BTreeMap::new(),
@@ -291,6 +294,8 @@ impl Model {
         let orphaned = self.asking.values().filter(|(asking, _)| *asking == life);
         self.orphaned.extend(orphaned.map(|(_, name)| (*name, now_ms)));
         self.asking.retain(|_, (asking, _)| *asking != life);
+        let is_just = |(of, _, at_ms): &&(u64, Name, i64)| *of == life && at_ms + UNDER_WAY_MS >= now_ms;
+        self.orphaned.extend(self.answered.iter().filter(is_just).map(|(_, name, _)| (*name, now_ms)));
         self.clear.remove(&life);
         for one in self.computations.iter_mut().filter(|one| one.life == life) {
             let ended_ms = *one.ended_ms.get_or_insert(now_ms);
@@ -472,6 +477,7 @@ impl Model {
     /// It has an answer. A level that did not give its own may have given the right all the same.
     pub fn asked(&mut self, change: u64, reader: Reader, clear_ms: i64, now_ms: i64) {
         let asked = self.asking.remove(&change);
+        self.answered.extend(asked.map(|(life, name)| (life, name, now_ms)));
         let lost = asked.filter(|_| clear_ms > reader.began_ms);
         self.orphaned.extend(lost.map(|(_, name)| (name, now_ms)));
     }
