@@ -513,7 +513,7 @@ impl Cache {
         let (tell, told) = oneshot::channel();
         spawn_beside(async move {
             let ours = cache.take_lease(&key, owner).await;
-            let unheard = (ours == Some(true)).then_some(Unheard { cache, key, owner, heard: false });
+            let unheard = (ours == Some(true)).then(|| Unheard { cache, key, owner, heard: false });
             // Whoever is gone does not hear it.
             let _ = tell.send((ours, unheard));
         });
@@ -532,6 +532,10 @@ impl Cache {
             }
         }
         None
+    }
+
+    fn holds(&self, key: &CacheKey, lease: &Arc<Lease>) -> bool {
+        self.0.fills.held.lock().get(key).is_some_and(|held| Arc::ptr_eq(held, lease))
     }
 
     async fn free_lease(&self, key: &CacheKey, lease: &Arc<Lease>) {
@@ -560,9 +564,14 @@ impl Cache {
         // In an order that equal lives of a simulation have alike.
         held.sort_by(|(one, _), (other, _)| one.text().cmp(other.text()));
         for (key, lease) in held {
-            if self.take_lease(&key, lease.owner).await == Some(false) {
-                lease.lost.store(true, Ordering::Release);
-                self.0.fills.held.lock().remove(&key);
+            match self.take_lease(&key, lease.owner).await {
+                Some(false) => {
+                    lease.lost.store(true, Ordering::Release);
+                    self.0.fills.held.lock().remove(&key);
+                }
+                // It was given back meanwhile, and taken once more.
+                Some(true) if !self.holds(&key, &lease) => self.give_lease_back(&key, lease.owner).await,
+                _ => {}
             }
         }
     }

@@ -375,7 +375,8 @@ impl Cache {
             inner.memory.forget(key, stamp);
             inner.take_back(key, stamp, &answers).await;
         }
-        if answers.iter().any(Option::is_some) && !inner.tell(key, kind, stamp).await {
+        let is_somewhere = answers.iter().any(Option::is_some) && on(Safeguard::TellLast);
+        if is_somewhere && !inner.tell(key, kind, stamp).await {
             inner.missed(Level::Memory, key, of(Level::Memory), kind);
         }
     }
