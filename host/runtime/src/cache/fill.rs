@@ -19,13 +19,12 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::figures::Event;
+use super::lease::Lease;
 use super::read::Look;
 use super::safeguard::{Safeguard, on};
 use super::{Begun, Cache, Stored};
 use crate::service::spawn_beside;
 
-/// How long a right to compute lasts without a sign of its host.
-pub(super) const LEASE: Duration = Duration::from_secs(10);
 /// First and longest wait before somebody who waits for another host looks again.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));
 
@@ -96,18 +95,13 @@ enum Handed {
 pub(super) struct Fills {
     queues: Mutex<HashMap<CacheKey, Queue>>,
     /// Leases that this host holds, by key, with their owner.
-    held: Mutex<HashMap<CacheKey, Arc<Lease>>>,
+    pub(super) held: Mutex<HashMap<CacheKey, Arc<Lease>>>,
 }
 
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<oneshot::Sender<Handed>>,
     changed: Arc<Notify>,
-}
-
-struct Lease {
-    owner: u64,
-    lost: AtomicBool,
 }
 
 enum Entered {
@@ -204,12 +198,6 @@ pub struct FillGuard {
     ticket: Option<Ticket>,
     lease: Option<Arc<Lease>>,
     begun: Begun,
-}
-
-impl std::fmt::Debug for Lease {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lease").finish_non_exhaustive()
-    }
 }
 
 impl std::fmt::Debug for Cache {
@@ -505,93 +493,6 @@ impl Cache {
                 Handed::Failed(error)
             }
         }
-    }
-
-    /// Takes a lease, and gives it back when nobody waits for it any more.
-    async fn ask_lease(&self, key: &CacheKey, owner: u64) -> Option<bool> {
-        let (cache, key) = (self.clone(), key.clone());
-        let (tell, told) = oneshot::channel();
-        spawn_beside(async move {
-            let ours = cache.take_lease(&key, owner).await;
-            let unheard = (ours == Some(true)).then(|| Unheard { cache, key, owner, heard: false });
-            // Whoever is gone does not hear it.
-            let _ = tell.send((ours, unheard));
-        });
-        let (ours, unheard) = told.await.ok()?;
-        if let Some(mut unheard) = unheard {
-            unheard.heard = true;
-        }
-        ours
-    }
-
-    /// Takes or prolongs a lease on the first level that answers; `None` when none does.
-    async fn take_lease(&self, key: &CacheKey, owner: u64) -> Option<bool> {
-        for tier in &self.0.tiers {
-            if let Ok(ours) = tier.take_lease(key, owner, LEASE).await {
-                return Some(ours);
-            }
-        }
-        None
-    }
-
-    fn holds(&self, key: &CacheKey, lease: &Arc<Lease>) -> bool {
-        self.0.fills.held.lock().get(key).is_some_and(|held| Arc::ptr_eq(held, lease))
-    }
-
-    async fn free_lease(&self, key: &CacheKey, lease: &Arc<Lease>) {
-        {
-            let mut held = self.0.fills.held.lock();
-            if held.get(key).is_some_and(|held| Arc::ptr_eq(held, lease)) {
-                held.remove(key);
-            }
-        }
-        self.give_lease_back(key, lease.owner).await;
-    }
-
-    /// It may have been taken on a level that has been away since, and on one that is away now: it ends by itself.
-    async fn give_lease_back(&self, key: &CacheKey, owner: u64) {
-        for tier in &self.0.tiers {
-            if tier.free_lease(key, owner).await == Ok(true) {
-                return;
-            }
-        }
-    }
-
-    /// Prolongs every lease that this host holds.
-    pub(super) async fn prolong_leases(&self) {
-        let mut held: Vec<_> =
-            self.0.fills.held.lock().iter().map(|(key, lease)| (key.clone(), Arc::clone(lease))).collect();
-        // In an order that equal lives of a simulation have alike.
-        held.sort_by(|(one, _), (other, _)| one.text().cmp(other.text()));
-        for (key, lease) in held {
-            match self.take_lease(&key, lease.owner).await {
-                Some(false) => {
-                    lease.lost.store(true, Ordering::Release);
-                    self.0.fills.held.lock().remove(&key);
-                }
-                // It was given back meanwhile, and taken once more.
-                Some(true) if !self.holds(&key, &lease) => self.give_lease_back(&key, lease.owner).await,
-                _ => {}
-            }
-        }
-    }
-}
-
-/// A lease that is given back unless somebody hears of it.
-struct Unheard {
-    cache: Cache,
-    key: CacheKey,
-    owner: u64,
-    heard: bool,
-}
-
-impl Drop for Unheard {
-    fn drop(&mut self) {
-        if self.heard || tokio::runtime::Handle::try_current().is_err() {
-            return;
-        }
-        let (cache, key, owner) = (self.cache.clone(), self.key.clone(), self.owner);
-        spawn_beside(async move { cache.give_lease_back(&key, owner).await });
     }
 }
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Cache;
 use super::figures::Event;
-use super::fill::LEASE;
+use super::lease::LEASE;
 use super::safeguard::{Safeguard, on};
 use crate::service::Services;
 

@@ -14,6 +14,7 @@ mod epoch;
 mod figures;
 mod fill;
 mod hear;
+mod lease;
 mod memory;
 mod plane;
 pub(crate) mod plugin;
