@@ -169,10 +169,12 @@ impl Inner {
         self.doubt(key, stamp).await;
     }
 
-    /// What a level has that is newer than this, or the note that everything until then is gone.
+    /// What a level has that is newer than this and has not ended, or the note that everything until then is gone.
     async fn newer_at(&self, tier: &Tier, key: &CacheKey, stamp: Stamp) -> Entry {
         let found = tier.get_one(key).await.ok().flatten();
-        found.filter(|found| found.stamp > stamp).unwrap_or_else(|| removed(stamp, self.clock.now_ms()))
+        let now_ms = self.clock.now_ms();
+        let counts = |found: &Entry| found.stamp > stamp && found.physical_ms > now_ms;
+        found.filter(counts).unwrap_or_else(|| removed(stamp, now_ms))
     }
 
     /// An entry as a level has it, when it is `of_another` level.
