@@ -26,6 +26,8 @@ const TENANTS: [&str; 2] = ["ada", "bob"];
 const LEVELS: [&str; 2] = ["redis", "database"];
 /// How long entries are fresh on each level when nobody says it: short, so that lives see their ends.
 pub const TIMES: Times = Times { memory_ms: 3_000, redis_ms: 6_000, database_ms: 12_000 };
+/// Time between two looks at all hosts, in milliseconds.
+const LOOK_MS: u64 = 100;
 /// How far a clock that jumps is from the time, at most.
 pub const SKEW_MAX_MS: u64 = 100;
 
@@ -63,7 +65,8 @@ impl Living {
     pub fn clear_since(&self, now_ms: i64) -> i64 {
         let troubled = self.troubles.iter().any(|trouble| trouble.lock().is_harm());
         if troubled || !self.cache.resting().is_empty() {
-            self.clear_since_ms.store(now_ms, Ordering::Relaxed);
+            // It may end at any time before the next look.
+            self.clear_since_ms.store(now_ms + LOOK_MS as i64, Ordering::Relaxed);
             return i64::MAX;
         }
         self.clear_since_ms.load(Ordering::Relaxed)
@@ -272,7 +275,7 @@ impl Hosts {
     pub async fn watch(&self) {
         loop {
             self.look();
-            sleep(Duration::from_millis(100)).await;
+            sleep(Duration::from_millis(LOOK_MS)).await;
         }
     }
 
