@@ -51,7 +51,7 @@ fn lives_are_harsh() {
     let ends: u64 = lives.iter().map(|life| life.ends).sum();
     assert!(tasks > 400 && runs > tasks && ends > 40, "{tasks} tasks, {runs} runs, {ends} hosts ended");
     let along: u64 = lives.iter().map(|life| life.along).sum();
-    assert!(along > 100, "{along} tasks were leased with their submits");
+    assert!(along > 40, "{along} tasks were leased with their submits");
 }
 
 #[test]
@@ -100,14 +100,14 @@ fn equal_seeds_of_caches_live_alike_and_others_do_not() {
 
 #[test]
 fn lives_of_caches_are_harsh() {
-    let lives: Vec<_> = (0..50).map(|seed| caches::live(seed, None, None)).collect();
+    let lives: Vec<_> = (0..200).map(|seed| caches::live(seed, None, None)).collect();
     let sum = |count: fn(&caches::Life) -> u64| lives.iter().map(count).sum::<u64>();
     let (calls, hits) = (sum(|life| life.counts.calls), sum(|life| life.counts.hits));
     let (computed, fenced) = (sum(|life| life.counts.computed), sum(|life| life.counts.fenced));
     let ends = sum(|life| life.ends);
-    assert!(calls > 10_000 && hits > 3_000, "{calls} calls, {hits} hits");
+    assert!(calls > 40_000 && hits > 12_000, "{calls} calls, {hits} hits");
     assert!(
-        computed > 1_000 && fenced > 5 && ends > 20,
+        computed > 4_000 && fenced > 10 && ends > 80,
         "{computed} computed, {fenced} fenced, {ends} ended"
     );
 }
