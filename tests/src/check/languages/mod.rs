@@ -62,7 +62,6 @@ const KINDS: &[&str] = &[
     "cache",
     "memoized",
     "clock-wall",
-    "clock-monotonic",
     "random-secure",
     "fail",
     "panic",
