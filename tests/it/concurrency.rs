@@ -1,5 +1,6 @@
 //! The concurrent profile with a toolchain that needs it: JavaScript in QuickJS, where a task may `await`.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keiko_tests::check::attack::{Attack, base64_url};
@@ -78,12 +79,11 @@ fn javascript_that_needs_concurrency_is_refused_where_no_policy_names_it() {
 #[test]
 fn what_one_host_installs_runs_on_the_other_on_either_profile_and_after_a_restart() {
     let postgres = Postgres::start(Programs::find(None).unwrap()).unwrap();
-    let database = postgres.new_database().unwrap();
+    let database = Arc::new(postgres.new_database().unwrap());
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let config =
-        format!("[database]\nurl = \"{}\"\npool_size = 2\npool_overflow = 2\n{CONFIG}", database.url());
     let mut hosts = folders.each_ref().map(|folder| {
-        Host::start(Options::in_folder(folder.path()).unwrap().with_config(&config).unwrap()).unwrap()
+        let options = Options::in_folder(folder.path()).unwrap().on(&database);
+        Host::start(options.with_config(CONFIG).unwrap()).unwrap()
     });
     let clients = hosts.each_ref().map(Host::client);
     // One that is done with whatever it is given, and the one that awaits; each is compiled by each host, once.
@@ -134,16 +134,13 @@ const LOSES_NEWS: &str = "
 #[test]
 fn a_host_on_postgresql_whose_news_get_lost_follows_a_swap_within_its_lease() {
     let lease = Duration::from_secs(3);
-    let database = Database::for_test().unwrap();
+    let database = Arc::new(Database::for_test().unwrap());
     database.query(LOSES_NEWS).unwrap();
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let config = format!(
-        "[host]\nlease_s = {}\n[database]\nurl = \"{}\"\npool_size = 2\npool_overflow = 2\n",
-        lease.as_secs(),
-        database.url()
-    );
+    let config = format!("[host]\nlease_s = {}\n", lease.as_secs());
     let hosts = folders.each_ref().map(|folder| {
-        Host::start(Options::in_folder(folder.path()).unwrap().with_config(&config).unwrap()).unwrap()
+        let options = Options::in_folder(folder.path()).unwrap().on(&database);
+        Host::start(options.with_config(&config).unwrap()).unwrap()
     });
     let [first, other] = hosts.each_ref().map(Host::client);
     let component = Attack::named("realloc-overlap").next().unwrap().bare_component().unwrap();

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::time::Duration;
 
 use keiko_tests::postgres::Database;
@@ -89,16 +90,15 @@ fn a_backup_of_a_busy_host_restores_and_its_age_is_told() {
     db(&["check", "--data-dir", text(&data)], 0);
 }
 
-fn on_postgres(folder: &Path, database: &Database) -> Options {
+fn on_postgres(folder: &Path, database: &Arc<Database>) -> Options {
     fs::create_dir_all(folder).unwrap();
-    let config = format!("[database]\nurl = \"{}\"\npool_size = 2\npool_overflow = 2\n", database.url());
-    Options::in_folder(folder).unwrap().with_config(&config).unwrap()
+    Options::in_folder(folder).unwrap().on(database)
 }
 
 #[test]
 fn hosts_on_postgresql_share_tasks_and_no_folder() {
     let folder = tempfile::tempdir().unwrap();
-    let database = Database::for_test().unwrap();
+    let database = Arc::new(Database::for_test().unwrap());
     let one_folder = folder.path().join("one");
     let mut one = Host::start(on_postgres(&one_folder, &database)).unwrap();
     let mut two = Host::start(on_postgres(&folder.path().join("two"), &database)).unwrap();

@@ -1,6 +1,7 @@
 //! The cache of two hosts that share nothing but their database: what one changes the other knows, and what one computes the
 //! other waits for.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keiko_tests::postgres::Database;
@@ -16,19 +17,17 @@ const BLIND_MAX: Duration = Duration::from_secs(4);
 /// Two hosts of one database, each with its own memory, and nothing between them but the database.
 struct Pair {
     hosts: [Host; 2],
-    database: Database,
+    database: Arc<Database>,
     _folders: [tempfile::TempDir; 2],
 }
 
 impl Pair {
     fn start() -> Pair {
-        let database = Database::for_test().unwrap();
+        let database = Arc::new(Database::for_test().unwrap());
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let hosts = folders.each_ref().map(|folder| {
-            let config =
-                format!("[database]\nurl = \"{}\"\npool_size = 2\npool_overflow = 8\n", database.url());
-            Host::start(Options::in_folder(folder.path()).unwrap().with_config(&config).unwrap()).unwrap()
-        });
+        let hosts = folders
+            .each_ref()
+            .map(|folder| Host::start(Options::in_folder(folder.path()).unwrap().on(&database)).unwrap());
         hosts[0].client().install(&tree::guest("contract").unwrap()).unwrap();
         let pair = Pair { hosts, database, _folders: folders };
         wait::until("the other host to have the plugin", SOON, || {

@@ -3,6 +3,8 @@
 //! The same tests run on both: `cargo xtask test` runs them a second time with `KEIKO_TEST_ENGINE=postgresql`. What is
 //! about one engine stands in a module named after it, or in `database`, and has no second run.
 
+use std::sync::Arc;
+
 use anyhow::{Result, bail};
 
 use crate::postgres::Database;
@@ -19,7 +21,7 @@ pub enum Engine {
     #[default]
     Sqlite,
     /// One database of all its hosts.
-    Postgres(Database),
+    Postgres(Arc<Database>),
 }
 
 impl Engine {
@@ -28,7 +30,7 @@ impl Engine {
         let name = std::env::var(ENGINE_VARIABLE).unwrap_or_default();
         match name.as_str() {
             "" | "sqlite" => Ok(Engine::Sqlite),
-            POSTGRESQL => Ok(Engine::Postgres(Database::for_test()?)),
+            POSTGRESQL => Ok(Engine::Postgres(Arc::new(Database::for_test()?))),
             other => bail!("{ENGINE_VARIABLE} is `{other}`; there are: sqlite, {POSTGRESQL}"),
         }
     }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::postgres::Database;
 use crate::{Client, Engine, tree, wait};
 
 /// A dev build on a busy machine needs a second; recovery of a long history some more.
@@ -62,6 +63,12 @@ impl Options {
             kill_at: None,
             apart: false,
         })
+    }
+
+    /// The same with its tasks in this database, whichever engine this run of the tests is on: for hosts that share one.
+    pub fn on(mut self, database: &Arc<Database>) -> Options {
+        self.engine = Arc::new(Engine::Postgres(Arc::clone(database)));
+        self
     }
 
     /// The same with a configuration file of this text.

@@ -46,10 +46,12 @@ const ONCE: &[&str] = &[
     "attacks_end_with",
     "every_language",
     "what_one_host_installs_runs_on_the_other",
+    "sharing::",
+    "whose_news_get_lost",
 ];
 /// Those of them that are about PostgreSQL.
 const POSTGRES: &[&str] =
-    &["database::", "postgres::", "replica::", "hosts_that_die_stop", "readers_of_a_cold_key"];
+    &["database::", "postgres::", "replica::", "sharing::", "hosts_that_die_stop", "readers_of_a_cold_key"];
 /// The test binaries of the stores.
 const STORES: &[&str] =
     &["--lib", "--test", "conformance", "--test", "postgres", "--test", "statements", "--test", "admin"];

@@ -112,6 +112,16 @@ pub enum Refused {
     TooLarge(u64),
 }
 
+/// How much of each sort there is among effects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    children: usize,
+    joined: usize,
+    statuses: usize,
+    items: usize,
+    bytes: usize,
+}
+
 /// Everything one attempt asked to be written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Effects {
@@ -180,6 +190,29 @@ impl Effects {
         self.statuses.append(&mut other.statuses);
         self.items.append(&mut other.items);
         self.bytes += other.bytes;
+    }
+
+    /// How much there is of each sort.
+    pub fn extent(&self) -> Extent {
+        Extent {
+            children: self.children.len(),
+            joined: self.joined.len(),
+            statuses: self.statuses.len(),
+            items: self.items.len(),
+            bytes: self.bytes,
+        }
+    }
+
+    /// Takes the first of each sort away: what was there when it had this extent, before others were appended.
+    pub fn take_first(&mut self, extent: Extent) -> Effects {
+        self.bytes -= extent.bytes;
+        Effects {
+            children: self.children.drain(..extent.children).collect(),
+            joined: self.joined.drain(..extent.joined).collect(),
+            statuses: self.statuses.drain(..extent.statuses).collect(),
+            items: self.items.drain(..extent.items).collect(),
+            bytes: extent.bytes,
+        }
     }
 
     /// Puts the statuses that were asked for into agents as they are stored, so that an attempt reads what it wrote.
@@ -655,6 +688,23 @@ mod tests {
         let over = effects.check_items(&[wish(room + 1)]);
         assert_eq!(over, Err(Refused::TooLarge(EFFECT_BYTES_MAX as u64)));
         assert_eq!(effects.check(&[wish_of(room + 1)]), Err(Refused::TooLarge(EFFECT_BYTES_MAX as u64)));
+    }
+
+    #[test]
+    fn what_was_appended_is_taken_apart_again() {
+        let one = |agent: i64| {
+            let mut effects = Effects::default();
+            (0..agent).for_each(|_| effects.push(wish_of(1), reserved()));
+            effects.push_statuses(vec![StatusChange { agent: AgentId(agent), status: AgentStatus::Idle }; 2]);
+            effects
+        };
+        let all = [one(1), Effects::default(), one(3), one(2)];
+        let mut together = Effects::default();
+        all.iter().for_each(|effects| together.append(effects.clone()));
+        for effects in all {
+            assert_eq!(together.take_first(effects.extent()), effects);
+        }
+        assert_eq!(together, Effects::default());
     }
 
     #[test]

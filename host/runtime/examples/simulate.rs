@@ -4,6 +4,8 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the report is this program's output")]
 
+#[path = "../tests/simulation/clock.rs"]
+mod clock;
 #[path = "../tests/simulation/life/mod.rs"]
 mod life;
 #[path = "many/mod.rs"]
@@ -18,15 +20,9 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use life::{Life, Safeguard, first_violation, live};
-use many::{Asked, each, named, status};
-use parking_lot::Mutex;
+use life::{Safeguard, first_violation, live};
+use many::{Asked, named, status};
 use serde_json::json;
-
-/// Lives with violations that are told.
-const NOTES_MAX: usize = 5;
-/// Lives that a safeguard has to be missed in.
-const LIVES_MAX: u64 = 1_000;
 
 fn main() -> ExitCode {
     many::run("simulate", |asked| match asked {
@@ -48,43 +44,24 @@ fn one(seed: u64, off: Option<Safeguard>) -> ExitCode {
 fn lives(seeds: Range<u64>) -> ExitCode {
     let began = Instant::now();
     let count = seeds.end - seeds.start;
-    let bad = Mutex::new(Vec::<Life>::new());
-    let [tasks, runs, ends, along]: [AtomicU64; 4] = Default::default();
-    each(seeds, |seed| {
+    let sums: [AtomicU64; 4] = Default::default();
+    let bad = many::bad(seeds, |seed| {
         let life = live(seed, None, None);
-        tasks.fetch_add(life.tasks as u64, Ordering::Relaxed);
-        runs.fetch_add(life.runs as u64, Ordering::Relaxed);
-        ends.fetch_add(life.ends, Ordering::Relaxed);
-        along.fetch_add(life.along, Ordering::Relaxed);
-        if !life.violations.is_empty() {
-            eprintln!("seed {seed}: {}", life.violations.join("; "));
-            bad.lock().push(life);
+        let counts = [life.tasks as u64, life.runs as u64, life.ends, life.along];
+        for (sum, count) in sums.iter().zip(counts) {
+            sum.fetch_add(count, Ordering::Relaxed);
         }
+        life.violations
     });
     let elapsed_s = began.elapsed().as_secs();
-    let unnoticed = Mutex::new(Vec::new());
-    each(0..Safeguard::ALL.len() as u64, |at| {
-        let safeguard = Safeguard::ALL[at as usize];
-        match first_violation(0..LIVES_MAX, Some(safeguard)) {
-            Some(life) => eprintln!("without {safeguard}, seed {}: {}", life.seed, life.violations[0]),
-            None => unnoticed.lock().push(safeguard.to_string()),
-        }
+    let unnoticed = many::unnoticed(Safeguard::ALL, |seeds, safeguard| {
+        let life = first_violation(seeds, Some(safeguard))?;
+        Some((life.seed, life.violations[0].clone()))
     });
-    let (mut bad, unnoticed) = (bad.into_inner(), unnoticed.into_inner());
-    bad.sort_by_key(|life| life.seed);
-    let note = |life: &Life| json!({"seed": life.seed, "violations": life.violations});
-    let number = |count: &AtomicU64| count.load(Ordering::Relaxed);
-    let report = json!({
-        "check": "sim",
-        "tried": {
-            "seeds": count, "tasks": number(&tasks), "attempts": number(&runs), "hosts_ended": number(&ends),
-            "leased_with_submits": number(&along),
-            "safeguards": Safeguard::ALL.len(), "elapsed_s": elapsed_s,
-        },
-        "violations": {"lives": bad.len(), "safeguards_not_missed": unnoticed.len()},
-        "notes": bad.iter().take(NOTES_MAX).map(note).collect::<Vec<_>>(),
-        "unnoticed": unnoticed,
+    let [tasks, runs, ends, along] = sums.map(AtomicU64::into_inner);
+    let tried = json!({
+        "seeds": count, "tasks": tasks, "attempts": runs, "hosts_ended": ends, "leased_with_submits": along,
+        "safeguards": Safeguard::ALL.len(), "elapsed_s": elapsed_s,
     });
-    println!("{report}");
-    status(bad.is_empty() && unnoticed.is_empty())
+    many::report("sim", &tried, &bad, &unnoticed)
 }

@@ -6,6 +6,8 @@
 
 #[path = "../tests/simulation/caches/mod.rs"]
 mod caches;
+#[path = "../tests/simulation/clock.rs"]
+mod clock;
 #[path = "many/mod.rs"]
 mod many;
 #[allow(dead_code, reason = "what hosts draw their jitter from is of other lives")]
@@ -19,15 +21,9 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use caches::{Life, Off, first_violation, live};
-use many::{Asked, each, named, status};
-use parking_lot::Mutex;
+use caches::{Off, first_violation, live};
+use many::{Asked, named, status};
 use serde_json::json;
-
-/// Lives with violations that are told.
-const NOTES_MAX: usize = 5;
-/// Lives that a safeguard has to be missed in.
-const LIVES_MAX: u64 = 1_000;
 
 fn main() -> ExitCode {
     many::run("simulate_caches", |asked| match asked {
@@ -49,45 +45,26 @@ fn one(seed: u64, off: Option<Off>) -> ExitCode {
 fn lives(seeds: Range<u64>) -> ExitCode {
     let began = Instant::now();
     let count = seeds.end - seeds.start;
-    let bad = Mutex::new(Vec::<Life>::new());
     let sums: [AtomicU64; 5] = Default::default();
-    each(seeds, |seed| {
+    let bad = many::bad(seeds, |seed| {
         let life = live(seed, None, None);
         let counts = life.counts;
-        for (sum, count) in
-            sums.iter().zip([counts.calls, counts.hits, counts.computed, counts.fenced, life.ends])
-        {
+        let counts = [counts.calls, counts.hits, counts.computed, counts.fenced, life.ends];
+        for (sum, count) in sums.iter().zip(counts) {
             sum.fetch_add(count, Ordering::Relaxed);
         }
-        if !life.violations.is_empty() {
-            eprintln!("seed {seed}: {}", life.violations.join("; "));
-            bad.lock().push(life);
-        }
+        life.violations
     });
     let elapsed_s = began.elapsed().as_secs();
     let all = Off::all();
-    let unnoticed = Mutex::new(Vec::new());
-    each(0..all.len() as u64, |at| {
-        let off = all[at as usize];
-        match first_violation(0..LIVES_MAX, Some(off)) {
-            Some(life) => eprintln!("without {off}, seed {}: {}", life.seed, life.violations[0]),
-            None => unnoticed.lock().push(off.to_string()),
-        }
+    let unnoticed = many::unnoticed(&all, |seeds, off| {
+        let life = first_violation(seeds, Some(off))?;
+        Some((life.seed, life.violations[0].clone()))
     });
-    let (mut bad, unnoticed) = (bad.into_inner(), unnoticed.into_inner());
-    bad.sort_by_key(|life| life.seed);
-    let note = |life: &Life| json!({"seed": life.seed, "violations": life.violations});
     let [calls, hits, computed, fenced, ends] = sums.map(AtomicU64::into_inner);
-    let report = json!({
-        "check": "cache-sim",
-        "tried": {
-            "seeds": count, "calls": calls, "hits": hits, "computed": computed, "fenced": fenced,
-            "hosts_ended": ends, "safeguards": all.len(), "elapsed_s": elapsed_s,
-        },
-        "violations": {"lives": bad.len(), "safeguards_not_missed": unnoticed.len()},
-        "notes": bad.iter().take(NOTES_MAX).map(note).collect::<Vec<_>>(),
-        "unnoticed": unnoticed,
+    let tried = json!({
+        "seeds": count, "calls": calls, "hits": hits, "computed": computed, "fenced": fenced,
+        "hosts_ended": ends, "safeguards": all.len(), "elapsed_s": elapsed_s,
     });
-    println!("{report}");
-    status(bad.is_empty() && unnoticed.is_empty())
+    many::report("cache-sim", &tried, &bad, &unnoticed)
 }

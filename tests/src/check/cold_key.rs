@@ -7,6 +7,7 @@
 //! computed, and no task fails.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -50,7 +51,7 @@ impl Plan {
 /// Runs the check in `folder`.
 pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     let postgres = Postgres::start(Programs::find(None)?)?;
-    let database = postgres.new_database()?;
+    let database = Arc::new(postgres.new_database()?);
     let mut redis = Redis::start()?;
     let start = |number| start_host(plan, folder, number, &database, &redis.url());
     let hosts = (0..2).map(start).collect::<Result<Vec<Host>>>()?;
@@ -66,18 +67,22 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     Ok(report)
 }
 
-fn start_host(plan: &Plan, folder: &Path, number: usize, database: &Database, redis: &str) -> Result<Host> {
+fn start_host(
+    plan: &Plan,
+    folder: &Path,
+    number: usize,
+    database: &Arc<Database>,
+    redis: &str,
+) -> Result<Host> {
     let folder = folder.join(format!("host-{number}"));
     std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     let (readers, workers) = (plan.readers, plan.readers.div_ceil(PER_WORKER));
     let config = format!(
         "[host]\nrunning_max = {readers}\nworkers = {workers}\n\n\
-         [database]\nurl = \"{}\"\npool_size = 2\npool_overflow = 8\n\n\
          [cache]\nredis_url = \"{redis}\"\n\n\
-         [tenants.default.limits]\nrunning_max = {readers}\n",
-        database.url()
+         [tenants.default.limits]\nrunning_max = {readers}\n"
     );
-    Host::start(Options::in_folder(&folder)?.with_config(&config)?)
+    Host::start(Options::in_folder(&folder)?.on(database).with_config(&config)?)
 }
 
 /// All want the key of this name, while Redis is as it says.

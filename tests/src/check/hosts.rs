@@ -9,6 +9,7 @@
 //! counters equal a recount, I-12 no lease, holder or open transaction is left.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -103,7 +104,7 @@ struct Stopped {
 pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     let start = Instant::now();
     let mut postgres = Postgres::start(Programs::find(None)?)?;
-    let database = postgres.new_database()?;
+    let database = Arc::new(postgres.new_database()?);
     let mut hosts: Vec<Host> =
         (0..plan.hosts).map(|number| start_host(folder, number, &database)).collect::<Result<_>>()?;
     let clients: Vec<Client> = hosts.iter().map(Host::client).collect();
@@ -132,14 +133,11 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     Ok(report)
 }
 
-fn start_host(folder: &Path, number: usize, database: &Database) -> Result<Host> {
+fn start_host(folder: &Path, number: usize, database: &Arc<Database>) -> Result<Host> {
     let folder = folder.join(format!("host-{number}"));
     std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-    let config = format!(
-        "[host]\nlease_s = {LEASE_S}\n\n[database]\nurl = \"{}\"\npool_size = 2\npool_overflow = 8\n",
-        database.url()
-    );
-    Host::start(Options::in_folder(&folder)?.with_config(&config)?)
+    let config = format!("[host]\nlease_s = {LEASE_S}\n");
+    Host::start(Options::in_folder(&folder)?.on(database).with_config(&config)?)
 }
 
 /// Disturbances spread over the whole time of submitting, in random order; returns when hosts were stopped, and what ran on

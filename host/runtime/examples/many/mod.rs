@@ -1,11 +1,18 @@
-//! What programs that live many lives have in common: what they are asked, and all processors.
+//! What programs that live many lives have in common: what they are asked, all processors, and what they report.
 
 use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
 /// Lives of a run that asks for nothing else.
 const SEEDS: u64 = 10_000;
+/// Lives that a safeguard has to be missed in.
+const LIVES_MAX: u64 = 1_000;
+/// Lives with violations that are told.
+const NOTES_MAX: usize = 5;
 
 /// What is asked.
 pub enum Asked {
@@ -61,8 +68,55 @@ pub fn status(good: bool) -> ExitCode {
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// The lives of these seeds in which a promise is broken, by seed, with what is wrong in them.
+pub fn bad(seeds: Range<u64>, live: impl Fn(u64) -> Vec<String> + Sync) -> Vec<(u64, Vec<String>)> {
+    let bad = Mutex::new(Vec::new());
+    each(seeds, |seed| {
+        let violations = live(seed);
+        if !violations.is_empty() {
+            eprintln!("seed {seed}: {}", violations.join("; "));
+            bad.lock().push((seed, violations));
+        }
+    });
+    let mut bad = bad.into_inner();
+    bad.sort();
+    bad
+}
+
+/// The safeguards without which every life goes well; `first` is the first of some seeds' lives without one that does not.
+pub fn unnoticed<T: Copy + ToString + Sync>(
+    all: &[T],
+    first: impl Fn(Range<u64>, T) -> Option<(u64, String)> + Sync,
+) -> Vec<String> {
+    let unnoticed = Mutex::new(Vec::new());
+    each(0..all.len() as u64, |at| {
+        let safeguard = all[at as usize];
+        match first(0..LIVES_MAX, safeguard) {
+            Some((seed, violation)) => {
+                eprintln!("without {}, seed {seed}: {violation}", safeguard.to_string());
+            }
+            None => unnoticed.lock().push(safeguard.to_string()),
+        }
+    });
+    unnoticed.into_inner()
+}
+
+/// Prints the JSON line of a check.
+pub fn report(check: &str, tried: &Value, bad: &[(u64, Vec<String>)], unnoticed: &[String]) -> ExitCode {
+    let note = |(seed, violations): &(u64, Vec<String>)| json!({"seed": seed, "violations": violations});
+    let report = json!({
+        "check": check,
+        "tried": tried,
+        "violations": {"lives": bad.len(), "safeguards_not_missed": unnoticed.len()},
+        "notes": bad.iter().take(NOTES_MAX).map(note).collect::<Vec<_>>(),
+        "unnoticed": unnoticed,
+    });
+    println!("{report}");
+    status(bad.is_empty() && unnoticed.is_empty())
+}
+
 /// Does something with every number, on all processors.
-pub fn each(numbers: Range<u64>, work: impl Fn(u64) + Sync) {
+fn each(numbers: Range<u64>, work: impl Fn(u64) + Sync) {
     let next = AtomicU64::new(numbers.start);
     let mine = || loop {
         let number = next.fetch_add(1, Ordering::Relaxed);

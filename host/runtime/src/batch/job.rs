@@ -3,7 +3,6 @@
 //! The version that runs is looked up once, so that all parts of a batch run on the same one whatever is installed in the
 //! meantime.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,6 +61,7 @@ impl BatchJob {
 
 /// What came of a batch, to be written.
 pub(super) struct Outcome {
+    /// In the order of the items.
     pub(super) ends: Vec<(ItemId, ItemEnd)>,
     pub(super) effects: Effects,
     pub(super) version: Option<VersionId>,
@@ -76,6 +76,12 @@ pub(super) struct Outcome {
     /// Room promised to what the batch asked for.
     #[expect(dead_code, reason = "held, never read")]
     pub(super) ports: Vec<Arc<AttemptPort>>,
+}
+
+/// What the database refuses of a batch, and how the batch goes on.
+pub(super) struct Refused {
+    pub(super) effects: Effects,
+    pub(super) next: Next,
 }
 
 /// How a batch goes on whose effects the database refuses.
@@ -116,12 +122,12 @@ impl Tries {
 
 /// Works a batch and writes what came of it. `slot` is its room on the worker, which a long run gives back.
 pub(crate) async fn run(shared: &Arc<Shared>, job: BatchJob, slot: &mut Option<OwnedSemaphorePermit>) {
-    let (mut job, mut next) = (job, None);
+    let (mut job, mut refused) = (job, None);
     loop {
-        let outcome = work(shared, &job, next, slot).await;
+        let outcome = work(shared, &job, refused, slot).await;
         shared.points.pass(Point::BatchWorked);
-        let Some((back, refused)) = finish(shared, job, outcome).await else { return };
-        (job, next) = (back, Some(refused));
+        let Some((back, what)) = finish(shared, job, outcome).await else { return };
+        (job, refused) = (back, Some(what));
     }
 }
 
@@ -149,7 +155,7 @@ pub(crate) async fn keep(shared: &Arc<Shared>, job: BatchJob) {
 async fn work(
     shared: &Arc<Shared>,
     job: &BatchJob,
-    next: Option<Next>,
+    refused: Option<Refused>,
     slot: &mut Option<OwnedSemaphorePermit>,
 ) -> Outcome {
     let now_ms = shared.clock.now_ms();
@@ -177,7 +183,7 @@ async fn work(
     }
     let noted = shared.noted(id, batch.token);
     let on = On { shared, job, policy: tenant, entry: &entry };
-    let outcome = runs::run(&on, &loaded, next, slot).await;
+    let outcome = runs::run(&on, &loaded, refused, slot).await;
     drop(noted);
     shared.running.remove(id, batch.token);
     outcome
@@ -190,7 +196,11 @@ fn loaded(shared: &Shared, entry: &Entry) -> Option<Arc<Loaded>> {
 }
 
 /// Writes what came of a batch, and tells whom it concerns; or says how it goes on, because its effects are refused.
-async fn finish(shared: &Arc<Shared>, mut job: BatchJob, mut outcome: Outcome) -> Option<(BatchJob, Next)> {
+async fn finish(
+    shared: &Arc<Shared>,
+    mut job: BatchJob,
+    mut outcome: Outcome,
+) -> Option<(BatchJob, Refused)> {
     let group = job.batch.group.clone();
     if let Some(failure) = outcome.broken.take_if(|_| !job.told_broken) {
         stop(shared, &job.entry, outcome.version, failure).await;
@@ -199,9 +209,9 @@ async fn finish(shared: &Arc<Shared>, mut job: BatchJob, mut outcome: Outcome) -
     let again_ms = if job.is_in_memory() {
         put_back(shared, &mut job, &outcome).await
     } else {
-        match write(shared, &job, &outcome).await {
+        match write(shared, &job, &mut outcome).await {
             Written::Over(again_ms) => again_ms,
-            Written::Refused => return outcome.next.map(|next| (job, next)),
+            Written::Refused(refused) => return Some((job, refused)),
         }
     };
     let items = job.batch.items.len() as u64;
@@ -242,11 +252,11 @@ enum Written {
     /// It is over here; when the first of its items that wait is due.
     Over(Option<i64>),
     /// Its effects are refused, and there is a way to go on.
-    Refused,
+    Refused(Refused),
 }
 
-/// Writes the end of a batch.
-async fn write(shared: &Shared, job: &BatchJob, outcome: &Outcome) -> Written {
+/// Writes the end of a batch, and takes what it writes from the outcome.
+async fn write(shared: &Shared, job: &BatchJob, outcome: &mut Outcome) -> Written {
     // What an earlier holder may have worked stays one batch, so that whoever takes it over hands it over under the same
     // id; and what is another's already is not ours to change.
     let goes_on = shared.is_stopping() && outcome.ends.is_empty() && job.batch.token > FIRST_TOKEN;
@@ -257,9 +267,9 @@ async fn write(shared: &Shared, job: &BatchJob, outcome: &Outcome) -> Written {
         id: job.batch.id,
         tenant: job.batch.group.tenant,
         token: job.batch.token,
-        ends: outcome.ends.clone(),
+        ends: std::mem::take(&mut outcome.ends),
         keep_rows: job.entry.made_by == MadeBy::Host,
-        effects: outcome.effects.clone(),
+        effects: std::mem::take(&mut outcome.effects),
         version: outcome.version,
     };
     let mut tries = Tries::default();
@@ -278,8 +288,8 @@ async fn write(shared: &Shared, job: &BatchJob, outcome: &Outcome) -> Written {
             }
             Err(error) if error.kind() == StoreErrorKind::Refused && !settlement.effects.is_empty() => {
                 tracing::error!(error = %error, "the database refuses the end of a batch");
-                if outcome.next.is_some() {
-                    return Written::Refused;
+                if let Some(next) = outcome.next.take() {
+                    return Written::Refused(Refused { effects: settlement.effects, next });
                 }
                 refuse(&mut settlement);
             }
@@ -337,11 +347,23 @@ async fn noted(shared: &Shared, job: &BatchJob, one: &BatchSettlement, again_ms:
 
 /// What has left for good by these ends.
 fn gone(batch: &LeasedBatch, ends: &[(ItemId, ItemEnd)]) -> Waiting {
-    let left = ends.iter().filter(|(_, end)| !matches!(end, ItemEnd::Retry { .. }));
-    let left: HashSet<ItemId> = left.map(|(id, _)| *id).collect();
-    let sizes = batch.items.iter().filter(|item| left.contains(&item.id));
-    let bytes = sizes.map(|item| size(&batch.group.key, &item.payload)).sum();
-    Waiting { items: left.len() as u64, bytes }
+    let mut waiting = Waiting::default();
+    for (item, end) in ended(&batch.items, ends) {
+        if matches!(end, Some(ItemEnd::Done | ItemEnd::Dead(_))) {
+            waiting.items += 1;
+            waiting.bytes += size(&batch.group.key, &item.payload);
+        }
+    }
+    waiting
+}
+
+/// Each item with its end, if it has one; ends are in the order of the items.
+fn ended<'a>(
+    items: &'a [Item],
+    ends: &'a [(ItemId, ItemEnd)],
+) -> impl Iterator<Item = (&'a Item, Option<&'a ItemEnd>)> {
+    let mut ends = ends.iter().peekable();
+    items.iter().map(move |item| (item, ends.next_if(|(id, _)| *id == item.id).map(|(_, end)| end)))
 }
 
 /// Counts ends; when the first item that is tried again is due.
@@ -389,11 +411,11 @@ fn volatile_again(shared: &Shared, job: &mut BatchJob, outcome: &Outcome) -> Opt
     let first = count(shared, &outcome.ends);
     let mut unnamed = None;
     // What waits again goes on with the memory that it has, so that no other item takes its room.
-    for (item, held) in job.batch.items.iter().zip(std::mem::take(&mut job.held)) {
-        let due_ms = match outcome.ends.iter().find(|(id, _)| *id == item.id) {
-            Some((_, ItemEnd::Retry { due_ms })) => *due_ms,
-            Some((_, ItemEnd::Done)) => continue,
-            Some((_, ItemEnd::Dead(_))) => {
+    for ((item, end), held) in ended(&job.batch.items, &outcome.ends).zip(std::mem::take(&mut job.held)) {
+        let due_ms = match end {
+            Some(ItemEnd::Retry { due_ms }) => *due_ms,
+            Some(ItemEnd::Done) => continue,
+            Some(ItemEnd::Dead(_)) => {
                 Counters::add(&shared.batches.counters.dropped, 1);
                 continue;
             }

@@ -19,7 +19,7 @@ use keiko_core::batch::halve::{Halving, Part};
 use keiko_core::batch::work::{Ran, Work, Worked};
 use keiko_core::canary::{Seen, Unit, compared_of_batch, seen_of_batch};
 use keiko_core::code::Code;
-use keiko_core::effect::Effects;
+use keiko_core::effect::{Effects, Extent};
 use keiko_core::log::LogBuffer;
 use keiko_core::manifest::{ProcessorSection, Random};
 use keiko_core::outcome::{Failure, Meter};
@@ -31,7 +31,7 @@ use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::job::{BatchJob, Next, Outcome, Tries};
+use super::job::{BatchJob, Next, Outcome, Refused, Tries};
 use super::promise::Promised;
 use crate::attempt::random;
 use crate::canary::{Trial, Turn};
@@ -53,15 +53,15 @@ pub(super) struct On<'a> {
 pub(super) async fn run(
     on: &On<'_>,
     loaded: &Arc<Loaded>,
-    next: Option<Next>,
+    refused: Option<Refused>,
     slot: &mut Option<OwnedSemaphorePermit>,
 ) -> Outcome {
+    let Some(Refused { effects, next }) = refused else { return anew(on, loaded, slot).await };
     match next {
-        None => anew(on, loaded, slot).await,
-        Some(Next::Current) => on.version(loaded).all(slot, Look::Away).await,
-        Some(Next::Sift(progress)) => {
+        Next::Current => on.version(loaded).all(slot, Look::Away).await,
+        Next::Sift(progress) => {
             let loaded = Arc::clone(&progress.loaded);
-            on.version(&loaded).sift(*progress, slot).await
+            on.version(&loaded).sift(*progress, effects, slot).await
         }
     }
 }
@@ -69,8 +69,8 @@ pub(super) async fn run(
 /// What the runs of a batch came to on one version.
 pub(super) struct Progress {
     work: Work,
-    /// What the parts asked for that were answered, in order.
-    asked: Vec<(Part, Effects)>,
+    /// The parts that were answered, in order, and how much each asked for.
+    asked: Vec<(Part, Extent)>,
     loaded: Arc<Loaded>,
     /// Milliseconds that the run of the whole batch took, when it ended.
     elapsed_ms: Option<u64>,
@@ -179,6 +179,7 @@ impl Runs<'_> {
         let work = Work::new(attempts, self.job.entry.settings.attempts_max, self.job.health.clone());
         let (loaded, ports) = (Arc::clone(self.loaded), vec![Arc::clone(&self.port)]);
         let mut progress = Progress { work, asked: Vec::new(), loaded, elapsed_ms: None, ports };
+        let mut effects = Effects::default();
         let mut look = Some(look);
         while let Some(part) = progress.work.next_part().cloned() {
             let began = Instant::now();
@@ -192,22 +193,28 @@ impl Runs<'_> {
                 let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                 progress.elapsed_ms = matches!(ran, Ran::Answered(_)).then_some(elapsed_ms);
             }
-            progress.asked.extend(asked.map(|asked| (part, asked)));
+            if let Some(asked) = asked {
+                progress.asked.push((part, asked.extent()));
+                effects.append(asked);
+            }
             progress.work.ran(ran, self.shared.clock.now_ms(), random());
         }
-        let mut effects = Effects::default();
-        progress.asked.iter().for_each(|(_, asked)| effects.append(asked.clone()));
         let outcome = self.outcome(&progress, effects);
         Outcome { next: Some(Next::Sift(Box::new(progress))), ..outcome }
     }
 
     /// Goes on with a batch whose effects the database refuses together: runs the parts again in halves whose effects it
     /// refuses, and keeps the others. When the host stops meanwhile, nothing came of the batch.
-    async fn sift(self, mut progress: Progress, slot: &mut Option<OwnedSemaphorePermit>) -> Outcome {
+    async fn sift(
+        self,
+        mut progress: Progress,
+        mut refused: Effects,
+        slot: &mut Option<OwnedSemaphorePermit>,
+    ) -> Outcome {
         let mut taken = Effects::default();
         progress.ports.push(Arc::clone(&self.port));
-        for answered in std::mem::take(&mut progress.asked) {
-            let mut answered = Some(answered);
+        for (part, extent) in std::mem::take(&mut progress.asked) {
+            let mut answered = Some((part, refused.take_first(extent)));
             loop {
                 if let Some((part, asked)) = answered.take() {
                     let mut all = taken.clone();

@@ -5,6 +5,7 @@
 
 mod batches;
 mod caches;
+mod clock;
 mod life;
 mod news;
 mod random;

@@ -7,16 +7,16 @@ use std::time::Duration;
 use keiko_core::TenantId;
 use keiko_core::cache::{CacheKey, Installation, Times};
 use keiko_core::catalog::Tenant;
-use keiko_core::port::{Backplane, CacheLevel, Clock};
+use keiko_core::port::{Backplane, CacheLevel};
 use keiko_runtime::cache::{Cache, CacheOptions, CacheParts, Loops};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
-use super::NOW_MS;
 use super::levels::{Process, Server, Trouble, Way};
 use super::model::Model;
 use super::off::Off;
 use super::planes::{Ear, Plane};
+use crate::clock::HostClock;
 use crate::random::Random;
 use crate::story::Story;
 
@@ -30,22 +30,6 @@ pub const TIMES: Times = Times { memory_ms: 3_000, redis_ms: 6_000, database_ms:
 const LOOK_MS: u64 = 100;
 /// How far a clock that jumps is from the time, at most.
 pub const SKEW_MAX_MS: u64 = 100;
-
-/// A host's clock: virtual time, and what it is wrong by.
-struct HostClock {
-    start: Instant,
-    shift_ms: Arc<AtomicI64>,
-}
-
-impl Clock for HostClock {
-    fn now_ms(&self) -> i64 {
-        NOW_MS + self.start.elapsed().as_millis() as i64 + self.shift_ms.load(Ordering::Relaxed)
-    }
-
-    fn about_now_ms(&self) -> i64 {
-        self.now_ms() / 10 * 10
-    }
-}
 
 /// A host while its process lives.
 pub struct Living {

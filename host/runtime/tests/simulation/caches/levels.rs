@@ -15,8 +15,8 @@ use keiko_store::memory::MemoryLevel;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
-use super::NOW_MS;
 use super::off::Off;
+use crate::clock::NOW_MS;
 use crate::random::Random;
 
 /// Whether a process lives. What one that was killed has begun does nothing any more and is never answered.

@@ -31,8 +31,6 @@ pub use self::off::Off;
 use crate::random::Random;
 use crate::story::{Reader, Story};
 
-/// The time when every life begins.
-const NOW_MS: i64 = 1_800_000_000_000;
 /// How long things go wrong, in milliseconds.
 const HARSH_MS: i64 = 30_000;
 /// How long everything works before it is looked at again.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keiko_core::policy::TenantPolicy;
-use keiko_core::port::{BatchRecords, Clock, Records};
+use keiko_core::port::{BatchRecords, Records};
 use keiko_core::slot::Concurrency;
 use keiko_core::{TenantId, TenantName};
 use keiko_runtime::cache::CacheParts;
@@ -20,11 +20,10 @@ use tokio::time::{Instant, sleep};
 
 use super::guest::{Guests, Process, Runs, Stall};
 use super::safeguard::Safeguard;
+use crate::clock::{HostClock, NOW_MS};
 use crate::random::{Random, jitter};
 use crate::story::Story;
 
-/// The time when every life begins.
-const NOW_MS: i64 = 1_800_000_000_000;
 /// The tenants of every life.
 const TENANTS: [&str; 2] = ["ada", "bob"];
 const MANIFEST: &str = "[plugin]\nname = \"script\"\nversion = \"1\"\n[[kind]]\nname = \"run\"\n\
@@ -37,18 +36,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const DRAIN_MAX: Duration = Duration::from_secs(45);
 /// A healthy host is left alone for so long before it must not lose a lease any more.
 const SETTLED: Duration = Duration::from_secs(65);
-
-/// A host's clock: virtual time, and what it is wrong by.
-struct HostClock {
-    start: Instant,
-    shift_ms: Arc<AtomicI64>,
-}
-
-impl Clock for HostClock {
-    fn now_ms(&self) -> i64 {
-        NOW_MS + self.start.elapsed().as_millis() as i64 + self.shift_ms.load(Ordering::Relaxed)
-    }
-}
 
 /// A host while its process lives.
 struct Living {
