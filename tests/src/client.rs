@@ -38,13 +38,13 @@ pub struct Answer {
 impl Client {
     /// A client of the host that listens at `address`, as the only tenant there is.
     pub fn new(address: impl Into<String>) -> Client {
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(TIMEOUT))
-            .proxy(None)
-            .max_idle_connections_per_host(8)
-            .build();
-        Client { agent: config.new_agent(), address: Arc::new(RwLock::new(address.into())), token: None }
+        Client { agent: agent(TIMEOUT), address: Arc::new(RwLock::new(address.into())), token: None }
+    }
+
+    /// The same host, for requests that may take longer than others.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Client {
+        Client { agent: agent(timeout), ..self.clone() }
     }
 
     /// The same host, as the tenant of this token.
@@ -181,6 +181,16 @@ impl Client {
             None => request,
         }
     }
+}
+
+fn agent(timeout: Duration) -> Agent {
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(timeout))
+        .proxy(None)
+        .max_idle_connections_per_host(8)
+        .build()
+        .new_agent()
 }
 
 impl Answer {

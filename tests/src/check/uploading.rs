@@ -55,7 +55,7 @@ const CROWD_CODES: &[&str] = &["rate_limited", "queue_full", "compile_limit"];
 const BACK_MAX: Duration = Duration::from_secs(20);
 /// How slow the slowest hundredth of the answers may be.
 const P99_MAX: Duration = Duration::from_millis(100);
-/// How long an upload waits for its turn while others compile.
+/// How long an upload waits for its turn while others compile: those of every other hand, for a minute of the compiler each.
 const TURN_MAX: Duration = Duration::from_secs(240);
 
 /// How much to try.
@@ -84,6 +84,7 @@ impl Plan {
 /// Runs the check in `folder`.
 pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     let (mut host, attacker, victim) = two_tenants(folder)?;
+    let attacker = attacker.with_timeout(TURN_MAX);
     let mut report = Report::new("upload", INVARIANTS);
     let family = tree::guest("family")?;
     attacker.install(&family)?;

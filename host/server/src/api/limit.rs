@@ -41,7 +41,8 @@ pub const REQUEST_ID_BYTES_MAX: usize = 64;
 pub const HEALTH_MAX: usize = 64;
 /// Connections beyond the limit that are told so, at once; the others are closed without a word.
 pub const REFUSALS_MAX: usize = 64;
-/// What is read and thrown away of a body that was refused, in bytes, so that its sender sees the answer.
-pub const DISCARD_BYTES_MAX: u64 = 8 * MIB;
+/// What is read and thrown away of a body that was refused, in bytes, so that its sender sees the answer: as much as the
+/// largest body that is taken.
+pub const DISCARD_BYTES_MAX: u64 = BULK_BYTES_MAX;
 /// How long that may take, in seconds.
-pub const DISCARD_S_MAX: u64 = 2;
+pub const DISCARD_S_MAX: u64 = 5;

@@ -73,7 +73,12 @@ impl Connection {
 
     pub fn write(&mut self, bytes: &[u8]) {
         // A host that refuses early may close before it has read all: its answer is what counts.
-        let _ = self.stream.write_all(bytes);
+        let _ = self.try_write(bytes);
+    }
+
+    /// The same, for who asks whether the host has taken all.
+    pub fn try_write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes)
     }
 
     /// Writes a head and waits until the host asks for the body: then the request is inside.

@@ -152,6 +152,20 @@ fn each_class_of_requests_has_its_own_room() {
     client.get("/v1/host").expect(200);
 }
 
+/// Whoever is still writing sees why there is no room, and no broken connection.
+#[test]
+fn the_largest_component_sees_that_there_is_no_room() {
+    let world = World::with("[api]\nuploads_max = 1\n");
+    let wasm = ("content-type", "application/wasm");
+    let mut inside = Connection::open(world.address);
+    inside.begin("POST", "/v1/plugins", &[wasm], 2);
+    let largest = vec![0; 32 * MIB];
+    let mut refused = Connection::open(world.address);
+    refused.write(&head("POST", "/v1/plugins", &[wasm, ("content-length", &largest.len().to_string())]));
+    refused.try_write(&largest).expect("the host reads on");
+    assert_eq!(refused.read().problem(503, "rate_limited")["limit"]["name"], "uploads");
+}
+
 #[test]
 fn connections_beyond_the_limit_are_told_so() {
     let world = World::with("[api]\nconnections_max = 2\n");
