@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use super::Report;
@@ -103,6 +103,8 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Report> {
     let peak = host.memory_bytes()?.1.saturating_sub(before);
     report.require(peak <= PEAK_BYTES_MAX, "memory peak", || format!("it had {peak} bytes more"));
     let grown = || anyhow::Ok(host.memory_bytes()?.0.saturating_sub(before));
+    report.tried("memory_with_bombs_bytes", grown()?);
+    remove_bombs(&attacker)?;
     let back = wait::until("the host's memory to come back", BACK_MAX, || {
         Ok((grown()? <= GROWTH_BYTES_MAX).then_some(()))
     });
@@ -164,6 +166,19 @@ fn everything(plan: &Plan, data_dir: &Path, family: &[u8]) -> Result<Vec<Sent>> 
 /// An attack of the concurrent profile that can be installed.
 fn concurrent() -> Result<&'static Attack> {
     Attack::named("waitable-flood").next().context("an attack of the concurrent profile")
+}
+
+/// Removes what turned out to be a plugin and no bomb: such ones take the memory of their code for as long as they are there.
+fn remove_bombs(attacker: &Client) -> Result<()> {
+    let told = attacker.get("/v1/plugins")?.expect(&[200])?;
+    let plugins = told["plugins"].as_array().context("plugins")?;
+    let names = plugins.iter().filter_map(|plugin| plugin["name"].as_str());
+    let installed = bombs(false)?;
+    for name in names.filter(|name| installed.iter().any(|(bomb, _)| bomb == name)) {
+        let answer = attacker.delete(&format!("/v1/plugins/{name}"))?;
+        ensure!(answer.status == 204, "{name}: {answer:.400}");
+    }
+    Ok(())
 }
 
 /// Whether the component that the attacker may have is told of with its profile, and refused for whoever may not have it.
@@ -314,18 +329,21 @@ fn ask_all(client: &Client, over: &AtomicBool) -> Result<Vec<Duration>> {
     Ok(times)
 }
 
-/// Alters one artifact, puts another one in the place of a third, and starts the host over them.
+/// Alters every artifact, puts one in the place of another, and starts the host over them: those of what is installed are looked at.
 fn plant(host: &mut Host, report: &mut Report) -> Result<()> {
     let stopped = host.stop()?;
     report.require(stopped.success(), "process", || format!("it ended with {stopped}"));
     let mut artifacts = files(&host.data_dir().join("artifacts"))?;
     artifacts.sort_by_key(|(_, bytes)| *bytes);
     let [first, .., last] = &artifacts[..] else { bail!("the host keeps {} artifacts", artifacts.len()) };
-    let mut altered = std::fs::read(&last.0)?;
-    let middle = altered.len() / 2;
-    altered[middle] ^= 1;
-    std::fs::write(&first.0, std::fs::read(&last.0)?)?;
-    std::fs::write(&last.0, altered)?;
+    let another = std::fs::read(&last.0)?;
+    for (path, _) in &artifacts {
+        let mut altered = std::fs::read(path)?;
+        let middle = altered.len() / 2;
+        altered[middle] ^= 1;
+        std::fs::write(path, altered)?;
+    }
+    std::fs::write(&first.0, another)?;
     host.start_again()?;
     let page = host.client().get("/metrics")?;
     let text = String::from_utf8_lossy(&page.bytes).into_owned();
