@@ -9,6 +9,7 @@
 //!
 //! File: `MAGIC`, 32 bytes of MAC, the artifact as wasmtime serializes it.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::hash::{Hash, Hasher};
@@ -17,6 +18,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use keiko_core::id::Digest;
 use keiko_core::limit::ARTIFACT_BYTES_MAX;
@@ -122,8 +124,8 @@ impl Artifacts {
         let mut stale = 0;
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
-            let made_under = path.file_name().and_then(OsStr::to_str).and_then(made_under);
-            if made_under.is_some_and(|made| settings.iter().all(|settings| settings.short() != made)) {
+            let named = path.file_name().and_then(OsStr::to_str).and_then(parts);
+            if named.is_some_and(|(_, made)| settings.iter().all(|settings| settings.short() != made)) {
                 fs::remove_file(&path)?;
                 stale += 1;
             }
@@ -133,6 +135,22 @@ impl Artifacts {
             tracing::warn!(items = stale, "artifacts that another build left were removed");
         }
         Ok(())
+    }
+
+    /// Removes what was written before a time and is of none of these components; how many files.
+    pub(crate) fn forget(&self, kept: &HashSet<String>, before: SystemTime) -> io::Result<u64> {
+        let mut forgotten = 0;
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let named = name.to_str().and_then(parts);
+            let is_needed = named.is_none_or(|(digest, _)| kept.contains(digest));
+            if !is_needed && entry.metadata()?.modified()? < before {
+                fs::remove_file(entry.path())?;
+                forgotten += 1;
+            }
+        }
+        Ok(forgotten)
     }
 
     /// Files that were not believed since the start.
@@ -239,12 +257,13 @@ impl Artifacts {
     }
 }
 
-/// Under which settings, in short, an artifact of this name was made; `None` when it is no artifact's name.
-fn made_under(name: &str) -> Option<&str> {
+/// Of which component, in hex, and under which settings, in short, an artifact of this name was made; `None` when it is no
+/// artifact's name.
+fn parts(name: &str) -> Option<(&str, &str)> {
     let (digest, settings) = name.strip_suffix(READY)?.strip_suffix('.')?.split_once('-')?;
     let is_hex =
         |text: &str, length| text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    (is_hex(digest, 64) && is_hex(settings, SHORT)).then_some(settings)
+    (is_hex(digest, 64) && is_hex(settings, SHORT)).then_some((digest, settings))
 }
 
 /// What is left of a file, as far as an artifact may go, in memory that nobody can change any more.

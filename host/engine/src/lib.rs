@@ -43,9 +43,11 @@ mod state;
 mod symbols;
 mod weight;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -385,6 +387,19 @@ impl Runner for Engine {
 
     fn retain(&self, components: &[Digest], versions: &[VersionId]) {
         self.0.registry.retain(components, versions);
+    }
+
+    async fn forget(&self, kept: &[Digest], before_ms: i64) {
+        let kept: HashSet<String> = kept.iter().map(Digest::hex).collect();
+        let before = UNIX_EPOCH + Duration::from_millis(before_ms.max(0).cast_unsigned());
+        let inner = Arc::clone(&self.0);
+        match apart(move || inner.artifacts.forget(&kept, before)).await {
+            Ok(Ok(0)) | Err(_) => {}
+            Ok(Ok(count)) => {
+                tracing::info!(items = count, "artifacts of components that are not kept were removed");
+            }
+            Ok(Err(error)) => tracing::warn!(error = %error, "an artifact could not be removed"),
+        }
     }
 }
 

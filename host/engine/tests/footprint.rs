@@ -40,7 +40,7 @@ struct Nothing;
 
 #[async_trait]
 impl Components for Nothing {
-    async fn put(&self, _: Digest, _: Bytes) -> Result<(), StoreError> {
+    async fn put(&self, _: Digest, _: Bytes, _: i64) -> Result<(), StoreError> {
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use keiko_core::code::Code;
 use keiko_core::manifest::Manifest;
 use keiko_core::outcome::Failure;
 use keiko_core::policy::BudgetRequest;
-use keiko_core::port::{CatalogStore, Clock, Compiled, Components, InstallError, Runner, Stage};
+use keiko_core::port::{CatalogStore, Clock, Compiled, Components, InstallError, Runner, Stage, StoreError};
 use keiko_core::profile::Profiles;
 use keiko_core::slot::{Concurrencies, Concurrency};
 use keiko_core::{Digest, KindId, KindName, PluginName, TenantId, VersionId, VersionName};
@@ -253,7 +253,7 @@ impl Catalog {
         if let Some(reason) = refuse(&manifest) {
             return Err(Error::new(Code::Conflict, reason));
         }
-        self.components.put(compiled.digest, bytes).await?;
+        self.components.put(compiled.digest, bytes, self.clock.now_ms()).await?;
         self.runner.share(compiled.digest).await;
         Ok(NewVersion {
             tenant,
@@ -267,6 +267,16 @@ impl Catalog {
     pub(crate) fn discard(&self) {
         let (components, versions) = self.now.load().live();
         self.runner.retain(&components, &versions);
+    }
+
+    /// Forgets components from before a time that nothing names any more, and this host's machine code of what is not kept.
+    pub(crate) async fn forget(&self, before_ms: i64, now_ms: i64) -> Result<(), StoreError> {
+        let Some(forgotten) = self.components.forget(before_ms, now_ms).await? else { return Ok(()) };
+        if forgotten.count > 0 {
+            tracing::info!(items = forgotten.count, "components that no plugin names were forgotten");
+        }
+        self.runner.forget(&forgotten.kept, before_ms).await;
+        Ok(())
     }
 
     /// Stores a version, and makes it its plugin's current one.

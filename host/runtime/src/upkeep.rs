@@ -20,6 +20,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const PRUNE_EVERY: u32 = 20;
 /// Keys forgotten, and ended tasks looked at, in one transaction.
 const PRUNE_COUNT: u32 = 1_000;
+/// How long a component stays that nothing names, half of it at least: longer than from its upload to its version, and than a
+/// backup takes from the tasks to the components.
+const UNNAMED_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// Keeps up until stopped.
 pub(crate) async fn keep_up(shared: Arc<Shared>, stop: CancellationToken) {
@@ -81,6 +84,7 @@ async fn once(shared: &Shared, round: u32, worked: bool) -> Result<(), StoreErro
         let now_ms = shared.clock.now_ms();
         while shared.tasks.prune(now_ms, PRUNE_COUNT).await? == u64::from(PRUNE_COUNT) {}
         forget(shared, now_ms).await?;
+        shared.catalog.forget(now_ms - UNNAMED_MS, now_ms).await?;
     }
     Ok(())
 }

@@ -208,9 +208,9 @@ pub(crate) const RULES: &[(&str, &str)] = &[
                 AND NOT EXISTS (SELECT 1 FROM app_user AS u WHERE u.id = t.app_user AND u.tenant = t.tenant)",
     ),
     (
-        "every version's component is kept",
-        "SELECT count(*) FROM plugin_version AS v
-        WHERE NOT EXISTS (SELECT 1 FROM component AS c WHERE c.digest = v.digest)",
+        "the component of every version of a plugin that was not removed is kept",
+        "SELECT count(*) FROM plugin_version AS v JOIN plugin AS p ON p.id = v.plugin
+        WHERE NOT p.removed AND NOT EXISTS (SELECT 1 FROM component AS c WHERE c.digest = v.digest)",
     ),
     (
         "no number is above the last one given out",

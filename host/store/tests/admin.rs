@@ -70,7 +70,7 @@ const FILE_DAMAGE: &[(&str, &str)] = &[
         "INSERT INTO task_input (task, tenant, bytes) VALUES (1, 1, x'00')",
     ),
     ("every large input is kept", "DELETE FROM task_input"),
-    ("every version's component is kept", "UPDATE plugin_version SET digest = x'00'"),
+    ("the component of every version of a plugin that was not removed is kept", "UPDATE plugin_version SET digest = x'00'"),
 ];
 
 /// The same for rules of a server.
@@ -85,7 +85,7 @@ const SERVER_DAMAGE: &[(&str, &str)] = &[
         "SET allow_system_table_mods = on;
         UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'task_ready'::regclass",
     ),
-    ("every version's component is kept", "DELETE FROM component"),
+    ("the component of every version of a plugin that was not removed is kept", "DELETE FROM component"),
 ];
 
 async fn open(folder: &Path) -> SqliteStore {
@@ -112,7 +112,7 @@ async fn submit_plain(store: &dyn TaskStore, ada: &Customer, count: u32) -> Vec<
 async fn populate<S: TaskStore + CatalogStore + Components>(store: &S) -> (Customer, Holder) {
     let ada = customer(store, "ada").await;
     customer(store, "bob").await;
-    store.put(Digest([1; 32]), Bytes::from_static(b"component")).await.unwrap();
+    store.put(Digest([1; 32]), Bytes::from_static(b"component"), 0).await.unwrap();
     let holder = store.open_holder(NOW, LEASE_MS).await.unwrap();
     let mut call = vec![complete(&leased(store, &ada, holder).await)];
     call.push(fail(&leased(store, &ada, holder).await, Code::PluginFailed));

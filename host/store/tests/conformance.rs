@@ -249,6 +249,7 @@ macro_rules! every_promise {
                 the_history_has_every_swap_newest_first
                 a_plugin_goes_when_its_tasks_have_ended
                 components_come_back_by_digest
+                components_that_nothing_names_are_forgotten
             }
             canaries {
                 a_canary_stands_beside_the_current_version

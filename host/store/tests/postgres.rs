@@ -452,7 +452,7 @@ async fn hosts_find_each_others_machine_code_by_its_name_and_the_last_four_of_a_
     let database = Database::new().await;
     let (store, other) = (database.open().await, database.open().await);
     let (kept, unknown) = (Digest([1; 32]), Digest([2; 32]));
-    store.put(kept, Bytes::from_static(b"component")).await.unwrap();
+    store.put(kept, Bytes::from_static(b"component"), 0).await.unwrap();
     let name = |number: u8| ArtifactName([number; 32]);
     let code = |number: u8| Bytes::from(vec![number; 100_000]);
     assert_eq!(other.artifact(kept, name(1)).await.unwrap(), None);

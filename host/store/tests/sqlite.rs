@@ -69,7 +69,7 @@ async fn everything_is_there_after_a_restart() {
     let leased = store.lease(request(holder, 3)).await.unwrap().tasks;
     let call = vec![complete(&leased[0]), retry(&leased[1], Code::Internal, NOW)];
     store.settle(holder, call, NOW).await.unwrap();
-    store.put(Digest([1; 32]), Bytes::from_static(b"component")).await.unwrap();
+    store.put(Digest([1; 32]), Bytes::from_static(b"component"), 0).await.unwrap();
     let (list, ids) = (store.list(ada.tenant, &TaskFilter::default(), 10).await.unwrap(), [0, 1, 2]);
     let mut views = Vec::new();
     for at in ids {
@@ -146,11 +146,33 @@ async fn a_newer_or_foreign_database_is_refused() {
 async fn a_newer_component_file_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     open(&folder).await.close().await.unwrap();
+    change_components(&folder, "PRAGMA user_version = 3").await;
+    assert!(matches!(try_open(folder.path()).await, Err(OpenError::Newer { .. })));
+}
+
+#[tokio::test]
+async fn components_of_the_first_form_count_from_when_they_are_first_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder).await;
+    let digest = Digest([1; 32]);
+    store.put(digest, Bytes::from_static(b"component"), 0).await.unwrap();
+    store.close().await.unwrap();
+    change_components(&folder, "DROP TABLE kept; PRAGMA user_version = 1").await;
+    let store = open(&folder).await;
+    // Longer ago than any that is there could have been put, and in a time to come.
+    for (before_ms, kept) in [(1_700_000_000_000, vec![digest]), (i64::MAX, vec![])] {
+        let forgotten = store.forget(before_ms, before_ms).await.unwrap().unwrap();
+        assert_eq!((forgotten.count, &forgotten.kept), (1 - kept.len() as u64, &kept));
+        assert_eq!(store.get(digest).await.unwrap().is_some(), !kept.is_empty());
+    }
+    store.close().await.unwrap();
+}
+
+async fn change_components(folder: &TempDir, text: &str) {
     let path = folder.path().join("components.db");
     let mut connection = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
-    sqlx::raw_sql("PRAGMA user_version = 2").execute(&mut connection).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(text.to_owned())).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
-    assert!(matches!(try_open(folder.path()).await, Err(OpenError::Newer { .. })));
 }
 
 #[tokio::test]

@@ -77,11 +77,18 @@ pub trait CatalogStore: Send + Sync + 'static {
 /// Components by digest.
 #[async_trait]
 pub trait Components: Send + Sync + 'static {
-    /// Keeps bytes under their digest, which the caller has computed. Keeping them twice is no error.
-    async fn put(&self, digest: Digest, bytes: Bytes) -> Result<(), StoreError>;
+    /// Keeps bytes under their digest, which the caller has computed. Keeping them again is no error, and makes them new again.
+    async fn put(&self, digest: Digest, bytes: Bytes, now_ms: i64) -> Result<(), StoreError>;
 
     /// The bytes under a digest.
     async fn get(&self, digest: Digest) -> Result<Option<Bytes>, StoreError>;
+
+    /// Forgets what was put, and found to be needed, before `before_ms` the last time. Needed is the component of every version
+    /// of a plugin that is not removed: when half of the time to `now_ms` is over, that is noted. `None` when this keeps
+    /// everything.
+    async fn forget(&self, _before_ms: i64, _now_ms: i64) -> Result<Option<Forgotten>, StoreError> {
+        Ok(None)
+    }
 
     /// Keeps a component's machine code for the other hosts of this database, when the component is kept; what is kept under the
     /// same name goes. A store that is one host's keeps none: that host has it in its data folder.
@@ -98,6 +105,15 @@ pub trait Components: Send + Sync + 'static {
     async fn artifact(&self, _digest: Digest, _name: ArtifactName) -> Result<Option<Bytes>, StoreError> {
         Ok(None)
     }
+}
+
+/// What became of components that nothing needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// How many were forgotten.
+    pub count: u64,
+    /// Those that are kept.
+    pub kept: Vec<Digest>,
 }
 
 /// What machine code of a component is known by beside its digest: a hash, under the cluster key, of all that must match.

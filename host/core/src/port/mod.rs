@@ -17,7 +17,7 @@ pub use agent::{Agents, History};
 pub use batch::{BatchRecords, BatchStore, DeadChanged, FormRequest, Formed, FoundGroup};
 pub use cache::{Backplane, CacheLevel, Change, ChangeKind, Heard, Kept, LevelUsage};
 pub use canary::CanaryStore;
-pub use catalog::{ArtifactName, CatalogStore, Components};
+pub use catalog::{ArtifactName, CatalogStore, Components, Forgotten};
 pub use clock::Clock;
 pub use runner::{
     AskError, Attempt, AttemptFacts, BatchOutcome, BatchReport, BatchRun, CacheFill, CacheFilling,

@@ -246,6 +246,9 @@ pub trait Runner: Send + Sync + 'static {
     /// Forgets components that are not among these, once their attempts have ended, and instances that were kept for versions that are
     /// not: two versions may have one component.
     fn retain(&self, components: &[Digest], versions: &[VersionId]);
+
+    /// Removes the machine code that this host has made or fetched before a time and that is of none of these components.
+    async fn forget(&self, _kept: &[Digest], _before_ms: i64) {}
 }
 
 /// What the host reserved for a child.

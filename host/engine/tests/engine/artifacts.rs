@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
 use keiko_core::Code;
@@ -31,7 +32,7 @@ fn folder() -> Folder {
     let bytes = Bytes::from(guest("(call $done)").bytes());
     let digest = block_on(async {
         let compiled = engine.compile(bytes.clone(), COMPONENT_BYTES_MAX, Profiles::STRICT).await.unwrap();
-        components.put(compiled.digest, bytes).await.unwrap();
+        components.put(compiled.digest, bytes, 0).await.unwrap();
         compiled.digest
     });
     Folder { dir, components, digest }
@@ -162,7 +163,7 @@ fn what_one_host_has_compiled_another_one_runs_without_a_compiler() {
     let bytes = Bytes::from(guest("(call $digit (i32.const 7))").bytes());
     let digest = block_on(async {
         let compiled = first.compile(bytes.clone(), COMPONENT_BYTES_MAX, Profiles::STRICT).await.unwrap();
-        folder.components.put(compiled.digest, bytes).await.unwrap();
+        folder.components.put(compiled.digest, bytes, 0).await.unwrap();
         first.share(compiled.digest).await;
         compiled.digest
     });
@@ -218,8 +219,30 @@ fn a_component_that_is_not_kept_cannot_be_loaded() {
     let unknown = Digest([1; 32]);
     let load = |digest| block_on(folder.engine('b').load(digest, Profiles::STRICT)).unwrap_err().code;
     assert_eq!(load(unknown), Code::Integrity);
-    block_on(folder.components.put(unknown, Bytes::from_static(b"other bytes"))).unwrap();
+    block_on(folder.components.put(unknown, Bytes::from_static(b"other bytes"), 0)).unwrap();
     assert_eq!(load(unknown), Code::Integrity);
+}
+
+#[test]
+fn artifacts_of_components_that_are_not_kept_go_when_they_are_old() {
+    let folder = folder();
+    let engine = folder.engine('a');
+    block_on(engine.load(folder.digest, Profiles::STRICT)).unwrap();
+    let written = fs::metadata(folder.artifact()).unwrap().modified().unwrap();
+    let written_ms = written.duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+    let left = |kept: &[Digest], before_ms| {
+        block_on(engine.forget(kept, before_ms));
+        files(folder.dir.path()).len()
+    };
+    fs::write(folder.dir.path().join("notes.txt"), "somebody else's").unwrap();
+    assert_eq!(left(&[folder.digest], written_ms + 1_000), 2);
+    assert_eq!(left(&[], written_ms), 2);
+    assert_eq!(left(&[Digest([1; 32])], i64::MIN), 2);
+    assert_eq!(left(&[Digest([1; 32])], written_ms + 1), 1);
+    // What is loaded does not need its file.
+    let run = Run::of(guest("(call $done)"));
+    let attempt = engine.run(run.attempt(folder.digest), run.port.clone(), run.stop);
+    assert!(matches!(block_on(attempt).outcome, Outcome::Completed(_)));
 }
 
 #[test]

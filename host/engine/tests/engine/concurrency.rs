@@ -121,7 +121,7 @@ impl Folder {
         let bytes = Bytes::from(guest.bytes());
         block_on(async {
             let compiled = engine.compile(bytes.clone(), COMPONENT_BYTES_MAX, profiles).await?;
-            self.components.put(compiled.digest, bytes).await.unwrap();
+            self.components.put(compiled.digest, bytes, 0).await.unwrap();
             Ok(compiled.digest)
         })
     }

@@ -53,7 +53,7 @@ impl Kept {
 
 #[async_trait]
 impl Components for Kept {
-    async fn put(&self, digest: Digest, bytes: Bytes) -> Result<(), StoreError> {
+    async fn put(&self, digest: Digest, bytes: Bytes, _: i64) -> Result<(), StoreError> {
         self.0.lock().unwrap().insert(digest, bytes);
         Ok(())
     }

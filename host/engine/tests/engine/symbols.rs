@@ -98,7 +98,7 @@ fn world(guest: Guest, components: Arc<dyn Components>) -> World {
     let digest = block_on(async {
         let digest =
             engine.compile(bytes.clone(), COMPONENT_BYTES_MAX, Profiles::STRICT).await.unwrap().digest;
-        components.put(digest, bytes).await.unwrap();
+        components.put(digest, bytes, 0).await.unwrap();
         digest
     });
     World { engine, digest, run, _dir: dir }
@@ -238,8 +238,8 @@ struct Slow {
 
 #[async_trait]
 impl Components for Slow {
-    async fn put(&self, digest: Digest, bytes: Bytes) -> Result<(), StoreError> {
-        self.kept.put(digest, bytes).await
+    async fn put(&self, digest: Digest, bytes: Bytes, now_ms: i64) -> Result<(), StoreError> {
+        self.kept.put(digest, bytes, now_ms).await
     }
 
     async fn get(&self, digest: Digest) -> Result<Option<Bytes>, StoreError> {
@@ -289,8 +289,8 @@ struct Panicking(Kept);
 
 #[async_trait]
 impl Components for Panicking {
-    async fn put(&self, digest: Digest, bytes: Bytes) -> Result<(), StoreError> {
-        self.0.put(digest, bytes).await
+    async fn put(&self, digest: Digest, bytes: Bytes, now_ms: i64) -> Result<(), StoreError> {
+        self.0.put(digest, bytes, now_ms).await
     }
 
     async fn get(&self, _: Digest) -> Result<Option<Bytes>, StoreError> {

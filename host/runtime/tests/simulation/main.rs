@@ -14,6 +14,7 @@ mod story;
 #[allow(dead_code, reason = "what is about real time is used by other tests")]
 #[path = "../support/mod.rs"]
 mod support;
+mod upkeep;
 
 use life::{Safeguard, first_violation, live};
 

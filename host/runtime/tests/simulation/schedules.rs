@@ -22,7 +22,7 @@ pub fn clock(began: &str) -> Arc<Virtual> {
 }
 
 /// Lets virtual time go on.
-async fn pass(hours: u64) {
+pub async fn pass(hours: u64) {
     let _ = timeout(Duration::from_secs(hours * 3_600), std::future::pending::<()>()).await;
 }
 

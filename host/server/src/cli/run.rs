@@ -392,7 +392,7 @@ struct Memory(Mutex<HashMap<Digest, Bytes>>);
 
 #[async_trait]
 impl Components for Memory {
-    async fn put(&self, digest: Digest, bytes: Bytes) -> Result<(), StoreError> {
+    async fn put(&self, digest: Digest, bytes: Bytes, _: i64) -> Result<(), StoreError> {
         self.0.lock().insert(digest, bytes);
         Ok(())
     }

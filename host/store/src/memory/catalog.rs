@@ -1,6 +1,6 @@
 //! Tenants, plugins, versions, kinds, and components by digest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use keiko_core::catalog::{
 use keiko_core::id::{Digest, KindId, PluginId, TenantId, VersionId};
 use keiko_core::name::{KindName, PluginName, TenantName};
 use keiko_core::pause::{Pause, Paused};
-use keiko_core::port::{CatalogStore, Components, StoreError, StoreErrorKind};
+use keiko_core::port::{CatalogStore, Components, Forgotten, StoreError, StoreErrorKind};
 
 use super::MemoryStore;
 use super::mutation::Mutation;
@@ -98,19 +98,27 @@ impl CatalogStore for MemoryStore {
 
 #[async_trait]
 impl Components for MemoryStore {
-    async fn put(&self, digest: Digest, bytes: Bytes) -> Result<(), StoreError> {
+    async fn put(&self, digest: Digest, bytes: Bytes, now_ms: i64) -> Result<(), StoreError> {
         self.call(|state| {
             if state.breaks(Mutation::ComponentLost) {
                 state.components.clear();
             }
-            state.components.entry(digest).or_insert(bytes);
+            let ages = state.breaks(Mutation::ComponentAgesThoughPut);
+            let kept_ms = &mut state.components.entry(digest).or_insert((bytes, now_ms)).1;
+            if !ages {
+                *kept_ms = now_ms.max(*kept_ms);
+            }
             Ok(())
         })
         .await
     }
 
     async fn get(&self, digest: Digest) -> Result<Option<Bytes>, StoreError> {
-        self.call(|state| Ok(state.components.get(&digest).cloned())).await
+        self.call(|state| Ok(state.components.get(&digest).map(|(bytes, _)| bytes.clone()))).await
+    }
+
+    async fn forget(&self, before_ms: i64, now_ms: i64) -> Result<Option<Forgotten>, StoreError> {
+        self.call(|state| Ok(Some(state.forget_components(before_ms, now_ms)))).await
     }
 }
 
@@ -120,6 +128,29 @@ fn next<K: Copy + Ord, V>(rows: &BTreeMap<K, V>, number: impl Fn(K) -> i64) -> i
 }
 
 impl State {
+    fn forget_components(&mut self, before_ms: i64, now_ms: i64) -> Forgotten {
+        let stands = |version: &VersionRow| {
+            !self.plugins[&version.plugin].removed || self.breaks(Mutation::RemovedPluginsNameComponents)
+        };
+        let all = self.versions.values().filter(|version| stands(version));
+        let mut named: BTreeSet<Digest> = all.map(|version| version.digest).collect();
+        if self.breaks(Mutation::ForgetsNamedComponents) {
+            named.clear();
+        }
+        let forgets_young = self.breaks(Mutation::ForgetsYoungComponents);
+        let ages = self.breaks(Mutation::ComponentAgesThoughNamed);
+        let before = self.components.len();
+        self.components.retain(|digest, (_, kept_ms)| {
+            let is_named = named.contains(digest);
+            if is_named && !ages && *kept_ms < i64::midpoint(before_ms, now_ms) {
+                *kept_ms = now_ms;
+            }
+            is_named || (*kept_ms >= before_ms && !forgets_young)
+        });
+        let count = (before - self.components.len()) as u64;
+        Forgotten { count, kept: self.components.keys().copied().collect() }
+    }
+
     fn ensure_tenant(&mut self, name: &TenantName) -> Tenant {
         let known = self.tenants.iter().find(|(_, row)| row.name == *name).map(|(id, _)| *id);
         let known = known.filter(|_| !self.breaks(Mutation::TenantsMadeAnew));

@@ -51,7 +51,7 @@ pub(super) struct State {
     pub(super) kinds: BTreeMap<KindId, KindRow>,
     pub(super) versions: BTreeMap<VersionId, VersionRow>,
     pub(super) canaries: BTreeMap<PluginId, CanaryRow>,
-    pub(super) components: BTreeMap<Digest, Bytes>,
+    pub(super) components: BTreeMap<Digest, (Bytes, i64)>,
     /// Since when, and whether it is ending.
     pub(super) pauses: BTreeMap<Paused, (i64, bool)>,
     pub(super) tasks: BTreeMap<TaskId, Row>,

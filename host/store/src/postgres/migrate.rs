@@ -36,6 +36,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("batch_places", include_str!("../../../../migrations/postgres/0021_batch_places.sql")),
     ("finished_root", include_str!("../../../../migrations/postgres/0022_finished_root.sql")),
     ("batch_segments", include_str!("../../../../migrations/postgres/0023_batch_segments.sql")),
+    ("components_kept", include_str!("../../../../migrations/postgres/0024_components_kept.sql")),
 ];
 
 /// How a file starts that cannot run in a transaction.

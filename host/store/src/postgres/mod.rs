@@ -74,8 +74,8 @@ use keiko_core::id::{Digest, GroupId, Holder, TaskId, TenantId, Token};
 use keiko_core::name::{PluginName, TenantName};
 use keiko_core::pause::{Pause, Paused};
 use keiko_core::port::{
-    ArtifactName, Ask, Beat, CatalogStore, Components, Dead, Expired, IdBlock, Lease, LeaseRequest, Pruned,
-    Records, Rescued, Signal, Signals, StoreError, StoreErrorKind, TaskStore, Until,
+    ArtifactName, Ask, Beat, CatalogStore, Components, Dead, Expired, Forgotten, IdBlock, Lease,
+    LeaseRequest, Pruned, Records, Rescued, Signal, Signals, StoreError, StoreErrorKind, TaskStore, Until,
 };
 use keiko_core::retention::KeptFrom;
 use keiko_core::task::{
@@ -567,8 +567,12 @@ impl CatalogStore for PostgresStore {
 
 #[async_trait]
 impl Components for PostgresStore {
-    async fn put(&self, digest: Digest, bytes: Bytes) -> Result<(), StoreError> {
-        component::put(&self.0.pool, digest, bytes).await
+    async fn put(&self, digest: Digest, bytes: Bytes, now_ms: i64) -> Result<(), StoreError> {
+        component::put(&self.0.pool, digest, bytes, now_ms).await
+    }
+
+    async fn forget(&self, before_ms: i64, now_ms: i64) -> Result<Option<Forgotten>, StoreError> {
+        component::forget(&self.0.pool, before_ms, now_ms).await.map(Some)
     }
 
     async fn get(&self, digest: Digest) -> Result<Option<Bytes>, StoreError> {

@@ -1,6 +1,6 @@
 //! Tenants, plugins, versions and kinds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use keiko_core::catalog::{
@@ -29,6 +29,13 @@ const PLUGINS: &str = "SELECT p.id, p.tenant, p.name, v.id, v.name, v.digest, v.
         (SELECT max(g.generation) FROM plugin_generation AS g WHERE g.plugin = p.id)
     LEFT JOIN plugin_version AS w ON w.id = c.version AND w.plugin = p.id
     WHERE p.removed = 0 AND p.id = coalesce(?1, p.id) ORDER BY p.id";
+
+/// The components of every version of plugins that are not removed.
+pub(crate) async fn named(pool: &SqlitePool) -> Result<HashSet<Digest>, StoreError> {
+    let query = "SELECT DISTINCT v.digest FROM plugin_version AS v JOIN plugin AS p ON p.id = v.plugin AND p.removed = 0";
+    let rows = sqlx::query(query).fetch_all(pool).await.map_err(store_error)?;
+    rows.iter().map(|row| read_digest(row, 0)).collect()
+}
 
 /// The rows of tenants, made when they are missing.
 pub(crate) async fn ensure_tenants(
@@ -225,7 +232,7 @@ pub(crate) fn read_name<T: std::str::FromStr>(
     text.parse().map_err(|_| undecodable(Undecodable(what)))
 }
 
-fn read_digest(row: &SqliteRow, column: usize) -> Result<Digest, StoreError> {
+pub(super) fn read_digest(row: &SqliteRow, column: usize) -> Result<Digest, StoreError> {
     let bytes: &[u8] = row.try_get(column).map_err(store_error)?;
     bytes.try_into().map(Digest).map_err(|_| undecodable(Undecodable("digest")))
 }

@@ -32,6 +32,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("batch_places", include_str!("../../../../migrations/sqlite/0021_batch_places.sql")),
     ("finished_root", include_str!("../../../../migrations/sqlite/0022_finished_root.sql")),
     ("batch_segments", include_str!("../../../../migrations/sqlite/0023_batch_segments.sql")),
+    ("components_kept", include_str!("../../../../migrations/sqlite/0024_components_kept.sql")),
 ];
 
 /// Why a database cannot be brought to this schema.

@@ -56,8 +56,8 @@ use keiko_core::id::{Digest, GroupId, Holder, TaskId, TenantId, Token};
 use keiko_core::name::{PluginName, TenantName};
 use keiko_core::pause::{Pause, Paused};
 use keiko_core::port::{
-    Beat, CatalogStore, Components, Dead, Expired, IdBlock, Lease, LeaseRequest, Pruned, Records, Rescued,
-    Signal, Signals, StoreError, StoreErrorKind, TaskStore,
+    Beat, CatalogStore, Components, Dead, Expired, Forgotten, IdBlock, Lease, LeaseRequest, Pruned, Records,
+    Rescued, Signal, Signals, StoreError, StoreErrorKind, TaskStore,
 };
 use keiko_core::retention::KeptFrom;
 use keiko_core::task::{
@@ -456,8 +456,13 @@ impl Signals for SqliteStore {
 
 #[async_trait]
 impl Components for SqliteStore {
-    async fn put(&self, digest: Digest, bytes: Bytes) -> Result<(), StoreError> {
-        component::put(&self.0.components, digest, bytes).await
+    async fn put(&self, digest: Digest, bytes: Bytes, now_ms: i64) -> Result<(), StoreError> {
+        component::put(&self.0.components, digest, bytes, now_ms).await
+    }
+
+    async fn forget(&self, before_ms: i64, now_ms: i64) -> Result<Option<Forgotten>, StoreError> {
+        let named = catalog::named(&self.0.readers).await?;
+        component::forget(&self.0.components, &named, before_ms, now_ms).await.map(Some)
     }
 
     async fn get(&self, digest: Digest) -> Result<Option<Bytes>, StoreError> {

@@ -128,11 +128,46 @@ pub async fn components_come_back_by_digest(world: &World) {
     let (first, second) = (Digest([1; 32]), Digest([2; 32]));
     assert_eq!(world.components.get(first).await.unwrap(), None);
     let large = Bytes::from(vec![3; 5_000_000]);
-    world.components.put(first, large.clone()).await.unwrap();
-    world.components.put(first, large.clone()).await.unwrap();
-    world.components.put(second, Bytes::from_static(b"")).await.unwrap();
+    world.components.put(first, large.clone(), 0).await.unwrap();
+    world.components.put(first, large.clone(), 0).await.unwrap();
+    world.components.put(second, Bytes::from_static(b""), 0).await.unwrap();
     assert!(world.components.get(first).await.unwrap() == Some(large));
     assert_eq!(world.components.get(second).await.unwrap(), Some(Bytes::new()));
+}
+
+pub async fn components_that_nothing_names_are_forgotten(world: &World) {
+    let digests: [Digest; 4] = [11, 12, 13, 14].map(|byte| Digest([byte; 32]));
+    let [named, again, old, young] = digests;
+    for (digest, now_ms) in digests.into_iter().zip([100, 100, 100, 200]) {
+        world.components.put(digest, Bytes::from_static(b"bytes"), now_ms).await.unwrap();
+    }
+    world.components.put(again, Bytes::from_static(b"bytes"), 200).await.unwrap();
+    // Keeping it again does not make it older.
+    world.components.put(young, Bytes::from_static(b"bytes"), 150).await.unwrap();
+    current(install(world, version(world.ada.tenant, "2", 11)).await);
+    // A version that is not the current one is gone back to.
+    current(install(world, version(world.ada.tenant, "3", 1)).await);
+    let forget = async |before_ms, now_ms| {
+        let forgotten = world.components.forget(before_ms, now_ms).await.unwrap().expect("the store forgets");
+        let kept = digests.into_iter().filter(|digest| forgotten.kept.contains(digest)).collect::<Vec<_>>();
+        for digest in digests {
+            let there = world.components.get(digest).await.unwrap().is_some();
+            assert_eq!(there, kept.contains(&digest), "{digest}");
+        }
+        (forgotten.count, kept)
+    };
+    assert_eq!(forget(100, 100).await, (0, digests.to_vec()));
+    assert_eq!(forget(101, 101).await, (1, vec![named, again, young]));
+    assert_eq!(world.components.get(old).await.unwrap(), None);
+    // What is named is as old as the last look behind half of the time.
+    assert_eq!(forget(201, 400).await, (2, vec![named]));
+    assert_eq!(forget(300, 500).await, (0, vec![named]));
+    world.catalog.remove(world.ada.tenant, &p(), RemoveWhen::Idle).await.unwrap();
+    assert_eq!(forget(400, 600).await, (0, vec![named]));
+    assert_eq!(forget(401, 601).await, (1, vec![]));
+    // What was forgotten can be put again.
+    world.components.put(old, Bytes::from_static(b"bytes"), 300).await.unwrap();
+    assert!(world.components.get(old).await.unwrap().is_some());
 }
 
 fn named(name: &str) -> Target {

@@ -4,6 +4,7 @@
 //! without it the tests that need it fail and say so.
 
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -12,30 +13,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 
 /// What the schema is made of: another one makes another template.
-const SCHEMA: &[&str] = &[
-    include_str!("../../../../migrations/postgres/0001_init.sql"),
-    include_str!("../../../../migrations/postgres/0002_agents.sql"),
-    include_str!("../../../../migrations/postgres/0003_priority.sql"),
-    include_str!("../../../../migrations/postgres/0004_time_outs.sql"),
-    include_str!("../../../../migrations/postgres/0005_incomplete.sql"),
-    include_str!("../../../../migrations/postgres/0006_groups.sql"),
-    include_str!("../../../../migrations/postgres/0007_plugin_generations.sql"),
-    include_str!("../../../../migrations/postgres/0008_batches.sql"),
-    include_str!("../../../../migrations/postgres/0009_cache.sql"),
-    include_str!("../../../../migrations/postgres/0010_tree.sql"),
-    include_str!("../../../../migrations/postgres/0011_pauses.sql"),
-    include_str!("../../../../migrations/postgres/0012_task_keys.sql"),
-    include_str!("../../../../migrations/postgres/0013_canaries.sql"),
-    include_str!("../../../../migrations/postgres/0014_task_root.sql"),
-    include_str!("../../../../migrations/postgres/0015_joins.sql"),
-    include_str!("../../../../migrations/postgres/0016_slots.sql"),
-    include_str!("../../../../migrations/postgres/0017_schedules.sql"),
-    include_str!("../../../../migrations/postgres/0018_key_tasks.sql"),
-    include_str!("../../../../migrations/postgres/0019_failing_groups.sql"),
-    include_str!("../../../../migrations/postgres/0020_artifacts.sql"),
-    include_str!("../../../../migrations/postgres/0021_batch_places.sql"),
-    include_str!("../../../../migrations/postgres/0022_finished_root.sql"),
-];
+const SCHEMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../migrations/postgres");
 
 /// Keeps tests apart that find no template.
 const LOCK: i64 = 0x6b65_6974;
@@ -135,7 +113,10 @@ fn of(name: &str) -> String {
 /// The database that others are copied from, made when it is missing.
 async fn template() -> String {
     let mut hasher = DefaultHasher::new();
-    SCHEMA.hash(&mut hasher);
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(SCHEMA).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort_unstable();
+    files.iter().for_each(|file| std::fs::read(file).unwrap().hash(&mut hasher));
     let name = format!("keiko_template_{:016x}", hasher.finish());
     let ready = format!("SELECT count(*) FROM pg_database WHERE datname = '{name}' AND datistemplate");
     if number(&server(), &ready).await == 0 {

@@ -1,0 +1,1 @@
+-- Nothing here: components have a file of their own, which knows by itself when each was put the last time.
