@@ -260,6 +260,8 @@ pub struct LeasedTask {
     pub slot_key: Option<String>,
     /// Whether others may wait for a slot that it has.
     pub has_slot: bool,
+    /// The first task of those that it is stored with as one, when the store keeps it so.
+    pub segment: Option<TaskId>,
 }
 
 /// One run of a task, as it is kept.
@@ -323,6 +325,8 @@ pub struct Settlement {
     pub charge: Option<Charge>,
     /// The task's group, as its lease said.
     pub group: Option<GroupId>,
+    /// What it is stored with, as its lease said.
+    pub segment: Option<TaskId>,
 }
 
 /// What became of a settlement.

@@ -95,6 +95,7 @@ pub(crate) async fn run(
         log: report.log.encode(),
         charge,
         group: job.task.group,
+        segment: job.task.segment,
     };
     if unsettled.is_none() {
         // Nobody asks for it any more.

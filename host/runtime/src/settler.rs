@@ -72,6 +72,7 @@ impl Ended {
             log: Default::default(),
             charge: None,
             group: job.task.group,
+            segment: job.task.segment,
         };
         Ended { job, settlement, ran: None, port: None, unsettled: None }
     }

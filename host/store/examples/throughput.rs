@@ -177,6 +177,7 @@ fn complete(task: &LeasedTask) -> Settlement {
         log: Default::default(),
         charge: None,
         group: task.group,
+        segment: task.segment,
     }
 }
 

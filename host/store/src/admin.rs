@@ -116,13 +116,18 @@ pub enum AdminError {
     Database(#[from] sqlx::Error),
 }
 
-/// Rules, and the statements that count what breaks them.
-pub(crate) const RULES: &[(&str, &str)] = &[
-    (
-        "a tenant's counts equal a recount",
-        "SELECT count(*) FROM tenant AS n
+/// The rule that [`recount`] looks at.
+pub(crate) const RECOUNT: &str = "a tenant's counts equal a recount";
+
+/// The statement of [`RECOUNT`], with a row for every live task in `$tasks`.
+macro_rules! recount {
+    ($tasks:literal) => {
+        concat!(
+            "SELECT count(*) FROM tenant AS n
         LEFT JOIN tenant_count AS c ON c.tenant = n.id
-        LEFT JOIN (SELECT tenant, count(*) AS live FROM task GROUP BY tenant) AS t ON t.tenant = n.id
+        LEFT JOIN (SELECT tenant, count(*) AS live FROM ",
+            $tasks,
+            " AS live GROUP BY tenant) AS t ON t.tenant = n.id
         LEFT JOIN (SELECT tenant,
                 sum(CASE WHEN state = 2 THEN 1 ELSE 0 END) AS completed,
                 sum(CASE WHEN state = 3 THEN 1 ELSE 0 END) AS failed,
@@ -131,8 +136,14 @@ pub(crate) const RULES: &[(&str, &str)] = &[
         WHERE coalesce(c.live, -1) <> coalesce(t.live, 0)
             OR c.completed <> coalesce(f.completed, 0)
             OR c.failed <> coalesce(f.failed, 0)
-            OR c.cancelled <> coalesce(f.cancelled, 0)",
-    ),
+            OR c.cancelled <> coalesce(f.cancelled, 0)"
+        )
+    };
+}
+pub(crate) use recount;
+
+/// Rules, and the statements that count what breaks them.
+pub(crate) const RULES: &[(&str, &str)] = &[
     (
         "an agent's open tasks equal a recount",
         "SELECT count(*) FROM agent AS a

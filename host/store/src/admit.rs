@@ -81,6 +81,14 @@ impl People {
     }
 }
 
+/// Whether a new task is nobody's in particular, is in no tree or group, of ordinary priority, and asks nothing of others.
+pub(crate) fn asks_for_nothing(task: &NewTask) -> bool {
+    let alone = task.lineage.parent.is_none() && task.lineage.root == task.id && task.lineage.depth == 0;
+    let is_nobodys = task.agent.is_none() && task.user.is_none() && task.group.is_none();
+    let is_ordinary = task.priority.is_ordinary() && !task.held;
+    alone && is_nobodys && is_ordinary && task.slot_key.is_none() && task.once.is_none()
+}
+
 /// Where a new task stands in the queue.
 pub(crate) fn place_ms(task: &NewTask) -> i64 {
     if task.held { HELD_MS } else { task.priority.place_at_ms(task.run_at_ms, task.created_ms) }

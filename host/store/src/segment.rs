@@ -11,6 +11,7 @@
 pub(crate) mod batch;
 pub(crate) mod fate;
 pub(crate) mod page;
+pub(crate) mod task;
 
 use std::collections::BTreeMap;
 
@@ -135,18 +136,19 @@ fn close<'a>(open: Open<'a>, alone: &mut Vec<New<'a>>, segments: &mut Vec<NewSeg
         count: count as i64,
         size: open.items.iter().map(|(_, item)| item.size() as i64).sum(),
     };
-    let bytes = pack(open.items.iter().map(|(_, item)| (item.id.0, &item.payload)));
+    let bytes = pack(sum.first, open.items.iter().map(|(_, item)| (item.id.0, &item.payload)));
     let (processor, key, created_ms) = (first.processor.0, first.key.as_str(), first.created_ms);
     segments.push(NewSegment { tenant, processor, key, created_ms, sum, bytes });
 }
 
-/// Items as they are stored: how far each id is from the one before, its type (nothing for JSON), its payload.
-fn pack<'a>(items: impl Iterator<Item = (i64, &'a Payload)>) -> Vec<u8> {
+/// Items as they are stored: how far each id is from the one before, which is `first` for the first of them, its type (nothing for
+/// JSON), its payload.
+fn pack<'a>(first: i64, items: impl Iterator<Item = (i64, &'a Payload)>) -> Vec<u8> {
     let mut bytes = vec![FORM];
-    let mut before = None;
+    let mut before = first;
     for (id, payload) in items {
-        number(&mut bytes, before.map_or(0, |before: i64| id.wrapping_sub(before) as u64));
-        before = Some(id);
+        number(&mut bytes, id.wrapping_sub(before) as u64);
+        before = id;
         let named = stored_type(payload);
         number(&mut bytes, named.map_or(0, |named| named.len() as u64 + 1));
         bytes.extend_from_slice(named.unwrap_or_default().as_bytes());
@@ -165,7 +167,19 @@ fn number(bytes: &mut Vec<u8>, mut value: u64) {
     bytes.push(value as u8);
 }
 
-/// Reads what [`pack`] wrote, from the front.
+/// What [`pack`] wrote, from the first id on.
+fn unpack(first: i64, bytes: &Bytes) -> Option<Vec<(i64, Payload)>> {
+    if bytes.first() != Some(&FORM) {
+        return None;
+    }
+    let (mut unpack, mut last, mut items) = (Unpack { bytes, at: 1 }, first, Vec::new());
+    while unpack.at < bytes.len() {
+        items.push(unpack.item(&mut last)?);
+    }
+    Some(items)
+}
+
+/// Reads it from the front.
 struct Unpack<'a> {
     bytes: &'a Bytes,
     at: usize,
@@ -206,14 +220,7 @@ impl Unpack<'_> {
 impl Segment {
     /// A segment of its stored parts.
     pub(crate) fn read(id: i64, created_ms: i64, bytes: &Bytes) -> Result<Segment, Undecodable> {
-        const WHAT: Undecodable = Undecodable("items of a segment");
-        if bytes.first() != Some(&FORM) {
-            return Err(WHAT);
-        }
-        let (mut unpack, mut last, mut items) = (Unpack { bytes, at: 1 }, id, Vec::new());
-        while unpack.at < bytes.len() {
-            items.push(unpack.item(&mut last).ok_or(WHAT)?);
-        }
+        let items = unpack(id, bytes).ok_or(Undecodable("items of a segment"))?;
         Ok(Segment { id, created_ms, items })
     }
 
@@ -225,7 +232,7 @@ impl Segment {
     }
 
     pub(crate) fn pack(&self) -> Vec<u8> {
-        pack(self.items.iter().map(|(id, payload)| (*id, payload)))
+        pack(self.id, self.items.iter().map(|(id, payload)| (*id, payload)))
     }
 
     fn candidates<'a>(&'a self, key: &'a str) -> impl Iterator<Item = Candidate> + 'a {

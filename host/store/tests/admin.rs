@@ -73,8 +73,34 @@ const FILE_DAMAGE: &[(&str, &str)] = &[
     ("the component of every version of a plugin that was not removed is kept", "UPDATE plugin_version SET digest = x'00'"),
 ];
 
+/// A segment of one task, which the count of its tenant does not know.
+macro_rules! segment {
+    ($first:literal, $live:literal) => {
+        concat!(
+            "INSERT INTO task_segment (first, tenant, kind, created_ms, run_at_ms, gone, live, tasks) SELECT ",
+            $first,
+            ", 1, (SELECT min(id) FROM kind WHERE tenant = 1), 0, 0, ('0' || repeat('1', 127))::bit(128), ",
+            $live,
+            ", ''"
+        )
+    };
+}
+
 /// The same for rules of a server.
 const SERVER_DAMAGE: &[(&str, &str)] = &[
+    ("a tenant's counts equal a recount", segment!("1", "1")),
+    (
+        "every segment's kind is its tenant's, and whoever has leased it is there",
+        concat!(segment!("1", "1"), "; UPDATE task_segment SET holder = 1"),
+    ),
+    (
+        "every segment's kind is its tenant's, and whoever has leased it is there",
+        concat!(segment!("1", "1"), "; UPDATE task_segment SET tenant = 2"),
+    ),
+    ("no segment is above the last number given out", segment!("9223372036854775000", "1")),
+    ("a segment says how many of its tasks have not left", segment!("1", "2")),
+    ("no task of a segment is a row or has ended too", segment!("(SELECT min(id) FROM task)", "1")),
+    ("no task of a segment is a row or has ended too", segment!("(SELECT min(id) FROM finished)", "1")),
     (
         "every table of tenants is guarded by row-level security",
         "ALTER TABLE task NO FORCE ROW LEVEL SECURITY",

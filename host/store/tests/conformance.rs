@@ -325,4 +325,5 @@ macro_rules! every_promise {
 every_promise!(sqlite);
 every_promise!(memory);
 every_promise!(postgres);
+every_promise!(segments);
 every_promise!(promises);

@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -28,6 +29,8 @@ mod faults;
 mod news;
 #[path = "postgres/next.rs"]
 mod next;
+#[path = "postgres/segments.rs"]
+mod segments;
 #[allow(dead_code, reason = "shared with the conformance suite, which uses more of it")]
 #[path = "conformance/world.rs"]
 mod world;
@@ -297,10 +300,9 @@ async fn four_hosts_that_lease_at_once_lease_everything_once() {
     assert!(leased.iter().filter(|ids| !ids.is_empty()).count() > 1, "more than one took part");
     let ids: Vec<TaskId> = leased.into_iter().flatten().collect();
     assert_eq!((ids.len(), ids.iter().collect::<HashSet<_>>().len()), (TASKS, TASKS));
-    assert_eq!(
-        database.number("SELECT count(*) FROM task WHERE token = 1 AND holder IS NOT NULL").await,
-        10_000
-    );
+    let leased = "SELECT (SELECT count(*) FROM task WHERE token = 1 AND holder IS NOT NULL)
+        + (SELECT coalesce(sum(live), 0) FROM task_segment WHERE token = 1 AND holder IS NOT NULL)";
+    assert_eq!(database.number(leased).await, 10_000);
     join_all(stores.iter().map(PostgresStore::close)).await;
 }
 

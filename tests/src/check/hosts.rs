@@ -245,11 +245,13 @@ fn check_database(database: &Database, hosts: &[Host], report: &mut Report) -> R
             "I-11",
             "SELECT count(*) FROM tenant_count AS c WHERE
                 c.live <> (SELECT count(*) FROM task AS t WHERE t.tenant = c.tenant)
+                    + (SELECT coalesce(sum(s.live), 0) FROM task_segment AS s WHERE s.tenant = c.tenant)
                 OR c.completed <> (SELECT count(*) FROM finished AS f WHERE f.tenant = c.tenant AND f.state = 2)
                 OR c.failed <> (SELECT count(*) FROM finished AS f WHERE f.tenant = c.tenant AND f.state = 3)
                 OR c.cancelled <> (SELECT count(*) FROM finished AS f WHERE f.tenant = c.tenant AND f.state = 4)",
         ),
         ("I-12", "SELECT count(*) FROM task WHERE holder IS NOT NULL"),
+        ("I-12", "SELECT count(*) FROM task_segment WHERE holder IS NOT NULL"),
         // The hosts live and beat: between two statements of theirs are milliseconds.
         (
             "I-12",

@@ -280,6 +280,7 @@ fn leased(id: TaskId, row: &Row) -> LeasedTask {
         group: row.group,
         tree: None,
         slot_key: row.slot_key.clone(),
+        segment: None,
         has_slot: false,
     }
 }

@@ -10,16 +10,39 @@ use super::error::store_error;
 use super::migrate::newest;
 use super::open::{Named, OpenError, prepare};
 use super::options::PostgresOptions;
-use crate::admin::{AdminError, Finding, HolderStatus, Numbers, RULES, Status, TenantStatus, require_schema};
+use crate::admin::{
+    AdminError, Finding, HolderStatus, Numbers, RECOUNT, RULES, Status, TenantStatus, recount, require_schema,
+};
 
 /// The database's size and those of the tables that grow, with their indexes; of those that are there.
 const SIZES: &str = "SELECT 'database', pg_database_size(current_database())
     UNION ALL SELECT name, pg_total_relation_size(to_regclass(name))
-    FROM unnest(ARRAY['task', 'finished', 'attempt', 'attempt_log', 'component', 'artifact', 'agent', 'app_user']) AS name
+    FROM unnest(ARRAY['task', 'task_segment', 'finished', 'attempt', 'attempt_log', 'component', 'artifact', 'agent', 'app_user']) AS name
     WHERE to_regclass(name) IS NOT NULL";
 
 /// Rules that need what only a server has.
 const SERVER_RULES: &[(&str, &str)] = &[
+    (RECOUNT, recount!("(SELECT tenant FROM task UNION ALL SELECT tenant FROM task_segment, generate_series(1, live))")),
+    (
+        "every segment's kind is its tenant's, and whoever has leased it is there",
+        "SELECT count(*) FROM task_segment AS s
+        WHERE NOT EXISTS (SELECT FROM kind AS k WHERE k.id = s.kind AND k.tenant = s.tenant)
+            OR (s.holder IS NOT NULL AND NOT EXISTS (SELECT FROM holder AS h WHERE h.id = s.holder))",
+    ),
+    (
+        "no segment is above the last number given out",
+        "SELECT count(*) FROM task_segment WHERE first > (SELECT last FROM sequence WHERE name = 'task')",
+    ),
+    (
+        "a segment says how many of its tasks have not left",
+        "SELECT count(*) FROM task_segment WHERE live <> 128 - bit_count(gone)",
+    ),
+    (
+        "no task of a segment is a row or has ended too",
+        "SELECT count(*) FROM (SELECT first + place AS id FROM task_segment, generate_series(0, 127) AS place
+            WHERE get_bit(gone, place) = 0) AS s
+        WHERE EXISTS (SELECT FROM task AS t WHERE t.id = s.id) OR EXISTS (SELECT FROM finished AS f WHERE f.id = s.id)",
+    ),
     (
         "every table of tenants is guarded by row-level security",
         "SELECT count(*) FROM pg_class AS c
@@ -61,7 +84,8 @@ pub async fn status(options: &PostgresOptions) -> Result<Status, AdminError> {
         let rows = sqlx::query(query).fetch_all(&mut connection).await?;
         status.tenants = rows.iter().map(tenant).collect::<Result<_, _>>()?;
         let query = "SELECT h.id, h.opened_ms, h.until_ms, coalesce(t.running, 0)
-            FROM holder AS h LEFT JOIN (SELECT holder, count(*) AS running FROM task
+            FROM holder AS h LEFT JOIN (SELECT holder, sum(live)::bigint AS running FROM (
+                    SELECT holder, 1 AS live FROM task UNION ALL SELECT holder, live FROM task_segment) AS leased
                 WHERE holder IS NOT NULL GROUP BY holder) AS t ON t.holder = h.id
             ORDER BY h.id";
         let rows = sqlx::query(query).fetch_all(&mut connection).await?;

@@ -15,8 +15,8 @@ use keiko_core::port::{Lease, LeaseRequest, StoreError};
 use keiko_core::task::{LeasedTask, NewTask, Submit, Submitted};
 
 use super::row::{get, stored_text};
-use super::session::{Session, chunks};
-use crate::admit::{ends, place_ms, stored_type};
+use super::session::{Session, chunks, some};
+use crate::admit::{asks_for_nothing, ends, place_ms, stored_type};
 use crate::entry::AtOnce;
 use crate::format::encode_budget;
 use crate::transaction::Transactions;
@@ -78,6 +78,10 @@ pub(crate) async fn submit(
     lease: Option<&LeaseRequest>,
 ) -> Result<AtOnce, StoreError> {
     let Some((tenant, tasks)) = plain(submits) else { return Ok(None) };
+    // Of so many some may be alike, and cost less as segments.
+    if submits.iter().any(|(submit, _)| submit.tasks.len() >= session.segment_min) {
+        return Ok(None);
+    }
     if lease.is_some_and(|request| room(request, tenant) < tasks.len() || !request.slots.is_empty()) {
         return Ok(None);
     }
@@ -85,9 +89,9 @@ pub(crate) async fn submit(
     let queue_max = submits.iter().map(|(submit, _)| submit.queue_max).min().unwrap_or_default();
     let ids: Vec<i64> = tasks.iter().map(|task| task.id.0).collect();
     let kinds: BTreeSet<i64> = tasks.iter().map(|task| task.kind.0).collect();
-    let texts = |of: fn(&NewTask) -> Option<String>| tasks.iter().map(|task| of(task)).collect::<Vec<_>>();
+    let texts = |of: fn(&NewTask) -> Option<String>| some(tasks.iter().map(|task| of(task)));
     let times = |of: fn(&NewTask) -> i64| tasks.iter().map(|task| of(task)).collect::<Vec<_>>();
-    let perhaps = |of: fn(&NewTask) -> Option<i64>| tasks.iter().map(|task| of(task)).collect::<Vec<_>>();
+    let perhaps = |of: fn(&NewTask) -> Option<i64>| some(tasks.iter().map(|task| of(task)));
     let inputs: Vec<&[u8]> = tasks.iter().map(|task| &task.input.bytes[..]).collect();
     let query = sqlx::query(AT_ONCE).bind(now_ms).bind(lease.map_or(0, |request| request.lease_ms));
     let query = query.bind(lease.map(|request| request.holder.0)).bind(tenant.0).bind(tasks.len() as i64);
@@ -123,18 +127,11 @@ fn plain<'a>(submits: &[(&'a Submit, i64)]) -> Option<(TenantId, Vec<&'a NewTask
             && submit.key.is_none()
             && submit.group.is_none()
             && !submit.tasks.is_empty()
-            && submit.tasks.iter().all(|task| is_plain(task, *now_ms))
+            && submit.tasks.iter().all(|task| asks_for_nothing(task) && task.run_at_ms <= *now_ms)
     };
     let tasks: Vec<&NewTask> = submits.iter().flat_map(|(submit, _)| &submit.tasks).collect();
     let fits = submits.iter().all(is_plain) && chunks(&tasks, |task| task.input.bytes.len()).len() == 1;
     fits.then_some((tenant, tasks))
-}
-
-fn is_plain(task: &NewTask, now_ms: i64) -> bool {
-    let alone = task.lineage.parent.is_none() && task.lineage.root == task.id && task.lineage.depth == 0;
-    let asks_nothing = task.agent.is_none() && task.user.is_none() && task.group.is_none();
-    let is_due = task.run_at_ms <= now_ms && task.priority.is_ordinary() && !task.held;
-    alone && asks_nothing && is_due && task.slot_key.is_none() && task.once.is_none()
 }
 
 /// How many tasks of a tenant may be leased.
@@ -176,5 +173,6 @@ fn leased(tenant: TenantId, task: &NewTask, shift_ms: i64) -> LeasedTask {
         tree: None,
         slot_key: None,
         has_slot: false,
+        segment: None,
     }
 }

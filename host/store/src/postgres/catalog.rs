@@ -104,8 +104,9 @@ pub(crate) async fn remove(
     let Some(row) = row else { return Ok(Removed::NotFound) };
     let plugin: i64 = get(&row, 0)?;
     // Walks the tenant's live tasks, which the quota bounds.
-    let query = "SELECT count(*) FROM task WHERE tenant = $1
-        AND kind = ANY(ARRAY(SELECT id FROM kind WHERE plugin = $2))";
+    let query = "WITH own AS MATERIALIZED (SELECT id FROM kind WHERE plugin = $2)
+        SELECT (SELECT count(*) FROM task WHERE tenant = $1 AND kind = ANY(ARRAY(SELECT id FROM own)))
+            + (SELECT coalesce(sum(live), 0) FROM task_segment WHERE tenant = $1 AND kind = ANY(ARRAY(SELECT id FROM own)))";
     let row = session.row(sqlx::query(query).bind(tenant.0).bind(plugin)).await?;
     let live = row.as_ref().map_or(Ok(0), |row| large_count(row, 0))?;
     if live > 0 && when == RemoveWhen::Idle {

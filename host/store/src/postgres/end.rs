@@ -13,6 +13,7 @@ use sqlx::postgres::PgRow;
 
 use super::count;
 use super::row::{get, stored_text};
+use super::segment;
 use super::session::Session;
 use super::submit::lock_tenants;
 use crate::admit::stored_type;
@@ -214,9 +215,12 @@ async fn amend(
 
 /// The state of a task.
 async fn state(session: &mut Session, tenant: TenantId, id: TaskId) -> Result<Option<TaskState>, StoreError> {
-    let query = "SELECT CASE WHEN holder IS NULL THEN 0 ELSE 1 END FROM task WHERE id = $1 AND tenant = $2
-        UNION ALL SELECT state FROM finished WHERE id = $1 AND tenant = $2";
-    let Some(row) = session.row(sqlx::query(query).bind(id.0).bind(tenant.0)).await? else { return Ok(None) };
+    const STATE: &str = concat!(
+        "SELECT CASE WHEN holder IS NULL THEN 0 ELSE 1 END FROM task WHERE id = $1 AND tenant = $2
+        UNION ALL SELECT state FROM finished WHERE id = $1 AND tenant = $2 UNION ALL ",
+        segment::state!()
+    );
+    let Some(row) = session.row(sqlx::query(STATE).bind(id.0).bind(tenant.0)).await? else { return Ok(None) };
     let state = TaskState::numbered(i64::from(get::<i32>(&row, 0)?));
     state.map(Some).ok_or_else(|| undecodable(Undecodable("task state")))
 }
@@ -234,6 +238,7 @@ pub(crate) async fn finish(
     }
     let mut ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
     ids.sort_unstable();
+    segment::leave(session, &ids, end.tenant).await?;
     let query = sqlx::query(FINISH).bind(ids).bind(end.state as i16).bind(end.token).bind(end.crashes as i32);
     let query = query.bind(now_ms).bind(end.code.map(Code::as_str)).bind(end.message.as_deref());
     let query = query.bind(end.tenant.map(|tenant| tenant.0)).bind(end.detail.as_deref());

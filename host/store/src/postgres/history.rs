@@ -57,7 +57,10 @@ pub(crate) const STATISTICS: &str = "
             WHERE tenant = $1 AND created_ms BETWEEN $2 AND $3
         UNION ALL
         SELECT kind, CASE WHEN holder IS NULL THEN 0 ELSE 1 END, NULL FROM task
-            WHERE tenant = $1 AND created_ms BETWEEN $2 AND $3),
+            WHERE tenant = $1 AND created_ms BETWEEN $2 AND $3
+        UNION ALL
+        SELECT kind, CASE WHEN holder IS NULL THEN 0 ELSE 1 END, NULL FROM task_segment
+            CROSS JOIN LATERAL generate_series(1, live) WHERE tenant = $1 AND created_ms BETWEEN $2 AND $3),
     counted AS (
         SELECT kind, state, count(*) AS count,
             coalesce(div(sum(elapsed_us), nullif(count(elapsed_us), 0)), 0)::bigint AS average,

@@ -8,7 +8,7 @@ use keiko_core::port::{Beat, Dead, IdBlock, Rescued, StoreError, StoreErrorKind}
 
 use super::row::get;
 use super::session::Session;
-use super::{batch, end, group};
+use super::{batch, end, group, segment};
 use crate::rescue::{Sorted, sort};
 
 /// Takes `$3` numbers named `$1` that are above all earlier ones and not below `$2`; the last of them.
@@ -28,7 +28,7 @@ const END_STOPPED: &str = "SELECT pg_terminate_backend(a.pid) FROM pg_stat_activ
             WHEN a.wait_event = 'ClientWrite' THEN a.query_start
             END < clock_timestamp() - $1 * interval '1 millisecond'
         AND EXISTS (SELECT 1 FROM pg_locks AS l WHERE l.pid = a.pid AND l.mode IN ('RowExclusiveLock', 'RowShareLock')
-            AND l.relation IN ('holder'::regclass, 'sequence'::regclass, 'task'::regclass, 'tenant_count'::regclass))";
+            AND l.relation IN ('holder'::regclass, 'sequence'::regclass, 'task'::regclass, 'task_segment'::regclass, 'tenant_count'::regclass))";
 /// Longest that a host may stand still, when the tasks of one are to be rescued.
 const STILL_MS_MAX: i64 = 1_000;
 
@@ -60,9 +60,10 @@ pub(crate) async fn beat(
 pub(crate) async fn close(session: &mut Session, holder: Holder) -> Result<u64, StoreError> {
     session.run(sqlx::query("DELETE FROM holder WHERE id = $1").bind(holder.0)).await?;
     session.rows(sqlx::query(WALK)).await?;
+    let in_segments = segment::give_back_all(session, holder).await?;
     let query = "WITH held AS MATERIALIZED (SELECT id FROM task WHERE holder = $1 ORDER BY id FOR UPDATE)
         UPDATE task SET holder = NULL FROM held WHERE task.id = held.id";
-    session.run(sqlx::query(query).bind(holder.0)).await
+    Ok(in_segments + session.run(sqlx::query(query).bind(holder.0)).await?)
 }
 
 /// Reserves task ids.
@@ -87,11 +88,18 @@ async fn take_numbers(
 }
 
 /// Forgets the holders whose lease has ended, and those of tasks `$2` under tokens `$3`.
-const FORGET_DEAD: &str = "DELETE FROM holder WHERE until_ms <= keiko_now($1) OR id IN (
+const FORGET_DEAD: &str = concat!(
+    "DELETE FROM holder WHERE until_ms <= keiko_now($1) OR id IN (
     SELECT t.holder FROM unnest($2::bigint[], $3::bigint[]) AS s (id, token)
     JOIN task AS t ON t.id = s.id AND t.token = s.token
+    UNION ALL SELECT s.holder FROM unnest($2::bigint[], $3::bigint[]) AS w (id, token) CROSS JOIN LATERAL ",
+    segment::around!("w.id"),
+    " AS s WHERE s.token = w.token AND ",
+    segment::is_in!("w.id"),
+    "
     UNION ALL SELECT b.holder FROM unnest($2::bigint[], $3::bigint[]) AS s (id, token)
-    JOIN batch AS b ON b.id = s.id AND b.token = s.token)";
+    JOIN batch AS b ON b.id = s.id AND b.token = s.token)"
+);
 
 /// Running tasks of holders that were forgotten.
 const HELD_BY_NOBODY: &str = "SELECT id, token, crashes::bigint FROM task
@@ -117,6 +125,7 @@ pub(crate) async fn rescue(
     };
     session.run(forget).await?;
     session.rows(sqlx::query(WALK)).await?;
+    segment::dissolve_of_nobody(session).await?;
     let rows = session.rows(sqlx::query(HELD_BY_NOBODY)).await?;
     let running = rows.iter().map(|row| Ok((get(row, 0)?, get(row, 1)?, get(row, 2)?)));
     let sorted = sort(running.collect::<Result<Vec<_>, StoreError>>()?, started);

@@ -4,9 +4,12 @@
 //!   already stand in the index too and are passed over: a tenant has no more of them than its hosts run.
 //! - The room is divided by the rule of [`keiko_core::share`]: evenly, none above its cap, the rest to the first. What
 //!   tenants leave of their share is divided again among those who took all of it, in further rounds.
-//! - Rows that another host is about to lease are skipped, and a row that it has leased since is looked at again: nothing is
-//!   leased twice, and nobody waits.
+//! - What another host has in hand is skipped, and a row that it has leased since is looked at again: nothing is leased twice,
+//!   and nobody waits. Of a segment that was skipped a part may be left: whoever has room looks again soon.
 //! - The holder's lease is prolonged by the same statement, so that a rescue is wholly before or wholly after it.
+//! - Where segments of tasks wait, other statements look at them beside the rows, and take the oldest of both.
+
+mod text;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -19,14 +22,18 @@ use keiko_core::task::{LeasedTask, Lineage, Payload};
 use keiko_core::time_out::Ends;
 use sqlx::postgres::PgRow;
 
+use self::text::segments_max;
+pub(crate) use self::text::{LEASE, LEASE_BOTH, LEASE_MORE, LEASE_MORE_OF_BOTH, LEFT, LOOK, RAISE};
 use super::end::fail_undecodable;
 use super::pause::park;
 use super::row::{self, get};
+use super::segment;
 use super::session::Session;
-use super::slot::{self, is_over};
+use super::slot;
 use super::tree::trees;
 use crate::admit::read_type;
 use crate::format::{decode_budget, read_priority};
+use crate::segment::task::Segment;
 use crate::tree::roots;
 use crate::trouble::undecodable;
 use crate::turns::take_turns;
@@ -36,131 +43,10 @@ use crate::turns::take_turns;
 const LEASE_BYTES_MAX: u64 = 64 << 20;
 /// Rounds of one lease. Who is left then is served by the next one.
 const ROUNDS_MAX: usize = 16;
+/// When to look again for segments that another host has in hand. It cuts the one in which its share ends and tells nobody.
+const LOOK_AGAIN_MS: i64 = 10;
 /// Tasks with a priority that one lease gives their place.
 const RAISE_MAX: i64 = 1_000;
-
-/// The columns of a leased task, times on the caller's clock, `$2`. Inputs up to 8 KiB come with it. The last one says
-/// whether its kind is paused.
-macro_rules! leased {
-    () => {
-        "t.id, t.tenant, t.kind, t.token, t.attempts, t.deadlines, t.crashes, t.created_ms, t.run_at_ms, t.root,
-            t.parent, t.depth, t.budget, t.trace, t.input_type, octet_length(t.input) AS input_bytes,
-            CASE WHEN octet_length(t.input) <= 8192 THEN t.input END AS input, t.agent, t.app_user,
-            t.start_by_ms - (SELECT keiko_now($2) - $2) AS start_by_ms, t.end_by_ms - (SELECT keiko_now($2) - $2) AS end_by_ms,
-            t.task_group, t.kind IN (SELECT kind FROM pause WHERE NOT ending) AS paused, t.slot_key, t.priority"
-    };
-}
-
-/// When the first task that is not due comes due, on the clock of the caller, who says `$2`: one look per tenant.
-macro_rules! next_run_at {
-    () => {
-        "WITH RECURSIVE waiting (tenant) AS (
-            (SELECT tenant FROM task ORDER BY tenant LIMIT 1)
-            UNION ALL
-            SELECT next.tenant FROM waiting CROSS JOIN LATERAL (
-                SELECT tenant FROM task WHERE tenant > waiting.tenant ORDER BY tenant LIMIT 1) AS next
-        )
-        SELECT min(first.run_at_ms) - (SELECT keiko_now($2) - $2) FROM waiting CROSS JOIN LATERAL (
-            SELECT run_at_ms FROM task WHERE tenant = waiting.tenant AND holder IS NULL AND run_at_ms > keiko_now($2)
-            ORDER BY run_at_ms LIMIT 1) AS first
-        WHERE waiting.tenant NOT IN (SELECT tenant FROM pause WHERE kind = 0)"
-    };
-}
-
-/// Prolongs the holder `$1` and leases a round for it. Parameters: now, lease, the tenant served last, room, the tenants
-/// with a cap of their own, their caps, the others' cap. The one row without a task says that the holder lives; every row
-/// says whether tasks with a priority came due and have not taken their place, which costs the others one look at nothing,
-/// whether a slot may be free, and when the next task comes due if there is room left.
-pub(crate) const LEASE: &str = concat!(
-    "WITH RECURSIVE alive AS (
-        UPDATE holder SET until_ms = greatest(until_ms, keiko_now($2) + $3) WHERE id = $1 RETURNING id
-    ), behind (tenant, run_at_ms) AS (
-        (SELECT tenant, run_at_ms FROM task WHERE holder IS NULL AND tenant > $4
-            ORDER BY tenant, run_at_ms, id LIMIT 1)
-        UNION ALL
-        SELECT next.tenant, next.run_at_ms FROM behind CROSS JOIN LATERAL (
-            SELECT tenant, run_at_ms FROM task WHERE holder IS NULL AND tenant > behind.tenant
-            ORDER BY tenant, run_at_ms, id LIMIT 1) AS next
-    ), before (tenant, run_at_ms) AS (
-        (SELECT tenant, run_at_ms FROM task WHERE holder IS NULL AND tenant <= $4
-            ORDER BY tenant, run_at_ms, id LIMIT 1)
-        UNION ALL
-        SELECT next.tenant, next.run_at_ms FROM before CROSS JOIN LATERAL (
-            SELECT tenant, run_at_ms FROM task WHERE holder IS NULL AND tenant > before.tenant AND tenant <= $4
-            ORDER BY tenant, run_at_ms, id LIMIT 1) AS next
-    ), ready AS (
-        SELECT tenant, cap FROM (
-            SELECT tenant, coalesce(($7::bigint[])[array_position($6::bigint[], tenant)], $8) AS cap FROM (
-                SELECT tenant FROM behind WHERE run_at_ms <= keiko_now($2)
-                UNION ALL SELECT tenant FROM before WHERE run_at_ms <= keiko_now($2)) AS walk) AS capped
-        WHERE cap > 0 AND tenant NOT IN (SELECT tenant FROM pause WHERE kind = 0) LIMIT $5
-    ), placed AS MATERIALIZED (
-        SELECT tenant, cap, row_number() OVER () AS place, count(*) OVER () AS tenants FROM ready
-    ), due AS MATERIALIZED (
-        SELECT taken.id, alive.id AS holder, given.place, given.share
-        FROM alive CROSS JOIN (
-            SELECT tenant, place, least(cap, $5 / tenants + (place <= $5 % tenants)::int) AS share FROM placed) AS given
-        CROSS JOIN LATERAL (
-            SELECT id FROM task WHERE tenant = given.tenant AND holder IS NULL AND run_at_ms <= keiko_now($2)
-            ORDER BY run_at_ms, id LIMIT given.share FOR UPDATE SKIP LOCKED) AS taken
-    ), leased AS (
-        UPDATE task AS t SET holder = due.holder, token = t.token + 1 FROM due WHERE t.id = due.id
-        RETURNING ",
-    leased!(),
-    ", due.place, due.share
-    )
-    SELECT leased.*, (SELECT count(*) FROM placed), EXISTS (
-        SELECT FROM task WHERE run_at_ms = due_ms AND due_ms <= keiko_now($2) AND holder IS NULL),
-        EXISTS (SELECT FROM slot_use AS u WHERE ",
-    is_over!("$2"),
-    "), CASE WHEN (SELECT count(*) FROM leased) < $5 THEN (",
-    next_run_at!(),
-    ") END
-    FROM alive LEFT JOIN leased ON true"
-);
-
-/// Moves up to `$3` tasks with a priority that have come due to their place, each level being worth `$2`.
-pub(crate) const RAISE: &str = "
-    UPDATE task AS t SET run_at_ms = t.due_ms - t.priority * $2::bigint
-    FROM (SELECT id FROM task WHERE run_at_ms = due_ms AND due_ms <= keiko_now($1) AND holder IS NULL
-        ORDER BY due_ms LIMIT $3 FOR UPDATE SKIP LOCKED) AS due
-    WHERE t.id = due.id";
-
-/// Leases up to so many due tasks of each of these tenants: a further round.
-pub(crate) const LEASE_MORE: &str = concat!(
-    "WITH due AS MATERIALIZED (
-        SELECT taken.id, given.place, given.share
-        FROM unnest($3::bigint[], $4::bigint[]) WITH ORDINALITY AS given (tenant, share, place)
-        CROSS JOIN LATERAL (
-            SELECT id FROM task WHERE tenant = given.tenant AND holder IS NULL AND run_at_ms <= keiko_now($2)
-            ORDER BY run_at_ms, id LIMIT given.share FOR UPDATE SKIP LOCKED) AS taken
-    )
-    UPDATE task AS t SET holder = $1, token = t.token + 1 FROM due WHERE t.id = due.id
-    RETURNING ",
-    leased!(),
-    ", due.place, due.share"
-);
-
-/// Prolongs the holder `$1` and looks when the first pending task comes due, on the caller's clock, and the caller's
-/// time: one look into `task_ready` for each tenant. It says first whether a slot may be free. Parameters: now, lease.
-pub(crate) const LOOK: &str = concat!(
-    "
-    WITH RECURSIVE alive AS (
-        UPDATE holder SET until_ms = greatest(until_ms, keiko_now($2) + $3) WHERE id = $1 RETURNING id
-    ), waiting (tenant) AS (
-        (SELECT tenant FROM task ORDER BY tenant LIMIT 1)
-        UNION ALL
-        SELECT next.tenant FROM waiting CROSS JOIN LATERAL (
-            SELECT tenant FROM task WHERE tenant > waiting.tenant ORDER BY tenant LIMIT 1) AS next
-    )
-    SELECT EXISTS (SELECT FROM slot_use AS u WHERE ",
-    is_over!("$2"),
-    "), (SELECT min(first.run_at_ms) - (SELECT keiko_now($2) - $2) FROM waiting CROSS JOIN LATERAL (
-        SELECT run_at_ms FROM task WHERE tenant = waiting.tenant AND holder IS NULL
-        ORDER BY run_at_ms, id LIMIT 1) AS first
-        WHERE waiting.tenant NOT IN (SELECT tenant FROM pause WHERE kind = 0))
-    FROM alive"
-);
 
 /// What a lease that takes nothing answers; `None` when there is something to take.
 pub(crate) async fn look(session: &mut Session, request: &LeaseRequest) -> Result<Option<Lease>, StoreError> {
@@ -176,34 +62,47 @@ pub(crate) async fn look(session: &mut Session, request: &LeaseRequest) -> Resul
 
 /// Leases due tasks. A holder that is not registered gets nothing: its tasks could never be rescued.
 pub(crate) async fn lease(session: &mut Session, request: &LeaseRequest) -> Result<Lease, StoreError> {
-    let rows = first_round(session, request).await?;
-    if rows.is_empty() {
-        return Ok(Lease { lost: true, ..Lease::default() });
-    }
+    let mut of_both = session.segments_wait;
     let mut taken = Taken::default();
-    taken.add(&rows)?;
-    let raised = get::<bool>(&rows[0], 28)?;
+    let Some(mut standing) = first_round(session, request, &mut taken, of_both).await? else {
+        return Ok(Lease { lost: true, ..Lease::default() });
+    };
+    if standing.segments_wait && !of_both && taken.count < request.room {
+        // They came since the last lease.
+        of_both = true;
+        let rest = taken.rest(request);
+        if let Some(again) = first_round(session, &rest, &mut taken, of_both).await? {
+            standing = Standing { raised: standing.raised, ..again };
+        }
+    }
+    session.segments_wait = standing.segments_wait;
+    let raised = standing.raised;
     if raised {
         let query = sqlx::query(RAISE).bind(request.now_ms).bind(AGEING_MS).bind(RAISE_MAX);
         session.run(query).await?;
     }
     // Behind as many tenants as there is room there may be others, whose turn it is when somebody else had those.
-    let cut = get::<i64>(&rows[0], 27)? >= number(request.room) && taken.count < request.room;
-    let whole =
-        more_rounds(session, request, &mut taken).await? && !cut && !raised && taken.paused.is_empty();
+    let cut = standing.was_cut && taken.count < request.room;
+    let whole = more_rounds(session, request, &mut taken, of_both).await? && !cut && !raised;
+    // Somebody else looks at them at this moment, and may leave some.
+    let are_looked_at = of_both && taken.count < request.room && left(session, request, &taken).await?;
+    open_segments(session, request, &mut taken).await?;
+    let whole = whole && taken.paused.is_empty();
     park(session, &taken.paused).await?;
-    let freed = get::<bool>(&rows[0], 29)?;
     let after = taken.tenants.last().map(|&(tenant, _)| tenant).or(request.after);
     let Taken { mut tasks, mut unreadable, tenants, count, .. } = taken;
     take_turns(&mut tasks, &tenants, |one| (one.task.tenant, one.task.place_ms, one.task.id));
-    let moved = slot::take(session, request, freed, &mut tasks, |one| &mut one.task).await?;
+    let moved = slot::take(session, request, standing.freed, &mut tasks, |one| &mut one.task).await?;
     let fitted = load_inputs(session, &mut tasks, &mut unreadable).await?;
     let trees = trees(session, roots(tasks.iter().map(|one| &one.task))).await?;
     tasks.iter_mut().for_each(|one| one.task.tree = trees.get(&one.task.lineage.root).copied());
     fail_undecodable(session, &unreadable, request.now_ms).await?;
     let room_left = tasks.len() < request.room;
     let next_run_at_ms = match fitted && whole && !moved {
-        true if room_left && count < request.room => get(&rows[0], 30)?,
+        true if room_left && count < request.room => {
+            let again = are_looked_at.then_some(request.now_ms + LOOK_AGAIN_MS);
+            again.into_iter().chain(standing.next_run_at_ms).min()
+        }
         true if !room_left => None,
         // What did not fit, took its place or a slot just now, or stands behind what cannot be read is due already.
         _ => Some(request.now_ms),
@@ -213,13 +112,26 @@ pub(crate) async fn lease(session: &mut Session, request: &LeaseRequest) -> Resu
     Ok(Lease { tasks, after, next_run_at_ms, lost: false })
 }
 
-async fn first_round(session: &mut Session, request: &LeaseRequest) -> Result<Vec<PgRow>, StoreError> {
+/// Takes a round of rows, or of rows and segments; `None` when the holder is lost.
+async fn first_round(
+    session: &mut Session,
+    request: &LeaseRequest,
+    taken: &mut Taken,
+    of_both: bool,
+) -> Result<Option<Standing>, StoreError> {
     let (tenants, caps): (Vec<i64>, Vec<i64>) =
         request.caps.iter().map(|(tenant, &cap)| (tenant.0, number(cap))).unzip();
     let after = request.after.map_or(i64::MIN, |tenant| tenant.0);
-    let query = sqlx::query(LEASE).bind(request.holder.0).bind(request.now_ms).bind(request.lease_ms);
+    let text = if of_both { LEASE_BOTH } else { LEASE };
+    let query = sqlx::query(text).bind(request.holder.0).bind(request.now_ms).bind(request.lease_ms);
     let query = query.bind(after).bind(number(request.room)).bind(tenants).bind(caps);
-    session.rows(query.bind(number(request.cap_default))).await
+    let rows = session.rows(query.bind(number(request.cap_default))).await?;
+    let Some(first) = rows.first() else { return Ok(None) };
+    taken.full.clear();
+    taken.add(&rows, of_both)?;
+    taken.cut(session).await?;
+    let behind = if of_both { SEGMENT + SEGMENT_COLUMNS } else { SEGMENT };
+    Standing::read(first, behind, request.room).map(Some)
 }
 
 /// Divides what is left of the room among the tenants that took their whole share, as long as there are any. Returns
@@ -228,6 +140,7 @@ async fn more_rounds(
     session: &mut Session,
     request: &LeaseRequest,
     taken: &mut Taken,
+    of_both: bool,
 ) -> Result<bool, StoreError> {
     for _ in 0..ROUNDS_MAX {
         let room = request.room - taken.count.min(request.room);
@@ -238,10 +151,13 @@ async fn more_rounds(
         let given = shares(&claims, room, request.after);
         let tenants: Vec<i64> = given.iter().map(|(tenant, _)| tenant.0).collect();
         let caps: Vec<i64> = given.iter().map(|&(_, share)| number(share)).collect();
-        let query = sqlx::query(LEASE_MORE).bind(request.holder.0).bind(request.now_ms);
+        let text = if of_both { LEASE_MORE_OF_BOTH } else { LEASE_MORE };
+        let query = sqlx::query(text).bind(request.holder.0).bind(request.now_ms);
         let rows = session.rows(query.bind(tenants).bind(caps)).await?;
-        taken.full.clear();
-        taken.add(&rows)?;
+        // Those for whom no room was left this time may still have more.
+        taken.full.retain(|tenant| given.iter().all(|(given, _)| given != tenant));
+        taken.add(&rows, of_both)?;
+        taken.cut(session).await?;
     }
     Ok(taken.open(request).is_empty())
 }
@@ -250,8 +166,45 @@ fn number(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
+/// Whether there are segments that this lease could have taken.
+async fn left(session: &mut Session, request: &LeaseRequest, taken: &Taken) -> Result<bool, StoreError> {
+    let full = taken.rest(request).caps.into_iter().filter(|(_, cap)| *cap == 0);
+    let full: Vec<i64> = full.map(|(tenant, _)| tenant.0).collect();
+    let row = session.row(sqlx::query(LEFT).bind(full)).await?;
+    row.as_ref().map_or(Ok(false), |row| get(row, 0))
+}
+
+/// Makes tasks of the segments that were taken. Those that need more than a lease become rows.
+async fn open_segments(
+    session: &mut Session,
+    request: &LeaseRequest,
+    taken: &mut Taken,
+) -> Result<(), StoreError> {
+    let mut to_rows = Vec::new();
+    for InSegment { segment, is_paused, .. } in std::mem::take(&mut taken.segments) {
+        let ids = segment.tasks.iter().map(|(id, _)| TaskId(*id));
+        let needs_slots = request.slots.kinds.contains_key(&segment.kind)
+            || request.slots.tenants.contains_key(&segment.tenant);
+        if segment.is_damaged {
+            taken.unreadable.extend(ids);
+            to_rows.push(segment);
+        } else if is_paused {
+            taken.paused.extend(ids.map(|id| (id, segment.kind)));
+            to_rows.push(segment);
+        } else {
+            let stored = Some(TaskId(segment.first)).filter(|_| !needs_slots);
+            to_rows.extend(needs_slots.then(|| segment.clone()));
+            let tasks = segment.into_leased().map_err(undecodable)?;
+            let tasks = tasks.map(|task| LeasedTask { segment: stored, ..task });
+            taken.tasks.extend(tasks.map(|task| Leased { task, input_bytes: None }));
+        }
+    }
+    segment::dissolve(session, &to_rows).await
+}
+
 /// Gives a lease back whose caller went away before it was told.
 pub(crate) async fn give_back(session: &mut Session, leases: &[(TaskId, Token)]) -> Result<(), StoreError> {
+    segment::give_back(session, leases).await?;
     let mut leases = leases.to_vec();
     leases.sort_unstable();
     let (ids, tokens): (Vec<i64>, Vec<i64>) = leases.iter().map(|(id, token)| (id.0, token.0)).unzip();
@@ -260,10 +213,47 @@ pub(crate) async fn give_back(session: &mut Session, leases: &[(TaskId, Token)])
     session.run(sqlx::query(query).bind(ids).bind(tokens)).await.map(drop)
 }
 
+/// The columns of a task, behind which stand its place in the round and the share of that place...
+const PLACE: usize = 25;
+/// ...and behind these, in statements that look at segments, their columns, the same two, how many tasks of it the share goes into,
+/// and whether its kind is paused.
+const SEGMENT: usize = PLACE + 2;
+const SEGMENT_COLUMNS: usize = segment::COLUMNS + 4;
+
+/// What a first round says beside its tasks.
+struct Standing {
+    /// Whether there were as many tenants as there was room.
+    was_cut: bool,
+    raised: bool,
+    freed: bool,
+    next_run_at_ms: Option<i64>,
+    segments_wait: bool,
+}
+
+impl Standing {
+    fn read(row: &PgRow, at: usize, room: usize) -> Result<Standing, StoreError> {
+        Ok(Standing {
+            was_cut: get::<i64>(row, at)? >= number(room),
+            raised: get(row, at + 1)?,
+            freed: get(row, at + 2)?,
+            next_run_at_ms: get(row, at + 3)?,
+            segments_wait: get(row, at + 4)?,
+        })
+    }
+}
+
+/// A segment of which a round took the first tasks.
+struct InSegment {
+    segment: Segment,
+    room: usize,
+    is_paused: bool,
+}
+
 /// What the rounds of a lease took.
 #[derive(Default)]
 struct Taken {
     tasks: Vec<Leased>,
+    segments: Vec<InSegment>,
     /// Tasks that cannot be read: one bad row must not stop the queue.
     unreadable: Vec<TaskId>,
     /// Tasks of paused kinds.
@@ -272,7 +262,7 @@ struct Taken {
     count: usize,
     /// The tenants of the first round in their order, with what each got so far.
     tenants: Vec<(TenantId, usize)>,
-    /// Those that took their whole share in the last round, and so may have more.
+    /// Those that took their whole share in the last round, or as many segments as it looked at, and so may have more.
     full: HashSet<TenantId>,
 }
 
@@ -283,13 +273,25 @@ struct Leased {
 }
 
 impl Taken {
-    fn add(&mut self, rows: &[PgRow]) -> Result<(), StoreError> {
-        // By place: the tenant, its share, how many rows came.
-        let mut places: BTreeMap<i64, (TenantId, i64, usize)> = BTreeMap::new();
+    fn add(&mut self, rows: &[PgRow], of_both: bool) -> Result<(), StoreError> {
+        // By place: the tenant, its share, how many tasks came, and in how many segments.
+        let mut places: BTreeMap<i64, (TenantId, i64, usize, i64)> = BTreeMap::new();
         for row in rows {
+            if of_both && get::<Option<i64>>(row, SEGMENT)?.is_some() {
+                let at = SEGMENT + segment::COLUMNS;
+                let (place, share, room): (i64, i64, i64) =
+                    (get(row, at)?, get(row, at + 1)?, get(row, at + 2)?);
+                let segment = segment::read(row, SEGMENT)?;
+                let room = usize::try_from(room).unwrap_or_default().min(segment.tasks.len());
+                let at_place = places.entry(place).or_insert((segment.tenant, share, 0, 0));
+                (at_place.2, at_place.3) = (at_place.2 + room, at_place.3 + 1);
+                self.count += room;
+                self.segments.push(InSegment { segment, room, is_paused: get(row, at + 3)? });
+                continue;
+            }
             let Some(id) = get::<Option<i64>>(row, 0)? else { continue };
-            let (tenant, place, share) = (TenantId(get(row, 1)?), get(row, 25)?, get(row, 26)?);
-            places.entry(place).or_insert((tenant, share, 0)).2 += 1;
+            let (tenant, place, share) = (TenantId(get(row, 1)?), get(row, PLACE)?, get(row, PLACE + 1)?);
+            places.entry(place).or_insert((tenant, share, 0, 0)).2 += 1;
             self.count += 1;
             if get(row, 22)? {
                 self.paused.push((TaskId(id), KindId(get(row, 2)?)));
@@ -300,18 +302,34 @@ impl Taken {
                 Err(_) => self.unreadable.push(TaskId(id)),
             }
         }
-        let first = self.tenants.is_empty();
-        for (tenant, share, got) in places.into_values() {
-            if first {
-                self.tenants.push((tenant, got));
-            } else if let Some(known) = self.tenants.iter_mut().find(|known| known.0 == tenant) {
-                known.1 += got;
+        for (tenant, share, got, segments) in places.into_values() {
+            match self.tenants.iter_mut().find(|known| known.0 == tenant) {
+                Some(known) => known.1 += got,
+                None => self.tenants.push((tenant, got)),
             }
-            if got as i64 == share {
+            if got as i64 == share || segments == segments_max(share) {
                 self.full.insert(tenant);
             }
         }
         Ok(())
+    }
+
+    /// Cuts the segments in which shares end: what is behind them waits, for the next round, too.
+    async fn cut(&mut self, session: &mut Session) -> Result<(), StoreError> {
+        for InSegment { segment, room, .. } in &mut self.segments {
+            segment::cut(session, segment, *room).await?;
+        }
+        Ok(())
+    }
+
+    /// What a request leaves to be taken.
+    fn rest(&self, request: &LeaseRequest) -> LeaseRequest {
+        let mut rest = LeaseRequest { room: request.room.saturating_sub(self.count), ..request.clone() };
+        for &(tenant, got) in &self.tenants {
+            let cap = request.caps.get(&tenant).copied().unwrap_or(request.cap_default);
+            rest.caps.insert(tenant, cap.saturating_sub(got));
+        }
+        rest
     }
 
     /// Tenants that may have more due tasks, with what their caps leave them.
@@ -358,6 +376,7 @@ fn decode(row: &PgRow) -> Result<Leased, StoreError> {
         tree: None,
         slot_key: get(row, 23)?,
         has_slot: false,
+        segment: None,
     };
     let input_bytes = input.is_none().then_some(u64::from(input_bytes));
     Ok(Leased { task, input_bytes })

@@ -37,6 +37,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("finished_root", include_str!("../../../../migrations/postgres/0022_finished_root.sql")),
     ("batch_segments", include_str!("../../../../migrations/postgres/0023_batch_segments.sql")),
     ("components_kept", include_str!("../../../../migrations/postgres/0024_components_kept.sql")),
+    ("task_segments", include_str!("../../../../migrations/postgres/0025_task_segments.sql")),
 ];
 
 /// How a file starts that cannot run in a transaction.

@@ -46,6 +46,7 @@ mod replica;
 pub(crate) mod row;
 mod said;
 mod schedule;
+mod segment;
 pub(crate) mod session;
 mod settle;
 mod slot;
@@ -93,7 +94,6 @@ use self::pool::Pool;
 pub use self::pool::PoolFigures;
 use self::session::Session;
 use crate::entry::Entry;
-use crate::stored::payload_bytes;
 pub use crate::transaction::WriterCounts;
 use crate::transaction::{Counters, Priority, Writer};
 
@@ -186,20 +186,6 @@ impl PostgresStore {
         self.0.settle.write(priority, bytes, input, work).await
     }
 
-    /// Settles whatever ends there are.
-    async fn settle_any(
-        &self,
-        holder: Holder,
-        settlements: Vec<Settlement>,
-        now_ms: i64,
-    ) -> Result<Vec<Settled>, StoreError> {
-        let bytes = settlements.iter().map(payload_bytes).sum();
-        self.write(Priority::Task, bytes, settlements, move |session, settlements| {
-            Box::pin(settle::settle(session, holder, settlements, now_ms))
-        })
-        .await
-    }
-
     /// Writes through the connection that keeps this host alive.
     async fn keep<I, T, W>(&self, input: I, work: W) -> Result<T, StoreError>
     where
@@ -219,7 +205,9 @@ async fn writer(
     let connect = options.writer(purpose)?;
     let named = Named::of(options, &connect);
     let counters = Arc::new(Counters::default());
-    let session = Session::open(connect, Arc::clone(&counters.statements), Arc::clone(ahead)).await;
+    let session =
+        Session::open(connect, Arc::clone(&counters.statements), Arc::clone(ahead), options.segment_min)
+            .await;
     Ok(Writer::start(session.map_err(|error| named.refused(error))?, counters, Box::new(())))
 }
 
@@ -300,29 +288,7 @@ impl TaskStore for PostgresStore {
         now_ms: i64,
     ) -> Result<Vec<Settled>, StoreError> {
         let _writing = self.0.pool.writing(settlements.iter().map(|settlement| settlement.tenant));
-        if !settle::are_plain(&settlements) {
-            return self.settle_any(holder, settlements, now_ms).await;
-        }
-        let settlements: Arc<[Settlement]> = settlements.into();
-        let bytes = settlements.iter().map(payload_bytes).sum();
-        let plain =
-            self.0.settle.write_plain(bytes, Arc::clone(&settlements), move |session, settlements| {
-                Box::pin(settle::end_plain(session, holder, settlements, now_ms))
-            });
-        let ended = plain.await?;
-        // Stale ones, and those of which somebody did not know that they are in a group.
-        let rest: Vec<Settlement> =
-            settlements.iter().filter(|one| !ended.contains(&one.id)).cloned().collect();
-        let mut answers = if rest.is_empty() {
-            Vec::new().into_iter()
-        } else {
-            self.settle_any(holder, rest, now_ms).await?.into_iter()
-        };
-        let mut answer = |one: &Settlement| match ended.contains(&one.id) {
-            true => Settled::Stored,
-            false => answers.next().unwrap_or(Settled::Stale),
-        };
-        Ok(settlements.iter().map(&mut answer).collect())
+        self.settle_all(holder, settlements, now_ms).await
     }
 
     async fn rescue(

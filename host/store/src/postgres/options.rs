@@ -23,6 +23,9 @@ const IDLE_IN_TRANSACTION_TIMEOUT: &str = "3s";
 /// Cached statements of a writing connection: every text of the store fits.
 const WRITER_STATEMENTS: usize = 256;
 
+/// Fewer tasks cost less as rows, which are stored, leased and ended by one statement each.
+const SEGMENT_MIN: usize = 16;
+
 /// Where the database is and how it is used.
 #[derive(Clone)]
 pub struct PostgresOptions {
@@ -52,6 +55,8 @@ pub struct PostgresOptions {
     pub statement_cache: usize,
     /// A read that waits longer than this for its connection is counted as slow.
     pub slow_acquire: Duration,
+    /// So many tasks that are alike are stored as one row, when they are submitted together.
+    pub segment_min: usize,
 }
 
 impl PostgresOptions {
@@ -71,6 +76,7 @@ impl PostgresOptions {
             statement_log: false,
             statement_cache: 100,
             slow_acquire: Duration::from_secs(2),
+            segment_min: SEGMENT_MIN,
         }
     }
 

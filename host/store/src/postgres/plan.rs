@@ -19,11 +19,13 @@ use super::cache::{PRUNE_ENDED, PRUNE_OLDEST};
 use super::end::{NEXT_TIME_OUT, OVER};
 use super::group::FAILING;
 use super::history::{STATISTICS, USER_TASKS};
-use super::lease::{LEASE, RAISE};
+use super::lease::{LEASE, LEASE_BOTH, LEASE_MORE_OF_BOTH, LOOK, RAISE};
 use super::pause::UNPARK;
 use super::pool::{Plans, WORK_FOR};
 use super::prune::WALK;
 use super::records::{TASK, list_text};
+use super::segment::{FIND, HOLD};
+use super::settle::END_PLAIN_IN_SEGMENTS;
 use super::submit::PRUNE_KEYS;
 use super::tree::{CHARGE, TREES};
 use super::world::database::Database;
@@ -62,6 +64,9 @@ const LIVE: &str = "
         SELECT n, 1 + n % 50, 1, 1, true, 1, n, CASE WHEN n % 100 > 0 THEN n END FROM generate_series(1, 20000) AS n;
     INSERT INTO schedule (tenant, name, definition, input, created_ms, next_ms)
         SELECT 1 + n % 50, 's' || n, '{}', '', n, n FROM generate_series(1, 2000) AS n;
+    INSERT INTO task_segment (first, tenant, kind, created_ms, run_at_ms, gone, live, tasks)
+        SELECT 9200000000 + n * 128, 1 + n % 46, 1 + n % 46, n, n, ('0' || repeat('1', 127))::bit(128), 1, ''
+        FROM generate_series(1, 20000) AS n;
     INSERT INTO slot_wait (tenant, kind, key, place_ms, task)
         SELECT 1 + n % 50, 1 + n % 50, 'k' || n % 3, n, 9000000000 + n FROM generate_series(1, 20000) AS n;
     INSERT INTO pause (tenant, kind, since_ms, ending) VALUES (48, 48, 0, true), (47, 0, 0, false);
@@ -130,7 +135,7 @@ fn own(number: i64, tenant: i64) -> i64 {
 /// What a connection of this tenant asks for by its key.
 fn key_cases(tenant: i64) -> Vec<Case> {
     let id = own(20, tenant);
-    let task = &["finished_pkey", "task_pkey", "attempt_pkey", "tree_pkey"];
+    let task = &["finished_pkey", "task_pkey", "task_segment_pkey", "attempt_pkey", "tree_pkey"];
     vec![
         case(TASK, format!("{}, {tenant}", id * 1_000), task),
         case(agents::ONE, format!("{id}, {tenant}"), &["agent_count_pkey"]),
@@ -214,6 +219,20 @@ fn agents_cases(tenant: i64) -> Vec<Case> {
 fn systems_cases() -> Vec<Case> {
     vec![
         case(LEASE, LEASE_VALUES, &["task_ready", "task_pkey"]),
+        case(
+            LEASE_BOTH,
+            LEASE_VALUES,
+            &["task_ready", "task_pkey", "task_segment_ready", "task_segment_pkey"],
+        ),
+        case(
+            LEASE_MORE_OF_BOTH,
+            "1, 1800000000000, '{7,9}', '{50,50}'",
+            &["task_ready", "task_pkey", "task_segment_ready", "task_segment_pkey"],
+        ),
+        case(LOOK, "1, 1800000000000, 30000", &["task_ready", "task_segment_ready"]),
+        case(FIND, "'{1000,9200000128,9200000129}', NULL", &["task_segment_pkey"]),
+        case(HOLD, "'{9200000128,9200000129}'", &["task_segment_pkey"]),
+        case(END_PLAIN_IN_SEGMENTS, END_VALUES, &["task_segment_pkey"]),
         case(RAISE, "1800000000000, 60000, 1000", &["task_raise", "task_pkey"]),
         case(OVER, "1800000000000, 100", &["task_start_by", "task_end_by", "task_pkey"]),
         case(NEXT_TIME_OUT, "0", &["task_start_by", "task_end_by"]),
@@ -242,6 +261,10 @@ fn systems_cases() -> Vec<Case> {
 
 /// The holder, now, its lease, the tenant served last, room, no caps of their own.
 const LEASE_VALUES: &str = "1, 1800000000000, 30000, 7, 500, '{}', '{}', 9223372036854775807";
+
+/// One end of a task in a segment: its columns, the holder, now, its segment and that of all of them, a day.
+const END_VALUES: &str = "'{9200000128}', '{2}', '{0}', '{1}', '{NULL}', '{1}', '{1}', '{1}', '{1}', '{0}', '{0}', '{NULL}',
+    '{NULL}', '{NULL}', '{2}', '{NULL}', '{NULL}', '{NULL}', 1, 1800000000000, '{9200000128}', '{9200000128}', 20000";
 
 /// What a statement did.
 #[derive(Debug)]
@@ -294,6 +317,7 @@ impl Found {
     async fn check(&mut self, connection: &mut PgConnection, cases: &[Case], named: bool) {
         let large = [
             "task",
+            "task_segment",
             "finished",
             "attempt",
             "agent_count",
@@ -307,7 +331,7 @@ impl Found {
             "tree",
         ];
         for case in cases {
-            let large = if case.by_ids { &large[..9] } else { &large };
+            let large = if case.by_ids { &large[..10] } else { &large };
             let explained = explain(connection, case).await;
             let wanted = if named { case.indexes } else { &[] };
             let fits = wanted.iter().all(|index| explained.indexes.contains(*index))
@@ -400,6 +424,7 @@ async fn a_long_history_slows_nothing_down() {
         "app_user",
         "idempotency",
         "task_key",
+        "task_segment",
         "pause",
         "tenant",
         "kind",

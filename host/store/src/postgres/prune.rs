@@ -10,6 +10,7 @@ use sqlx::postgres::PgRow;
 
 use super::count;
 use super::row::get;
+use super::segment;
 use super::session::Session;
 use crate::format::Undecodable;
 use crate::prune::{Ended, answer, changes, doomed, end_of_walk};
@@ -59,9 +60,12 @@ pub(crate) async fn one(
     tenant: TenantId,
     id: TaskId,
 ) -> Result<DropAnswer, StoreError> {
-    let query = "SELECT state::integer FROM finished WHERE tenant = $2 AND id = $1
-        UNION ALL SELECT CASE WHEN holder IS NULL THEN 0 ELSE 1 END FROM task WHERE id = $1 AND tenant = $2";
-    let row = session.row(sqlx::query(query).bind(id.0).bind(tenant.0)).await?;
+    const STATE: &str = concat!(
+        "SELECT state::integer FROM finished WHERE tenant = $2 AND id = $1
+        UNION ALL SELECT CASE WHEN holder IS NULL THEN 0 ELSE 1 END FROM task WHERE id = $1 AND tenant = $2 UNION ALL ",
+        segment::state!()
+    );
+    let row = session.row(sqlx::query(STATE).bind(id.0).bind(tenant.0)).await?;
     let Some(row) = row else { return Ok(DropAnswer::NotFound) };
     let state = TaskState::numbered(i64::from(get::<i32>(&row, 0)?));
     let state = state.ok_or_else(|| undecodable(Undecodable("task state")))?;

@@ -14,6 +14,7 @@ use sqlx::postgres::PgRow;
 
 use super::pool::Pool;
 use super::row::{count, get, large_count, name};
+use super::segment::{around, is_in};
 use crate::admit::read_type;
 use crate::format::{Undecodable, check_end, decode_attempts, decode_failure, read_priority};
 use crate::tree::read;
@@ -21,13 +22,22 @@ use crate::trouble::undecodable;
 
 /// A task, live or ended, with its attempts as `format::decode_attempts` reads them: kept ones, and the one that
 /// ended it.
-pub(crate) const TASK: &str = "
+pub(crate) const TASK: &str = concat!(
+    "
     WITH head AS (
         SELECT id, tenant, kind, CASE WHEN holder IS NULL THEN 0 ELSE 1 END AS state, created_ms,
             coalesce(due_ms, run_at_ms) AS run_at_ms, NULL::bigint AS finished_ms, attempts, crashes, NULL AS code, root, parent, depth, token, NULL AS message,
             NULL AS detail, NULL AS result_type, NULL::bytea AS result, NULL AS last, agent, app_user,
             priority
         FROM task WHERE id = $1 AND tenant = $2
+        UNION ALL
+        SELECT $1, tenant, kind, CASE WHEN holder IS NULL THEN 0 ELSE 1 END, created_ms, run_at_ms, NULL, 0, 0, NULL, $1,
+            NULL, 0, token, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+        FROM ",
+    around!("$1"),
+    " AS s WHERE s.tenant = $2 AND ",
+    is_in!("$1"),
+    "
         UNION ALL
         SELECT f.id, f.tenant, f.kind, f.state, f.created_ms, f.run_at_ms, f.finished_ms, f.attempts, f.crashes,
             f.code, f.root, f.parent, f.depth, f.token, f.message, f.detail, f.result_type, f.result,
@@ -48,13 +58,14 @@ pub(crate) const TASK: &str = "
     FROM head AS h
     LEFT JOIN tree AS o ON o.root = h.id AND o.tenant = h.tenant
     JOIN kind AS k ON k.id = h.kind AND k.tenant = h.tenant
-    JOIN plugin AS p ON p.id = k.plugin AND p.tenant = h.tenant";
+    JOIN plugin AS p ON p.id = k.plugin AND p.tenant = h.tenant"
+);
 
 /// Tasks in each state: pending ones are counted, the others are kept counts.
 pub(crate) const COUNTS: &str = "
     SELECT p.pending, c.live - p.pending, c.completed, c.failed, c.cancelled
-    FROM tenant_count AS c,
-        (SELECT count(*) AS pending FROM task WHERE tenant = $1 AND holder IS NULL) AS p
+    FROM tenant_count AS c, (SELECT (SELECT count(*) FROM task WHERE tenant = $1 AND holder IS NULL)
+        + (SELECT coalesce(sum(live), 0) FROM task_segment WHERE tenant = $1 AND holder IS NULL) AS pending) AS p
     WHERE c.tenant = $1";
 
 /// A task with its result and its attempts.
@@ -191,7 +202,8 @@ pub(crate) fn list_text(filter: &TaskFilter) -> String {
             page(" AND t.kind = k.id")
         )
     };
-    let branches: Vec<String> = branches(filter).into_iter().map(branch).collect();
+    let branches: Vec<String> =
+        branches(filter).into_iter().map(branch).chain(segments(filter, &names)).collect();
     let lineage = "t.root, t.parent, t.depth, t.agent, t.app_user, t.priority";
     let names = "JOIN kind AS k ON k.id = t.kind AND k.tenant = t.tenant
         JOIN plugin AS p ON p.id = k.plugin AND p.tenant = t.tenant";
@@ -204,12 +216,57 @@ pub(crate) fn list_text(filter: &TaskFilter) -> String {
             coalesce(t.due_ms, t.run_at_ms), NULL::bigint, t.attempts, t.crashes, NULL, {lineage}
          FROM page JOIN task AS t ON t.id = page.id AND t.tenant = $1 AND page.ended = 0 {names}
          UNION ALL
+         SELECT page.id, p.name, k.name, CASE WHEN t.holder IS NULL THEN 0 ELSE 1 END, t.created_ms, t.run_at_ms,
+            NULL, 0, 0, NULL, page.id, NULL, 0, NULL, NULL, NULL
+         FROM page CROSS JOIN LATERAL {around} AS t {names}
+         WHERE page.ended = 2
+         UNION ALL
          SELECT t.id, p.name, k.name, t.state, t.created_ms, t.run_at_ms,
             t.finished_ms, t.attempts, t.crashes, t.code, {lineage}
          FROM page JOIN finished AS t ON t.id = page.id AND t.tenant = $1 AND page.ended = 1 {names}
          ORDER BY 1 DESC",
-        branches.join(" UNION ALL ")
+        branches.join(" UNION ALL "),
+        around = around!("page.id"),
     )
+}
+
+/// Where tasks of a filter are found in segments, each of which has one at least: all that is asked for is theirs in common, but
+/// for their ids. A page ends in the segment behind its last one at most.
+fn segments(filter: &TaskFilter, names: &str) -> Option<String> {
+    let is_nobodys = filter.parent.is_none() && filter.agent.is_none() && filter.user.is_none();
+    let may_fit = is_nobodys && filter.group.is_none() && filter.finished.is_all();
+    let state = match filter.state {
+        None => "",
+        Some(TaskState::Pending) => " AND t.holder IS NULL",
+        Some(TaskState::Running) => " AND t.holder IS NOT NULL",
+        Some(_) => return None,
+    };
+    let common = asked(&[
+        (true, state),
+        (filter.created.from_ms.is_some(), " AND t.first >= $11 - 127 AND t.created_ms >= $12"),
+        (filter.created.to_ms.is_some(), " AND t.created_ms <= $13"),
+        (filter.root.is_some(), " AND t.first <= $9 AND t.first >= $9 - 127"),
+    ]);
+    let own = asked(&[
+        (filter.created.from_ms.is_some(), " AND t.first + place >= $11"),
+        (filter.root.is_some(), " AND t.first + place = $9"),
+    ]);
+    let (from, named) = match names {
+        "" => ("task_segment AS t", ""),
+        _ => (
+            "kind AS k JOIN plugin AS p ON p.id = k.plugin AND p.tenant = k.tenant JOIN task_segment AS t ON t.kind = k.id",
+            " AND k.tenant = $1",
+        ),
+    };
+    may_fit.then(|| {
+        format!(
+            "(SELECT t.first + place AS id, 2 AS ended FROM (
+                SELECT t.first, t.gone FROM {from} WHERE t.tenant = $1 AND t.first < $2{common}{named}{names}
+                ORDER BY t.first DESC LIMIT $3 + 1) AS t
+             CROSS JOIN generate_series(0, 127) AS place
+             WHERE get_bit(t.gone, place) = 0 AND t.first + place < $2{own} ORDER BY id DESC LIMIT $3)"
+        )
+    })
 }
 
 /// Those of the conditions that are asked for.

@@ -61,6 +61,10 @@ pub(crate) struct Session {
     pub(crate) walks: Walks,
     /// What leases know of the next due time.
     pub(crate) ahead: Arc<Ahead>,
+    /// Whether segments wait, as the last lease knew; written and read by leases.
+    pub(crate) segments_wait: bool,
+    /// Tasks of a segment at least.
+    pub(crate) segment_min: usize,
     /// Written here, read by whoever holds the counters of the store.
     statements: Arc<AtomicU64>,
 }
@@ -71,6 +75,7 @@ impl Session {
         options: PgConnectOptions,
         statements: Arc<AtomicU64>,
         ahead: Arc<Ahead>,
+        segment_min: usize,
     ) -> Result<Session, sqlx::Error> {
         Ok(Session {
             connection: Some(connect(&options).await?),
@@ -82,6 +87,8 @@ impl Session {
             locks_first: false,
             walks: Walks::default(),
             ahead,
+            segments_wait: false,
+            segment_min,
             statements,
         })
     }
@@ -319,6 +326,12 @@ fn silent() -> sqlx::Error {
 
 fn down(message: &str) -> StoreError {
     StoreError::new(StoreErrorKind::Down, message)
+}
+
+/// A column of which most rows have nothing. Where none has anything there is no array, which costs nothing to send, read and unnest.
+pub(crate) fn some<T>(column: impl Iterator<Item = Option<T>>) -> Option<Vec<Option<T>>> {
+    let column: Vec<Option<T>> = column.collect();
+    column.iter().any(Option::is_some).then_some(column)
 }
 
 /// Splits rows so that each part fits into one statement.

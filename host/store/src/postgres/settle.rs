@@ -3,7 +3,10 @@
 //! Every end is written by one statement that takes the live row, fenced by id, tenant, token and holder, and writes the
 //! history of what it took: what it does not return was stale. Rows are taken in the order of their ids.
 
-use std::collections::{HashMap, HashSet};
+mod text;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use keiko_core::code::Code;
 use keiko_core::id::{AgentId, GroupId, Holder, TaskId};
@@ -15,155 +18,72 @@ use sqlx::Postgres;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 
-use super::count::{self as counts, agents, sum, usage};
+pub(crate) use self::text::{
+    END, END_IN_SEGMENTS, END_PLAIN, END_PLAIN_IN_SEGMENTS, HAND_BACK, HOLD, INSERT_LOGS, RETRY, SET_STATUSES,
+};
+use super::count as counts;
 use super::row::{self, get, stored_text};
-use super::session::{Session, chunks};
-use super::{batch, child, tree};
+use super::session::{Session, chunks, some};
+use super::{PostgresStore, batch, child, segment, tree};
 use crate::admit::stored_type;
 use crate::count::Changes;
 use crate::family::{self, Parent};
 use crate::format::encode_end;
 use crate::gather::{WaitingChanges, of_tasks};
-use crate::stored::{Stored, count, statuses, stored_number};
+use crate::stored::{Stored, count, payload_bytes, statuses, stored_number};
+use crate::transaction::Priority;
 use crate::tree::charges;
 
-/// The task is still the one's who leased it, under the token of that lease. A build that leaves this out shows that the
-/// checks notice: `cargo xtask check hosts --unfenced`.
-#[cfg(not(feature = "unfenced"))]
-macro_rules! fence {
-    ($holder:literal) => {
-        concat!("t.holder = ", $holder)
-    };
-    ($holder:literal, $token:literal) => {
-        concat!("t.holder = ", $holder, " AND t.token = ", $token)
-    };
+impl PostgresStore {
+    /// Writes the ends of attempts, by as few statements as they allow; the answers are in their order.
+    pub(super) async fn settle_all(
+        &self,
+        holder: Holder,
+        settlements: Vec<Settlement>,
+        now_ms: i64,
+    ) -> Result<Vec<Settled>, StoreError> {
+        let in_segments = settlements.iter().filter(|one| one.segment.is_some()).count();
+        let are_in_segments =
+            in_segments == settlements.len() && settlements.iter().all(completes_in_segment);
+        if !are_plain(&settlements) || !(in_segments == 0 || are_in_segments) {
+            return self.settle_any(holder, settlements, now_ms).await;
+        }
+        let settlements: Arc<[Settlement]> = settlements.into();
+        let bytes = settlements.iter().map(payload_bytes).sum();
+        let plain =
+            self.0.settle.write_plain(bytes, Arc::clone(&settlements), move |session, settlements| {
+                Box::pin(end_plain(session, holder, settlements, are_in_segments, now_ms))
+            });
+        let ended = plain.await?;
+        // Stale ones, and those of which somebody did not know that they are in a group.
+        let rest: Vec<Settlement> =
+            settlements.iter().filter(|one| !ended.contains(&one.id)).cloned().collect();
+        let mut answers = if rest.is_empty() {
+            Vec::new().into_iter()
+        } else {
+            self.settle_any(holder, rest, now_ms).await?.into_iter()
+        };
+        let mut answer = |one: &Settlement| match ended.contains(&one.id) {
+            true => Settled::Stored,
+            false => answers.next().unwrap_or(Settled::Stale),
+        };
+        Ok(settlements.iter().map(&mut answer).collect())
+    }
+
+    /// Settles whatever ends there are.
+    async fn settle_any(
+        &self,
+        holder: Holder,
+        settlements: Vec<Settlement>,
+        now_ms: i64,
+    ) -> Result<Vec<Settled>, StoreError> {
+        let bytes = settlements.iter().map(payload_bytes).sum();
+        self.write(Priority::Task, bytes, settlements, move |session, settlements| {
+            Box::pin(settle(session, holder, settlements, now_ms))
+        })
+        .await
+    }
 }
-#[cfg(feature = "unfenced")]
-macro_rules! fence {
-    ($holder:literal) => {
-        concat!($holder, "::bigint IS NOT NULL")
-    };
-    ($holder:literal, $token:literal) => {
-        concat!($holder, "::bigint IS NOT NULL AND ", $token, " IS NOT NULL")
-    };
-}
-
-/// Tasks that the holder `$2` runs, which nobody else changes until the commit, and how far the database's clock is
-/// before the caller's, `$3`.
-pub(crate) const HOLD: &str = concat!(
-    "SELECT t.id, t.tenant, t.token, t.root, t.depth, t.budget, t.trace, t.agent, t.app_user,
-        t.priority, keiko_now($3) - $3, t.end_by_ms - (SELECT keiko_now($3) - $3), o.end_ms - (SELECT keiko_now($3) - $3)
-    FROM unnest($1::bigint[]) AS s (id) JOIN task AS t ON t.id = s.id
-        LEFT JOIN tree AS o ON o.root = t.root AND t.parent IS NOT NULL WHERE ",
-    fence!("$2"),
-    " ORDER BY t.id FOR UPDATE OF t"
-);
-
-/// Takes ended tasks away as `gone`, and writes them to the finished ones as `ended`, with their logs. The fence and the attempt
-/// are `$1` to `$14`: see [`bind_attempts`]. The arrays are unnested in the list of a `SELECT`: in `FROM` each becomes a table
-/// that is written and read again.
-macro_rules! ended {
-    ($which:literal) => {
-        concat!(
-            "WITH gone AS (
-        DELETE FROM task AS t USING (SELECT unnest($1::bigint[]) AS id, unnest($2::bigint[]) AS tenant,
-            unnest($3::bigint[]) AS token, unnest($4::bigint[]) AS started_ms, unnest($5::bigint[]) AS version,
-            unnest($6::bigint[]) AS fuel_used, unnest($7::bigint[]) AS memory_bytes_peak,
-            unnest($8::bigint[]) AS host_calls, unnest($9::bigint[]) AS elapsed_us, unnest($10::integer[]) AS taint,
-            unnest($11::integer[]) AS effects, unnest($12::text[]) AS code, unnest($13::text[]) AS message,
-            unnest($14::text[]) AS detail, unnest($15::smallint[]) AS state, unnest($16::text[]) AS result_type,
-            unnest($17::bytea[]) AS result, unnest($18::bytea[]) AS log) AS s
-        WHERE t.id = s.id AND t.tenant = s.tenant AND ",
-            fence!("$19", "s.token"),
-            $which,
-            "
-        RETURNING t.id, t.tenant, t.kind, t.token, t.attempts, t.crashes, t.earlier, t.created_ms,
-            coalesce(t.due_ms, t.run_at_ms) AS run_at_ms, t.root, t.parent, t.depth, t.budget, t.trace, t.input_type,
-            t.input, t.agent, t.app_user, t.priority, t.task_group, t.slot_key, s.started_ms, s.version, s.fuel_used,
-            s.memory_bytes_peak, s.host_calls, s.elapsed_us, s.taint, s.effects, s.code, s.message, s.detail,
-            s.state, s.result_type, s.result, s.log),
-    ended AS (INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
-        finished_ms, root, parent, depth, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
-        elapsed_us, taint, effects, code, message, detail, budget, trace, input_type, result_type, input, result,
-        agent, app_user, priority, task_group, slot_key)
-    SELECT id, tenant, kind, state, token, attempts + 1, crashes, earlier, created_ms, run_at_ms,
-        $20, root, parent, depth, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
-        elapsed_us, taint, effects, code, message, detail, CASE WHEN state <> 2 THEN budget END,
-        CASE WHEN state <> 2 THEN trace END, CASE WHEN state <> 2 THEN input_type END, result_type,
-        CASE WHEN state <> 2 THEN input END, result, agent, app_user, priority, task_group,
-        CASE WHEN state <> 2 THEN slot_key END
-    FROM gone RETURNING id, earlier + attempts AS number, agent, task_group),
-    logged AS (INSERT INTO attempt_log (task, attempt, tenant, bytes)
-        SELECT id, earlier + attempts + 1, tenant, log FROM gone WHERE log IS NOT NULL)"
-        )
-    };
-}
-
-/// Moves ended tasks to the finished ones; the caller counts them.
-pub(crate) const END: &str = concat!(ended!(""), " SELECT id, number, agent, task_group FROM ended");
-
-/// Moves ended tasks that are in no group, and counts them: all that such an end changes, in one statement.
-pub(crate) const END_PLAIN: &str = concat!(
-    ended!(" AND t.task_group IS NULL"),
-    ", total AS (
-        SELECT tenant, count(*) AS ended, count(*) FILTER (WHERE state = 2) AS completed, sum(fuel_used) AS fuel_used, ",
-    sum!("elapsed_us"),
-    " AS guest_us FROM gone GROUP BY tenant ORDER BY tenant),
-    counted AS (
-        UPDATE tenant_count AS t SET live = t.live - c.ended, completed = t.completed + c.completed,
-            failed = t.failed + c.ended - c.completed
-        FROM total AS c WHERE t.tenant = c.tenant),
-    spent AS (",
-    usage!("$21", "(SELECT tenant, ended, completed, ended - completed, fuel_used, guest_us FROM total)"),
-    "), agents AS (",
-    agents!(
-        "(SELECT agent, tenant, 0, count(*) FILTER (WHERE state = 2), count(*) FILTER (WHERE state = 3), 0, count(*), ",
-        sum!("elapsed_us"),
-        " FROM gone WHERE agent IS NOT NULL GROUP BY agent, tenant ORDER BY agent)"
-    ),
-    ") SELECT id FROM ended"
-);
-
-/// Puts tasks back to pending with one more attempt, and keeps that. Due times are the caller's, by the clock of `$18`.
-pub(crate) const RETRY: &str = concat!(
-    "
-    WITH back AS (
-        UPDATE task AS t SET holder = NULL, attempts = t.attempts + 1, deadlines = t.deadlines + s.deadlines,
-            run_at_ms = s.run_at_ms + (SELECT keiko_now($18) - $18),
-            due_ms = CASE WHEN t.due_ms IS NOT NULL THEN s.run_at_ms + (SELECT keiko_now($18) - $18) END, start_by_ms = NULL
-        FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[],
-            $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::integer[], $11::integer[], $12::text[],
-            $13::text[], $14::text[], $15::integer[], $16::bigint[])
-            AS s (id, tenant, token, started_ms, version, fuel_used, memory_bytes_peak, host_calls, elapsed_us, taint,
-                effects, code, message, detail, deadlines, run_at_ms)
-        WHERE t.id = s.id AND t.tenant = s.tenant AND ",
-    fence!("$17", "s.token"),
-    "
-        RETURNING t.id, t.tenant, t.earlier, t.attempts, t.agent, s.started_ms, s.version, s.fuel_used,
-            s.memory_bytes_peak, s.host_calls, s.elapsed_us, s.taint, s.effects, s.code, s.message, s.detail),
-    kept AS (
-        INSERT INTO attempt (task, number, tenant, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
-            elapsed_us, taint, effects, code, message, detail)
-        SELECT id, earlier + attempts, tenant, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
-            elapsed_us, taint, effects, code, message, detail FROM back)
-    SELECT id, earlier + attempts, agent, NULL::bigint FROM back"
-);
-
-pub(crate) const HAND_BACK: &str = concat!(
-    "UPDATE task AS t SET holder = NULL
-    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS s (id, tenant, token)
-    WHERE t.id = s.id AND t.tenant = s.tenant AND ",
-    fence!("$4", "s.token"),
-    " RETURNING t.id"
-);
-
-const INSERT_LOGS: &str = "INSERT INTO attempt_log (task, attempt, tenant, bytes)
-    SELECT * FROM unnest($1::bigint[], $2::integer[], $3::bigint[], $4::bytea[])";
-
-/// Gives agents the statuses that completed tasks ask for; an agent of another tenant is none.
-pub(crate) const SET_STATUSES: &str = "UPDATE agent AS a SET status = s.status, updated_ms = $4
-    FROM unnest($1::bigint[], $2::bigint[], $3::smallint[]) AS s (id, tenant, status)
-    WHERE a.id = s.id AND a.tenant = s.tenant";
 
 /// Writes the ends of attempts; the answers are in their order.
 pub(crate) async fn settle(
@@ -172,6 +92,7 @@ pub(crate) async fn settle(
     settlements: &[Settlement],
     now_ms: i64,
 ) -> Result<Vec<Settled>, StoreError> {
+    segment::leave_settled(session, holder, settlements, completes_in_segment).await?;
     let mut answers = vec![Settled::Stale; settlements.len()];
     let mut rest: Vec<usize> = (0..settlements.len()).collect();
     while !rest.is_empty() {
@@ -200,6 +121,12 @@ async fn settle_round(
     round: Vec<&Settlement>,
     now_ms: i64,
 ) -> Result<HashMap<TaskId, Settled>, StoreError> {
+    let (completed, mut round): (Vec<_>, Vec<_>) =
+        round.into_iter().partition(|one| completes_in_segment(one));
+    let ends_in_segments = end_in_segments(session, holder, &completed, now_ms).await?;
+    // A rescue that met a lease has made rows of its segments.
+    round.extend(completed.iter().copied().filter(|one| ends_in_segments.stored(one).is_none()));
+    round.sort_unstable_by_key(|one| one.id);
     let held = hold(session, holder, &round, now_ms).await?;
     let (mut ended, other): (Vec<_>, Vec<_>) = round
         .into_iter()
@@ -212,6 +139,7 @@ async fn settle_round(
 
     let ends = end(session, holder, &ended, now_ms).await?;
     let mut stored: Vec<_> = ended.iter().filter_map(|one| ends.stored(one)).collect();
+    stored.extend(completed.iter().filter_map(|one| ends_in_segments.stored(one)));
     let retries = retry(session, holder, &retried, now_ms).await?;
     let again: Vec<_> = retried.iter().filter_map(|one| retries.stored(one)).collect();
     keep_logs(session, &again).await?;
@@ -296,17 +224,56 @@ pub(crate) fn are_plain(settlements: &[Settlement]) -> bool {
         && chunks(settlements, carried).len() == 1
 }
 
-/// Writes such ends by one statement, which may run twice: what it took is gone. The tasks that it ended.
+/// Whether it is in a segment and completes there: nothing but counts changes with that.
+fn completes_in_segment(one: &Settlement) -> bool {
+    one.segment.is_some()
+        && matches!(one.transition, Transition::Complete(_))
+        && one.effects.is_empty()
+        && one.charge.is_none()
+}
+
+/// Writes such ends, all of them of tasks that complete in their segments or all of others, by one statement, which may run
+/// twice: what it took is gone. The tasks that it ended.
 pub(crate) async fn end_plain(
     session: &mut Session,
     holder: Holder,
     settlements: &[Settlement],
+    are_in_segments: bool,
     now_ms: i64,
 ) -> Result<HashSet<TaskId>, StoreError> {
     let mut sorted: Vec<&Settlement> = settlements.iter().collect();
     sorted.sort_unstable_by_key(|one| one.id);
-    let query = bind_ends(sqlx::query(END_PLAIN), &sorted, holder, now_ms).bind(day(now_ms));
-    session.rows(query).await?.iter().map(|row| get(row, 0).map(TaskId)).collect()
+    let query = if are_in_segments {
+        bind_segments(bind_ends(sqlx::query(END_PLAIN_IN_SEGMENTS), &sorted, holder, now_ms), &sorted)
+    } else {
+        bind_ends(sqlx::query(END_PLAIN), &sorted, holder, now_ms)
+    };
+    session.rows(query.bind(day(now_ms))).await?.iter().map(|row| get(row, 0).map(TaskId)).collect()
+}
+
+/// Moves tasks away that completed in their segments.
+async fn end_in_segments(
+    session: &mut Session,
+    holder: Holder,
+    ended: &[&Settlement],
+    now_ms: i64,
+) -> Result<Written, StoreError> {
+    let mut written = Written::default();
+    for chunk in chunks(ended, |one| carried(one)) {
+        let query = bind_ends(sqlx::query(END_IN_SEGMENTS), chunk, holder, now_ms);
+        written.add(&session.rows(bind_segments(query, chunk)).await?)?;
+    }
+    Ok(written)
+}
+
+/// Binds the segments of ends, of which each has one.
+fn bind_segments<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    chunk: &[&Settlement],
+) -> Query<'q, Postgres, PgArguments> {
+    let segments: Vec<i64> = chunk.iter().filter_map(|one| Some(one.segment?.0)).collect();
+    let all: BTreeSet<i64> = segments.iter().copied().collect();
+    query.bind(segments).bind(all.into_iter().collect::<Vec<_>>())
 }
 
 /// Moves ended tasks away.
@@ -420,8 +387,8 @@ fn bind_ends<'q>(
     let results = chunk.iter().map(|one| result(one).map(|result| &result.bytes[..]));
     let logs = chunk.iter().map(|one| (!one.log.is_empty()).then_some(&one.log[..]));
     let query = bind_attempts(query, chunk).bind(chunk.iter().map(state).collect::<Vec<_>>());
-    let query = query.bind(types.collect::<Vec<_>>()).bind(results.collect::<Vec<Option<&[u8]>>>());
-    query.bind(logs.collect::<Vec<Option<&[u8]>>>()).bind(holder.0).bind(now_ms)
+    let query = query.bind(some(types)).bind(results.collect::<Vec<Option<&[u8]>>>());
+    query.bind(some(logs)).bind(holder.0).bind(now_ms)
 }
 
 /// Binds the first 14 parameters, a column each: the fence, the attempt, the failure. The number is not among them: the
@@ -431,7 +398,7 @@ fn bind_attempts<'q>(
     chunk: &[&'q Settlement],
 ) -> Query<'q, Postgres, PgArguments> {
     let column = |of: fn(&Settlement) -> i64| chunk.iter().map(|one| of(one)).collect::<Vec<i64>>();
-    let text = |of: fn(&Settlement) -> Option<String>| chunk.iter().map(|one| of(one)).collect::<Vec<_>>();
+    let text = |of: fn(&Settlement) -> Option<String>| some(chunk.iter().map(|one| of(one)));
     let versions: Vec<Option<i64>> =
         chunk.iter().map(|one| one.attempt.version.map(|version| version.0)).collect();
     let taints: Vec<i32> = chunk.iter().map(|one| one.attempt.taint.0 as i32).collect();

@@ -14,14 +14,15 @@ use sqlx::postgres::PgRow;
 
 use super::count;
 use super::row::{self, get, stored_text};
-use super::session::{Session, chunks};
-use super::{group, once};
+use super::session::{Session, chunks, some};
+use super::{group, once, segment};
 use crate::admit::{
     Keys, Known, People, Stood, decide, ends, place_ms, read_body, stored_due_ms, stored_type, stores,
 };
 use crate::count::{AgentChange, Change, Changes};
 use crate::format::{decode_ids, encode_budget, encode_ids, stored_priority};
 use crate::once::of_submits;
+use crate::segment::task::cut;
 use crate::trouble::undecodable;
 
 /// Live tasks of these tenants, whose counts nobody else changes until the commit, and how far the database's clock is
@@ -181,18 +182,28 @@ async fn people(session: &mut Session, submits: &[(&Submit, i64)]) -> Result<Peo
     Ok(people)
 }
 
-/// Writes the rows of tasks, without counting them. `shift_ms` moves due times to the database's clock.
+/// Writes tasks, without counting them. `shift_ms` moves due times to the database's clock.
 pub(crate) async fn insert(
     session: &mut Session,
     tasks: &[(TenantId, &NewTask)],
     shift_ms: i64,
 ) -> Result<(), StoreError> {
+    let (rows, segments) = cut(tasks, session.segment_min);
+    if segment::insert(session, &segments, shift_ms).await? && insert_rows(session, &rows, shift_ms).await? {
+        return Ok(());
+    }
+    Err(StoreError::new(StoreErrorKind::Refused, "a task's kind is not its tenant's"))
+}
+
+async fn insert_rows(
+    session: &mut Session,
+    tasks: &[(TenantId, &NewTask)],
+    shift_ms: i64,
+) -> Result<bool, StoreError> {
     for chunk in chunks(tasks, |(_, task)| task.input.bytes.len()) {
         let ids = |of: fn(&NewTask) -> i64| chunk.iter().map(|(_, task)| of(task)).collect::<Vec<i64>>();
-        let perhaps =
-            |of: fn(&NewTask) -> Option<i64>| chunk.iter().map(|(_, task)| of(task)).collect::<Vec<_>>();
-        let texts =
-            |of: fn(&NewTask) -> Option<String>| chunk.iter().map(|(_, task)| of(task)).collect::<Vec<_>>();
+        let perhaps = |of: fn(&NewTask) -> Option<i64>| some(chunk.iter().map(|(_, task)| of(task)));
+        let texts = |of: fn(&NewTask) -> Option<String>| some(chunk.iter().map(|(_, task)| of(task)));
         let tenants: Vec<i64> = chunk.iter().map(|(tenant, _)| tenant.0).collect();
         let places = chunk.iter().map(|(_, task)| place_ms(task).saturating_add(shift_ms));
         let priorities =
@@ -211,18 +222,20 @@ pub(crate) async fn insert(
         let query = query.bind(texts(|task| task.trace.as_deref().map(stored_text)));
         let query = query.bind(texts(|task| stored_type(&task.input).map(stored_text))).bind(inputs);
         let query = query.bind(perhaps(|task| Some(task.agent?.0))).bind(perhaps(|task| Some(task.user?.0)));
-        let query = query.bind(priorities.collect::<Vec<_>>()).bind(due.collect::<Vec<_>>());
-        let query = query.bind(start_by).bind(end_by).bind(perhaps(|task| Some(task.group?.0)));
+        let query = query.bind(some(priorities)).bind(some(due));
+        let query = query
+            .bind(some(start_by.into_iter()))
+            .bind(some(end_by.into_iter()))
+            .bind(perhaps(|task| Some(task.group?.0)));
         let query = query.bind(texts(|task| task.slot_key.as_deref().map(stored_text)));
         let owners: BTreeSet<_> = chunk.iter().map(|(tenant, task)| (tenant.0, task.kind.0)).collect();
         let (owner, owned): (Vec<i64>, Vec<i64>) = owners.into_iter().unzip();
         let query = query.bind(owner).bind(owned);
         if session.run(query).await? != chunk.len() as u64 {
-            let message = "a task's kind is not its tenant's";
-            return Err(StoreError::new(StoreErrorKind::Refused, message));
+            return Ok(false);
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 fn depth(task: &NewTask) -> i32 {

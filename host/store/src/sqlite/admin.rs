@@ -16,7 +16,9 @@ use super::SqliteStore;
 use super::error::{CORRUPT, store_error};
 use super::migrate::newest;
 use super::open::{Lock, OpenError};
-use crate::admin::{AdminError, Finding, HolderStatus, Numbers, RULES, Status, TenantStatus, require_schema};
+use crate::admin::{
+    AdminError, Finding, HolderStatus, Numbers, RECOUNT, RULES, Status, TenantStatus, recount, require_schema,
+};
 
 /// The file of tasks.
 const TASKS: &str = "keiko.db";
@@ -95,6 +97,7 @@ pub async fn check(data_dir: &Path) -> Result<Vec<Finding>, AdminError> {
     beside.close().await?;
     let attach = sqlx::query("ATTACH ?1 AS components").bind(components.to_string_lossy().into_owned());
     attach.execute(&mut connection).await?;
+    look(&mut connection, &[(RECOUNT, recount!("task"))], &mut findings).await?;
     look(&mut connection, RULES, &mut findings).await?;
     connection.close().await?;
     Ok(findings)

@@ -300,6 +300,7 @@ fn decode_row(row: &SqliteRow) -> Option<Taken> {
         tree: None,
         slot_key: row.try_get(23).ok()?,
         has_slot: false,
+        segment: None,
     };
     let input_bytes = input_bytes.map(|bytes| u64::try_from(bytes).ok());
     let input_bytes = if input_bytes == Some(None) { return None } else { input_bytes.flatten() };

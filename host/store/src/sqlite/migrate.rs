@@ -33,6 +33,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("finished_root", include_str!("../../../../migrations/sqlite/0022_finished_root.sql")),
     ("batch_segments", include_str!("../../../../migrations/sqlite/0023_batch_segments.sql")),
     ("components_kept", include_str!("../../../../migrations/sqlite/0024_components_kept.sql")),
+    ("task_segments", include_str!("../../../../migrations/sqlite/0025_task_segments.sql")),
 ];
 
 /// Why a database cannot be brought to this schema.

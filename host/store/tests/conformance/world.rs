@@ -22,6 +22,7 @@ use keiko_core::task::{
     TaskFilter, TaskState, TaskSummary, TaskView, Transition,
 };
 use keiko_store::memory::{MemoryStore, Mutation};
+use keiko_store::postgres::{PostgresOptions, PostgresStore};
 use keiko_store::sqlite::{SqliteOptions, SqliteStore};
 
 #[allow(dead_code, reason = "the tests of what only PostgreSQL promises use more of it")]
@@ -72,6 +73,13 @@ pub async fn sqlite() -> World {
 pub async fn postgres() -> World {
     let database = Database::new().await;
     world(Arc::new(database.open().await), Box::new(database)).await
+}
+
+/// PostgreSQL, where every task that may is in a segment, alone or not.
+pub async fn segments() -> World {
+    let database = Database::new().await;
+    let options = PostgresOptions { segment_min: 1, ..database.options() };
+    world(Arc::new(PostgresStore::open(options).await.unwrap()), Box::new(database)).await
 }
 
 pub async fn memory() -> World {
@@ -272,6 +280,7 @@ pub fn settlement(task: &LeasedTask, transition: Transition) -> Settlement {
         log: bytes::Bytes::new(),
         charge: None,
         group: task.group,
+        segment: task.segment,
     }
 }
 

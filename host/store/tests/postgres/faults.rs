@@ -211,7 +211,11 @@ async fn check_stopped(stop: u8, more: u32) {
     let (stopped, fault, _folder) = open_through_a_proxy(&database, &url).await;
     let alive = open_by_its_own_clock(&database).await;
     let ada = customer(&alive, "ada").await;
-    submit_plain(&alive, &ada, 1 + more).await;
+    // Rows, each with its own input.
+    let mut left = 1 + more;
+    while left > 0 {
+        left -= submit_plain(&alive, &ada, left.min(10)).await.len() as u32;
+    }
     database.execute("UPDATE task SET input = convert_to(repeat('x', 8192), 'UTF8')").await;
     let lost = stopped.open_holder(NOW, LEASE).await.unwrap();
     let lease = |room| LeaseRequest { lease_ms: LEASE, ..request(lost, room) };

@@ -1,0 +1,1 @@
+-- Nothing here: a row costs one host with a file of its own little.
