@@ -9,6 +9,7 @@ use keiko_core::priority::AGEING_MS;
 use keiko_core::share::{Claim, shares};
 use keiko_core::task::{LeasedTask, Lineage, Payload};
 use keiko_core::time_out::Ends;
+use serde::Deserialize;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
@@ -53,7 +54,8 @@ pub(crate) const READY_TENANTS: &str = "
         UNION ALL SELECT tenant, run_at_ms FROM before WHERE run_at_ms <= ?2) AS walk
     WHERE NOT EXISTS (SELECT 1 FROM pause WHERE pause.tenant = walk.tenant AND pause.kind = 0) LIMIT ?3";
 
-/// Leases up to `?3` due tasks of each tenant in `?1` for the holder `?4`, and says which are of a paused kind.
+/// Leases up to `?3` due tasks of each tenant in `?1` for the holder `?4`. Each value of a row is allocated on its way here, so
+/// what most tasks do not have comes as one, [`More`].
 pub(crate) const LEASE_TASKS: &str = "
     UPDATE task SET state = 1, token = token + 1, holder = ?4
     WHERE id IN (
@@ -61,11 +63,15 @@ pub(crate) const LEASE_TASKS: &str = "
             SELECT id FROM task INDEXED BY task_ready
             WHERE tenant = tenants.value AND state = 0 AND run_at_ms <= ?2
             ORDER BY run_at_ms, id LIMIT ?3))
-    RETURNING id, tenant, kind, token, attempts, deadlines, crashes, created_ms, run_at_ms, root, parent, depth,
-        budget, trace, input_type, input_bytes, input, agent, app_user, start_by_ms, end_by_ms,
-        task_group,
-        EXISTS (SELECT 1 FROM pause WHERE pause.tenant = task.tenant AND pause.kind = task.kind AND NOT ending),
-        slot_key, priority";
+    RETURNING id, tenant, kind, token, created_ms, run_at_ms, input,
+        CASE WHEN attempts <> 0 OR deadlines <> 0 OR crashes <> 0 OR depth <> 0 OR root <> id
+                OR coalesce(parent, agent, app_user, task_group, start_by_ms, end_by_ms, input_bytes, priority) IS NOT NULL
+                OR coalesce(budget, trace, input_type, slot_key) IS NOT NULL
+                OR EXISTS (SELECT 1 FROM pause WHERE pause.tenant = task.tenant AND pause.kind = task.kind AND NOT ending)
+            THEN json_array(attempts, deadlines, crashes, root, parent, depth, budget, trace, input_type, input_bytes, agent,
+                app_user, start_by_ms, end_by_ms, task_group, slot_key, priority,
+                EXISTS (SELECT 1 FROM pause WHERE pause.tenant = task.tenant AND pause.kind = task.kind AND NOT ending))
+            END";
 
 /// Due tasks of each tenant in `?1`, in that order, counted up to `?3`.
 pub(crate) const COUNT_DUE: &str = "
@@ -117,17 +123,15 @@ pub(crate) async fn lease(session: &mut Session, request: &LeaseRequest) -> Resu
     let first_shares = shares(&claims, request.room, request.after);
     let mut rows = Vec::new();
     take(session, request, claims, &mut rows).await?;
-    let parked = paused(&rows)?;
-    park(session, &parked).await?;
-    rows.retain(|row| !is_paused(row));
-    let (mut taken, mut undecodable) = decode(&rows);
+    let Decoded { mut taken, paused, mut undecodable } = Decoded::of(&rows);
+    park(session, &paused).await?;
     take_turns(&mut taken, &first_shares, |taken| (taken.task.tenant, taken.task.place_ms, taken.task.id));
     let moved = slot::take(session, request, slots, &mut taken, |taken| &mut taken.task).await?;
     let fitted = load_inputs(session, &mut taken, &mut undecodable).await?;
     fail_undecodable(session, &undecodable, request.now_ms).await?;
     let trees = trees(session, roots(taken.iter().map(|taken| &taken.task))).await?;
     taken.iter_mut().for_each(|taken| taken.task.tree = trees.get(&taken.task.lineage.root).copied());
-    let next_run_at_ms = match (fitted && parked.is_empty() && !moved, taken.len() < request.room) {
+    let next_run_at_ms = match (fitted && paused.is_empty() && !moved, taken.len() < request.room) {
         // What did not fit is due, for the next lease, and so may be what stands behind paused ones.
         (false, _) => Some(request.now_ms),
         (true, true) => next_run_at(session, request.now_ms).await?,
@@ -234,77 +238,106 @@ fn by_share(shares: &HashMap<TenantId, usize>) -> BTreeMap<i64, Vec<i64>> {
     tenants
 }
 
-/// Those of the rows whose kind is paused.
-fn paused(rows: &[SqliteRow]) -> Result<Vec<TaskId>, StoreError> {
-    let paused = rows.iter().filter(|row| is_paused(row));
-    paused.map(|row| row.try_get(0).map(TaskId)).collect::<Result<_, _>>().map_err(store_error)
-}
-
-fn is_paused(row: &SqliteRow) -> bool {
-    row.try_get(22).unwrap_or(false)
-}
-
 struct Taken {
     task: LeasedTask,
     /// Size of the input that is still to be loaded.
     input_bytes: Option<u64>,
 }
 
-/// The tasks, and the ids of those that cannot be read: one bad row must not stop the queue.
-fn decode(rows: &[SqliteRow]) -> (Vec<Taken>, Vec<TaskId>) {
-    let mut taken = Vec::with_capacity(rows.len());
-    let mut undecodable = Vec::new();
-    for row in rows {
-        match (decode_row(row), row.try_get(0)) {
-            (Some(task), _) => taken.push(task),
-            (None, Ok(id)) => undecodable.push(TaskId(id)),
-            (None, Err(_)) => {}
-        }
-    }
-    (taken, undecodable)
+/// What a lease took.
+#[derive(Default)]
+struct Decoded {
+    taken: Vec<Taken>,
+    /// Tasks of paused kinds.
+    paused: Vec<TaskId>,
+    /// Those that cannot be read: one bad row must not stop the queue.
+    undecodable: Vec<TaskId>,
 }
 
-fn decode_row(row: &SqliteRow) -> Option<Taken> {
-    let budget: Option<&str> = row.try_get(12).ok()?;
-    let input_bytes: Option<i64> = row.try_get(15).ok()?;
-    let input: Option<&[u8]> = row.try_get(16).ok()?;
-    if input.is_none() == input_bytes.is_none() {
+impl Decoded {
+    fn of(rows: &[SqliteRow]) -> Decoded {
+        let mut decoded = Decoded::default();
+        for row in rows {
+            let Ok(id) = row.try_get(0).map(TaskId) else { continue };
+            match More::of(row) {
+                Some(more) if more.is_paused != 0 => decoded.paused.push(id),
+                more => match more.and_then(|more| decode_row(row, id, more)) {
+                    Some(task) => decoded.taken.push(task),
+                    None => decoded.undecodable.push(id),
+                },
+            }
+        }
+        decoded
+    }
+}
+
+/// What most tasks do not have: an array of [`LEASE_TASKS`], in this order. NULL when a task has nothing of it.
+#[derive(Default, Deserialize)]
+struct More {
+    attempts: u32,
+    deadlines: u32,
+    crashes: u32,
+    root: Option<i64>,
+    parent: Option<i64>,
+    depth: u32,
+    budget: Option<String>,
+    trace: Option<String>,
+    input_type: Option<String>,
+    input_bytes: Option<u64>,
+    agent: Option<i64>,
+    user: Option<i64>,
+    start_by_ms: Option<i64>,
+    end_by_ms: Option<i64>,
+    group: Option<i64>,
+    slot_key: Option<String>,
+    priority: Option<i64>,
+    is_paused: u8,
+}
+
+impl More {
+    fn of(row: &SqliteRow) -> Option<More> {
+        let more: Option<&str> = row.try_get(7).ok()?;
+        more.map_or_else(|| Some(More::default()), |more| serde_json::from_str(more).ok())
+    }
+}
+
+fn decode_row(row: &SqliteRow, id: TaskId, more: More) -> Option<Taken> {
+    let input: Option<&[u8]> = row.try_get(6).ok()?;
+    if input.is_none() == more.input_bytes.is_none() {
         return None;
     }
     let task = LeasedTask {
-        id: TaskId(row.try_get(0).ok()?),
+        id,
         tenant: TenantId(row.try_get(1).ok()?),
         kind: KindId(row.try_get(2).ok()?),
         token: Token(row.try_get(3).ok()?),
-        attempts: row.try_get(4).ok()?,
-        deadlines: row.try_get(5).ok()?,
-        crashes: row.try_get(6).ok()?,
-        created_ms: row.try_get(7).ok()?,
-        place_ms: row.try_get(8).ok()?,
-        priority: read_priority(row.try_get(24).ok()?).ok()?,
+        attempts: more.attempts,
+        deadlines: more.deadlines,
+        crashes: more.crashes,
+        created_ms: row.try_get(4).ok()?,
+        place_ms: row.try_get(5).ok()?,
+        priority: read_priority(more.priority).ok()?,
         input: Payload {
-            content_type: read_type(row.try_get(14).ok()?),
+            content_type: read_type(more.input_type),
             bytes: Bytes::copy_from_slice(input.unwrap_or_default()),
         },
-        budget: decode_budget(budget).ok()?,
+        budget: decode_budget(more.budget.as_deref()).ok()?,
         lineage: Lineage {
-            root: TaskId(row.try_get(9).ok()?),
-            parent: row.try_get::<Option<i64>, _>(10).ok()?.map(TaskId),
-            depth: row.try_get(11).ok()?,
+            root: more.root.map_or(id, TaskId),
+            parent: more.parent.map(TaskId),
+            depth: more.depth,
         },
-        agent: row.try_get::<Option<i64>, _>(17).ok()?.map(AgentId),
-        user: row.try_get::<Option<i64>, _>(18).ok()?.map(UserId),
-        trace: row.try_get(13).ok()?,
-        ends: Ends { start_by_ms: row.try_get(19).ok()?, end_by_ms: row.try_get(20).ok()? },
-        group: row.try_get::<Option<i64>, _>(21).ok()?.map(GroupId),
+        agent: more.agent.map(AgentId),
+        user: more.user.map(UserId),
+        trace: more.trace,
+        ends: Ends { start_by_ms: more.start_by_ms, end_by_ms: more.end_by_ms },
+        group: more.group.map(GroupId),
         tree: None,
-        slot_key: row.try_get(23).ok()?,
+        slot_key: more.slot_key,
         has_slot: false,
         segment: None,
     };
-    let input_bytes = input_bytes.map(|bytes| u64::try_from(bytes).ok());
-    let input_bytes = if input_bytes == Some(None) { return None } else { input_bytes.flatten() };
-    Some(Taken { task, input_bytes })
+    Some(Taken { task, input_bytes: more.input_bytes })
 }
 
 /// Loads the inputs that are kept beside the rows, as many as fit, and gives the tasks of the others back.

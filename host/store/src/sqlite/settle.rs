@@ -19,10 +19,11 @@ use super::error::store_error;
 use super::session::{Binds, RowStatement, Session, json};
 use super::{batch, child, tree};
 use crate::admit::stored_type;
-use crate::format::encode_end;
+use crate::format::{Undecodable, encode_end};
 use crate::gather::{WaitingChanges, of_tasks};
 use crate::stored::{Stored, count, statuses, stored_number};
 use crate::tree::charges;
+use crate::trouble::undecodable;
 
 /// Columns of every settlement: the fence and the attempt. See [`bind_attempt`].
 const ATTEMPT_COLUMNS: usize = 12;
@@ -44,7 +45,8 @@ static END: LazyLock<RowStatement> = LazyLock::new(|| {
             iif(s.state = 2, NULL, t.slot_key)
          FROM s CROSS JOIN task AS t NOT INDEXED
             ON t.id = s.id AND t.tenant = s.tenant AND t.token = s.token AND t.holder = s.holder AND t.state = 1
-         RETURNING id, earlier + attempts, agent, task_group",
+         RETURNING id, iif(earlier + attempts = 1 AND agent IS NULL AND task_group IS NULL, NULL,
+            json_array(earlier + attempts, agent, task_group))",
         ATTEMPT_COLUMNS + 7,
     )
 });
@@ -59,7 +61,7 @@ static KEEP_ATTEMPT: LazyLock<RowStatement> = LazyLock::new(|| {
             s.memory_bytes_peak, s.host_calls, s.elapsed_us, s.taint, s.effects, s.code, s.message, s.detail
          FROM s CROSS JOIN task AS t NOT INDEXED
             ON t.id = s.id AND t.tenant = s.tenant AND t.token = s.token AND t.holder = s.holder AND t.state = 1
-         RETURNING task, number, NULL, NULL",
+         RETURNING task, json_array(number, NULL, NULL)",
         ATTEMPT_COLUMNS + 3,
     )
 });
@@ -159,10 +161,16 @@ struct Written(HashMap<TaskId, (u32, Option<AgentId>, Option<GroupId>)>);
 impl Written {
     fn read(rows: &[SqliteRow]) -> Result<Written, StoreError> {
         let read = |row: &SqliteRow| {
-            let (agent, group): (Option<i64>, Option<i64>) = (row.try_get(2)?, row.try_get(3)?);
-            Ok((TaskId(row.try_get(0)?), (row.try_get(1)?, agent.map(AgentId), group.map(GroupId))))
+            let id = TaskId(row.try_get(0).map_err(store_error)?);
+            let more: Option<&str> = row.try_get(1).map_err(store_error)?;
+            // NULL is the first attempt of a task of nobody, as most are.
+            let more: (u32, Option<i64>, Option<i64>) = match more {
+                None => (1, None, None),
+                Some(more) => serde_json::from_str(more).map_err(|_| undecodable(Undecodable("attempt")))?,
+            };
+            Ok((id, (more.0, more.1.map(AgentId), more.2.map(GroupId))))
         };
-        rows.iter().map(read).collect::<Result<_, _>>().map(Written).map_err(store_error)
+        rows.iter().map(read).collect::<Result<_, _>>().map(Written)
     }
 
     fn stored<'a>(&self, one: &'a Settlement) -> Option<Stored<'a>> {
