@@ -58,6 +58,25 @@ fn a_task_joins_its_siblings_with_their_outcomes() {
 }
 
 #[test]
+fn the_input_of_a_task_that_joins_others_has_their_outcomes_as_they_are() {
+    let running = Running::with_guests(&["family"]);
+    let post = |path: &str| {
+        let child = json!({"plugin": "family", "kind": "child"});
+        running.client.post_json(path, &child, None).unwrap().expect(&[200]).unwrap()
+    };
+    post("/v1/pause");
+    let parent = running.client.run("family", "many", json!({"n": 7, "count": 2}), json!(null)).unwrap();
+    let sum = parent["result"]["sum"].as_str().unwrap();
+    let answer = running.client.get(&format!("/v1/tasks/{sum}/input")).unwrap();
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    let input = answer.expect(&[200]).unwrap();
+    let states: Vec<&Value> = input["tasks"].as_array().unwrap().iter().map(|task| &task["state"]).collect();
+    assert!(states == ["pending", "pending"] && input.get("context").is_some(), "{input}");
+    post("/v1/resume");
+    assert_eq!(running.client.ended(sum).unwrap()["state"], "completed");
+}
+
+#[test]
 fn a_parent_that_fails_leaves_no_child() {
     let running = Running::with_guests(&["family"]);
     let parent =

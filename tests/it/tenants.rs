@@ -19,7 +19,6 @@ fn every_object_of_another_tenant_is_not_found() {
     };
     let agent = made("/v1/agents", json!({"name": "Ada", "kind": "writer"}));
     let user = made("/v1/users", json!({"name": "Ann"}));
-
     let get = |path: &str| other.get(path).unwrap();
     let post_json = |path: &str, body: Value| other.post_json(path, &body, None).unwrap();
     let submit = |field: &str, id: &str| {
@@ -30,6 +29,7 @@ fn every_object_of_another_tenant_is_not_found() {
     for answer in [
         get(&format!("/v1/tasks/{id}")),
         get(&format!("/v1/tasks/{id}?wait=1")),
+        get(&format!("/v1/tasks/{id}/input")),
         get(&format!("/v1/tasks/{id}/result")),
         get(&format!("/v1/tasks/{id}/logs")),
         post(&format!("/v1/tasks/{id}/cancel")),

@@ -173,6 +173,8 @@ pub const BAD_LEAVES_MAX: u32 = 20;
 pub const BULK_TASKS_MAX: usize = 10_000;
 /// Tasks that a host has leased and not started.
 pub const LOCAL_QUEUE_MAX: usize = 1_000;
+/// Bytes of the inputs of those tasks, from which on a host leases only of tenants of whom none waits: as much as one lease loads.
+pub const LOCAL_QUEUE_BYTES_MAX: usize = 64 * MIB as usize;
 /// Attempts that run on one worker thread at once.
 pub const RUNNING_PER_WORKER_MAX: usize = 16;
 /// Calls that block a thread and that attempts of one worker thread have under way at once, unless the host says otherwise.

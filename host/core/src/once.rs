@@ -2,7 +2,11 @@
 //! the one before.
 //!
 //! A key belongs to a tenant and a kind. It stands for the task that was submitted under it last; whether that has ended is
-//! looked up and not noted, so that the end of a task costs nothing more. A retry by hand asks for nothing.
+//! looked up and not noted, so that the end of a task costs nothing more.
+//!
+//! A task that is to be the only one keeps its key for a retry by hand, which asks for the same again: while another one is
+//! live it is refused, and otherwise the key stands for the task that is tried again. The other rules are about submits, and
+//! a retry by hand asks for nothing of them.
 
 use crate::effect::check_key;
 use crate::limit::{DELAY_MS_MAX, LimitFact};
@@ -54,6 +58,11 @@ impl Once {
         wrong.map_or(Ok(()), |(name, ms)| {
             Err(OnceError::Time(LimitFact::of_host(name, DELAY_MS_MAX, Some(ms))))
         })
+    }
+
+    /// The key, when it is asked to be the only one: what a retry by hand looks at.
+    pub fn unique_key(&self) -> Option<&str> {
+        matches!(self.rule, OnceRule::Unique { .. }).then_some(self.key.as_str())
     }
 
     /// The numbers that tell this rule from every other, for a hash.

@@ -157,7 +157,7 @@ pub struct Key {
 pub struct Submit {
     /// Whose tasks.
     pub tenant: TenantId,
-    /// One or more, with consecutive ids.
+    /// One or more, with consecutive ids; none asks what the key stands for.
     pub tasks: Vec<NewTask>,
     /// Finds an earlier submit of the same body.
     pub key: Option<Key>,
@@ -374,6 +374,8 @@ pub enum RetryAnswer {
     Retried,
     /// Only failed and cancelled tasks can be retried; it is in this state.
     NotRetryable(TaskState),
+    /// It is to be the only one of its kind and key, for which this live task stands: see [`crate::once`].
+    Taken(TaskId),
     /// The tenant has as many live tasks as it may.
     QueueFull {
         /// Live tasks of the tenant.
@@ -390,6 +392,8 @@ pub enum DropAnswer {
     Dropped,
     /// Only ended tasks are dropped; it is in this state.
     Live(TaskState),
+    /// Tasks of a group are dropped when all of them have ended; it is in this one, which is open.
+    OpenGroup(GroupId),
     /// The tenant has no such task.
     NotFound,
 }
@@ -455,6 +459,13 @@ pub struct TaskView {
     pub attempts: Vec<AttemptView>,
     /// The tree below it, when it is a root whose tree has not been forgotten.
     pub tree: Option<Tree>,
+    /// The group it belongs to.
+    pub group: Option<GroupId>,
+    /// The key of its kind under which few run at once; not kept when it has completed.
+    pub slot_key: Option<String>,
+    /// What it asks of the policy; not kept when it has completed. Nothing where what is stored cannot be read: that ends the
+    /// task, which is still to be seen.
+    pub budget: BudgetRequest,
 }
 
 /// From a time to another, both included, in milliseconds since 1970; what is `None` has no bound.

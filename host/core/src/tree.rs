@@ -35,13 +35,28 @@ impl Spending {
 pub enum Branch {
     /// All below the roots with numbers from the first to the last.
     Roots(TaskId, TaskId),
-    /// All below a task of the tree with this root, as far as the ended tasks between are still kept.
+    /// All below the tasks with numbers from the first to the last of the tree with this root, as far as the ended tasks
+    /// between are still kept.
     Under {
         /// The root.
         root: TaskId,
-        /// The task, which is below the root.
-        task: TaskId,
+        /// The first of the tasks, which are below the root.
+        first: TaskId,
+        /// The last of them: one task, or a group of children.
+        last: TaskId,
     },
+}
+
+impl Branch {
+    /// All below the tasks with numbers from the first to the last, which are roots, or children of one task of the tree with
+    /// this root.
+    pub fn below(root: TaskId, first: TaskId, last: TaskId) -> Branch {
+        if (first..=last).contains(&root) {
+            Branch::Roots(first, last)
+        } else {
+            Branch::Under { root, first, last }
+        }
+    }
 }
 
 /// What a cancel of a branch did.

@@ -28,8 +28,7 @@ impl Handle {
             cancelled => cancelled?,
         };
         let root = task.view.summary.lineage.root;
-        let branch = if root == id { Branch::Roots(id, id) } else { Branch::Under { root, task: id } };
-        let below = cut(&self.shared, tenant, branch).await?;
+        let below = cut(&self.shared, tenant, Branch::below(root, id, id)).await?;
         Ok((task, below))
     }
 }
@@ -38,15 +37,12 @@ impl Handle {
 pub(crate) async fn cut(shared: &Shared, tenant: TenantId, branch: Branch) -> Result<u64, StoreError> {
     let (began, mut count) = (Instant::now(), 0);
     loop {
-        let now_ms = shared.clock.now_ms();
-        let Cut { ended, left } = shared.tasks.cancel_branch(tenant, branch, now_ms, CANCEL_COUNT).await?;
-        let none = ended.is_empty();
-        count += ended.len() as u64;
-        shared.cancelled(tenant, ended);
+        let (ended, left) = cut_some(shared, tenant, branch).await?;
+        count += ended;
         if !left {
             return Ok(count);
         }
-        if none {
+        if ended == 0 {
             if began.elapsed() > LOOK_AGAIN.1 {
                 let message = "tasks of this tree are being ended elsewhere; ask again";
                 return Err(StoreError::new(StoreErrorKind::Busy, message));
@@ -54,4 +50,17 @@ pub(crate) async fn cut(shared: &Shared, tenant: TenantId, branch: Branch) -> Re
             tokio::time::sleep(LOOK_AGAIN.0).await;
         }
     }
+}
+
+/// The same for as many as one transaction ends; how many those were, and whether some are left.
+pub(crate) async fn cut_some(
+    shared: &Shared,
+    tenant: TenantId,
+    branch: Branch,
+) -> Result<(u64, bool), StoreError> {
+    let now_ms = shared.clock.now_ms();
+    let Cut { ended, left } = shared.tasks.cancel_branch(tenant, branch, now_ms, CANCEL_COUNT).await?;
+    let count = ended.len() as u64;
+    shared.cancelled(tenant, ended);
+    Ok((count, left))
 }

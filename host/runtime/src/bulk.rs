@@ -19,7 +19,8 @@ const AT_ONCE: usize = 100;
 pub struct Bulk {
     /// Tasks that the filter named.
     pub matched: u64,
-    /// Those of them that were changed; the others had ended or started in between.
+    /// Those of them that were changed; the others had ended or started in between, are to be the only one of a key for
+    /// which another one is live, or were to be dropped out of a group that is open.
     pub changed: u64,
     /// Where the next page begins; `None` when this was the last.
     pub next: Option<TaskId>,
@@ -80,30 +81,45 @@ impl Handle {
         let queue_max = entry.policy.queue_max.saturating_sub(self.shared.gauge.promised(tenant));
         let mut bulk = Bulk { matched: page.len() as u64, changed: 0, next };
         let (now_ms, mut before) = (self.shared.clock.now_ms(), filter.before);
-        'page: for part in page.chunks(AT_ONCE) {
+        for part in page.chunks(AT_ONCE) {
             let retry = |task: &TaskSummary| {
                 self.shared.tasks.retry(tenant, task.id, Amendment::default(), queue_max, now_ms)
             };
-            let retries = part.iter().map(retry);
-            for (task, answer) in part.iter().zip(join_all(retries).await) {
-                match answer? {
-                    RetryAnswer::Retried => bulk.changed += 1,
-                    RetryAnswer::QueueFull { live } if bulk.changed == 0 => {
-                        return Err(queue_full(entry, live + 1));
-                    }
-                    RetryAnswer::QueueFull { .. } => {
-                        bulk.next = before;
-                        break 'page;
-                    }
-                    RetryAnswer::NotRetryable(_) | RetryAnswer::NotFound => {}
+            let answers = join_all(part.iter().map(retry)).await;
+            // All of them were asked for, whatever the first that did not go was answered.
+            let (mut changed, mut full, mut failed) = (0, None, None);
+            for (task, answer) in part.iter().zip(answers) {
+                match answer {
+                    Ok(RetryAnswer::Retried) => changed += 1,
+                    Ok(RetryAnswer::QueueFull { live }) => full = full.or(Some((before, live))),
+                    Ok(RetryAnswer::NotRetryable(_) | RetryAnswer::Taken(_) | RetryAnswer::NotFound) => {}
+                    Err(error) => failed = Some(error),
                 }
                 before = Some(task.id);
             }
+            bulk.changed += changed;
+            self.retried(tenant, changed);
+            if let Some(error) = failed {
+                return Err(error.into());
+            }
+            if let Some((next, live)) = full {
+                if bulk.changed == 0 {
+                    return Err(queue_full(entry, live + 1));
+                }
+                bulk.next = next;
+                break;
+            }
         }
-        self.shared.gauge.change(tenant, bulk.changed as i64);
-        self.shared.time_outs.look();
-        self.shared.ready();
         Ok(bulk)
+    }
+
+    /// So many tasks are pending again.
+    pub(crate) fn retried(&self, tenant: TenantId, count: u64) {
+        if count > 0 {
+            self.shared.gauge.change(tenant, count as i64);
+            self.shared.time_outs.look();
+            self.shared.ready();
+        }
     }
 
     /// Forgets up to `limit` ended tasks that the filter names, newest first, with everything that is kept of them.

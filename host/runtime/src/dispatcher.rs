@@ -1,18 +1,23 @@
 //! Leases tasks for the room this host has, fairly across tenants. When there are none it sleeps, and leaves a lease with
 //! the store that goes with the next submit.
+//!
+//! How many are leased ahead: of each tenant as many as run of it in some rounds; beside other hosts no more than are likely to
+//! begin soon ([`crate::ahead`]); of all tenants what the local queue holds, by count and by the bytes of inputs. While those bytes
+//! are there only tenants of whom nothing waits get more, one task each: another's large inputs do not hold them up.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::pending;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use keiko_core::crash::runs_alone;
-use keiko_core::port::{Lease, LeaseRequest, StoreError};
+use keiko_core::port::{Lease, LeaseRequest, Signal, StoreError};
 use keiko_core::slot::Concurrencies;
 use keiko_core::{KindName, PluginName, TenantId};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::ahead::Low;
 use crate::pauses;
 use crate::queue::Lanes;
 use crate::shared::{Counters, Job, Leased, Shared, TenantEntry};
@@ -30,6 +35,7 @@ pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
     let mut backoff = BACKOFF.0;
     let mut expects = false;
     let mut next = None;
+    let mut leaves = false;
     while !stop.is_cancelled() {
         let wake = shared.wake.notified();
         let (tenure, outcome) = match next.take() {
@@ -37,12 +43,13 @@ pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
             None => lease(&shared, after, expects).await,
         };
         let rest = match outcome {
-            Ok((lease, all)) => {
+            Ok((lease, left)) => {
                 backoff = BACKOFF.0;
                 after = lease.after.or(after);
                 let (got, next_run_at_ms) = (lease.tasks.len(), lease.next_run_at_ms);
                 take(&shared, tenure, lease).await;
-                Rest::after(&shared, got, all, next_run_at_ms)
+                leaves = left.tell(&shared, leaves);
+                Rest::after(&shared, got, left, next_run_at_ms)
             }
             Err(error) => {
                 tracing::warn!(error = %error, "no tasks could be leased");
@@ -50,12 +57,12 @@ pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
                 // Kept, it would look like work.
                 drop(tenure);
                 backoff = (backoff * 2).min(BACKOFF.1);
-                Rest { time: backoff, mark: None, idle: false }
+                Rest { time: backoff, low: None, idle: false }
             }
         };
         let low = async {
-            match rest.mark {
-                Some(mark) => shared.queue.low(mark, &capped(&shared)).await,
+            match &rest.low {
+                Some(low) => shared.queue.low(low).await,
                 None => pending().await,
             }
         };
@@ -94,48 +101,76 @@ pub(crate) async fn dispatch(shared: Arc<Shared>, stop: CancellationToken) {
 /// How long to wait for news until the next lease.
 struct Rest {
     time: Duration,
-    /// Or until so many tasks wait here.
-    mark: Option<usize>,
+    /// Or until there is room again.
+    low: Option<Low>,
     /// Whether nothing more is due now.
     idle: bool,
 }
 
 impl Rest {
     /// After a lease that got so many tasks. Unless they are all that was due, look again as soon as half of them is gone,
-    /// or half of what waits here already, which may be all that its tenant may have.
-    fn after(shared: &Shared, got: usize, all: bool, next_run_at_ms: Option<i64>) -> Rest {
+    /// or half of what waits here already; and as soon as a tenant who could have no more has room.
+    fn after(shared: &Shared, got: usize, left: Left, next_run_at_ms: Option<i64>) -> Rest {
+        let Left { all, short, capped } = left;
         let waits = if got > 0 { got } else { shared.queue.look(Lanes::waiting) };
         let due = next_run_at_ms.filter(|_| got == 0 || all);
         let due = due.map(|at| at.saturating_sub(shared.clock.now_ms()).max(1) as u64);
         let poll = shared.options.poll;
+        let mark = (!all && (waits > 0 || short)).then_some(waits / 2);
+        let beside = shared.pulse.has_others();
         Rest {
             time: due.map_or(poll, |ms| Duration::from_millis(ms).min(poll)),
-            mark: (waits > 0 && !all).then_some(waits / 2),
+            low: (mark.is_some() || !capped.is_empty()).then_some(Low { mark, capped, beside }),
             idle: all,
         }
     }
 }
 
-/// How many more tasks of a tenant may be leased, of whom this host holds so many.
-fn cap(shared: &Shared, tenant: TenantId, held: usize) -> usize {
-    let policy_max = shared.tenant(tenant).map_or(1, |entry| entry.policy.running_max);
-    (policy_max.min(shared.options.running_max) * ROUNDS_AHEAD).saturating_sub(held)
+/// What a lease may have left with the store. Nothing is known of it by default.
+#[derive(Default)]
+struct Left {
+    /// Nothing is due now, but of the tenants who could have no more before.
+    all: bool,
+    /// No tenant could have any, as none of it would have begun soon.
+    short: bool,
+    /// Tenants who may have no more.
+    capped: Vec<TenantId>,
 }
 
-/// Tenants of whom no more tasks may be leased now.
-fn capped(shared: &Shared) -> Vec<TenantId> {
-    let held = shared.queue.look(Lanes::held).into_iter();
-    held.filter(|&(tenant, held)| cap(shared, tenant, held) == 0).map(|(tenant, _)| tenant).collect()
+impl Left {
+    /// Behind a lease that was asked for.
+    fn behind(lease: &Lease, asked: LeaseRequest) -> Left {
+        let mut got: BTreeMap<TenantId, usize> = BTreeMap::new();
+        for task in &lease.tasks {
+            *got.entry(task.tenant).or_default() += 1;
+        }
+        let cap = |tenant: &TenantId| asked.caps.get(tenant).copied().unwrap_or(asked.cap_default);
+        got.retain(|tenant, count| *count >= cap(tenant));
+        let all = lease.tasks.len() < asked.room && got.is_empty();
+        let before = asked.caps.iter().filter(|(_, cap)| **cap == 0).map(|(tenant, _)| *tenant);
+        Left { all, short: false, capped: before.chain(got.into_keys()).collect() }
+    }
+
+    /// Tells other hosts when this one begins to leave tasks, of which some may come due that only it knew of. Says whether it
+    /// does, where it did `before` or not.
+    fn tell(&self, shared: &Shared, before: bool) -> bool {
+        let leaves = (self.short || !self.capped.is_empty()) && shared.pulse.has_others();
+        if leaves && !before {
+            shared.signals.tell(Signal { ready: true, ..Signal::default() });
+        }
+        leaves
+    }
 }
 
-/// What a lease brought, and whether that was all that is due now.
-type Outcome = Result<(Lease, bool), StoreError>;
+/// What a lease brought, and what it may have left.
+type Outcome = Result<(Lease, Left), StoreError>;
 
 /// Leases once, under the name that it says.
 async fn lease(shared: &Shared, after: Option<TenantId>, expects: bool) -> (Arc<Tenure>, Outcome) {
     let (tenure, began) = (shared.tenure(), Instant::now());
-    let Some(request) = request(shared, &tenure, after, expects) else {
-        return (tenure, Ok((Lease::default(), false)));
+    let request = match request(shared, &tenure, after, expects) {
+        Ok(request) => request,
+        Err(left) => return (tenure, Ok((Lease::default(), left))),
     };
     let asked = request.clone();
     let leased = shared.tasks.lease(request).await;
@@ -157,7 +192,7 @@ async fn lease_next(
         begins.get_or_init(Instant::now);
         // Slots are taken behind the tasks that are to end; a submit has locked what those wait for.
         let fits = |asked: &LeaseRequest| asked.slots.is_empty() && of.is_current(&under);
-        request(&of, &under, after, true).filter(fits)
+        request(&of, &under, after, true).ok().filter(fits)
     };
     let leased = shared.tasks.lease_next(Box::new(ask), Box::pin(until)).await.transpose()?;
     let began = *began.get_or_init(Instant::now);
@@ -172,32 +207,49 @@ fn took(
     began: Instant,
     asked: LeaseRequest,
     lease: Lease,
-) -> (Lease, bool) {
+) -> (Lease, Left) {
     if lease.lost {
         shared.lost(tenure);
     } else if shared.is_current(tenure) {
         shared.pulse.prove(began);
     }
-    let all = lease.tasks.len() < asked.room && !is_capped(&lease, asked.caps);
-    (lease, all)
+    let left = Left::behind(&lease, asked);
+    (lease, left)
 }
 
-/// What to ask for; `None` when nothing fits here. Under a name whose leases may have ended nothing is leased: it could not
-/// run, would go back at once, and be leased again, until the heart has another name.
-fn request(shared: &Shared, tenure: &Tenure, after: Option<TenantId>, expects: bool) -> Option<LeaseRequest> {
-    if tenure.is_lost() {
-        return None;
+/// What to ask for, or what is left when nothing fits here. Under a name whose leases may have ended nothing is leased: it
+/// could not run, would go back at once, and be leased again, until the heart has another name.
+fn request(
+    shared: &Shared,
+    tenure: &Tenure,
+    after: Option<TenantId>,
+    expects: bool,
+) -> Result<LeaseRequest, Left> {
+    if tenure.is_lost() || shared.pauses.of_host() {
+        return Err(Left::default());
     }
-    let (held, waiting) = shared.queue.look(|lanes| (lanes.held(), lanes.waiting()));
-    let room =
-        if shared.pauses.of_host() { 0 } else { shared.options.local_queue_max.saturating_sub(waiting) };
-    let held = |tenant: &TenantId| held.get(tenant).copied().unwrap_or(0);
-    let caps: HashMap<TenantId, usize> =
-        shared.tenants.keys().map(|tenant| (*tenant, cap(shared, *tenant, held(tenant)))).collect();
-    if room == 0 || (!caps.is_empty() && caps.values().all(|cap| *cap == 0)) {
-        return None;
+    let (options, load, beside) = (&shared.options, shared.queue.load(), shared.pulse.has_others());
+    let is_full = load.bytes >= options.local_queue_bytes_max || (beside && load.waiting >= load.soon);
+    let cap = |(tenant, entry): (&TenantId, &Arc<TenantEntry>)| {
+        let held = load.held.get(tenant).copied().unwrap_or_default();
+        let running_max = entry.policy.running_max.min(options.running_max);
+        let rounds = (running_max * ROUNDS_AHEAD).saturating_sub(held.count());
+        let cap = if beside { rounds.min(held.room(running_max, load.soon)) } else { rounds };
+        (*tenant, if is_full { cap.min(usize::from(held.waiting == 0)) } else { cap })
+    };
+    let caps: HashMap<TenantId, usize> = shared.tenants.iter().map(cap).collect();
+    let mut room = options.local_queue_max.saturating_sub(load.waiting);
+    if beside {
+        room = room.min(if is_full { load.soon } else { load.soon - load.waiting });
     }
-    Some(LeaseRequest {
+    let is_heavy = load.bytes >= options.local_queue_bytes_max.saturating_mul(2);
+    if room == 0 || is_heavy || (!caps.is_empty() && caps.values().all(|cap| *cap == 0)) {
+        // Whoever has nothing here has room when anybody has.
+        let capped = caps.into_iter().filter(|(tenant, cap)| *cap == 0 && load.held.contains_key(tenant));
+        let capped = capped.map(|(tenant, _)| tenant).collect();
+        return Err(Left { all: false, short: beside && load.soon == 0, capped });
+    }
+    Ok(LeaseRequest {
         holder: tenure.holder,
         room,
         caps,
@@ -209,15 +261,6 @@ fn request(shared: &Shared, tenure: &Tenure, after: Option<TenantId>, expects: b
         lease_ms: shared.options.lease.as_millis() as i64,
         now_ms: shared.clock.now_ms(),
     })
-}
-
-/// Whether a tenant got as many tasks as it could, and so may have more.
-fn is_capped(lease: &Lease, mut caps: HashMap<TenantId, usize>) -> bool {
-    for task in &lease.tasks {
-        let left = caps.entry(task.tenant).or_insert(ROUNDS_AHEAD);
-        *left = left.saturating_sub(1);
-    }
-    caps.values().any(|left| *left == 0)
 }
 
 /// How many tasks of kinds and tenants run at once, as the plugins and the tenants' policies say now.

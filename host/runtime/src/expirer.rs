@@ -1,6 +1,6 @@
 //! Ends tasks whose time is over. It sleeps until the next time-out that this host knows of: from its own submits and from
-//! its last look. Those of other hosts are looked for when one of them dies, and every few minutes; no host begins an
-//! attempt that is over, whoever looks.
+//! its last look. Those of other hosts are looked for when one of them dies, has drained or may have said so unheard, and every few
+//! minutes; no host begins an attempt that is over, whoever looks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

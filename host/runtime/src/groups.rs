@@ -11,6 +11,7 @@ use keiko_core::port::StoreError;
 use keiko_core::tree::Branch;
 use keiko_core::{GroupId, TenantId};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::branch;
@@ -85,8 +86,7 @@ impl Handle {
             let group = self.group(tenant, id).await?;
             // What was about to end by itself was passed over.
             if group.state() != GroupState::Open || group.next.is_none() {
-                let roots = Branch::Roots(group.task(0), group.task(group.count - 1));
-                branch::cut(&self.shared, tenant, roots).await?;
+                branch::cut(&self.shared, tenant, below(&self.shared, tenant, &group).await?).await?;
                 return Ok(group);
             }
         }
@@ -112,10 +112,20 @@ async fn cancel(
     }
 }
 
+/// Everything below the tasks of a group. Those are roots, or children of one task.
+async fn below(shared: &Shared, tenant: TenantId, group: &Group) -> Result<Branch, StoreError> {
+    let (first, last) = (group.task(0), group.task(group.count.saturating_sub(1)));
+    // A group is forgotten with its first task.
+    let root = shared.records.task(tenant, first).await?.map(|view| view.summary.lineage.root);
+    Ok(Branch::below(root.unwrap_or(first), first, last))
+}
+
 /// Groups that have failed and whose rest is still to be cancelled: by [`again`], or by whoever rescues this host.
 #[derive(Debug, Default)]
 pub(crate) struct Failing {
     groups: Mutex<BTreeSet<(TenantId, GroupId)>>,
+    /// There is more below one of them than was cancelled at once.
+    more: Notify,
     /// A call failed that may have ended tasks all the same; a rescue tells which of their groups go on.
     doubted: AtomicBool,
 }
@@ -126,20 +136,48 @@ impl Failing {
         self.groups.lock().extend(groups);
     }
 
+    /// Waits until there is more to cancel, and nothing is in the way.
+    pub(crate) async fn more(&self) {
+        self.more.notified().await;
+    }
+
     /// There may be groups that nobody told of.
     pub(crate) fn doubt(&self) {
         self.doubted.store(true, Ordering::Release);
     }
 }
 
-/// Tasks of these groups have failed: the rest of those that fail fast ends too, or is kept to be tried again.
+/// Tasks of these groups have failed: the rest of those that fail fast ends too, and what is below their tasks. What is more
+/// than whoever stores ends can wait for, or cannot be cancelled, is kept to be tried again.
 pub(crate) async fn failed(shared: &Shared, groups: impl IntoIterator<Item = (TenantId, GroupId)>) {
     for (tenant, id) in groups {
-        if let Err(error) = cancel(shared, tenant, id, true).await {
-            tracing::warn!(error = %error, "the rest of a failed group could not be cancelled yet");
-            shared.failing.add([(tenant, id)]);
+        match fail_fast(shared, tenant, id).await {
+            Ok(None) => {}
+            Ok(Some(_)) => {
+                shared.failing.add([(tenant, id)]);
+                shared.failing.more.notify_one();
+            }
+            Err(error) => keep(shared, (tenant, id), &error),
         }
     }
+}
+
+/// Ends the rest of a group that fails fast and has failed, and some of what is below its tasks; the branch, when there is
+/// more of that.
+async fn fail_fast(shared: &Shared, tenant: TenantId, id: GroupId) -> Result<Option<Branch>, StoreError> {
+    cancel(shared, tenant, id, true).await?;
+    let group = shared.records.group(tenant, id).await?;
+    let Some(group) = group.filter(|group| group.asked.fail_fast && group.failed > 0) else {
+        return Ok(None);
+    };
+    let below = below(shared, tenant, &group).await?;
+    let (_, left) = branch::cut_some(shared, tenant, below).await?;
+    Ok(left.then_some(below))
+}
+
+fn keep(shared: &Shared, group: (TenantId, GroupId), error: &StoreError) {
+    tracing::warn!(error = %error, "the rest of a failed group could not be cancelled yet");
+    shared.failing.add([group]);
 }
 
 /// Cancels what is left to be; whether that is all there was.
@@ -148,7 +186,17 @@ pub(crate) async fn again(shared: &Shared) -> bool {
         rescuer::round(shared).await;
     }
     let groups = std::mem::take(&mut *shared.failing.groups.lock());
-    failed(shared, groups).await;
+    for (tenant, id) in groups {
+        let all = async {
+            match fail_fast(shared, tenant, id).await? {
+                Some(below) => branch::cut(shared, tenant, below).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        if let Err(error) = all.await {
+            keep(shared, (tenant, id), &error);
+        }
+    }
     shared.failing.groups.lock().is_empty() && !shared.failing.doubted.load(Ordering::Acquire)
 }
 

@@ -19,10 +19,11 @@ use keiko_core::task::{
     TaskCounts, TaskFilter, TaskState, TaskSummary,
 };
 use keiko_core::time_out::Ends;
-use keiko_core::{AgentId, GroupId, KindId, TaskId, TenantId, TenantName, UserId};
+use keiko_core::{AgentId, GroupId, KindId, TaskId, TenantId, TenantName, UserId, join};
 
 use crate::batch::BatchFigures;
 use crate::cache::Cache;
+use crate::joins;
 use crate::options::Options;
 use crate::request::{Accepted, AttemptLog, Error, TaskDetail, TaskRequest};
 use crate::shared::{Figures, Shared, TenantEntry};
@@ -92,7 +93,11 @@ impl Handle {
         }
         let entry = self.entry(tenant)?;
         let named: Vec<_> = tasks.iter().map(|task| (task.agent, task.user)).collect();
-        let submit = self.shape(tenant, tasks, key, group).await?;
+        let handlers = match self.check_or_read(tenant, &tasks).await {
+            Ok(handlers) => handlers,
+            Err(refused) => return self.repeated(tenant, &tasks, key, group, refused).await,
+        };
+        let submit = self.shape(tenant, tasks, handlers, key, group).await?;
         let times =
             submit.tasks.iter().filter_map(|task| Ends::of(&task.budget, task.run_at_ms).first_ms()).min();
         let moves = submit.tasks.iter().any(|task| task.once.is_some());
@@ -107,17 +112,17 @@ impl Handle {
         Ok(accepted)
     }
 
-    /// What the store is told of tasks that a client asks for, if the client may have them.
+    /// What the store is told of tasks that a client asks for, whose handlers are those of [`Handle::check_or_read`].
     pub(crate) async fn shape(
         &self,
         tenant: TenantId,
         tasks: Vec<TaskRequest>,
+        handlers: Vec<(KindId, BudgetRequest)>,
         key: Option<String>,
         group: Option<NewGroup>,
     ) -> Result<Submit, Error> {
         let entry = self.entry(tenant)?;
         let count = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
-        let handlers = self.check_or_read(tenant, &tasks).await?;
         for (place, task) in tasks.iter().enumerate() {
             check_once(task, group.is_some()).map_err(|error| at(place, tasks.len(), error))?;
         }
@@ -136,7 +141,8 @@ impl Handle {
         Ok(Submit { tenant, tasks, key, group, queue_max })
     }
 
-    /// Which handlers tasks mean, and what their manifests ask for; also of a plugin that was installed elsewhere just now.
+    /// Which handlers tasks mean, and what their manifests ask for, if the tenant may have them; also of a plugin that was
+    /// installed elsewhere just now.
     pub(crate) async fn check_or_read(
         &self,
         tenant: TenantId,
@@ -152,7 +158,7 @@ impl Handle {
         }
     }
 
-    fn submitted(
+    pub(crate) fn submitted(
         &self,
         tenant: TenantId,
         entry: &TenantEntry,
@@ -175,10 +181,7 @@ impl Handle {
             Some(Submitted::Conflict) => {
                 Err(Error::new(Code::Conflict, "the idempotency key stands for another submit"))
             }
-            Some(Submitted::Taken { task, place }) => {
-                let text = format!("a task of this kind and key has not ended: {task}");
-                Err(at(place as usize, named.len(), Error::new(Code::Conflict, text)))
-            }
+            Some(Submitted::Taken { task, place }) => Err(at(place as usize, named.len(), taken(task))),
             Some(Submitted::TooLate { ahead_ms, place }) => {
                 let fact = LimitFact::of_host("delay_ms", DELAY_MS_MAX, Some(ahead_ms));
                 Err(at(place as usize, named.len(), Error::at_limit(Code::RateLimited, fact)))
@@ -272,7 +275,8 @@ impl Handle {
         Ok((id, manifest))
     }
 
-    fn key(
+    /// The key of a submit, with what must be equal for a second one to be the same.
+    pub(crate) fn key(
         &self,
         text: String,
         tasks: &[TaskRequest],
@@ -368,6 +372,21 @@ impl Handle {
         Ok(self.shared.records.counts(tenant).await?)
     }
 
+    /// What a task is given, which is kept until it completes; of one that joins others, with their outcomes as they are now.
+    ///
+    /// Errors: `not_found`, `storage_*`.
+    pub async fn input(&self, tenant: TenantId, id: TaskId) -> Result<Payload, Error> {
+        let Some(stored) = self.shared.records.input(tenant, id).await? else {
+            self.task(tenant, id).await?;
+            let text = format!("the input of task {id} is not kept: it has completed");
+            return Err(Error::new(Code::NotFound, text));
+        };
+        match join::group_of(&stored) {
+            Some(group) => Ok(joins::input(&self.shared, tenant, group, id, &stored).await?),
+            None => Ok(stored),
+        }
+    }
+
     /// The logs of a task's ended attempts.
     pub async fn logs(&self, tenant: TenantId, id: TaskId) -> Result<Vec<AttemptLog>, Error> {
         self.task(tenant, id).await?;
@@ -413,15 +432,14 @@ impl Handle {
         let queue_max = entry.policy.queue_max.saturating_sub(self.shared.gauge.promised(tenant));
         match self.shared.tasks.retry(tenant, id, amendment, queue_max, self.shared.clock.now_ms()).await? {
             RetryAnswer::Retried => {
-                self.shared.gauge.change(tenant, 1);
-                self.shared.time_outs.look();
-                self.shared.ready();
+                self.retried(tenant, 1);
                 self.task(tenant, id).await
             }
             RetryAnswer::NotRetryable(state) => Err(Error::new(
                 Code::Conflict,
                 format!("only failed and cancelled tasks can be retried; this one is {}", state.as_str()),
             )),
+            RetryAnswer::Taken(other) => Err(taken(other)),
             RetryAnswer::QueueFull { live } => Err(queue_full(entry, live + 1)),
             RetryAnswer::NotFound => Err(no_task(id)),
         }
@@ -434,6 +452,10 @@ impl Handle {
             DropAnswer::Live(state) => Err(Error::new(
                 Code::Conflict,
                 format!("only ended tasks can be dropped; this one is {}", state.as_str()),
+            )),
+            DropAnswer::OpenGroup(group) => Err(Error::new(
+                Code::Conflict,
+                format!("tasks of a group can be dropped when all of them have ended; {group} is open"),
             )),
             DropAnswer::NotFound => Err(no_task(id)),
         }
@@ -507,6 +529,10 @@ pub(crate) fn queue_full(entry: &TenantEntry, asked: u64) -> Error {
         set_by: SetBy::Tenant,
     };
     Error::at_limit(Code::QueueFull, fact)
+}
+
+fn taken(task: TaskId) -> Error {
+    Error::new(Code::Conflict, format!("a task of this kind and key has not ended: {task}"))
 }
 
 fn no_task(id: TaskId) -> Error {

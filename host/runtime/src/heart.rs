@@ -86,6 +86,7 @@ impl Heart {
         match shared.tasks.beat(shared.tenure().holder, shared.clock.now_ms(), lease_ms).await? {
             Beat::Alive { others_end_ms, catalog } if self.alive => {
                 shared.pulse.prove(began);
+                shared.stale.notify_one();
                 if shared.pulse.note_others(others_end_ms) {
                     // What became ready here while nobody was known may be theirs.
                     shared.signals.tell(Signal { ready: true, ..Signal::default() });

@@ -1,9 +1,9 @@
 //! What a task is given that joins others: their outcomes, read when its attempt begins.
 
-use keiko_core::group::Outcome;
+use keiko_core::join::Gathered;
 use keiko_core::port::StoreError;
 use keiko_core::task::Payload;
-use keiko_core::{GroupId, TaskId, TenantId, join};
+use keiko_core::{GroupId, TaskId, TenantId};
 
 use crate::shared::Shared;
 
@@ -18,15 +18,15 @@ pub(crate) async fn input(
     join: TaskId,
     stored: &Payload,
 ) -> Result<Payload, StoreError> {
-    let tasks: Vec<TaskId> = (group.0..join.0).map(TaskId).collect();
-    let mut outcomes: Vec<Outcome> = Vec::with_capacity(tasks.len());
+    let mut gathered = Gathered::new(stored, (group.0..join.0).map(TaskId).collect());
     let mut from = TaskId(group.0);
-    // A page is shorter where results are large; an empty one is the last.
+    // A page is shorter where results are large, so that one and the input are all that is in memory; an empty one is the
+    // last.
     loop {
         let page = shared.records.outcomes(tenant, (from, join), PAGE).await?;
         let Some(last) = page.last() else { break };
         from = TaskId(last.task.0 + 1);
-        outcomes.extend(page);
+        page.into_iter().for_each(|outcome| gathered.push(outcome));
     }
-    Ok(join::input(stored, &tasks, &outcomes))
+    Ok(gathered.into_input())
 }

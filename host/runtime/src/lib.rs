@@ -3,6 +3,7 @@
 //! Data flows one way: [`Handle`] → store → dispatcher → local queue → workers → settler → store → waiters.
 //! Everything is reached through the seams of `keiko_core::port`; nothing here names a database or a sandbox.
 
+mod ahead;
 mod attempt;
 mod batch;
 mod branch;
@@ -35,6 +36,7 @@ mod port;
 mod pulse;
 mod queue;
 mod relay;
+mod repeat;
 mod request;
 mod rescuer;
 mod running;
@@ -43,6 +45,7 @@ mod schedules;
 mod service;
 mod settler;
 mod shared;
+mod stale;
 mod tenure;
 mod trees;
 mod upkeep;

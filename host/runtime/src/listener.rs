@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use keiko_core::TaskId;
 use keiko_core::catalog::Tenant;
 use keiko_core::port::{Heard, Signal};
-use keiko_core::stop::StopReason;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch;
@@ -28,6 +26,14 @@ async fn take(shared: &Shared, signal: Signal) {
     if signal.ready {
         shared.wake.notify_one();
     }
+    if signal.many_ended || signal.ended.iter().any(|id| shared.running.tenant(*id).is_some()) {
+        // They were cancelled elsewhere, or retried by hand since: only the store knows.
+        shared.stale.notify_one();
+    }
+    if signal.items {
+        // Only the host that has left may have known when its tasks are over.
+        shared.time_outs.look();
+    }
     if signal.catalog
         && let Err(error) = shared.catalog.refresh().await
     {
@@ -44,15 +50,6 @@ async fn take(shared: &Shared, signal: Signal) {
     }
     if signal.many_ended {
         shared.waiters.tell_all();
-    }
-    let running: Vec<(TaskId, _)> =
-        signal.ended.iter().filter_map(|id| Some((*id, shared.running.tenant(*id)?))).collect();
-    for (id, tenant) in running {
-        // It was cancelled elsewhere, or it was retried by hand since: only the store knows.
-        let view = shared.records.task(tenant, id).await;
-        if view.is_ok_and(|view| view.is_none_or(|view| view.summary.state.is_terminal())) {
-            shared.running.stop(id, StopReason::Cancelled);
-        }
     }
     // What was said before an end is heard before it.
     shared.hear(signal.watched, signal.said);

@@ -563,7 +563,7 @@ mod tests {
     #[tokio::test]
     async fn threads_share_the_turns_and_stop_when_told() {
         let pool = Arc::new(Pool::new());
-        let mut services = crate::service::Services::default();
+        let services = crate::service::Services::default();
         for number in 0..2 {
             let (pool, stop) = (Arc::clone(&pool), services.stop_signal());
             let standing = crate::service::Standing { nice: 0, core: None, blocking_max: 1 };
@@ -589,7 +589,7 @@ mod tests {
         let reports = futures::future::join_all(ends).await;
         assert!(reports.iter().all(Option::is_some));
         assert_eq!(ended.load(Ordering::SeqCst), 20);
-        assert!(services.stop(Duration::from_secs(10)).await);
+        assert_eq!(services.stop(Duration::from_secs(10)).await, [""; 0]);
         assert!(pool.run(A, attempt()).await.is_none());
     }
 }

@@ -28,6 +28,9 @@ pub struct Options {
     pub running_max: usize,
     /// Tasks leased and not started.
     pub local_queue_max: usize,
+    /// Bytes of their inputs. While so many wait, no more are leased but one task each of tenants of whom none waits, and
+    /// while twice as many wait, nothing.
+    pub local_queue_bytes_max: usize,
     /// How long a lease lasts without a beat.
     pub lease: Duration,
     /// Time between beats while this host holds tasks.
@@ -100,6 +103,7 @@ impl Default for Options {
             short: Duration::from_millis(limit::EPOCH_TICK_MS / 2),
             running_max: limit::RUNNING_PER_HOST_MAX,
             local_queue_max: limit::LOCAL_QUEUE_MAX,
+            local_queue_bytes_max: limit::LOCAL_QUEUE_BYTES_MAX,
             lease: Duration::from_millis(limit::LEASE_MS as u64),
             beat: Duration::from_millis(limit::BEAT_MS),
             idle_beat: Duration::from_millis(limit::IDLE_BEAT_MS),

@@ -25,6 +25,8 @@ pub(crate) struct Entry {
     /// Whose task it is.
     tenant: TenantId,
     task: TaskId,
+    /// Whether it is no batch.
+    is_task: bool,
     speaker: Speaker,
     /// Set by cancel, drain and a lost lease; seen by the engine.
     pub(crate) stop: Stop,
@@ -70,16 +72,30 @@ impl Entry {
 impl Running {
     /// Notes an attempt; `number` is its own, from 1.
     pub(crate) fn insert(&self, tenant: TenantId, task: TaskId, token: Token, number: u32) -> Arc<Entry> {
+        self.enter(tenant, task, Speaker { token, attempt: number }, true)
+    }
+
+    /// Notes a batch, which has the number of a task.
+    pub(crate) fn insert_batch(&self, tenant: TenantId, id: TaskId, token: Token) -> Arc<Entry> {
+        self.enter(tenant, id, Speaker { token, attempt: 1 }, false)
+    }
+
+    fn enter(&self, tenant: TenantId, task: TaskId, speaker: Speaker, is_task: bool) -> Arc<Entry> {
         let entry = Arc::new(Entry {
             tenant,
             task,
-            speaker: Speaker { token, attempt: number },
+            is_task,
+            speaker,
             stop: Stop::default(),
             voices: Arc::clone(&self.voices),
             voice: OnceLock::new(),
             apart: Mutex::new(None),
         });
-        self.entries.lock().insert(task, Arc::clone(&entry));
+        let before = self.entries.lock().insert(task, Arc::clone(&entry));
+        if let Some(before) = before.filter(|before| before.speaker.token < speaker.token) {
+            // Its lease is over, and nobody finds it here any more.
+            before.stop.set(StopReason::Cancelled);
+        }
         entry
     }
 
@@ -97,6 +113,21 @@ impl Running {
         if let Some(entry) = entry {
             entry.stop.set(reason);
         }
+    }
+
+    /// Stops the attempt that runs under a lease, if it does.
+    pub(crate) fn stop_leased(&self, id: TaskId, token: Token, reason: StopReason) {
+        let entry = self.entries.lock().get(&id).filter(|entry| entry.speaker.token == token).cloned();
+        if let Some(entry) = entry {
+            entry.stop.set(reason);
+        }
+    }
+
+    /// The leases under which tasks run.
+    pub(crate) fn leases(&self) -> Vec<(TaskId, Token)> {
+        let entries = self.entries.lock();
+        let tasks = entries.values().filter(|entry| entry.is_task);
+        tasks.map(|entry| (entry.task, entry.speaker.token)).collect()
     }
 
     /// Stops every attempt; says how many.
@@ -129,6 +160,22 @@ mod tests {
         assert_eq!(later.stop.reason(), Some(StopReason::Cancelled));
         running.remove(TaskId(1), Token(2));
         assert_eq!(running.stop_all(StopReason::Drained), 0);
+    }
+
+    #[test]
+    fn what_is_stopped_by_its_lease_is_no_other_attempt_of_its_task() {
+        let running = Running::default();
+        let earlier = running.insert(TenantId(1), TaskId(1), Token(1), 1);
+        running.insert_batch(TenantId(1), TaskId(2), Token(1));
+        assert_eq!(running.leases(), [(TaskId(1), Token(1))], "a batch has no lease of a task");
+        let later = running.insert(TenantId(1), TaskId(1), Token(3), 1);
+        assert_eq!(earlier.stop.reason(), Some(StopReason::Cancelled), "a later lease ends an earlier one");
+        assert_eq!(running.leases(), [(TaskId(1), Token(3))]);
+        running.stop_leased(TaskId(1), Token(1), StopReason::Cancelled);
+        running.stop_leased(TaskId(9), Token(1), StopReason::Cancelled);
+        assert_eq!(later.stop.reason(), None);
+        running.stop_leased(TaskId(1), Token(3), StopReason::Cancelled);
+        assert_eq!(later.stop.reason(), Some(StopReason::Cancelled));
     }
 
     #[test]

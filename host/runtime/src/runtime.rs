@@ -45,7 +45,7 @@ use crate::shared::{Counters, Job, Shared, TenantEntry};
 use crate::tenure::Tenures;
 use crate::trees::Trees;
 use crate::waiters::Waiters;
-use crate::{direct, dispatcher, heart, listener, long, meters, rescuer, upkeep, worker};
+use crate::{ahead, direct, dispatcher, heart, listener, long, meters, rescuer, stale, upkeep, worker};
 
 /// How long a stop waits for attempts that were told to stop: a tick, and what a slow machine adds.
 const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -94,12 +94,14 @@ pub struct Parts {
 }
 
 /// What a drain did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DrainReport {
     /// Attempts that ran when the drain began and ended by themselves.
     pub finished: u64,
     /// Tasks given back to the queue, none charged an attempt.
     pub handed_back: u64,
+    /// Names of the loops and threads that had not stopped when their time was over; none when everything went in order.
+    pub unstopped: Vec<String>,
 }
 
 /// A running host: owns its loops and its threads. [`Runtime::drain`] ends it; dropping it without leaves the
@@ -144,7 +146,7 @@ impl Runtime {
             pauses: Pauses::new(Arc::clone(&catalog)),
             catalog: Catalog::new(catalog, components, Arc::clone(&runner), Arc::clone(&clock), profiles),
             canaries: Canaries::new(canaries),
-            queue: LocalQueue::new(options.running_max),
+            queue: LocalQueue::new(&options, Job::bytes),
             long: Arc::new(long::Pool::new()),
             tasks,
             records,
@@ -174,6 +176,7 @@ impl Runtime {
             time_outs: TimeOuts::default(),
             failing: Failing::default(),
             sweep: Notify::new(),
+            stale: Notify::new(),
             pulse: Pulse::new(),
             tenures: Tenures::new(holder),
             accepting: AtomicBool::new(true),
@@ -195,36 +198,38 @@ impl Runtime {
         events: mpsc::Receiver<batch::Event>,
     ) -> Runtime {
         let services = || Services::new(shared.options.in_place);
-        let (mut keeping, mut workers, mut long, intake) = (services(), services(), services(), services());
+        let (keeping, workers, long, intake) = (services(), services(), services(), services());
         // The first beat tells who else is there.
         shared.pulse.poke();
-        keeping.spawn(settler::settle(Arc::clone(&shared), endings, keeping.stop_signal()));
+        keeping.spawn("settler", settler::settle(Arc::clone(&shared), endings, keeping.stop_signal()));
         let (heart, stop) = (Arc::clone(&shared), keeping.stop_signal());
         let usual = Standing { nice: 0, core: None, blocking_max: shared.options.blocking_per_worker };
-        keeping.thread("keiko-heart".to_owned(), usual, move || heart::beat(heart, stop));
+        keeping.thread("heart", usual, move || heart::beat(heart, stop));
         for (number, core) in cores.iter().copied().enumerate() {
             let (worker, stop) = (Arc::clone(&shared), workers.stop_signal());
             let standing = Standing { core, ..usual };
-            workers.thread(format!("keiko-guest-{number}"), standing, move || worker::work(worker, stop));
+            workers.thread(format!("guest-{number}"), standing, move || worker::work(worker, number, stop));
             let (pool, stop) = (Arc::clone(&shared.long), long.stop_signal());
             // One of several spares a processor.
             let spares = number == 0 && shared.options.workers > 1;
             let standing = Standing { nice: LONG_NICE, ..standing };
-            long.thread(format!("keiko-long-{number}"), standing, move || long::work(pool, spares, stop));
+            long.thread(format!("long-{number}"), standing, move || long::work(pool, spares, stop));
         }
-        intake.spawn(dispatcher::dispatch(Arc::clone(&shared), intake.stop_signal()));
-        intake.spawn(rescuer::rescue(Arc::clone(&shared), intake.stop_signal()));
+        intake.spawn("dispatcher", dispatcher::dispatch(Arc::clone(&shared), intake.stop_signal()));
+        intake.spawn("give-back", ahead::give_back(Arc::clone(&shared), intake.stop_signal()));
+        intake.spawn("rescuer", rescuer::rescue(Arc::clone(&shared), intake.stop_signal()));
         shared.time_outs.look();
-        intake.spawn(expirer::expire(Arc::clone(&shared), intake.stop_signal()));
-        intake.spawn(schedules::occur(handle.clone(), intake.stop_signal()));
-        intake.spawn(upkeep::keep_up(Arc::clone(&shared), intake.stop_signal()));
-        intake.spawn(upkeep::sweep(Arc::clone(&shared), intake.stop_signal()));
-        keeping.spawn(batch::service::serve(Arc::clone(&shared), events, keeping.stop_signal()));
+        intake.spawn("expirer", expirer::expire(Arc::clone(&shared), intake.stop_signal()));
+        intake.spawn("schedules", schedules::occur(handle.clone(), intake.stop_signal()));
+        intake.spawn("upkeep", upkeep::keep_up(Arc::clone(&shared), intake.stop_signal()));
+        intake.spawn("sweep", upkeep::sweep(Arc::clone(&shared), intake.stop_signal()));
+        keeping.spawn("batches", batch::service::serve(Arc::clone(&shared), events, keeping.stop_signal()));
         let tenants = shared.tenants.iter().map(|(id, entry)| entry.row(*id)).collect();
         shared.cache.keep(&keeping, tenants);
-        keeping.spawn(listener::listen(Arc::clone(&shared), keeping.stop_signal()));
-        keeping.spawn(relay::tell(Arc::clone(&shared), keeping.stop_signal()));
-        keeping.spawn(meters::keep(Arc::clone(&shared), keeping.stop_signal()));
+        keeping.spawn("listener", listener::listen(Arc::clone(&shared), keeping.stop_signal()));
+        keeping.spawn("stale", stale::watch(Arc::clone(&shared), keeping.stop_signal()));
+        keeping.spawn("relay", relay::tell(Arc::clone(&shared), keeping.stop_signal()));
+        keeping.spawn("meters", meters::keep(Arc::clone(&shared), keeping.stop_signal()));
         Runtime { shared, intake, workers, long, keeping }
     }
 
@@ -235,7 +240,7 @@ impl Runtime {
         shared.accepting.store(false, Ordering::Release);
         shared.waiters.tell_all();
         let mut patience = Patience(STOP_LIMIT.0);
-        patience.spend(|limit| intake.stop(limit)).await;
+        let mut unstopped = patience.spend(|limit| intake.stop(limit)).await;
         let running = shared.queue.look(|lanes| lanes.running()) as u64;
         let mut handed_back = hand_back(&shared, shared.queue.clear());
         // Whoever waits for a run is told at once.
@@ -258,22 +263,23 @@ impl Runtime {
             // An attempt that does not stop by then is left to the rescuer.
             let _ = tokio::time::timeout(STOP_GRACE, shared.queue.idle()).await;
         }
-        workers.stop(STOP_GRACE).await;
-        long.stop(STOP_GRACE).await;
-        patience.spend(|limit| keeping.stop(limit)).await;
+        unstopped.extend(workers.stop(STOP_GRACE).await);
+        unstopped.extend(long.stop(STOP_GRACE).await);
+        unstopped.extend(patience.spend(|limit| keeping.stop(limit)).await);
+        if !unstopped.is_empty() {
+            tracing::warn!(services = %unstopped.join(", "), "parts of the host did not stop in time");
+        }
         let closed = patience.spend(|limit| tokio::time::timeout(limit, close_holders(&shared))).await;
         match closed {
             Ok(Ok(left)) => handed_back += left,
             Ok(Err(error)) => tracing::warn!(error = %error, "leases could not be given back; they will end"),
             Err(_) => tracing::warn!("leases could not be given back in time; they will end"),
         }
-        if shared.pulse.has_others() {
-            // They take over the batches that this host leaves.
-            shared.signals.tell(Signal { items: true, ..Signal::default() });
-        }
+        // Other hosts go on with what this one leaves, one that started a moment ago and is not known yet among them.
+        shared.signals.tell(Signal { ready: true, items: true, ..Signal::default() });
         Counters::add(&shared.counters.handed_back, handed_back);
         tracing::info!(finished, handed_back, "the host has drained");
-        DrainReport { finished, handed_back }
+        DrainReport { finished, handed_back, unstopped }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Schedules: submits the tasks of occurrences when their time has come, on whichever host sees it first.
 //!
 //! It sleeps until the next occurrence that this host knows of. What other hosts were told is looked for when one says so,
-//! when one dies or drains, and every few minutes; who comes second at an occurrence changes nothing.
+//! when one dies or drains, and every few minutes; who comes second at an occurrence changes nothing. A schedule that cannot
+//! be read or written is passed over until the look at all that is due is over, so that it holds up no other one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use keiko_core::code::{Code, RetryClass};
 use keiko_core::limit::{LimitFact, SetBy};
 use keiko_core::name::ScheduleName;
 use keiko_core::once::{Once, OnceRule};
-use keiko_core::port::{self, Created, Fired, Firing, OccurrenceTask, Signal};
+use keiko_core::port::{self, Created, Fired, Firing, OccurrenceTask, ScheduleKey, Signal};
 use keiko_core::schedule::{Calendar, CalendarError, Overlap, Recurrence, Schedule, Template};
 use keiko_core::task::Submitted;
 use tokio::sync::Notify;
@@ -20,11 +21,11 @@ use tokio_util::sync::CancellationToken;
 use crate::handle::Handle;
 use crate::request::{Error, TaskRequest};
 
-/// Schedules of one look.
+/// Schedules of one page of a look.
 const DUE_MAX: u32 = 100;
 /// Longest time between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(300);
-/// Wait after the store failed.
+/// Wait after the store failed, or a look in which a schedule could not occur.
 const AGAIN: Duration = Duration::from_secs(1);
 /// What begins the keys under which the tasks of a schedule are unique: nothing that a client can say.
 const KEY: char = '\u{1}';
@@ -49,9 +50,10 @@ impl Almanac {
 /// Submits the tasks of occurrences until stopped.
 pub(crate) async fn occur(handle: Handle, stop: CancellationToken) {
     let almanac = &handle.shared.schedules;
+    let mut look = Look::default();
     loop {
         let changed = almanac.changed.notified();
-        let sleep = match round(&handle).await {
+        let sleep = match round(&handle, &mut look).await {
             Ok(left) => left.unwrap_or(LOOK_EVERY).min(LOOK_EVERY),
             Err(error) => {
                 tracing::warn!(error = %error, "schedules could not be looked at");
@@ -67,19 +69,56 @@ pub(crate) async fn occur(handle: Handle, stop: CancellationToken) {
     }
 }
 
-/// Submits what is due; how long until the next occurrence that is known of.
-async fn round(handle: &Handle) -> Result<Option<Duration>, Error> {
+/// A look at all that is due, a page at a time.
+#[derive(Default)]
+struct Look {
+    /// What its next pages leave out: schedules that cannot be read, or could not occur.
+    passed: Vec<ScheduleKey>,
+    /// Whether one could not occur, so that the next look is soon.
+    again: bool,
+}
+
+/// Submits what is due, up to a page; how long until the next page, or the next occurrence that is known of.
+///
+/// What could not occur is passed over also when the store is away: what does not go for one tenant may go for others.
+async fn round(handle: &Handle, look: &mut Look) -> Result<Option<Duration>, Error> {
     let shared = &handle.shared;
-    let due = shared.schedules.store.due_schedules(shared.clock.now_ms(), DUE_MAX).await?;
+    let now_ms = shared.clock.now_ms();
+    let due = shared.schedules.store.due_schedules(now_ms, &look.passed, DUE_MAX).await?;
+    let count = due.schedules.len() + due.unreadable.len();
+    for (key, error) in due.unreadable {
+        let (tenant, name) = (named(handle, key.0), &key.1);
+        tracing::warn!(tenant, schedule = %name, error = %error, "a schedule cannot be read");
+        look.passed.push(key);
+    }
     let mut next_ms = due.next_ms;
     for schedule in &due.schedules {
-        let next = fire(handle, schedule, due.now_ms).await?;
-        next_ms = next_ms.into_iter().chain(next).min();
+        match fire(handle, schedule, due.now_ms).await {
+            Ok(next) => next_ms = next_ms.into_iter().chain(next).min(),
+            Err(error) => {
+                let (owner, name) = (schedule.tenant, &schedule.name);
+                let tenant = named(handle, owner);
+                tracing::warn!(tenant, schedule = %name, error = %error, "a schedule could not occur");
+                look.passed.push((owner, name.to_string()));
+                look.again = true;
+                if matches!(error.code, Code::StorageBusy | Code::StorageDown | Code::StorageFull) {
+                    return Err(error);
+                }
+            }
+        }
     }
-    if due.schedules.len() == DUE_MAX as usize {
+    if count == DUE_MAX as usize {
         return Ok(Some(Duration::ZERO));
     }
-    Ok(next_ms.map(|at_ms| Duration::from_millis(at_ms.saturating_sub(due.now_ms).max(0) as u64)))
+    let again = std::mem::take(look).again.then_some(AGAIN);
+    let next = next_ms.map(|at_ms| Duration::from_millis(at_ms.saturating_sub(due.now_ms).max(0) as u64));
+    Ok(next.into_iter().chain(again).min())
+}
+
+/// What a log calls a tenant.
+fn named(handle: &Handle, tenant: TenantId) -> String {
+    let known = handle.shared.tenant(tenant);
+    known.map_or_else(|| tenant.to_string(), |entry| entry.name.to_string())
 }
 
 /// Does what is to be done with a schedule that has come due; when it occurs next.
@@ -119,7 +158,12 @@ async fn fire(handle: &Handle, schedule: &Schedule, now_ms: i64) -> Result<Optio
 
 /// The task of an occurrence, or why there can be none.
 async fn task(handle: &Handle, schedule: &Schedule) -> Result<OccurrenceTask, Error> {
-    match handle.shape(schedule.tenant, vec![request(schedule.task.clone())], None, None).await {
+    let tasks = vec![request(schedule.task.clone())];
+    let submit = match handle.check_or_read(schedule.tenant, &tasks).await {
+        Ok(handlers) => handle.shape(schedule.tenant, tasks, handlers, None, None).await,
+        Err(error) => Err(error),
+    };
+    match submit {
         Ok(mut submit) => {
             if schedule.recurrence.overlap == Overlap::Skip {
                 let key = format!("{KEY}schedule/{}", schedule.name);

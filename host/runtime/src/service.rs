@@ -9,18 +9,18 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::cores;
 
 /// Loops and threads that start together and are stopped together.
 #[derive(Debug, Default)]
 pub(crate) struct Services {
-    tracker: TaskTracker,
-    threads: Vec<oneshot::Receiver<()>>,
+    /// By name, with what tells that it has ended, however it did.
+    running: Mutex<Vec<(String, oneshot::Receiver<()>)>>,
     stop: CancellationToken,
     /// Set when there are no threads: everything that was started.
     in_place: Option<Started>,
@@ -60,8 +60,13 @@ impl Services {
 
     /// Runs a loop on the host's runtime.
     #[allow(clippy::disallowed_methods, reason = "the one place of this crate that spawns tasks")]
-    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
-        let started = tokio::spawn(self.tracker.track_future(future));
+    pub(crate) fn spawn(&self, name: impl Into<String>, future: impl Future<Output = ()> + Send + 'static) {
+        let done = self.note(name);
+        let started = tokio::spawn(async move {
+            future.await;
+            // Nobody waits when the service was dropped instead of stopped.
+            let _ = done.send(());
+        });
         if let Some(all) = &self.in_place {
             all.0.lock().push(started.abort_handle());
         }
@@ -71,18 +76,19 @@ impl Services {
     /// every poll of what was spawned beside it: a guest may hold the thread for a tick in each, and the default
     /// interval would let 61 pass.
     pub(crate) fn thread<F>(
-        &mut self,
-        name: String,
+        &self,
+        name: impl Into<String>,
         standing: Standing,
         make: impl FnOnce() -> F + Send + 'static,
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
         if self.in_place.is_some() {
-            return self.spawn(make());
+            return self.spawn(name, make());
         }
-        let (done, ended) = oneshot::channel();
-        self.threads.push(ended);
+        let name = name.into();
+        let builder = std::thread::Builder::new().name(format!("keiko-{name}"));
+        let done = self.note(name);
         let body = move || {
             // Before its runtime is there: threads for what blocks are children of this one, and keep to what it keeps to.
             standing.take();
@@ -93,24 +99,33 @@ impl Services {
                 .build()
                 .expect("a runtime needs an epoll instance, without which no host can work");
             runtime.block_on(make());
-            // Nobody waits when the service was dropped instead of stopped.
             let _ = done.send(());
         };
-        std::thread::Builder::new().name(name).spawn(body).expect("a host needs its threads to start");
+        builder.spawn(body).expect("a host needs its threads to start");
     }
 
-    /// Asks everything to stop and waits for it, at most `limit`; says whether all of it ended.
-    pub(crate) async fn stop(self, limit: Duration) -> bool {
+    /// Notes what is started; what it is given is sent, or dropped, at its end.
+    fn note(&self, name: impl Into<String>) -> oneshot::Sender<()> {
+        let (done, ended) = oneshot::channel();
+        self.running.lock().push((name.into(), ended));
+        done
+    }
+
+    /// Asks everything to stop and waits for it, at most `limit`; the names of what had not ended by then.
+    pub(crate) async fn stop(self, limit: Duration) -> Vec<String> {
         self.stop.cancel();
-        self.tracker.close();
+        let mut left = self.running.into_inner();
         let all = async {
-            self.tracker.wait().await;
-            for ended in self.threads {
-                // An error means that the thread ended without saying so: it panicked, and is gone all the same.
+            while let Some((_, ended)) = left.last_mut() {
+                // An error means that it ended without saying so: it panicked, and is gone all the same.
                 let _ = ended.await;
+                left.pop();
             }
         };
-        tokio::time::timeout(limit, all).await.is_ok()
+        let _ = tokio::time::timeout(limit, all).await;
+        // Those before the one that was waited for may have ended.
+        left.retain_mut(|(_, ended)| ended.try_recv() == Err(TryRecvError::Empty));
+        left.into_iter().map(|(name, _)| name).collect()
     }
 }
 
@@ -174,27 +189,34 @@ mod tests {
     const STANDING: Standing = Standing { nice: 1, core: None, blocking_max: 2 };
 
     #[tokio::test]
-    async fn services_stop_and_say_whether_all_did() {
-        let mut services = Services::default();
-        let stop = services.stop_signal();
-        services.spawn({
-            let stop = stop.clone();
+    async fn services_stop_and_say_which_did_not() {
+        let stopping = |services: &Services| {
+            let stop = services.stop_signal();
             async move { stop.cancelled().await }
+        };
+        let services = Services::default();
+        services.spawn("loop", stopping(&services));
+        let stops = stopping(&services);
+        services.thread("thread", STANDING, move || stops);
+        services.spawn("gone", async {
+            panic!("this ends it too");
         });
-        services.thread("test".to_owned(), STANDING, move || async move { stop.cancelled().await });
-        assert!(services.stop(Duration::from_secs(10)).await);
+        assert_eq!(services.stop(Duration::from_secs(10)).await, [""; 0]);
 
         let services = Services::default();
-        services.spawn(pending());
-        assert!(!services.stop(Duration::from_millis(1)).await);
+        services.spawn("before", stopping(&services));
+        services.spawn("deaf", pending());
+        services.thread("deaf-thread", STANDING, pending);
+        services.spawn("behind", stopping(&services));
+        assert_eq!(services.stop(Duration::from_millis(50)).await, ["deaf", "deaf-thread"]);
     }
 
     #[tokio::test]
     async fn a_thread_has_as_many_calls_that_block_as_it_may_and_no_more() {
-        let mut services = Services::default();
+        let services = Services::default();
         let most = Arc::new(AtomicUsize::new(0));
         let seen = Arc::clone(&most);
-        services.thread("test".to_owned(), STANDING, move || async move {
+        services.thread("test", STANDING, move || async move {
             // Each waits for one more, so they end only when two run at once.
             let (pair, under_way) = (Arc::new(Barrier::new(2)), Arc::new(AtomicUsize::new(0)));
             let calls = (0..6).map(|_| {
@@ -207,7 +229,7 @@ mod tests {
             });
             futures::future::join_all(calls).await;
         });
-        assert!(services.stop(Duration::from_secs(10)).await);
+        assert_eq!(services.stop(Duration::from_secs(10)).await, [""; 0]);
         assert_eq!(most.load(Ordering::SeqCst), 2);
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use keiko_core::code::Code;
 use keiko_core::effect::Effects;
 use keiko_core::outcome::Failure;
+use keiko_core::policy::BudgetRequest;
 use keiko_core::port::{StoreError, StoreErrorKind};
 use keiko_core::task::{
     AttemptRecord, AttemptView, Settled, Settlement, TaskState, TaskSummary, TaskView, Transition,
@@ -121,8 +122,17 @@ impl Ended {
             digest: version.map(|version| version.digest),
             failure: None,
         };
-        let (token, result, attempts) = (task.token, Some(result.clone()), vec![attempt]);
-        Some(TaskView { summary, token, result, failure: None, attempts, tree: None })
+        Some(TaskView {
+            summary,
+            token: task.token,
+            result: Some(result.clone()),
+            failure: None,
+            attempts: vec![attempt],
+            tree: None,
+            group: task.group,
+            slot_key: None,
+            budget: BudgetRequest::default(),
+        })
     }
 }
 

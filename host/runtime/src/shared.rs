@@ -91,6 +91,8 @@ pub(crate) struct Shared {
     pub(crate) wake: Notify,
     /// A plugin that waits for its last task may have none.
     pub(crate) sweep: Notify,
+    /// What is worked on here may no longer be this host's.
+    pub(crate) stale: Notify,
     /// Under which names this host holds leases.
     pub(crate) tenures: Tenures,
     /// When tasks are over.
@@ -142,10 +144,10 @@ impl Shared {
         !self.accepting.load(Ordering::Acquire)
     }
 
-    /// There is something to lease: for this host, and for others when this one has all it can run or is paused.
+    /// There is something to lease: for this host, and for others when this one, or a tenant on it, has all it can run or is paused.
     pub(crate) fn ready(&self) {
         self.wake.notify_one();
-        let full = self.pauses.of_host() || self.queue.look(|lanes| lanes.waiting() > 0);
+        let full = self.pauses.of_host() || self.queue.is_full();
         if full && self.pulse.has_others() {
             self.signals.tell(Signal { ready: true, ..Signal::default() });
         }
@@ -180,6 +182,10 @@ impl Shared {
     pub(crate) fn cancelled(&self, tenant: TenantId, ids: Vec<TaskId>) {
         for id in &ids {
             self.running.stop(*id, StopReason::Cancelled);
+        }
+        if self.queue.look(Lanes::waiting) > 0 {
+            // Some of them may be among those that were to begin.
+            self.stale.notify_one();
         }
         self.gauge.change(tenant, -(ids.len() as i64));
         self.ended(ids);
@@ -230,6 +236,16 @@ pub(crate) enum Job {
     Batch(Box<BatchJob>),
     /// A run whose caller waits.
     Run(Box<Direct>),
+}
+
+impl Job {
+    /// Bytes of a task's input. The items of batches have a memory of their own, and of runs few wait.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Job::Task(leased) => leased.task.input.bytes.len(),
+            Job::Batch(_) | Job::Run(_) => 0,
+        }
+    }
 }
 
 /// A leased task.

@@ -28,10 +28,17 @@ const UNNAMED_MS: i64 = 24 * 60 * 60 * 1_000;
 pub(crate) async fn keep_up(shared: Arc<Shared>, stop: CancellationToken) {
     let mut leased = 0;
     for round in 1u32.. {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(CORRECT_EVERY) => {}
+        let due = tokio::time::sleep(CORRECT_EVERY);
+        tokio::pin!(due);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = &mut due => break,
+                () = shared.failing.more() => {
+                    groups::again(&shared).await;
+                }
+            }
         }
         let leased_now = shared.counters.leased.load(Ordering::Relaxed);
         let worked = std::mem::replace(&mut leased, leased_now) != leased_now;

@@ -142,8 +142,17 @@ mod tests {
             user: None,
             priority: Priority::default(),
         };
-        let (attempts, token) = (Vec::new(), Token(1));
-        TaskView { summary, token, result: None, failure: None, attempts, tree: None }
+        TaskView {
+            summary,
+            token: Token(1),
+            result: None,
+            failure: None,
+            attempts: Vec::new(),
+            tree: None,
+            group: None,
+            slot_key: None,
+            budget: Default::default(),
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use keiko_core::TenantId;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,20 +19,22 @@ use crate::service::spawn_beside;
 use crate::shared::{Job, Shared};
 
 /// Runs attempts on this thread, `running_per_worker` short ones at once, until stopped; then waits for those that run,
-/// the long ones that began here included.
-pub(crate) async fn work(shared: Arc<Shared>, stop: CancellationToken) {
-    let slots = Arc::new(Semaphore::new(shared.options.running_per_worker));
+/// the long ones that began here included. `number` is this worker's.
+pub(crate) async fn work(shared: Arc<Shared>, number: usize, stop: CancellationToken) {
+    let slots = shared.queue.slots(number);
     let attempts = TaskTracker::new();
     loop {
         let next = async {
-            let slot = Arc::clone(&slots).acquire_owned().await.expect("nobody closes the semaphore");
-            (slot, shared.queue.next().await)
+            // One that is free is free for whoever counts them until there is something to run in it.
+            drop(slots.acquire().await.expect("nobody closes the semaphore"));
+            shared.queue.next().await
         };
-        let (slot, (tenant, job)) = tokio::select! {
+        let (tenant, job) = tokio::select! {
             biased;
             () = stop.cancelled() => break,
             next = next => next,
         };
+        let slot = Arc::clone(&slots).try_acquire_owned().expect("nobody else takes one of this worker");
         let attempt = AssertUnwindSafe(end(Arc::clone(&shared), tenant, job, slot)).catch_unwind();
         let mut attempt = attempts.track_future(attempt).boxed();
         // The first poll is here and not behind those of the attempts that this thread has already, and no further

@@ -92,6 +92,17 @@ impl Onces {
         Ok(plan)
     }
 
+    /// Makes the key stand for a task that is to be the only one and is tried again now, or says which other one is live.
+    pub(crate) fn take_again(&mut self, name: Name, task: TaskId, now_ms: i64) -> Result<(), TaskId> {
+        let last = self.known.get(&name).copied();
+        if let Verdict::Taken(other) = decide(OnceRule::Unique { refuse: true }, last, now_ms, now_ms) {
+            return Err(other);
+        }
+        self.known.insert(name.clone(), Last { task, due_ms: now_ms, stands: Stands::Begun });
+        self.fresh.insert(name, now_ms.saturating_add(KEY_AGE_MS));
+        Ok(())
+    }
+
     /// Makes the key stand for the task, which is due then.
     fn note(&mut self, name: Name, task: &NewTask, due_ms: i64, now_ms: i64) {
         let stands = Stands::Waits { created_ms: task.created_ms };

@@ -7,18 +7,20 @@ use keiko_core::task::TaskState;
 
 use crate::count::{Change, Changes};
 
-/// An ended task: its id, state and end.
-pub(crate) type Ended = (TaskId, TaskState, i64);
+/// An ended task: its id, state and end; none while its group is open, whose row goes with the first of its tasks and whose
+/// outcomes are all of them.
+pub(crate) type Ended = (TaskId, TaskState, Option<i64>);
 
 /// Ids below this belong to tasks that were created early enough to be forgotten; `None` when none is.
 pub(crate) fn end_of_walk(kept: &KeptFrom) -> Option<TaskId> {
     kept.latest_ms().map(TaskId::floor)
 }
 
-/// The ids to forget, in order.
-pub(crate) fn doomed(walked: &[Ended], kept: &KeptFrom) -> Vec<i64> {
-    let doomed = walked.iter().filter(|(_, state, finished_ms)| kept.forgets(*state, *finished_ms));
-    doomed.map(|(id, ..)| id.0).collect()
+/// Those to forget, in order.
+pub(crate) fn doomed(walked: &[Ended], kept: &KeptFrom) -> Vec<(TaskId, TaskState)> {
+    let forgets = |state, finished_ms: Option<i64>| finished_ms.is_some_and(|at| kept.forgets(state, at));
+    let doomed = walked.iter().filter(|(_, state, finished_ms)| forgets(*state, *finished_ms));
+    doomed.map(|(id, state, _)| (*id, *state)).collect()
 }
 
 /// What a walk of at most `count_max` tasks answers that forgot so many.

@@ -1,7 +1,7 @@
 //! Schedules: how all databases store what one is, and what they note of an occurrence.
 
 use keiko_core::id::{AgentId, TaskId, UserId};
-use keiko_core::port::Firing;
+use keiko_core::port::{DueSchedules, Firing, ScheduleKey, StoreError};
 use keiko_core::schedule::{Last, Missed, Overlap, Recurrence, Schedule, Template};
 use keiko_core::task::{Payload, Submitted};
 use serde::{Deserialize, Serialize};
@@ -66,6 +66,22 @@ pub(crate) fn decode(text: &str, input: Payload) -> Result<(Recurrence, Template
         slot_key,
     };
     Ok((Recurrence { cron, zone, missed, overlap }, template))
+}
+
+/// Rows that are due, apart from those that cannot be read.
+pub(crate) fn due(
+    rows: Vec<(ScheduleKey, Result<Schedule, StoreError>)>,
+    now_ms: i64,
+    next_ms: Option<i64>,
+) -> DueSchedules {
+    let mut due = DueSchedules { now_ms, next_ms, ..DueSchedules::default() };
+    for (key, row) in rows {
+        match row {
+            Ok(schedule) => due.schedules.push(schedule),
+            Err(error) => due.unreadable.push((key, error)),
+        }
+    }
+    due
 }
 
 /// What is noted of an occurrence whose submit was answered so; `None` when it was missed.

@@ -84,6 +84,7 @@ macro_rules! every_promise {
                 a_key_finds_its_submit_while_it_lasts
                 a_key_belongs_to_its_tenant
                 a_refused_submit_leaves_its_key_free
+                a_submit_without_tasks_is_told_what_its_key_stands_for
                 equal_keys_in_one_call_store_one_submit
                 one_key_submitted_at_once_is_stored_once
                 a_submit_the_store_refuses_takes_nobody_along
@@ -153,6 +154,8 @@ macro_rules! every_promise {
                 a_retry_by_hand_opens_a_group_again
                 another_tenant_has_no_group
                 a_group_is_forgotten_with_its_first_task
+                a_window_of_any_size_is_told_as_it_was_asked_for
+                a_page_of_large_outcomes_ends_early
             }
             trees {
                 a_tree_is_charged_what_its_attempts_spend
@@ -162,6 +165,7 @@ macro_rules! every_promise {
                 a_task_joins_a_group_of_children
                 a_window_of_children_goes_before_what_joins_them
                 a_cancel_follows_the_tree
+                a_cancel_follows_the_trees_of_a_group_of_children
                 a_large_tree_is_cancelled_in_parts
             }
             onces {
@@ -173,6 +177,9 @@ macro_rules! every_promise {
                 a_key_of_a_kind_is_its_tenants_and_kinds
                 a_refused_submit_takes_no_key_of_a_kind
                 keys_of_kinds_are_forgotten_when_their_task_has_ended
+                a_retry_by_hand_leaves_a_unique_task_alone
+                of_a_unique_key_one_is_tried_again_by_hand
+                a_retry_by_hand_asks_nothing_of_other_keys_and_rules
                 tasks_of_one_submit_find_others_and_are_refused_together
                 a_child_gets_what_it_asks_for_beside_what_it_inherits
                 children_find_and_replace_tasks_by_keys_of_kinds
@@ -200,6 +207,7 @@ macro_rules! every_promise {
             schedules {
                 a_schedule_comes_back_as_it_was_made
                 schedules_are_due_in_order_and_say_when_the_next_is
+                schedules_that_are_passed_over_hide_no_others
                 an_occurrence_is_submitted_once
                 an_occurrence_without_a_task_says_why
                 a_paused_schedule_does_not_occur
@@ -210,6 +218,7 @@ macro_rules! every_promise {
                 forgetting_goes_on_where_it_stopped
                 what_is_open_is_never_forgotten
                 an_ended_task_is_dropped_with_all_that_is_kept_of_it
+                tasks_of_an_open_group_stay
             }
             holders {
                 holders_rise
@@ -223,6 +232,7 @@ macro_rules! every_promise {
                 a_process_that_is_gone_is_known_by_what_it_had_started
                 a_third_crash_quarantines
                 a_rescued_task_is_settled_by_its_next_holder_only
+                a_lease_is_over_when_its_task_has_ended_gone_back_or_been_leased_again
             }
             records {
                 another_tenant_sees_and_changes_nothing
@@ -232,6 +242,8 @@ macro_rules! every_promise {
                 lists_filter_by_when_tasks_were_created_and_ended
                 counts_equal_what_lists_show
                 live_tasks_are_counted_per_tenant
+                what_a_task_is_given_is_told_until_it_completes
+                a_task_says_its_group_its_key_and_what_it_asked_for
                 a_missing_task_is_none
                 the_store_answers_a_ping
             }

@@ -65,6 +65,13 @@ async fn hosts_that_open_an_empty_database_at_once_agree_on_its_schema() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schedule_that_cannot_be_read_stops_no_other() {
+    let database = Database::new().await;
+    let store = database.open().await;
+    world::unreadable_schedules(&store, async |damage: &str| database.execute(damage).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newer_or_foreign_database_is_refused() {
     let database = Database::new().await;
     let open = || async { PostgresStore::open(database.options()).await.err() };

@@ -329,6 +329,13 @@ async fn a_row_that_cannot_be_read_stops_nobody() {
 }
 
 #[tokio::test]
+async fn a_schedule_that_cannot_be_read_stops_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder).await;
+    world::unreadable_schedules(&store, async |damage: &str| execute(&folder, damage).await).await;
+}
+
+#[tokio::test]
 async fn damage_is_answered_as_integrity_for_its_task_alone() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder).await;

@@ -85,9 +85,7 @@ impl Rounds {
     /// Prints every figure, and then how one side stands to others.
     fn print(&self, bench: &str, ratios: &[(&str, &str, &str)]) {
         let line = |side: &str, figure: &str, value: f64, unit: &str| {
-            let value = (value * 1_000.0).round() / 1_000.0;
-            let line = json!({"bench": bench, "side": side, "figure": figure, "value": value, "unit": unit});
-            println!("{line}");
+            print_line(bench, side, figure, value, unit);
         };
         for (side, figure) in self.0.keys() {
             if let Some(value) = self.median(side, figure) {
@@ -100,6 +98,20 @@ impl Rounds {
             }
         }
     }
+
+    /// Prints how much more sides take than another.
+    fn print_beyond(&self, bench: &str, figure: &str, sides: &[&str], least: &str) {
+        for side in sides {
+            if let (Some(value), Some(of_least)) = (self.median(side, figure), self.median(least, figure)) {
+                print_line(bench, &format!("{side}-{least}"), figure, value - of_least, unit(figure));
+            }
+        }
+    }
+}
+
+fn print_line(bench: &str, side: &str, figure: &str, value: f64, unit: &str) {
+    let value = (value * 1_000.0).round() / 1_000.0;
+    println!("{}", json!({"bench": bench, "side": side, "figure": figure, "value": value, "unit": unit}));
 }
 
 fn unit(figure: &str) -> &'static str {

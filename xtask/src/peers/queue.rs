@@ -3,7 +3,8 @@
 //! its own.
 //!
 //! The time of a task is from the first submit of the bulk until the last result is stored; its processor time is that of
-//! the program, client included, and of the database's server.
+//! the program, client included, and of the database's server. What a host adds is that beyond a bare attempt of the same
+//! guest, which `benches/attempt` measures in turn with the others.
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -17,10 +18,12 @@ use crate::arguments::Arguments;
 use crate::database::{Server, Wish};
 use crate::guests::Toolchain;
 use crate::machine::Install;
-use crate::step::Steps;
+use crate::step::{Steps, cargo};
 
 const SIDES: &[&str] =
-    &["keiko", "graphile_worker", "apalis-postgres", COMMITS, "keiko-sqlite", "apalis-sqlite"];
+    &["keiko", "graphile_worker", "apalis-postgres", COMMITS, "keiko-sqlite", "apalis-sqlite", ATTEMPT];
+/// An attempt without a host: no store, no queue.
+const ATTEMPT: &str = "attempt";
 /// The least that waits for the disk twice: it has a latency and nothing else.
 const COMMITS: &str = "two-commits";
 /// Tasks of one round, unless `--tasks` asks for others; fewer where each takes long.
@@ -42,6 +45,7 @@ pub fn queue(mut arguments: Arguments) -> Result<ExitCode> {
     let mut steps = Steps::new();
     let programs = Programs::build(&mut steps, install, asked)?;
     let peers = build_peers(&mut steps)?;
+    steps.run("build the attempt", bench_attempt().arg("--no-run"))?;
     let server = steps.step("PostgreSQL", || found.start_durable())?;
     server.query("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")?;
     let mut rounds = Rounds::default();
@@ -49,6 +53,10 @@ pub fn queue(mut arguments: Arguments) -> Result<ExitCode> {
         eprintln!("round {round}");
         for side in SIDES.iter().filter(|side| plan.wants(side)) {
             let queue = Queue { programs: &programs, peers: &peers, server: &server, side };
+            if *side == ATTEMPT {
+                queue.attempt(&mut rounds)?;
+                continue;
+            }
             if *side != COMMITS {
                 queue.bulk(tasks, &mut rounds)?;
             }
@@ -66,7 +74,9 @@ pub fn queue(mut arguments: Arguments) -> Result<ExitCode> {
             (figure, "keiko-sqlite", "apalis-sqlite"),
         ]);
     }
+    ratios.extend(["keiko", "keiko-sqlite"].map(|side| ("cpu_us", side, ATTEMPT)));
     rounds.print("queue", &ratios);
+    rounds.print_beyond("queue", "cpu_us", &["keiko", "keiko-sqlite"], ATTEMPT);
     server.stop()?;
     Ok(ExitCode::SUCCESS)
 }
@@ -132,6 +142,17 @@ impl Queue<'_> {
         Ok(())
     }
 
+    /// What the bare side of `cargo xtask bench attempt` takes of the processor, one attempt after the other.
+    fn attempt(&self, rounds: &mut Rounds) -> Result<()> {
+        let mut bench = bench_attempt();
+        let output = bench.env("KEIKO_BENCH_COMPONENT", &self.programs.component).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let mut lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let bare = |line: &Value| line["side"] == "wasmtime" && line["figure"] == "p50";
+        let line = lines.rfind(bare).with_context(|| format!("no attempt: {}", output.status))?;
+        rounds.take(self.side, "cpu_us", &line, "value")
+    }
+
     fn rate(&self, rounds: &mut Rounds) -> Result<()> {
         let place = self.place()?;
         let keiko = ["--rate", RATE, "--duration", RATE_S, "--connections", "16"];
@@ -146,6 +167,12 @@ impl Queue<'_> {
         }
         Ok(())
     }
+}
+
+fn bench_attempt() -> Command {
+    let mut bench = cargo();
+    bench.args(["bench", "--quiet", "--workspace", "--bench", "attempt"]);
+    bench
 }
 
 /// What the database's server has spent.

@@ -24,7 +24,7 @@ pub use runner::{
     CacheRefused, Compiled, HostPort, InstallError, ItemsError, Keep, Keeping, ReserveError, Reserved,
     Runner, Stage,
 };
-pub use schedule::{Created, DueSchedules, Fired, Firing, OccurrenceTask, Schedules};
+pub use schedule::{Created, DueSchedules, Fired, Firing, OccurrenceTask, ScheduleKey, Schedules};
 pub use signal::{Said, Saying, Signal, Signals, Watched};
 pub use task::{
     Ask, Beat, Dead, Expired, FailedByKind, IdBlock, Lease, LeaseRequest, Pruned, Records, Rescued,

@@ -23,11 +23,16 @@ pub enum Created {
     },
 }
 
+/// A schedule by its tenant and by what is stored as its name, which this release may not take for one.
+pub type ScheduleKey = (TenantId, String);
+
 /// Schedules that are to occur now.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct DueSchedules {
     /// Those that were to occur first.
     pub schedules: Vec<Schedule>,
+    /// Those among them that cannot be read, as what a newer release stored, and why.
+    pub unreadable: Vec<(ScheduleKey, StoreError)>,
     /// Now, on the clock that all hosts compare with.
     pub now_ms: i64,
     /// When the first of the others occurs, on that clock.
@@ -93,8 +98,13 @@ pub trait Schedules: Send + Sync + 'static {
     /// Forgets a schedule; whether there was one. Its tasks stay.
     async fn remove_schedule(&self, tenant: TenantId, name: &ScheduleName) -> Result<bool, StoreError>;
 
-    /// Up to `limit` schedules that are to occur, of every tenant.
-    async fn due_schedules(&self, now_ms: i64, limit: u32) -> Result<DueSchedules, StoreError>;
+    /// Up to `limit` schedules that are to occur, of every tenant, but for those that are `passed` over.
+    async fn due_schedules(
+        &self,
+        now_ms: i64,
+        passed: &[ScheduleKey],
+        limit: u32,
+    ) -> Result<DueSchedules, StoreError>;
 
     /// Writes an occurrence and submits its task in one transaction: once, whoever else does the same.
     async fn fire(&self, firing: Firing, now_ms: i64) -> Result<Fired, StoreError>;

@@ -14,7 +14,7 @@ pub struct Signal {
     pub ready: bool,
     /// A plugin was installed or removed.
     pub catalog: bool,
-    /// There may be items that no host knows of, or a processor was stopped or started.
+    /// There may be items, or time-outs of tasks, that no host knows of, or a processor was stopped or started.
     pub items: bool,
     /// These tasks have ended.
     pub ended: Vec<TaskId>,

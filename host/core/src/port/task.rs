@@ -13,8 +13,8 @@ use crate::id::{GroupId, Holder, KindId, TaskId, TenantId, Token};
 use crate::retention::KeptFrom;
 use crate::slot::Concurrencies;
 use crate::task::{
-    Amendment, CancelAnswer, DropAnswer, LeasedTask, RetryAnswer, Settled, Settlement, Submit, Submitted,
-    TaskCounts, TaskFilter, TaskSummary, TaskView,
+    Amendment, CancelAnswer, DropAnswer, LeasedTask, Payload, RetryAnswer, Settled, Settlement, Submit,
+    Submitted, TaskCounts, TaskFilter, TaskSummary, TaskView,
 };
 use crate::tree::{Branch, Cut};
 
@@ -213,7 +213,8 @@ pub trait TaskStore: Send + Sync + 'static {
     /// Reserves `count` consecutive ids, none below [`TaskId::floor`] of `now_ms`.
     async fn reserve_ids(&self, count: u32, now_ms: i64) -> Result<IdBlock, StoreError>;
 
-    /// Stores submits, each whole or refused; the answers are in their order.
+    /// Stores submits, each whole or refused; the answers are in their order. One without tasks stores nothing: it is
+    /// answered by what its key stands for, and when that is nothing, with no tasks accepted.
     async fn enqueue(&self, submits: Vec<Submit>, now_ms: i64) -> Result<Vec<Submitted>, StoreError>;
 
     /// Leases due tasks, fairly across tenants, in the order of [`crate::priority`] within one; tenants take turns in the answer.
@@ -252,6 +253,10 @@ pub trait TaskStore: Send + Sync + 'static {
         now_ms: i64,
     ) -> Result<Rescued, StoreError>;
 
+    /// Those of these leases, whichever holders', that are over: their tasks have ended, are back in the queue, or were leased
+    /// again. However many they are, it is one statement.
+    async fn stale(&self, leases: Vec<(TaskId, Token)>) -> Result<Vec<(TaskId, Token)>, StoreError>;
+
     /// Ends a task that has not ended; its token grows, so that a running attempt settles nothing.
     async fn cancel(&self, tenant: TenantId, id: TaskId, now_ms: i64) -> Result<CancelAnswer, StoreError>;
 
@@ -279,7 +284,7 @@ pub trait TaskStore: Send + Sync + 'static {
     async fn expire(&self, now_ms: i64, count_max: u32) -> Result<Expired, StoreError>;
 
     /// Makes a failed or cancelled task pending again, changed by the amendment, unless the tenant has `queue_max` live
-    /// tasks.
+    /// tasks, or it is to be the only one of its kind and key and another one is live. Such a key stands for it from then on.
     async fn retry(
         &self,
         tenant: TenantId,
@@ -299,7 +304,8 @@ pub trait TaskStore: Send + Sync + 'static {
         count_max: u32,
     ) -> Result<Pruned, StoreError>;
 
-    /// Forgets an ended task at once, as [`TaskStore::prune_finished`] does later.
+    /// Forgets an ended task at once, as [`TaskStore::prune_finished`] does later: neither forgets tasks of a group that is
+    /// open.
     async fn drop_task(&self, tenant: TenantId, id: TaskId) -> Result<DropAnswer, StoreError>;
 
     /// Forgets up to `count_max` idempotency keys that have expired; returns how many.
@@ -311,6 +317,10 @@ pub trait TaskStore: Send + Sync + 'static {
 pub trait Records: Send + Sync + 'static {
     /// A task with its result and its attempts.
     async fn task(&self, tenant: TenantId, id: TaskId) -> Result<Option<TaskView>, StoreError>;
+
+    /// What a task is given, as it is stored; of one that joins others see [`crate::join`]. `None` when the tenant has no such
+    /// task, or it has completed: then it is not kept.
+    async fn input(&self, tenant: TenantId, id: TaskId) -> Result<Option<Payload>, StoreError>;
 
     /// Up to `limit` tasks, newest first.
     async fn list(

@@ -176,7 +176,7 @@ async fn work(
     };
     let Some(tenant) = shared.tenant(batch.group.tenant) else { return Outcome::nothing(now_ms) };
     let id = TaskId(batch.id.0);
-    let entry = shared.running.insert(batch.group.tenant, id, batch.token, 1);
+    let entry = shared.running.insert_batch(batch.group.tenant, id, batch.token);
     if job.tenure.is_lost() {
         shared.running.remove(id, batch.token);
         return Outcome::nothing(now_ms);

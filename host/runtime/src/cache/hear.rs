@@ -43,11 +43,12 @@ impl Cache {
     pub(crate) fn keep(&self, services: &Services, tenants: Vec<Tenant>) {
         for (number, plane) in self.0.planes.iter().enumerate() {
             let backplane = Arc::clone(&plane.backplane);
-            services.spawn(self.clone().hear(number, backplane, tenants.clone(), services.stop_signal()));
+            let hears = self.clone().hear(number, backplane, tenants.clone(), services.stop_signal());
+            services.spawn(format!("cache-hear-{number}"), hears);
         }
-        services.spawn(self.clone().repeat(services.stop_signal()));
-        services.spawn(self.clone().prolong(services.stop_signal()));
-        services.spawn(self.clone().sweep(tenants, services.stop_signal()));
+        services.spawn("cache-repeat", self.clone().repeat(services.stop_signal()));
+        services.spawn("cache-prolong", self.clone().prolong(services.stop_signal()));
+        services.spawn("cache-sweep", self.clone().sweep(tenants, services.stop_signal()));
     }
 
     async fn hear(

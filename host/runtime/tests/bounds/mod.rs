@@ -1,7 +1,7 @@
 //! What a host holds at most, at the limit and one above, and how long a store that stands still holds up its stop.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use futures::{FutureExt, poll};
@@ -105,6 +105,66 @@ async fn a_store_that_stands_still_holds_up_no_stop_and_loses_nothing() {
         assert_eq!((detail.view.summary.attempts, detail.view.summary.crashes), (1, 0));
     }
     others.drain().await;
+}
+
+#[tokio::test]
+async fn a_drain_names_what_does_not_stop_in_its_time() {
+    let mut bench = Bench::new().await;
+    (bench.options.workers, bench.options.drain) = (1, Duration::from_millis(50));
+    let (started, release) = (Arc::new(Notify::new()), Arc::new(Barrier::new(2)));
+    let (begun, held) = (Arc::clone(&started), Arc::clone(&release));
+    let play = move |attempt: Attempt, _, _| {
+        let (begun, held) = (Arc::clone(&begun), Arc::clone(&held));
+        async move {
+            begun.notify_one();
+            // It has its thread, and hears of no stop.
+            held.wait();
+            echo(&attempt)
+        }
+        .boxed()
+    };
+    let (runtime, handle, tenant) = bench.start(play).await;
+    submit(&handle, tenant, "1").await;
+    started.notified().await;
+    let report = timeout(SOON, runtime.drain()).await.expect("it is not waited for for ever");
+    assert_eq!((report.unstopped, report.finished), (vec!["guest-0".to_owned()], 0));
+    release.wait();
+}
+
+#[tokio::test]
+async fn large_inputs_of_one_tenant_hold_up_no_other() {
+    let mut bench = Bench::new().await;
+    // One runs of a tenant, and three more wait, which are more bytes than may.
+    (bench.policy.running_max, bench.options.local_queue_bytes_max) = (1, 2_000);
+    let gate = Arc::new(Semaphore::new(0));
+    let held = Arc::clone(&gate);
+    let play = move |attempt: Attempt, _, _| {
+        let gate = Arc::clone(&held);
+        async move {
+            if attempt.input.bytes.len() > 1 {
+                gate.acquire().await.expect("open").forget();
+            }
+            echo(&attempt)
+        }
+        .boxed()
+    };
+    let (runtime, handle, [large, small]) = bench.start_for(["large", "small"], play).await;
+    let input = "1".repeat(900);
+    let ids = handle.submit(large, vec![task(&input); 8], None).await.expect("accepted");
+    let full = async {
+        while (handle.figures().running, handle.figures().waiting) != (1, 3) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(SOON, full).await.expect("they are leased");
+    let id = submit(&handle, small, "1").await;
+    assert_eq!(ended(&handle, small, id).await.view.summary.state, TaskState::Completed);
+    assert_eq!(handle.figures().waiting, 3);
+    gate.add_permits(8);
+    for id in ids.ids() {
+        assert_eq!(ended(&handle, large, id).await.view.summary.state, TaskState::Completed);
+    }
+    runtime.drain().await;
 }
 
 /// For each of them a transaction takes as long of the processors as a guest of a millisecond.

@@ -1,17 +1,24 @@
-//! Schedules in virtual time: two hosts, a clock that is put forward and back, and hosts that were away.
+//! Schedules in virtual time: two hosts, a clock that is put forward and back, hosts that were away, and schedules that
+//! cannot be read or written.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use keiko_core::TenantId;
 use keiko_core::code::Code;
-use keiko_core::schedule::{Missed, Overlap, Recurrence};
+use keiko_core::name::ScheduleName;
+use keiko_core::port::{
+    Created, DueSchedules, Fired, Firing, ScheduleKey, Schedules, StoreError, StoreErrorKind,
+};
+use keiko_core::schedule::{Missed, Overlap, Recurrence, Schedule};
 use keiko_core::task::{TaskFilter, TaskState};
 use keiko_runtime::{Handle, ScheduleRequest, TaskRequest};
 use keiko_store::memory::MemoryStore;
 use tokio::time::timeout;
 
-use crate::support::{MANIFEST, Virtual, start_virtual, task};
+use crate::support::{Given, MANIFEST, Virtual, start_virtual, start_virtual_with, task};
 
 fn at(text: &str) -> i64 {
     text.parse::<jiff::Timestamp>().expect("a time").as_millisecond()
@@ -23,7 +30,11 @@ pub fn clock(began: &str) -> Arc<Virtual> {
 
 /// Lets virtual time go on.
 pub async fn pass(hours: u64) {
-    let _ = timeout(Duration::from_secs(hours * 3_600), std::future::pending::<()>()).await;
+    pass_seconds(hours * 3_600).await;
+}
+
+async fn pass_seconds(seconds: u64) {
+    let _ = timeout(Duration::from_secs(seconds), std::future::pending::<()>()).await;
 }
 
 fn asked(name: &str, cron: &str, missed: Missed) -> ScheduleRequest {
@@ -130,5 +141,129 @@ async fn an_occurrence_that_cannot_be_submitted_says_why_and_the_next_one_comes(
     let known = handle.schedule(tenant, "s").await.expect("the schedule");
     assert_eq!(known.last.and_then(|last| last.problem), None);
     assert_eq!(times(&handle, tenant).await, ["2026-06-01T13:15:00Z"]);
+    runtime.drain().await;
+}
+
+/// Schedules of which those whose names begin with `newer` cannot be read.
+struct Troubled {
+    store: MemoryStore,
+    /// Occurrences of those whose names begin with `refused` are not taken.
+    refuses: AtomicBool,
+    /// No occurrence can be written.
+    down: AtomicBool,
+    /// Occurrences that were to be written.
+    fired: AtomicU32,
+}
+
+impl Troubled {
+    fn new(store: MemoryStore) -> Troubled {
+        Troubled {
+            store,
+            refuses: AtomicBool::default(),
+            down: AtomicBool::default(),
+            fired: AtomicU32::default(),
+        }
+    }
+}
+
+#[async_trait]
+impl Schedules for Troubled {
+    async fn create(&self, schedule: Schedule, count_max: u64) -> Result<Created, StoreError> {
+        self.store.create(schedule, count_max).await
+    }
+
+    async fn schedules(
+        &self,
+        tenant: TenantId,
+        after: Option<&ScheduleName>,
+        limit: u32,
+    ) -> Result<Vec<Schedule>, StoreError> {
+        self.store.schedules(tenant, after, limit).await
+    }
+
+    async fn schedule(&self, tenant: TenantId, name: &ScheduleName) -> Result<Option<Schedule>, StoreError> {
+        self.store.schedule(tenant, name).await
+    }
+
+    async fn pause_schedule(
+        &self,
+        tenant: TenantId,
+        name: &ScheduleName,
+        paused_ms: Option<i64>,
+        next_ms: Option<i64>,
+    ) -> Result<Option<bool>, StoreError> {
+        self.store.pause_schedule(tenant, name, paused_ms, next_ms).await
+    }
+
+    async fn remove_schedule(&self, tenant: TenantId, name: &ScheduleName) -> Result<bool, StoreError> {
+        self.store.remove_schedule(tenant, name).await
+    }
+
+    async fn due_schedules(
+        &self,
+        now_ms: i64,
+        passed: &[ScheduleKey],
+        limit: u32,
+    ) -> Result<DueSchedules, StoreError> {
+        let mut due = self.store.due_schedules(now_ms, passed, limit).await?;
+        let newer = |one: &mut Schedule| one.name.as_str().starts_with("newer");
+        let error = || StoreError::new(StoreErrorKind::Integrity, "a newer host of the test wrote it");
+        let unreadable = due.schedules.extract_if(.., newer);
+        due.unreadable = unreadable.map(|one| ((one.tenant, one.name.to_string()), error())).collect();
+        Ok(due)
+    }
+
+    async fn fire(&self, firing: Firing, now_ms: i64) -> Result<Fired, StoreError> {
+        self.fired.fetch_add(1, Ordering::SeqCst);
+        if self.down.load(Ordering::SeqCst) {
+            return Err(StoreError::new(StoreErrorKind::Down, "the test took the store away"));
+        }
+        if self.refuses.load(Ordering::SeqCst) && firing.name.as_str().starts_with("refused") {
+            return Err(StoreError::new(StoreErrorKind::Refused, "the test refuses this occurrence"));
+        }
+        self.store.fire(firing, now_ms).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedules_that_cannot_be_read_or_written_hold_up_no_others() {
+    let (store, clock) = (MemoryStore::new(), clock("2026-06-01T12:00:00Z"));
+    let troubled = Arc::new(Troubled::new(store.clone()));
+    troubled.refuses.store(true, Ordering::SeqCst);
+    let given = Given { schedules: Some(troubled.clone()), ..Given::default() };
+    let (runtime, handle) = start_virtual_with(store, clock, given).await;
+    let tenant = install(&handle).await;
+    // Those in trouble are more than a page, and come first.
+    let names = (0..60).flat_map(|number| [format!("newer-{number}"), format!("refused-{number}")]);
+    for name in names.chain(["sound".to_owned()]) {
+        handle.create_schedule(tenant, asked(&name, "15 * * * *", Missed::RunOnce)).await.expect("created");
+    }
+    pass_seconds(15 * 60 + 5).await;
+    assert_eq!(times(&handle, tenant).await, ["2026-06-01T12:15:00Z"]);
+    troubled.refuses.store(false, Ordering::SeqCst);
+    pass_seconds(5).await;
+    assert_eq!(times(&handle, tenant).await.len(), 61, "those that were refused come soon after");
+    let unread = handle.schedule(tenant, "newer-7").await.expect("the schedule");
+    assert_eq!((unread.last, unread.next_ms), (None, Some(at("2026-06-01T12:15:00Z"))), "nothing is changed");
+    runtime.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_away_ends_the_round_and_all_occur_when_it_is_back() {
+    let (store, clock) = (MemoryStore::new(), clock("2026-06-01T12:00:00Z"));
+    let troubled = Arc::new(Troubled::new(store.clone()));
+    troubled.down.store(true, Ordering::SeqCst);
+    let given = Given { schedules: Some(troubled.clone()), ..Given::default() };
+    let (runtime, handle) = start_virtual_with(store, clock, given).await;
+    let tenant = install(&handle).await;
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        handle.create_schedule(tenant, asked(name, "15 * * * *", Missed::RunOnce)).await.expect("created");
+    }
+    pass_seconds(15 * 60 + 3).await;
+    let fired = troubled.fired.load(Ordering::SeqCst);
+    assert!((1..=4).contains(&fired), "{fired} were tried in three seconds, one in each round");
+    troubled.down.store(false, Ordering::SeqCst);
+    pass_seconds(10).await;
+    assert_eq!(times(&handle, tenant).await.len(), 6);
     runtime.drain().await;
 }

@@ -17,7 +17,8 @@ use keiko_core::outcome::{AttemptReport, Failure, Meter, Outcome, Taint};
 use keiko_core::policy::{BudgetRequest, TenantPolicy};
 use keiko_core::port::{
     Attempt, BatchOutcome, BatchReport, BatchRun, Beat, Clock, Compiled, Dead, Expired, HostPort, IdBlock,
-    InstallError, Lease, LeaseRequest, Pruned, Rescued, Runner, StoreError, StoreErrorKind, TaskStore,
+    InstallError, Lease, LeaseRequest, Pruned, Rescued, Runner, Schedules, StoreError, StoreErrorKind,
+    TaskStore,
 };
 use keiko_core::priority::Priority;
 use keiko_core::profile::{Profile, Profiles};
@@ -175,7 +176,7 @@ pub struct Faulty {
     pub down: AtomicBool,
     /// Beats find the holder rescued.
     pub lost: AtomicBool,
-    /// Groups with the end of this task are refused.
+    /// Groups with the end of this task are refused, and so is its retry.
     pub poison: AtomicI64,
 }
 
@@ -249,6 +250,11 @@ impl TaskStore for Faulty {
         self.store.rescue(dead, started, now_ms).await
     }
 
+    async fn stale(&self, leases: Vec<(TaskId, Token)>) -> Result<Vec<(TaskId, Token)>, StoreError> {
+        self.up()?;
+        self.store.stale(leases).await
+    }
+
     async fn cancel(&self, tenant: TenantId, id: TaskId, now_ms: i64) -> Result<CancelAnswer, StoreError> {
         self.up()?;
         self.store.cancel(tenant, id, now_ms).await
@@ -291,6 +297,9 @@ impl TaskStore for Faulty {
         now_ms: i64,
     ) -> Result<RetryAnswer, StoreError> {
         self.up()?;
+        if id.0 == self.poison.load(Ordering::SeqCst) {
+            return Err(StoreError::new(StoreErrorKind::Refused, "the test refuses this retry"));
+        }
         self.store.retry(tenant, id, amendment, queue_max, now_ms).await
     }
 
@@ -436,7 +445,7 @@ pub async fn start_on(store: MemoryStore, running_max: usize) -> (Runtime, Handl
 
 /// A host on this store with the tenant `default`, whose attempts play something.
 pub async fn start_playing(store: MemoryStore, options: Options, play: Arc<Play>) -> (Runtime, Handle) {
-    start_with(store, Arc::new(Shifted::default()), Given { options, ..Given::default() }, play).await
+    start_with(store, Arc::new(Shifted::default()), Given { options, play, ..Given::default() }).await
 }
 
 fn echoes(attempt: Attempt, _: Arc<dyn HostPort>, _: Stop) -> BoxFuture<'static, AttemptReport> {
@@ -458,31 +467,37 @@ pub async fn start_virtual_with(
 ) -> (Runtime, Handle) {
     let short = Duration::from_secs(3_600);
     let options = Options { workers: 1, short, in_place: true, ..given.options };
-    start_with(store, clock, Given { options, ..given }, Arc::new(echoes)).await
+    start_with(store, clock, Given { options, ..given }).await
 }
 
 /// What a host is given beside a store and a clock.
 pub struct Given {
     pub options: Options,
     pub policy: TenantPolicy,
+    /// What guests do.
+    pub play: Arc<Play>,
     /// What processors do.
     pub batch: Arc<BatchPlay>,
+    /// Schedules in the place of the store's.
+    pub schedules: Option<Arc<dyn Schedules>>,
 }
 
 impl Default for Given {
     fn default() -> Given {
-        Given { options: Options::default(), policy: TenantPolicy::default(), batch: Arc::new(work_all) }
+        Given {
+            options: Options::default(),
+            policy: TenantPolicy::default(),
+            play: Arc::new(echoes),
+            batch: Arc::new(work_all),
+            schedules: None,
+        }
     }
 }
 
-async fn start_with(
-    store: MemoryStore,
-    clock: Arc<dyn Clock>,
-    given: Given,
-    play: Arc<Play>,
-) -> (Runtime, Handle) {
-    let Given { options, policy, batch } = given;
+async fn start_with(store: MemoryStore, clock: Arc<dyn Clock>, given: Given) -> (Runtime, Handle) {
+    let Given { options, policy, play, batch, schedules } = given;
     let store = Arc::new(store);
+    let schedules = schedules.unwrap_or_else(|| store.clone());
     let parts = Parts {
         tasks: store.clone(),
         records: store.clone(),
@@ -502,7 +517,7 @@ async fn start_with(
             clock: clock.clone(),
         },
         usage: store.clone(),
-        schedules: store.clone(),
+        schedules,
         signals: store,
         runner: Arc::new(Script(play, batch)),
         clock,

@@ -9,6 +9,7 @@ use futures::FutureExt;
 use keiko_core::TenantId;
 use keiko_core::catalog::{RemoveWhen, Target};
 use keiko_core::code::Code;
+use keiko_core::group::NewGroup;
 use keiko_core::outcome::Outcome;
 use keiko_core::task::{Payload, TaskState};
 use keiko_runtime::Handle;
@@ -175,5 +176,47 @@ async fn a_drained_plugin_takes_no_tasks_and_goes_after_its_last() {
         }
     };
     tokio::time::timeout(SOON, gone).await.expect("it goes by itself");
+    runtime.drain().await;
+}
+
+#[tokio::test]
+async fn a_submit_that_comes_again_finds_its_tasks_though_it_would_be_refused_now() {
+    let mut bench = Bench::new().await;
+    let asked = |input: &str| {
+        let mut task = task(input);
+        (task.delay_ms, task.budget.fuel) = (3_600_000, Some(7));
+        vec![task; 2]
+    };
+    let (runtime, handle, tenant) = bench.start(|attempt, _, _| digest(attempt)).await;
+    let first = handle.submit(tenant, asked("1"), Some("k".to_owned())).await.expect("accepted").first;
+    let group = NewGroup::default();
+    let of_group = handle.submit_group(tenant, asked("1"), Some("g".to_owned()), group).await;
+    let of_group = of_group.expect("accepted").first;
+    runtime.drain().await;
+
+    // Since then the tenant may have less fuel, and later its plugin is to go.
+    bench.policy.max.fuel = 6;
+    let (runtime, handle, tenant) = bench.start(|attempt, _, _| digest(attempt)).await;
+    let submit = async |input: &str, key: Option<&str>| {
+        handle.submit(tenant, asked(input), key.map(str::to_owned)).await
+    };
+    let check = async |refusal: Code| {
+        let again = submit("1", Some("k")).await.expect("known");
+        assert_eq!((again.first, again.count, again.duplicate), (first, 2, true));
+        let again = handle.submit_group(tenant, asked("1"), Some("g".to_owned()), group).await;
+        let again = again.expect("known");
+        assert_eq!((again.first, again.duplicate), (of_group, true));
+        let other = submit("2", Some("k")).await.expect_err("another body");
+        assert_eq!((other.code, other.message.contains("another submit")), (Code::Conflict, true));
+        for key in [Some("new"), None] {
+            let refused = submit("1", key).await.expect_err("nothing is known of it");
+            assert_eq!((refused.code, refused.message.contains("another submit")), (refusal, false));
+        }
+        assert_eq!(handle.counts(tenant).await.expect("counts").pending, 4);
+    };
+    check(Code::QuotaExceeded).await;
+    let left = handle.remove_plugin(tenant, "script", RemoveWhen::Drained).await.expect("it drains");
+    assert_eq!(left, Some(4));
+    check(Code::Conflict).await;
     runtime.drain().await;
 }

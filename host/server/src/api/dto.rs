@@ -1,5 +1,6 @@
 //! The shapes of `docs/http-api.md`: what a request's JSON becomes, and what an answer's JSON is made of.
 
+mod limits;
 mod plugin;
 mod submit;
 
@@ -17,6 +18,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use self::limits::LimitsJson;
 use super::json::depth;
 use super::limit::JSON_DEPTH_MAX;
 
@@ -210,6 +212,12 @@ struct TaskJson<'a> {
     #[serde(flatten)]
     head: Head<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concurrency_key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<LimitsJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     progress: Option<ProgressJson<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<FailureJson<'a>>,
@@ -249,6 +257,9 @@ fn task_and(detail: &TaskDetail, cancelled_below: Option<u64>) -> Vec<u8> {
     let progress = detail.progress.as_ref();
     let mut text = to_vec(&TaskJson {
         head: Head::from(&view.summary),
+        group: view.group.map(|group| group.to_string()),
+        concurrency_key: view.slot_key.as_deref(),
+        limits: LimitsJson::of(&view.budget),
         progress: progress
             .map(|progress| ProgressJson { fraction: progress.fraction, message: &progress.message }),
         error: view.failure.as_ref().map(FailureJson::from),

@@ -15,18 +15,18 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::stream;
+use keiko_core::Token;
 use keiko_core::group::GroupState;
 use keiko_core::task::TaskState;
-use keiko_core::{GroupId, TaskId, Token};
 use keiko_runtime::{Error, GroupWatch, TaskEvent, TaskPlace, TaskWatch};
 use serde_json::json;
 use tokio::time::timeout;
 
 use super::caller::{Caller, Segment};
 use super::gate::Streams;
-use super::group::group_json;
+use super::group::{group_id, group_json};
 use super::problem::Problem;
-use super::{Api, dto, query};
+use super::{Api, dto, query, task};
 
 /// A stream says that it lives when nothing else was to be said for so long.
 const ALIVE_EVERY: Duration = Duration::from_secs(15);
@@ -34,12 +34,12 @@ const ALIVE_EVERY: Duration = Duration::from_secs(15);
 pub(super) async fn of_task(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    Segment(id): Segment,
+    id: Segment,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     query::read::<query::Nothing>(&uri)?;
-    let id: TaskId = id.parse().map_err(|_| Problem::invalid(format!("`{id}` is not the id of a task")))?;
+    let id = task::task_id(&id)?;
     let told = last_event_id(&headers)?.map(|text| task_place(&text)).transpose()?;
     // One that is not there is answered as everywhere.
     let stands = api.handle.task(caller.tenant, id).await?.view;
@@ -53,12 +53,12 @@ pub(super) async fn of_task(
 pub(super) async fn of_group(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    Segment(id): Segment,
+    id: Segment,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     query::read::<query::Nothing>(&uri)?;
-    let id: GroupId = id.parse().map_err(|_| Problem::invalid(format!("`{id}` is not the id of a group")))?;
+    let id = group_id(&id)?;
     let told = last_event_id(&headers)?.map(|text| group_place(&text)).transpose()?;
     let group = api.handle.group(caller.tenant, id).await?;
     let stands = [group.completed, group.failed, group.cancelled];

@@ -189,6 +189,6 @@ pub(super) async fn cancel(
 }
 
 /// What is no id names no group.
-fn group_id(id: &Segment) -> Result<GroupId, Problem> {
+pub(super) fn group_id(id: &Segment) -> Result<GroupId, Problem> {
     id.0.parse().map_err(|error| Problem::new(Code::NotFound, format!("there is no such group: {error}")))
 }

@@ -105,6 +105,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/tasks/cancel", post(task::cancel_many))
         .route("/v1/tasks/retry", post(task::retry_many))
         .route("/v1/tasks/{id}", get(task::get).delete(task::drop_task))
+        .route("/v1/tasks/{id}/input", get(task::input))
         .route("/v1/tasks/{id}/result", get(task::result))
         .route("/v1/tasks/{id}/logs", get(task::logs))
         .route("/v1/tasks/{id}/events", get(events::of_task))

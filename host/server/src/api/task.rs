@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use keiko_core::limit::INPUT_BYTES_MAX;
-use keiko_core::task::Amendment;
+use keiko_core::task::{Amendment, Payload};
 use keiko_core::{Code, TaskId};
 use keiko_runtime::TaskDetail;
 
@@ -136,9 +136,17 @@ pub(super) async fn result(
         let state = view.summary.state.as_str();
         return Err(Problem::new(Code::Conflict, format!("the task has no result; it is {state}")));
     };
-    let content_type = HeaderValue::from_str(&payload.content_type)
-        .unwrap_or(HeaderValue::from_static("application/octet-stream"));
-    Ok(([(header::CONTENT_TYPE, content_type)], payload.bytes).into_response())
+    Ok(payload_answer(payload))
+}
+
+pub(super) async fn input(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    id: Segment,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    query::read::<query::Nothing>(&uri)?;
+    Ok(payload_answer(api.handle.input(caller.tenant, task_id(&id)?).await?))
 }
 
 pub(super) async fn logs(
@@ -248,11 +256,18 @@ fn expect_empty(body: &Bytes) -> Result<(), Problem> {
     Err(Problem::invalid("this request takes no body"))
 }
 
+/// Bytes under their own type.
+fn payload_answer(payload: Payload) -> Response {
+    let content_type = HeaderValue::from_str(&payload.content_type)
+        .unwrap_or(HeaderValue::from_static("application/octet-stream"));
+    ([(header::CONTENT_TYPE, content_type)], payload.bytes).into_response()
+}
+
 fn task_answer(detail: &TaskDetail) -> Response {
     json_answer(StatusCode::OK, dto::task(detail))
 }
 
 /// What is no id names no task.
-fn task_id(id: &Segment) -> Result<TaskId, Problem> {
+pub(super) fn task_id(id: &Segment) -> Result<TaskId, Problem> {
     id.0.parse().map_err(|error| Problem::new(Code::NotFound, format!("there is no such task: {error}")))
 }

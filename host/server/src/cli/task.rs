@@ -1,5 +1,6 @@
 //! `keiko task`.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,13 @@ pub(super) enum Command {
     Retry(Box<Retry>),
     /// Forget ended tasks, with their results, attempts and logs, by their ids or all that a filter names
     Drop(Many),
+    /// Print what a task is given, byte for byte, which is kept until it completes
+    Input {
+        /// Its id
+        id: String,
+        #[command(flatten)]
+        host: client::HostArguments,
+    },
     /// Show what a task's attempts logged
     Logs {
         /// Its id
@@ -114,6 +122,10 @@ pub(super) struct Task {
     parent: Option<String>,
     agent: Option<String>,
     user: Option<String>,
+    group: Option<String>,
+    concurrency_key: Option<String>,
+    #[serde(default)]
+    limits: BTreeMap<String, serde_json::Value>,
     #[serde(default)]
     priority: u8,
     run_at: String,
@@ -209,7 +221,7 @@ struct Line {
     source: String,
     message: String,
     #[serde(default)]
-    fields: std::collections::BTreeMap<String, String>,
+    fields: BTreeMap<String, String>,
 }
 
 pub(super) fn task(command: Command) -> Result<ExitCode, Failure> {
@@ -235,6 +247,15 @@ pub(super) fn task(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Retry(arguments) => retry(&arguments),
         Command::Drop(arguments) => drop_tasks(&arguments),
+        Command::Input { id, host } => {
+            let Answer { body } = host.client()?.send(Call::get(&path(&id, "/input")))?;
+            if host.json {
+                print::bytes(&body);
+            } else {
+                print::result(&body);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Logs { id, host } => logs(&id, &host),
     }
 }
@@ -480,6 +501,16 @@ fn show(task: &Task) {
     }
     if let Some(user) = &task.user {
         line("user", user);
+    }
+    if let Some(group) = &task.group {
+        line("group", group);
+    }
+    if let Some(key) = &task.concurrency_key {
+        line("key", key);
+    }
+    if !task.limits.is_empty() {
+        let limits: Vec<_> = task.limits.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        line("limits", &limits.join(", "));
     }
     if let Some(Tree { fuel_max, fuel_used, host_calls_max, host_calls_used }) = task.tree {
         let of = |used, max| format!("{} of {}", print::thousands(used), print::thousands(max));

@@ -7,7 +7,7 @@ use crate::world::{Client, World, tenant};
 
 /// Every route behind the token, with a task and a plugin to name.
 fn routes(id: &str, plugin: &str) -> Vec<(&'static str, String)> {
-    let get = ["/result", "/logs", ""].map(|rest| ("GET", format!("/v1/tasks/{id}{rest}")));
+    let get = ["/input", "/result", "/logs", ""].map(|rest| ("GET", format!("/v1/tasks/{id}{rest}")));
     let post = ["/cancel", "/retry"].map(|rest| ("POST", format!("/v1/tasks/{id}{rest}")));
     let plugins = [
         ("GET", format!("/v1/plugins/{plugin}")),

@@ -58,6 +58,25 @@ fn a_person_makes_a_schedule_pauses_it_and_takes_it_away() {
 }
 
 #[test]
+fn what_a_task_is_given_is_printed_as_it_is_until_it_completes() {
+    let served = served();
+    let submit = |kind: &str| {
+        let all = ["task", "submit", "--kind", kind, "--input", r#"{"a": 1.0}"#, "--fuel", "100000000"];
+        out(&served.run(&[&all[..], &["--concurrency-key", "k"]].concat(), 0)).trim().to_owned()
+    };
+    let failed = submit("fail");
+    served.run(&["task", "wait", &failed, "--timeout", "60"], 1);
+    assert_eq!(out(&served.run(&["task", "input", &failed], 0)), r#"{"a": 1.0}"#);
+    assert_eq!(shown(&served, &["task", "input", &failed]), json!({"a": 1.0}));
+    let told = out(&served.run(&["task", "get", &failed], 0));
+    assert!(told.contains("key        k\n") && told.contains("limits     fuel 100000000\n"), "{told}");
+    let done = submit("echo");
+    served.run(&["task", "wait", &done, "--timeout", "60"], 0);
+    let refused = served.run(&["task", "input", &done], 3);
+    assert!(err(&refused).contains("it has completed (not_found"), "{}", err(&refused));
+}
+
+#[test]
 fn tasks_with_one_concurrency_key_go_one_after_the_other() {
     let served = served();
     let submit = |fuel: &str| {

@@ -78,7 +78,7 @@ fn a_host_without_http_is_reached_through_its_handle() {
         let (plugin, changed) = handle.install(tenant, component.into(), None).await.unwrap();
         assert_eq!((plugin.name.as_str(), changed), ("guest", true));
         let report = host.serve_until(async {}).await;
-        assert_eq!((report.finished, report.handed_back), (0, 0));
+        assert_eq!((report.finished, report.handed_back, report.unstopped), (0, 0, vec![]));
         let refused = handle.submit(tenant, Vec::new(), None).await.unwrap_err();
         assert_eq!(refused.code.as_str(), "storage_busy");
     });

@@ -15,6 +15,7 @@ mod database;
 mod drain;
 mod guest;
 mod http;
+mod inputs;
 mod limits;
 mod pauses;
 mod plugins;

@@ -189,10 +189,17 @@ fn a_part_of_the_tasks_tries_a_version_and_it_can_be_taken_back() {
 fn a_plugin_can_be_told_to_go_when_its_tasks_have_ended() {
     let world = World::open();
     let client = world.client(None);
-    let id = client.submit(r#"{"kind":"echo","delay_ms":3600000}"#);
+    let waits = r#"{"kind":"echo","delay_ms":3600000}"#;
+    let submit = |key: &str| {
+        let headers = [("content-type", "application/json"), ("idempotency-key", key)];
+        client.send("POST", "/v1/tasks", &headers, waits.as_bytes())
+    };
+    let id = submit("k").expect(201).json()["id"].as_str().unwrap().to_owned();
     assert_eq!(client.delete("/v1/plugins/guest?drain=true").expect(202).json(), json!({"live": 1}));
     assert_eq!(client.get("/v1/plugins/guest").expect(200).json()["draining"], true);
     client.post_json("/v1/tasks", r#"{"kind":"echo"}"#).problem(409, "conflict");
+    assert_eq!(submit("k").expect(200).json()["id"], json!(id), "it was taken before");
+    submit("new").problem(409, "conflict");
     // Whoever installs it again wants it to stay.
     client.upload("/v1/plugins", &guest::component("guest", "0.1.0")).expect(201);
     assert_eq!(client.get("/v1/plugins/guest").expect(200).json()["draining"], json!(null));

@@ -163,7 +163,7 @@ fn a_task_is_watched_to_its_end_and_a_reader_goes_on_where_it_was() {
     assert_eq!(name, "end", "whoever comes late is told the end");
 
     client.get("/v1/tasks/task_0000000000001/events").problem(404, "not_found");
-    client.get("/v1/tasks/nonsense/events").problem(400, "invalid_input");
+    client.get("/v1/tasks/nonsense/events").problem(404, "not_found");
     client.send("GET", &path, &[("last-event-id", "7")], b"").problem(400, "invalid_input");
 }
 
@@ -188,7 +188,9 @@ fn a_group_is_watched_as_its_tasks_end() {
     assert_eq!((name.as_str(), &last["cancelled"]), ("end", &json!(1)));
     assert!(events.next().is_none());
     client.send("GET", &path, &[("last-event-id", place.unwrap().as_str())], b"").expect(204);
-    client.get("/v1/groups/group_0000000000001/events").problem(404, "not_found");
+    for id in ["group_0000000000001", "task_0000000000001", "nonsense"] {
+        client.get(&format!("/v1/groups/{id}/events")).problem(404, "not_found");
+    }
 }
 
 #[test]

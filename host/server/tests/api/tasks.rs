@@ -445,7 +445,14 @@ fn tasks_of_a_key_are_unique_debounced_or_throttled() {
     refused.problem(409, "conflict");
     assert!(message.contains(&id), "{message}");
     client.post(&format!("/v1/tasks/{id}/cancel")).expect(200);
-    assert_ne!(client.submit(&unique), id);
+    let second = client.submit(&unique);
+    assert_ne!(second, id);
+    let refused = client.post(&format!("/v1/tasks/{id}/retry"));
+    let message = refused.json()["message"].as_str().unwrap().to_owned();
+    refused.problem(409, "conflict");
+    assert!(message.contains(&second), "{message}");
+    let many = client.post("/v1/tasks/retry?state=cancelled").expect(200).json();
+    assert_eq!((&many["matched"], &many["changed"]), (&json!(1), &json!(0)));
 
     let debounce = |input: &str, wait_ms: u64| {
         let rule =

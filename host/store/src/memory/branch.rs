@@ -1,4 +1,4 @@
-//! Branches: everything below a root, or below another task of its tree, is cancelled together.
+//! Branches: everything below roots, or below other tasks of a tree, is cancelled together.
 
 use std::iter::successors;
 
@@ -28,15 +28,17 @@ impl State {
     fn live_below(&self, tenant: TenantId, branch: Branch) -> Vec<TaskId> {
         let is_below = |id: TaskId, root: TaskId, parent: TaskId| match branch {
             Branch::Roots(first, last) => (first..=last).contains(&root),
-            Branch::Under { root: tree, task } => {
+            Branch::Under { root: tree, first, last } => {
+                let last = if self.breaks(Mutation::BranchOfFirst) { first } else { last };
+                let branches = |id: TaskId| (first..=last).contains(&id);
                 let parent_of = |id: &TaskId| self.tasks.get(id).and_then(|row| row.lineage.parent);
                 let mut above = successors(parent_of(&id), parent_of);
                 root == tree
                     && (self.breaks(Mutation::BranchIsTree)
                         || if self.breaks(Mutation::BranchOfChildren) {
-                            parent == task
+                            branches(parent)
                         } else {
-                            above.any(|id| id == task)
+                            above.any(branches)
                         })
             }
         };

@@ -117,9 +117,9 @@ impl State {
             result: row.result.clone(),
             failure: row.failure.clone(),
         });
-        let mut bytes = 0;
+        let (mut bytes, unbounded) = (0, self.breaks(Mutation::OutcomesUnbounded));
         let fits = |one: &Outcome| {
-            let fits = bytes <= USER_RESULTS_BYTES_MAX;
+            let fits = bytes <= USER_RESULTS_BYTES_MAX || unbounded;
             bytes += one.result.as_ref().map_or(0, |result| result.bytes.len() as u64);
             fits
         };

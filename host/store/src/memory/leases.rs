@@ -245,6 +245,16 @@ impl State {
         sorted.rescued(failed, groups)
     }
 
+    pub(super) fn stale(&self, mut leases: Vec<(TaskId, Token)>) -> Vec<(TaskId, Token)> {
+        let (waits, any) = (self.breaks(Mutation::StaleWaits), self.breaks(Mutation::StaleByTask));
+        let lasts = |(id, token): &(TaskId, Token)| {
+            let row = self.tasks.get(id).filter(|row| row.token == *token || any);
+            row.is_some_and(|row| row.holder.is_some() || waits)
+        };
+        leases.retain(|lease| !lasts(lease));
+        leases
+    }
+
     /// The leases that are charged a crash: those that had started.
     fn charged(&self, running: &[(i64, i64, i64)], started: Vec<(TaskId, Token)>) -> Vec<(TaskId, Token)> {
         let every = running.iter().map(|&(id, token, _)| (TaskId(id), Token(token)));

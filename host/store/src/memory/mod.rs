@@ -214,6 +214,10 @@ impl TaskStore for MemoryStore {
         self.call(|state| Ok(state.rescue(dead, started, now_ms))).await
     }
 
+    async fn stale(&self, leases: Vec<(TaskId, Token)>) -> Result<Vec<(TaskId, Token)>, StoreError> {
+        self.call(|state| Ok(state.stale(leases))).await
+    }
+
     async fn cancel(&self, tenant: TenantId, id: TaskId, now_ms: i64) -> Result<CancelAnswer, StoreError> {
         self.call(|state| Ok(state.cancel(tenant, id, now_ms))).await
     }

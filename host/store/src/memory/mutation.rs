@@ -30,6 +30,7 @@ super::listed::mutations! {
     TreeEndForgotten: "Grandchildren do not know when their tree's time is over.";
     JoinNeverGoes: "A task that joins a group does not go when the group has ended.";
     JoinGoesAtOnce: "A task that joins a group does not wait for it.";
+    BranchOfFirst: "A cancel below a group's tasks takes what is below the first of them.";
     BranchIsTree: "A cancel below one task takes the whole tree.";
     BranchOfChildren: "A cancel below a task ends its children only.";
     BranchForOthers: "A cancel of a branch finds another tenant's.";
@@ -55,6 +56,8 @@ super::listed::mutations! {
     DropOfLive: "A task that has not ended can be dropped.";
     DropForOthers: "A tenant can drop another's task.";
     DropUncounted: "What is dropped stays counted.";
+    DropOfOpenGroup: "A task of a group that is open can be dropped.";
+    PruneOfOpenGroup: "A prune forgets tasks of groups that are open.";
     PruneForgetsLiveKeys: "A prune forgets keys that have not expired.";
     PruneIgnoresItsNumber: "A prune forgets more keys than it was told to.";
     QuotaUnchecked: "The quota is not looked at.";
@@ -85,6 +88,7 @@ super::listed::mutations! {
     WindowStands: "A window lets no held task go.";
     FailFastOfAnyGroup: "A group is cancelled for a failure that it does not have, or does not mind.";
     OutcomesBackwards: "Outcomes of a group come backwards.";
+    OutcomesUnbounded: "A page of outcomes loads all their results.";
     GroupForOthers: "A tenant can see and cancel another's group.";
     RetryForgetsTimeOuts: "A retry by hand does not give a task its time-outs again.";
     StartedTimesOutQueued: "A task that has started is ended because it did not start in time.";
@@ -116,6 +120,8 @@ super::listed::mutations! {
     ThirdCrashReturns: "A third crash gives the task back as the first two did.";
     RescueForgetsNobody: "A rescue does not forget the dead holders.";
     RescueForgetsGroups: "A rescue does not tell which groups have failed and go on.";
+    StaleByTask: "A lease that is over is said to last while its task runs under another.";
+    StaleWaits: "A lease that is over is said to last while its task waits for another.";
     CancelWithoutToken: "A cancel does not grow the token.";
     CancelUncounted: "A cancel does not change the counts.";
     CancelOfEnded: "A cancel takes tasks that have ended.";
@@ -140,6 +146,9 @@ super::listed::mutations! {
     SpentForOthers: "A tenant can read what another spent.";
     ReadForOthers: "A tenant can read another's task.";
     LogsForOthers: "A tenant can read another's logs.";
+    InputForOthers: "A tenant can read what another's task is given.";
+    InputOfCompletedIsNothing: "A task that completed was given nothing, though what it was given is not kept.";
+    AskedUntold: "A task does not say its group, its key, and what it asked for.";
     ListForOthers: "A tenant's lists show another's tasks.";
     ListOldestFirst: "Lists are oldest first.";
     PageRepeatsItsEdge: "A page starts with the task that the one before ended with.";
@@ -192,6 +201,8 @@ super::listed::mutations! {
     ReplaceKeepsInput: "A task that waits keeps its first input.";
     ReplaceKeepsTime: "A task that waits keeps its first due time.";
     PruneForgetsLiveOnces: "A prune forgets keys of kinds whose task is live.";
+    RetryIgnoresOnce: "A retry by hand asks nothing of the key of a task that is to be the only one.";
+    RetryTakesNoOnce: "A key does not stand for a task that is tried again by hand.";
     ReplaceOutlivesTree: "A child that is given another input may take longer than its tree.";
     KeyForgetsWhatWasFound:
         "An idempotency key of tasks of which some were found answers numbers that follow each other.";
@@ -230,6 +241,7 @@ super::listed::mutations! {
     ScheduleForOthers: "A tenant sees and changes another's schedules.";
     SchedulesRepeatTheirEdge: "A page of schedules starts with the one that the page before ended with.";
     NextScheduleForgotten: "Nobody is told when the next schedule occurs.";
+    PassedSchedulesComeFirst: "Schedules that are passed over come back and hide those behind them.";
     AgentsInIdOrder: "Agents are loaded in the order of their ids.";
     MissingAgentsLeftOut: "Agents that are missing are left out.";
     AgentsForOthers: "A tenant can load another's agents.";

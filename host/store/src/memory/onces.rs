@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use keiko_core::id::TaskId;
 use keiko_core::limit::KEY_AGE_MS;
-use keiko_core::once::{Last, Stands};
+use keiko_core::once::{Last, Once, OnceRule, Stands};
 use keiko_core::pause::PARKED_MS;
 use keiko_core::task::TaskState;
 use keiko_core::time_out::Ends;
@@ -57,6 +57,20 @@ impl State {
             Some(_) => Stands::Begun,
         };
         Some(Last { task: row.task, due_ms: row.due_ms, stands })
+    }
+
+    /// What the key of an ended task stands for when that is tried again, if it is to be the only one; or which other task of
+    /// the key is live.
+    pub(super) fn take_again(&self, id: TaskId, now_ms: i64) -> Result<Onces, TaskId> {
+        let found = self.tasks.get(&id).and_then(|row| Some((row, row.unique_key.clone()?)));
+        let Some((row, key)) = found.filter(|_| !self.breaks(Mutation::RetryIgnoresOnce)) else {
+            return Ok(Onces::default());
+        };
+        let (tenant, kind) = (row.tenant, row.kind);
+        let once = Once { key, rule: OnceRule::Unique { refuse: true } };
+        let mut onces = self.known_onces(std::iter::once((tenant, kind, Some(&once))));
+        onces.take_again((tenant, kind, once.key), id, now_ms)?;
+        Ok(if self.breaks(Mutation::RetryTakesNoOnce) { Onces::default() } else { onces })
     }
 
     /// Writes what a call decided.

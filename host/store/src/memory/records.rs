@@ -7,7 +7,7 @@ use bytes::Bytes;
 use keiko_core::group::{Group, Outcome};
 use keiko_core::id::{GroupId, TaskId, TenantId};
 use keiko_core::port::{Records, StoreError};
-use keiko_core::task::{AttemptView, TaskCounts, TaskFilter, TaskState, TaskSummary, TaskView};
+use keiko_core::task::{AttemptView, Payload, TaskCounts, TaskFilter, TaskState, TaskSummary, TaskView};
 
 use super::MemoryStore;
 use super::mutation::Mutation;
@@ -17,6 +17,17 @@ use super::state::{Kept, Row, State};
 impl Records for MemoryStore {
     async fn task(&self, tenant: TenantId, id: TaskId) -> Result<Option<TaskView>, StoreError> {
         self.call(|state| Ok(state.view(tenant, id))).await
+    }
+
+    async fn input(&self, tenant: TenantId, id: TaskId) -> Result<Option<Payload>, StoreError> {
+        self.call(|state| {
+            let row = state.task_of(tenant, id, Mutation::InputForOthers);
+            let has_one = row.filter(|row| {
+                row.state != TaskState::Completed || state.breaks(Mutation::InputOfCompletedIsNothing)
+            });
+            Ok(has_one.map(|row| row.input.clone()))
+        })
+        .await
     }
 
     async fn list(
@@ -70,12 +81,16 @@ impl Records for MemoryStore {
 impl State {
     fn view(&self, tenant: TenantId, id: TaskId) -> Option<TaskView> {
         let row = self.task_of(tenant, id, Mutation::ReadForOthers)?;
+        let is_told = !self.breaks(Mutation::AskedUntold);
         Some(TaskView {
             summary: self.summary(id, row)?,
             token: row.token,
             result: row.result.clone(),
             failure: row.failure.clone(),
             tree: self.trees.get(&id).map(|row| row.tree),
+            group: row.group.filter(|_| is_told),
+            slot_key: row.slot_key.clone().filter(|_| is_told),
+            budget: if is_told { row.budget } else { Default::default() },
             attempts: row
                 .kept
                 .iter()

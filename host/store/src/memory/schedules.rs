@@ -5,7 +5,7 @@ use std::ops::Bound;
 use async_trait::async_trait;
 use keiko_core::id::TenantId;
 use keiko_core::name::ScheduleName;
-use keiko_core::port::{Created, DueSchedules, Fired, Firing, Schedules, StoreError};
+use keiko_core::port::{Created, DueSchedules, Fired, Firing, ScheduleKey, Schedules, StoreError};
 use keiko_core::schedule::Schedule;
 
 use super::MemoryStore;
@@ -66,8 +66,13 @@ impl Schedules for MemoryStore {
         .await
     }
 
-    async fn due_schedules(&self, now_ms: i64, limit: u32) -> Result<DueSchedules, StoreError> {
-        self.call(|state| Ok(state.due_schedules(now_ms, limit))).await
+    async fn due_schedules(
+        &self,
+        now_ms: i64,
+        passed: &[ScheduleKey],
+        limit: u32,
+    ) -> Result<DueSchedules, StoreError> {
+        self.call(|state| Ok(state.due_schedules(now_ms, passed, limit))).await
     }
 
     async fn fire(&self, firing: Firing, now_ms: i64) -> Result<Fired, StoreError> {
@@ -116,13 +121,18 @@ impl State {
         page.take(limit as usize).collect()
     }
 
-    fn due_schedules(&self, now_ms: i64, limit: u32) -> DueSchedules {
+    fn due_schedules(&self, now_ms: i64, passed: &[ScheduleKey], limit: u32) -> DueSchedules {
         let mut due: Vec<_> = self.schedules.values().filter_map(|one| Some((one.next_ms?, one))).collect();
         due.sort_by_key(|(next_ms, one)| (*next_ms, one.tenant, one.name.clone()));
         let later = due.iter().map(|(next_ms, _)| *next_ms).find(|next_ms| *next_ms > now_ms);
-        let now = due.into_iter().filter(|(next_ms, _)| *next_ms <= now_ms).take(limit as usize);
+        let passes = !self.breaks(Mutation::PassedSchedulesComeFirst);
+        let is_passed = |one: &Schedule| {
+            passes && passed.iter().any(|(tenant, name)| *tenant == one.tenant && name == one.name.as_str())
+        };
+        let now = due.into_iter().filter(|(next_ms, one)| *next_ms <= now_ms && !is_passed(one));
+        let schedules = now.take(limit as usize).map(|(_, one)| one.clone()).collect();
         let next_ms = later.filter(|_| !self.breaks(Mutation::NextScheduleForgotten));
-        DueSchedules { schedules: now.map(|(_, one)| one.clone()).collect(), now_ms, next_ms }
+        DueSchedules { schedules, unreadable: Vec::new(), now_ms, next_ms }
     }
 
     fn fire(&mut self, firing: &Firing, now_ms: i64) -> Result<Fired, StoreError> {

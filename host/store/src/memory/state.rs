@@ -12,6 +12,7 @@ use keiko_core::id::{
 };
 use keiko_core::manifest::Manifest;
 use keiko_core::name::{KindName, PluginName, ScheduleName, TenantName, VersionName};
+use keiko_core::once::Once;
 use keiko_core::outcome::Failure;
 use keiko_core::pause::Paused;
 use keiko_core::policy::BudgetRequest;
@@ -183,6 +184,8 @@ pub(super) struct Row {
     pub(super) ends: Ends,
     pub(super) group: Option<GroupId>,
     pub(super) slot_key: Option<String>,
+    /// The key under which it is the only live one of its kind.
+    pub(super) unique_key: Option<String>,
     pub(super) trace: Option<String>,
     pub(super) input: Payload,
     pub(super) agent: Option<AgentId>,
@@ -219,6 +222,7 @@ impl Row {
             ends: ends(task),
             group: task.group,
             slot_key: task.slot_key.clone(),
+            unique_key: task.once.as_ref().and_then(Once::unique_key).map(str::to_owned),
             trace: task.trace.clone(),
             input: task.input.clone(),
             agent: task.agent,

@@ -48,7 +48,8 @@ impl State {
                 Submitted::Accepted { count, duplicate: true, .. }
                     if self.breaks(Mutation::KeyAnswersNewIds) =>
                 {
-                    Submitted::Accepted { first: submit.tasks[0].id, count, duplicate: true, leased: false }
+                    let first = submit.tasks.first().map_or(TaskId(0), |task| task.id);
+                    Submitted::Accepted { first, count, duplicate: true, leased: false }
                 }
                 answer => answer,
             };
@@ -137,20 +138,25 @@ impl State {
         let range = (tenant, first)..(tenant, end.max(first));
         let ended = self.owned.range(range).filter_map(|(_, id)| {
             let row = self.tasks.get(id)?;
-            Some((*id, row.state, row.finished_ms?))
+            let open = self.open_group(row).is_some() && !self.breaks(Mutation::PruneOfOpenGroup);
+            row.finished_ms.map(|finished_ms| (*id, row.state, Some(finished_ms).filter(|_| !open)))
         });
         let walked: Vec<Ended> = ended.take(count_max as usize).collect();
-        let mut ids = doomed(&walked, kept);
+        let mut doomed = doomed(&walked, kept);
         if self.breaks(Mutation::PruneKeepsNothing) {
-            ids = walked.iter().map(|(id, ..)| id.0).collect();
+            doomed = walked.iter().map(|(id, state, _)| (*id, *state)).collect();
         }
-        let states = walked.iter().filter(|(id, ..)| ids.contains(&id.0)).map(|(_, state, _)| *state);
-        let changes = changes(tenant, states.collect::<Vec<_>>().into_iter());
-        ids.iter().for_each(|id| self.forget(tenant, TaskId(*id)));
+        doomed.iter().for_each(|(id, _)| self.forget(tenant, *id));
         if !self.breaks(Mutation::PruneUncounted) {
-            self.store_counts(&changes);
+            self.store_counts(&changes(tenant, doomed.iter().map(|(_, state)| *state)));
         }
-        answer(&walked, ids.len(), count_max)
+        answer(&walked, doomed.len(), count_max)
+    }
+
+    /// The group of a task, if it is open.
+    fn open_group(&self, row: &Row) -> Option<GroupId> {
+        let open = |id: &GroupId| self.groups.get(id).is_some_and(|row| row.group.finished_ms.is_none());
+        row.group.filter(open)
     }
 
     fn forget(&mut self, tenant: TenantId, id: TaskId) {
@@ -170,9 +176,12 @@ impl State {
         let Some(row) = self.task_of(tenant, id, Mutation::DropForOthers) else {
             return DropAnswer::NotFound;
         };
-        let (owner, state) = (row.tenant, row.state);
+        let (owner, state, open) = (row.tenant, row.state, self.open_group(row));
         if !state.is_terminal() && !self.breaks(Mutation::DropOfLive) {
             return DropAnswer::Live(state);
+        }
+        if let Some(group) = open.filter(|_| !self.breaks(Mutation::DropOfOpenGroup)) {
+            return DropAnswer::OpenGroup(group);
         }
         self.ready.retain(|(.., ready)| *ready != id);
         self.forget(owner, id);
@@ -312,10 +321,15 @@ impl State {
                 return RetryAnswer::NotRetryable(state);
             }
         };
+        let onces = match self.take_again(id, now_ms) {
+            Ok(onces) => onces,
+            Err(other) => return RetryAnswer::Taken(other),
+        };
         let live = self.live(tenant);
         if live >= queue_max && !self.breaks(Mutation::RetryUnchecked) {
             return RetryAnswer::QueueFull { live };
         }
+        self.store_onces(&onces);
         let mutation = self.mutation;
         self.change(id, |row| {
             amend(row, amendment, mutation);
@@ -396,4 +410,5 @@ pub(super) fn strip(row: &mut Row) {
     row.input.bytes = Bytes::new();
     row.budget = Default::default();
     row.trace = None;
+    row.slot_key = None;
 }

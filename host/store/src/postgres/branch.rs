@@ -1,4 +1,4 @@
-//! Branches: everything below a root, or below another task of its tree, is cancelled together.
+//! Branches: everything below roots, or below other tasks of a tree, is cancelled together.
 
 use keiko_core::id::{TaskId, TenantId};
 use keiko_core::port::StoreError;
@@ -15,15 +15,15 @@ macro_rules! below_roots {
     };
 }
 
-macro_rules! below_task {
+macro_rules! below_tasks {
     () => {
         "WITH RECURSIVE climb (id, at) AS (
             SELECT id, parent FROM task WHERE parent IS NOT NULL AND root = $1 AND tenant = $3
             UNION ALL
             SELECT id, coalesce((SELECT parent FROM task AS live WHERE live.id = climb.at),
                 (SELECT parent FROM finished WHERE finished.id = climb.at))
-            FROM climb WHERE at IS NOT NULL AND at <> $2)
-        SELECT id FROM climb WHERE at = $2 LIMIT $4"
+            FROM climb WHERE at IS NOT NULL AND at NOT BETWEEN $2 AND $5)
+        SELECT id FROM climb WHERE at BETWEEN $2 AND $5 LIMIT $4"
     };
 }
 
@@ -36,11 +36,11 @@ macro_rules! unlocked {
 
 /// Up to `$4` live tasks below the roots `$1` to `$2`.
 pub(crate) const BELOW_ROOTS: &str = below_roots!();
-/// Up to `$4` live tasks below `$2` in the tree of `$1`: each looks up along its parents, of which there are as many as a
-/// tree is deep.
-pub(crate) const BELOW_TASK: &str = below_task!();
+/// Up to `$4` live tasks below those from `$2` to `$5` in the tree of `$1`: each looks up along its parents, of which there
+/// are as many as a tree is deep.
+pub(crate) const BELOW_TASKS: &str = below_tasks!();
 const LOCK_BELOW_ROOTS: &str = unlocked!(below_roots!());
-const LOCK_BELOW_TASK: &str = unlocked!(below_task!());
+const LOCK_BELOW_TASKS: &str = unlocked!(below_tasks!());
 
 /// Cancels up to so many tasks of a branch.
 pub(crate) async fn cancel(
@@ -52,7 +52,7 @@ pub(crate) async fn cancel(
 ) -> Result<Cut, StoreError> {
     let (look, lock) = match branch {
         Branch::Roots(..) => (BELOW_ROOTS, LOCK_BELOW_ROOTS),
-        Branch::Under { .. } => (BELOW_TASK, LOCK_BELOW_TASK),
+        Branch::Under { .. } => (BELOW_TASKS, LOCK_BELOW_TASKS),
     };
     let ended = live(session, tenant, branch, lock, count_max).await?;
     end::finish(session, &ended, &End::cancelled(tenant), now_ms).await?;
@@ -67,10 +67,12 @@ async fn live(
     text: &'static str,
     count_max: u32,
 ) -> Result<Vec<TaskId>, StoreError> {
-    let (first, second) = match branch {
-        Branch::Roots(first, last) => (first, last),
-        Branch::Under { root, task } => (root, task),
+    let query = |first: TaskId, second: TaskId| {
+        sqlx::query(text).bind(first.0).bind(second.0).bind(tenant.0).bind(i64::from(count_max))
     };
-    let query = sqlx::query(text).bind(first.0).bind(second.0).bind(tenant.0).bind(i64::from(count_max));
+    let query = match branch {
+        Branch::Roots(first, last) => query(first, last),
+        Branch::Under { root, first, last } => query(root, first).bind(last.0),
+    };
     session.rows(query).await?.iter().map(|row| get(row, 0).map(TaskId)).collect()
 }

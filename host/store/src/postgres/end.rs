@@ -12,6 +12,7 @@ use keiko_core::time_out::Ends;
 use sqlx::postgres::PgRow;
 
 use super::count;
+use super::once;
 use super::row::{get, stored_text};
 use super::segment;
 use super::session::Session;
@@ -33,10 +34,10 @@ pub(crate) const FINISH: &str = "
         WHERE t.id = e.id AND t.tenant = coalesce($8, t.tenant) RETURNING t.*)
     INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
         finished_ms, root, parent, depth, code, message, detail, budget, trace, input_type, input, agent, app_user,
-        priority, task_group, slot_key)
+        priority, task_group, slot_key, unique_key)
     SELECT id, tenant, kind, $2, token + $3, attempts, crashes + $4, earlier, created_ms, coalesce(due_ms, run_at_ms),
         $5, root, parent, depth, $6, $7, $9, budget, trace, input_type, input, agent, app_user, priority, task_group,
-        slot_key
+        slot_key, unique_key
     FROM gone RETURNING id, tenant, agent, task_group, kind";
 
 /// Up to `$2` tasks whose time is over, which nobody else changes until the commit, with times on the caller's clock, `$1`:
@@ -69,12 +70,13 @@ const REVIVE: &str = "
         FROM gone WHERE started_ms IS NOT NULL),
     revived AS (
         INSERT INTO task (id, tenant, kind, token, earlier, created_ms, run_at_ms, root, parent, depth, budget, trace,
-            input_type, input, agent, app_user, priority, due_ms, start_by_ms, end_by_ms, task_group, slot_key)
+            input_type, input, agent, app_user, priority, due_ms, start_by_ms, end_by_ms, task_group, slot_key,
+            unique_key)
         SELECT id, tenant, kind, token, earlier + attempts, created_ms,
             keiko_now($3) - coalesce(priority, 0) * $5::bigint, root, parent, depth, budget, trace, input_type,
             coalesce(input, ''), agent, app_user, priority, CASE WHEN priority IS NOT NULL THEN keiko_now($3) END,
             keiko_now($3) + (budget::json ->> 'queued_ms')::bigint, keiko_now($3) + least((budget::json ->> 'total_ms')::bigint,
-                (budget::json ->> 'tree_ms')::bigint), task_group, slot_key
+                (budget::json ->> 'tree_ms')::bigint), task_group, slot_key, unique_key
         FROM gone)
     SELECT agent, elapsed_us, task_group FROM gone";
 
@@ -161,8 +163,8 @@ pub(crate) async fn retry(
     queue_max: u64,
     now_ms: i64,
 ) -> Result<RetryAnswer, StoreError> {
-    // First, as every submit does: the quota is exact.
-    let (live, _) = lock_tenants(session, [tenant].into(), now_ms).await?;
+    // First, as every submit does: the quota is exact, and submits under its key are seen.
+    let (live, shift_ms) = lock_tenants(session, [tenant].into(), now_ms).await?;
     let Some(state) = state(session, tenant, id).await? else { return Ok(RetryAnswer::NotFound) };
     let change = match state {
         TaskState::Failed => Change { live: 1, failed: -1, ..Change::default() },
@@ -172,9 +174,14 @@ pub(crate) async fn retry(
         }
     };
     let live = live.get(&tenant).copied().unwrap_or_default();
+    let onces = match once::take_again(session, tenant, id, now_ms, shift_ms).await? {
+        Ok(onces) => onces,
+        Err(other) => return Ok(RetryAnswer::Taken(other)),
+    };
     if live >= queue_max {
         return Ok(RetryAnswer::QueueFull { live });
     }
+    once::store(session, &onces, shift_ms).await?;
     amend(session, tenant, id, amendment).await?;
     let query = sqlx::query(REVIVE).bind(id.0).bind(tenant.0).bind(now_ms).bind(state as i16).bind(AGEING_MS);
     let Some(row) = session.row(query).await? else {

@@ -107,6 +107,7 @@ pub(crate) async fn insert_rows(session: &mut Session, rows: &[crate::group::Row
     let ids: Vec<i64> = rows.iter().map(|row| row.0).collect();
     let tenants: Vec<i64> = rows.iter().map(|row| row.1).collect();
     let counts: Vec<i32> = rows.iter().map(|row| row.2 as i32).collect();
+    // The column has as many bits as a window: what is beyond an integer stands there as one below zero, and is read back.
     let windows: Vec<Option<i32>> = rows.iter().map(|row| row.3.map(|live_max| live_max as i32)).collect();
     let fast: Vec<bool> = rows.iter().map(|row| row.4).collect();
     let released: Vec<i32> = rows.iter().map(|row| row.5 as i32).collect();
@@ -137,7 +138,7 @@ pub(crate) async fn count(session: &mut Session, changes: &Changes) -> Result<()
             session.run(query.bind(HELD_MS / 2)).await?;
         }
         if let Some(live_max) = live_max.filter(|_| released < count && !fails) {
-            let_go(session, id, count, live_max.max(0) as u32, released, now_ms).await?;
+            let_go(session, id, count, live_max as u32, released, now_ms).await?;
         }
     }
     Ok(())
@@ -199,7 +200,7 @@ pub(crate) async fn group(pool: &Pool, tenant: TenantId, id: GroupId) -> Result<
     let mut connection = pool.tenant(tenant).await?;
     let query = sqlx::query(GROUP).bind(id.0).bind(connection.id().0);
     let Some(row) = connection.row(query).await? else { return Ok(None) };
-    let live_max = get::<Option<i32>>(&row, 4)?.map(|live_max| live_max.max(0) as u32);
+    let live_max = get::<Option<i32>>(&row, 4)?.map(|live_max| live_max as u32);
     Ok(Some(Group {
         id,
         count: row::count(&row, 0)?,

@@ -1,4 +1,4 @@
-//! Holders of leases, ids, and what becomes of tasks whose holder is gone.
+//! Holders of leases, ids, which leases are over, and what becomes of tasks whose holder is gone.
 //!
 //! A holder's row is changed first, then its tasks: so a lease, which prolongs the row, is wholly before or wholly after
 //! a rescue. Rescues and new holders follow one another, by the row of the holders' numbers.
@@ -85,6 +85,27 @@ async fn take_numbers(
     let row = session.row(sqlx::query(TAKE_NUMBERS).bind(name).bind(floor).bind(count)).await?;
     let row = row.ok_or_else(|| StoreError::new(StoreErrorKind::Integrity, "a sequence is missing"))?;
     get(&row, 0)
+}
+
+/// Which of the leases of tasks `$1` under tokens `$2` are over. A token says which lease it was, so nobody's name is needed.
+pub(crate) const STALE: &str = concat!(
+    "SELECT l.id, l.token FROM (SELECT unnest($1::bigint[]) AS id, unnest($2::bigint[]) AS token) AS l
+    WHERE (SELECT t.token FROM task AS t WHERE t.id = l.id AND t.holder IS NOT NULL) IS DISTINCT FROM l.token
+        AND (SELECT s.token FROM ",
+    segment::around!("l.id"),
+    " AS s WHERE s.holder IS NOT NULL AND ",
+    segment::is_in!("l.id"),
+    ") IS DISTINCT FROM l.token"
+);
+
+/// Those of these leases that are over.
+pub(crate) async fn stale(
+    session: &mut Session,
+    leases: &[(TaskId, Token)],
+) -> Result<Vec<(TaskId, Token)>, StoreError> {
+    let (ids, tokens): (Vec<i64>, Vec<i64>) = leases.iter().map(|(id, token)| (id.0, token.0)).unzip();
+    let rows = session.rows(sqlx::query(STALE).bind(ids).bind(tokens)).await?;
+    rows.iter().map(|row| Ok((TaskId(get(row, 0)?), Token(get(row, 1)?)))).collect()
 }
 
 /// Forgets the holders whose lease has ended, and those of tasks `$2` under tokens `$3`.

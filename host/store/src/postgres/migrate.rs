@@ -38,6 +38,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("batch_segments", include_str!("../../../../migrations/postgres/0023_batch_segments.sql")),
     ("components_kept", include_str!("../../../../migrations/postgres/0024_components_kept.sql")),
     ("task_segments", include_str!("../../../../migrations/postgres/0025_task_segments.sql")),
+    ("unique_retry", include_str!("../../../../migrations/postgres/0026_unique_retry.sql")),
 ];
 
 /// How a file starts that cannot run in a transaction.

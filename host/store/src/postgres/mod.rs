@@ -80,8 +80,8 @@ use keiko_core::port::{
 };
 use keiko_core::retention::KeptFrom;
 use keiko_core::task::{
-    Amendment, CancelAnswer, DropAnswer, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskCounts,
-    TaskFilter, TaskSummary, TaskView,
+    Amendment, CancelAnswer, DropAnswer, Payload, RetryAnswer, Settled, Settlement, Submit, Submitted,
+    TaskCounts, TaskFilter, TaskSummary, TaskView,
 };
 use keiko_core::tree::{Branch, Cut};
 
@@ -143,9 +143,8 @@ impl PostgresStore {
     /// Finishes what waits to be written and closes every connection. Whatever is asked afterwards answers `Down`.
     pub async fn close(&self) -> Result<(), StoreError> {
         let inner = &*self.0;
-        inner.news.close();
         let writers = join_all(inner.writers().map(Writer::close));
-        let (closed, ()) = futures::join!(writers, inner.pool.close());
+        let (closed, (), ()) = futures::join!(writers, inner.pool.close(), inner.news.close());
         closed.into_iter().collect()
     }
 
@@ -301,6 +300,12 @@ impl TaskStore for PostgresStore {
             .await
     }
 
+    async fn stale(&self, leases: Vec<(TaskId, Token)>) -> Result<Vec<(TaskId, Token)>, StoreError> {
+        let stale =
+            self.0.keep.write_plain(0, leases, |session, leases| Box::pin(holder::stale(session, leases)));
+        stale.await
+    }
+
     async fn cancel(&self, tenant: TenantId, id: TaskId, now_ms: i64) -> Result<CancelAnswer, StoreError> {
         let _writing = self.0.pool.writing([tenant]);
         self.write(Priority::Task, 0, (), move |session, ()| {
@@ -399,6 +404,10 @@ impl Records for PostgresStore {
             self.0.pool.told(tenant);
         }
         Ok(task)
+    }
+
+    async fn input(&self, tenant: TenantId, id: TaskId) -> Result<Option<Payload>, StoreError> {
+        records::input(&self.0.pool, tenant, id).await
     }
 
     async fn list(

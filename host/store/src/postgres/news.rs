@@ -4,6 +4,7 @@
 //! - What tasks say that others watch goes over a channel of its own (`said`), before what is told of their ends.
 //! - A message names its sender, whose own listener drops it. It names up to [`ENDED_MAX`] tasks, which keeps it below
 //!   the server's 8,000 bytes; of more it says that there are many.
+//! - What was told last, such as by a host that has drained, is sent before the store closes, within [`LAST`].
 //! - When the listener's connection is lost, so may be news: it says so, and afterwards that everything may have changed. A
 //!   connection on which nothing comes is asked whether it is still one.
 
@@ -35,6 +36,8 @@ const QUIET: Duration = Duration::from_secs(5);
 const PING: Duration = Duration::from_secs(2);
 /// Longest wait for an answer.
 const ANSWER: Duration = Duration::from_secs(10);
+/// How long a store that closes waits for what was told last.
+const LAST: Duration = Duration::from_secs(1);
 /// Ended tasks that a message names.
 const ENDED_MAX: usize = 400;
 /// Bytes of a message that names one, and of all that a message names.
@@ -91,17 +94,9 @@ impl News {
         let news = News { out: Arc::default(), heard: Arc::default(), closing };
         let me = RandomState::new().build_hasher().finish();
         let (out, heard) = (Arc::clone(&news.out), Arc::clone(&news.heard));
-        let (speak, hear) = (speak(options.clone(), me, out), hear(options, me, heard));
-        for service in [Box::pin(speak) as futures::future::BoxFuture<'static, ()>, Box::pin(hear)] {
-            let mut closed = closed.clone();
-            spawn(async move {
-                tokio::select! {
-                    () = service => {}
-                    // An error says that the store is gone.
-                    _ = closed.wait_for(|&closed| closed) => {}
-                }
-            });
-        }
+        let (speak, hear) = (speak(options.clone(), me, out, closed.clone()), hear(options, me, heard));
+        spawn(until_closed(speak, closed.clone(), LAST));
+        spawn(until_closed(hear, closed, Duration::ZERO));
         news
     }
 
@@ -115,16 +110,36 @@ impl News {
         self.heard.take().await
     }
 
-    pub(crate) fn close(&self) {
+    /// Sends what was told last, and ends both loops.
+    pub(crate) async fn close(&self) {
         self.closing.send_replace(true);
+        // Each of them has a receiver.
+        self.closing.closed().await;
     }
 }
 
-/// Sends what is told.
-async fn speak(options: PgConnectOptions, me: u64, out: Arc<Basket>) {
+/// Runs a loop until it ends, or until so long after the store was closed, or is gone.
+async fn until_closed(service: impl Future<Output = ()>, mut closed: watch::Receiver<bool>, last: Duration) {
+    let over = async {
+        // An error says that the store is gone.
+        let _ = closed.wait_for(|&closed| closed).await;
+        tokio::time::sleep(last).await;
+    };
+    tokio::select! {
+        () = service => {}
+        () = over => {}
+    }
+}
+
+/// Sends what is told, until there is nothing more and the store is closed.
+async fn speak(options: PgConnectOptions, me: u64, out: Arc<Basket>, mut closed: watch::Receiver<bool>) {
     let mut connection: Option<PgConnection> = None;
     loop {
-        let signal = out.take().await;
+        let signal = tokio::select! {
+            biased;
+            signal = out.take() => signal,
+            _ = closed.wait_for(|&closed| closed) => return,
+        };
         match timeout(ANSWER, send(&options, &mut connection, &messages(me, &signal))).await {
             Ok(Ok(())) => tokio::time::sleep(PACE).await,
             failed => {

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use keiko_core::id::{KindId, TaskId, TenantId};
 use keiko_core::limit::KEY_AGE_MS;
-use keiko_core::once::{Last, Stands};
+use keiko_core::once::{Last, Once, OnceRule, Stands};
 use keiko_core::pause::PARKED_MS;
 use keiko_core::port::StoreError;
 use sqlx::postgres::PgRow;
@@ -111,6 +111,25 @@ async fn keep_waiting(
         }
     }
     Ok(())
+}
+
+/// What the key of an ended task stands for when that is tried again, if it is to be the only one; or which other task of
+/// the key is live.
+pub(crate) async fn take_again(
+    session: &mut Session,
+    tenant: TenantId,
+    id: TaskId,
+    now_ms: i64,
+    shift_ms: i64,
+) -> Result<Result<Onces, TaskId>, StoreError> {
+    let query =
+        "SELECT kind, unique_key FROM finished WHERE id = $1 AND tenant = $2 AND unique_key IS NOT NULL";
+    let row = session.row(sqlx::query(query).bind(id.0).bind(tenant.0)).await?;
+    let Some(row) = row else { return Ok(Ok(Onces::default())) };
+    let kind = KindId(get(&row, 0)?);
+    let once = Once { key: get(&row, 1)?, rule: OnceRule::Unique { refuse: true } };
+    let mut onces = load(session, std::iter::once((tenant, kind, Some(&once))), shift_ms).await?;
+    Ok(onces.take_again((tenant, kind, once.key), id, now_ms).map(|()| onces))
 }
 
 /// Writes what a call decided.

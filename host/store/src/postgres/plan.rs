@@ -14,16 +14,17 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 
 use super::batch::{CANDIDATES, DELETE, GROUPS, NEXT, SEGMENTS};
-use super::branch::{BELOW_ROOTS, BELOW_TASK};
+use super::branch::{BELOW_ROOTS, BELOW_TASKS};
 use super::cache::{PRUNE_ENDED, PRUNE_OLDEST};
 use super::end::{NEXT_TIME_OUT, OVER};
 use super::group::FAILING;
 use super::history::{STATISTICS, USER_TASKS};
+use super::holder::STALE;
 use super::lease::{LEASE, LEASE_BOTH, LEASE_MORE_OF_BOTH, LOOK, RAISE};
 use super::pause::UNPARK;
 use super::pool::{Plans, WORK_FOR};
 use super::prune::WALK;
-use super::records::{TASK, list_text};
+use super::records::{INPUT, TASK, list_text};
 use super::segment::{FIND, HOLD};
 use super::settle::END_PLAIN_IN_SEGMENTS;
 use super::submit::PRUNE_KEYS;
@@ -36,7 +37,7 @@ const ENDED: i64 = 1_000_000;
 const ENDED_LONG: i64 = 5_000_000;
 /// Pages that a page of a list may touch, a statement about a thousand ids, or a lease. A walk over the ended tasks would
 /// touch 24,000.
-const PAGES_MAX: i64 = 8_000;
+const PAGES_MAX: i64 = 10_000;
 /// A tenant with a twentieth of the history and a hundredth of the agents.
 const ORDINARY: i64 = 2;
 /// Plans for the values of this execution, and plans for any.
@@ -138,6 +139,7 @@ fn key_cases(tenant: i64) -> Vec<Case> {
     let task = &["finished_pkey", "task_pkey", "task_segment_pkey", "attempt_pkey", "tree_pkey"];
     vec![
         case(TASK, format!("{}, {tenant}", id * 1_000), task),
+        case(INPUT, format!("{}, {tenant}", id * 1_000), &task[..3]),
         case(agents::ONE, format!("{id}, {tenant}"), &["agent_count_pkey"]),
     ]
 }
@@ -232,6 +234,11 @@ fn systems_cases() -> Vec<Case> {
         case(LOOK, "1, 1800000000000, 30000", &["task_ready", "task_segment_ready"]),
         case(FIND, "'{1000,9200000128,9200000129}', NULL", &["task_segment_pkey"]),
         case(HOLD, "'{9200000128,9200000129}'", &["task_segment_pkey"]),
+        case(
+            STALE,
+            "'{1000,9000000001,9000000100,9200000128,9200000129}', '{1,1,0,1,1}'",
+            &["task_pkey", "task_segment_pkey"],
+        ),
         case(END_PLAIN_IN_SEGMENTS, END_VALUES, &["task_segment_pkey"]),
         case(RAISE, "1800000000000, 60000, 1000", &["task_raise", "task_pkey"]),
         case(OVER, "1800000000000, 100", &["task_start_by", "task_end_by", "task_pkey"]),
@@ -239,12 +246,12 @@ fn systems_cases() -> Vec<Case> {
         case(TREES, "'{1000,2000,999}'", &["tree_pkey"]),
         case(CHARGE, "'{1000,2000}', '{1,1}', '{1,1}'", &["tree_pkey"]),
         case(BELOW_ROOTS, "1000, 2000, 2, 100", &["task_root"]),
-        case(BELOW_TASK, "1000, 1001, 2, 100", &["task_root", "task_pkey", "finished_pkey"]),
+        case(BELOW_TASKS, "1000, 1001, 2, 100, 1002", &["task_root", "task_pkey", "finished_pkey"]),
         case(WALK, "2, 0, 9223372036854775807, 100", &["finished_pkey"]),
         case(PRUNE_KEYS, "9000000000000, 100", &["idempotency_expires", "idempotency_pkey"]),
         case(UNPARK, "48, 48, 1000, 2305843009213693952", &["task_ready"]),
         case(FAILING, "100", &["task_group_failing"]),
-        case(schedule::DUE, "9000000000000, 100", &["schedule_next"]),
+        case(schedule::DUE, "9000000000000, 100, '{1}', '{s0}'", &["schedule_next"]),
         case(schedule::NEXT, "5", &["schedule_next"]),
         case(slot::STAND, "'{2}', '{2}', '{k}', '{1}'", &["slot_use_pkey", "slot_wait_pkey"]),
         case(slot::WAKE, "'{2}', '{2}', '{k}', '{5}', 2305843009213693952", &["slot_wait_pkey", "task_pkey"]),

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use keiko_core::id::{TaskId, TenantId};
+use keiko_core::id::{GroupId, TaskId, TenantId};
 use keiko_core::port::{Pruned, StoreError, StoreErrorKind};
 use keiko_core::retention::KeptFrom;
 use keiko_core::task::{DropAnswer, TaskState};
@@ -16,9 +16,15 @@ use crate::format::Undecodable;
 use crate::prune::{Ended, answer, changes, doomed, end_of_walk};
 use crate::trouble::undecodable;
 
-/// The oldest ended tasks of a tenant behind one, below another.
-pub(crate) const WALK: &str = "SELECT id, state, finished_ms FROM finished
-    WHERE tenant = $1 AND id > $2 AND id < $3 ORDER BY id LIMIT $4";
+/// The oldest ended tasks of a tenant behind one, below another; without an end where their group is open.
+pub(crate) const WALK: &str = "SELECT id, state,
+        CASE WHEN (SELECT g.finished_ms IS NULL FROM task_group AS g WHERE g.id = finished.task_group) IS NOT TRUE
+            THEN finished_ms END
+    FROM finished WHERE tenant = $1 AND id > $2 AND id < $3 ORDER BY id LIMIT $4";
+
+/// The group of an ended task, if it is open.
+const OPEN_GROUP: &str = "SELECT g.id FROM finished AS f JOIN task_group AS g ON g.id = f.task_group
+    WHERE f.id = $1 AND f.tenant = $2 AND g.finished_ms IS NULL";
 
 /// A task that was tried again by hand in the meantime is not among the ended ones any more, and keeps what it has.
 /// A group is forgotten with its first task, a tree with its root.
@@ -42,13 +48,14 @@ pub(crate) async fn finished(
     let query = sqlx::query(WALK).bind(tenant.0).bind(after.map_or(i64::MIN, |id| id.0)).bind(end.0);
     let rows = session.rows(query.bind(i64::from(count_max))).await?;
     let walked = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    let ids = doomed(&walked, kept);
+    let doomed = doomed(&walked, kept);
     let mut pruned = 0;
-    if !ids.is_empty() {
+    if !doomed.is_empty() {
+        let ids: Vec<i64> = doomed.iter().map(|(id, _)| id.0).collect();
         let gone = session.rows(sqlx::query(FORGET).bind(tenant.0).bind(ids)).await?;
         let gone = gone.iter().map(|row| get(row, 0).map(TaskId)).collect::<Result<HashSet<_>, _>>()?;
         pruned = gone.len();
-        let states = walked.iter().filter(|(id, ..)| gone.contains(id)).map(|(_, state, _)| *state);
+        let states = doomed.iter().filter(|(id, _)| gone.contains(id)).map(|(_, state)| *state);
         count::store(session, &changes(tenant, states)).await?;
     }
     Ok(answer(&walked, pruned, count_max))
@@ -71,6 +78,10 @@ pub(crate) async fn one(
     let state = state.ok_or_else(|| undecodable(Undecodable("task state")))?;
     if !state.is_terminal() {
         return Ok(DropAnswer::Live(state));
+    }
+    let open = session.row(sqlx::query(OPEN_GROUP).bind(id.0).bind(tenant.0)).await?;
+    if let Some(row) = open {
+        return Ok(DropAnswer::OpenGroup(GroupId(get(&row, 0)?)));
     }
     let gone = session.rows(sqlx::query(FORGET).bind(tenant.0).bind(vec![id.0])).await?;
     if gone.is_empty() {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use keiko_core::id::{AgentId, TaskId, TenantId, Token, UserId};
+use keiko_core::id::{AgentId, GroupId, TaskId, TenantId, Token, UserId};
 use keiko_core::port::StoreError;
 use keiko_core::task::{
     AttemptView, Lineage, Payload, TaskCounts, TaskFilter, TaskState, TaskSummary, TaskView,
@@ -16,7 +16,8 @@ use super::pool::Pool;
 use super::row::{count, get, large_count, name};
 use super::segment::{around, is_in};
 use crate::admit::read_type;
-use crate::format::{Undecodable, check_end, decode_attempts, decode_failure, read_priority};
+use crate::format::{Undecodable, check_end, decode_attempts, decode_budget, decode_failure, read_priority};
+use crate::segment::task::input_of;
 use crate::tree::read;
 use crate::trouble::undecodable;
 
@@ -28,11 +29,11 @@ pub(crate) const TASK: &str = concat!(
         SELECT id, tenant, kind, CASE WHEN holder IS NULL THEN 0 ELSE 1 END AS state, created_ms,
             coalesce(due_ms, run_at_ms) AS run_at_ms, NULL::bigint AS finished_ms, attempts, crashes, NULL AS code, root, parent, depth, token, NULL AS message,
             NULL AS detail, NULL AS result_type, NULL::bytea AS result, NULL AS last, agent, app_user,
-            priority
+            priority, budget, task_group, slot_key
         FROM task WHERE id = $1 AND tenant = $2
         UNION ALL
         SELECT $1, tenant, kind, CASE WHEN holder IS NULL THEN 0 ELSE 1 END, created_ms, run_at_ms, NULL, 0, 0, NULL, $1,
-            NULL, 0, token, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+            NULL, 0, token, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, budget, NULL, NULL
         FROM ",
     around!("$1"),
     " AS s WHERE s.tenant = $2 AND ",
@@ -44,7 +45,7 @@ pub(crate) const TASK: &str = concat!(
             CASE WHEN f.started_ms IS NOT NULL THEN json_build_array(json_build_array(f.earlier + f.attempts,
                 f.started_ms, f.fuel_used, f.memory_bytes_peak, f.host_calls, f.elapsed_us, f.taint, f.effects,
                 f.version, v.name, encode(v.digest, 'hex'), f.code, f.message, f.detail))::text END,
-            f.agent, f.app_user, f.priority
+            f.agent, f.app_user, f.priority, f.budget, f.task_group, f.slot_key
         FROM finished AS f LEFT JOIN plugin_version AS v ON v.id = f.version AND v.tenant = f.tenant
         WHERE f.id = $1 AND f.tenant = $2)
     SELECT h.id, p.name, k.name, h.state, h.created_ms, h.run_at_ms, h.finished_ms, h.attempts, h.crashes, h.code,
@@ -54,11 +55,25 @@ pub(crate) const TASK: &str = concat!(
                 a.message, a.detail) ORDER BY a.number)::text
             FROM attempt AS a LEFT JOIN plugin_version AS v ON v.id = a.version AND v.tenant = a.tenant
             WHERE a.task = h.id AND a.tenant = h.tenant) AS kept,
-        o.fuel_max, o.host_calls_max, o.fuel_used, o.host_calls_used
+        o.fuel_max, o.host_calls_max, o.fuel_used, o.host_calls_used, h.budget, h.task_group, h.slot_key
     FROM head AS h
     LEFT JOIN tree AS o ON o.root = h.id AND o.tenant = h.tenant
     JOIN kind AS k ON k.id = h.kind AND k.tenant = h.tenant
     JOIN plugin AS p ON p.id = k.plugin AND p.tenant = h.tenant"
+);
+
+/// What a task is given; of one in a segment, with the first number of that, what all in it are given. It is not kept of what
+/// has completed.
+pub(crate) const INPUT: &str = concat!(
+    "SELECT input_type, input, NULL::bigint AS first FROM task WHERE id = $1 AND tenant = $2
+    UNION ALL
+    SELECT NULL, s.tasks, s.first FROM ",
+    around!("$1"),
+    " AS s WHERE s.tenant = $2 AND ",
+    is_in!("$1"),
+    "
+    UNION ALL
+    SELECT input_type, input, NULL FROM finished WHERE id = $1 AND tenant = $2 AND state <> 2"
 );
 
 /// Tasks in each state: pending ones are counted, the others are kept counts.
@@ -73,6 +88,19 @@ pub(crate) async fn task(pool: &Pool, tenant: TenantId, id: TaskId) -> Result<Op
     let mut connection = pool.by_key(tenant).await?;
     let row = connection.row(sqlx::query(TASK).bind(id.0).bind(connection.id().0)).await?;
     row.as_ref().map(view).transpose()
+}
+
+/// What a task is given, until it completes.
+pub(crate) async fn input(pool: &Pool, tenant: TenantId, id: TaskId) -> Result<Option<Payload>, StoreError> {
+    let mut connection = pool.by_key(tenant).await?;
+    let row = connection.row(sqlx::query(INPUT).bind(id.0).bind(connection.id().0)).await?;
+    let Some(row) = row else { return Ok(None) };
+    let bytes: Option<Vec<u8>> = get(&row, 1)?;
+    let bytes = Bytes::from(bytes.ok_or_else(|| undecodable(Undecodable("input")))?);
+    match get::<Option<i64>>(&row, 2)? {
+        Some(first) => input_of(first, &bytes, id).map(Some).map_err(undecodable),
+        None => Ok(Some(Payload { content_type: read_type(get(&row, 0)?), bytes })),
+    }
 }
 
 fn view(row: &PgRow) -> Result<TaskView, StoreError> {
@@ -90,6 +118,9 @@ fn view(row: &PgRow) -> Result<TaskView, StoreError> {
         result: result.map(|bytes| Payload { content_type, bytes: bytes.into() }),
         attempts: attempts(row)?,
         tree: tree(row)?,
+        group: get::<Option<i64>>(row, 28)?.map(GroupId),
+        slot_key: get(row, 29)?,
+        budget: decode_budget(get(row, 27)?).unwrap_or_default(),
         summary,
         failure,
     })

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use keiko_core::id::TenantId;
 use keiko_core::name::ScheduleName;
-use keiko_core::port::{Created, DueSchedules, Fired, Firing, Schedules, StoreError};
+use keiko_core::port::{Created, DueSchedules, Fired, Firing, ScheduleKey, Schedules, StoreError};
 use keiko_core::schedule::Schedule;
 use keiko_core::task::Payload;
 use sqlx::postgres::PgRow;
@@ -14,7 +14,7 @@ use super::row::{get, large_count, name as read_name, stored_text};
 use super::session::Session;
 use super::submit;
 use crate::admit::{read_type, stored_type};
-use crate::schedule::{columns, decode, encode, last, noted};
+use crate::schedule::{columns, decode, due, encode, last, noted};
 use crate::transaction::Priority;
 use crate::trouble::undecodable;
 
@@ -36,9 +36,12 @@ const INSERT: &str = "
 
 pub(crate) const LIST: &str = schedules!("WHERE tenant = $1 AND name > $2 ORDER BY name LIMIT $3");
 
-/// Schedules that are to occur.
-pub(crate) const DUE: &str =
-    schedules!("WHERE next_ms IS NOT NULL AND next_ms <= keiko_now($1) ORDER BY next_ms LIMIT $2");
+/// Schedules that are to occur, but for those of the tenants `$3` with the names `$4`.
+pub(crate) const DUE: &str = schedules!(
+    "WHERE next_ms IS NOT NULL AND next_ms <= keiko_now($1)
+        AND (tenant, name) NOT IN (SELECT unnest($3::bigint[]), unnest($4::text[]))
+    ORDER BY next_ms LIMIT $2"
+);
 
 /// The time, and when the first of the others occurs.
 pub(crate) const NEXT: &str = "SELECT keiko_now($1), (SELECT min(next_ms) FROM schedule WHERE next_ms IS NOT NULL AND next_ms > keiko_now($1))";
@@ -95,16 +98,25 @@ impl Schedules for PostgresStore {
         .await
     }
 
-    async fn due_schedules(&self, now_ms: i64, limit: u32) -> Result<DueSchedules, StoreError> {
+    async fn due_schedules(
+        &self,
+        now_ms: i64,
+        passed: &[ScheduleKey],
+        limit: u32,
+    ) -> Result<DueSchedules, StoreError> {
         let mut connection = self.pool().system().await?;
         let next = connection.row(sqlx::query(NEXT).bind(now_ms)).await?;
         let (time_ms, next_ms) = match &next {
             Some(row) => (get(row, 0)?, get(row, 1)?),
             None => (now_ms, None),
         };
-        let query = sqlx::query(DUE).bind(now_ms).bind(i64::from(limit));
-        let schedules = connection.rows(query).await?.iter().map(read).collect::<Result<_, _>>()?;
-        Ok(DueSchedules { schedules, now_ms: time_ms, next_ms })
+        let (tenants, names): (Vec<i64>, Vec<&str>) =
+            passed.iter().map(|(tenant, name)| (tenant.0, name.as_str())).unzip();
+        let query = sqlx::query(DUE).bind(now_ms).bind(i64::from(limit)).bind(tenants).bind(names);
+        let rows = connection.rows(query).await?;
+        let key = |row: &PgRow| Ok::<ScheduleKey, StoreError>((TenantId(get(row, 0)?), get(row, 1)?));
+        let rows: Result<Vec<_>, StoreError> = rows.iter().map(|row| Ok((key(row)?, read(row)))).collect();
+        Ok(due(rows?, time_ms, next_ms))
     }
 
     async fn fire(&self, firing: Firing, now_ms: i64) -> Result<Fired, StoreError> {

@@ -46,23 +46,23 @@ const UPSERT_KEYS: &str = "INSERT INTO idempotency AS i (tenant, key, first, cou
         body = excluded.body, expires_ms = excluded.expires_ms, ids = excluded.ids
     WHERE i.expires_ms <= keiko_now($7)";
 
-/// Only when every kind is its tenant's, of which `$21` and `$22` are each one once; the number tells. Arrays are unnested in
+/// Only when every kind is its tenant's, of which `$22` and `$23` are each one once; the number tells. Arrays are unnested in
 /// the list of a `SELECT`: in `FROM` each becomes a table that is written and read again.
 const INSERT_TASKS: &str = "INSERT INTO task (id, tenant, kind, created_ms, run_at_ms, root, parent, depth, budget,
         trace, input_type, input, agent, app_user, priority, due_ms, start_by_ms, end_by_ms,
-        task_group, slot_key)
+        task_group, slot_key, unique_key)
     SELECT n.id, n.tenant, n.kind, n.created_ms, n.run_at_ms, n.root, n.parent, n.depth, n.budget,
         n.trace, n.input_type, n.input, n.agent, n.app_user, n.priority, n.due_ms, n.start_by_ms,
-        n.end_by_ms, n.task_group, n.slot_key
+        n.end_by_ms, n.task_group, n.slot_key, n.unique_key
     FROM (SELECT unnest($1::bigint[]) AS id, unnest($2::bigint[]) AS tenant, unnest($3::bigint[]) AS kind,
         unnest($4::bigint[]) AS created_ms, unnest($5::bigint[]) AS run_at_ms, unnest($6::bigint[]) AS root,
         unnest($7::bigint[]) AS parent, unnest($8::integer[]) AS depth, unnest($9::text[]) AS budget,
         unnest($10::text[]) AS trace, unnest($11::text[]) AS input_type, unnest($12::bytea[]) AS input,
         unnest($13::bigint[]) AS agent, unnest($14::bigint[]) AS app_user, unnest($15::smallint[]) AS priority,
         unnest($16::bigint[]) AS due_ms, unnest($17::bigint[]) AS start_by_ms, unnest($18::bigint[]) AS end_by_ms,
-        unnest($19::bigint[]) AS task_group, unnest($20::text[]) AS slot_key) AS n
-    WHERE (SELECT count(*) FROM unnest($21::bigint[], $22::bigint[]) AS w (tenant, kind)
-        JOIN kind AS k ON k.id = w.kind AND k.tenant = w.tenant) = cardinality($21)";
+        unnest($19::bigint[]) AS task_group, unnest($20::text[]) AS slot_key, unnest($21::text[]) AS unique_key) AS n
+    WHERE (SELECT count(*) FROM unnest($22::bigint[], $23::bigint[]) AS w (tenant, kind)
+        JOIN kind AS k ON k.id = w.kind AND k.tenant = w.tenant) = cardinality($22)";
 
 /// Stores submits, each with its own now; the answers are in their order.
 pub(crate) async fn enqueue(
@@ -228,6 +228,7 @@ async fn insert_rows(
             .bind(some(end_by.into_iter()))
             .bind(perhaps(|task| Some(task.group?.0)));
         let query = query.bind(texts(|task| task.slot_key.as_deref().map(stored_text)));
+        let query = query.bind(texts(|task| Some(task.once.as_ref()?.unique_key()?.to_owned())));
         let owners: BTreeSet<_> = chunk.iter().map(|(tenant, task)| (tenant.0, task.kind.0)).collect();
         let (owner, owned): (Vec<i64>, Vec<i64>) = owners.into_iter().unzip();
         let query = query.bind(owner).bind(owned);

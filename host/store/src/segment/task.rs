@@ -76,6 +76,12 @@ pub(crate) fn packed(tasks: &[New<'_>]) -> Vec<u8> {
     pack(first, tasks.iter().map(|(_, task)| (task.id.0, &task.input)))
 }
 
+/// What one of the tasks is given that [`packed`] wrote.
+pub(crate) fn input_of(first: i64, tasks: &Bytes, id: TaskId) -> Result<Payload, Undecodable> {
+    let found = unpack(first, tasks).and_then(|tasks| tasks.into_iter().find(|(task, _)| *task == id.0));
+    found.map(|(_, input)| input).ok_or(Undecodable("tasks of a segment"))
+}
+
 /// Which of the numbers from `first` on are no task of the segment, or not any more: a letter for each.
 pub(crate) fn gone(first: i64, ids: impl Iterator<Item = i64>) -> String {
     let here = ids.fold(0u128, |bits, id| bits | bit(first, id));
@@ -319,6 +325,16 @@ mod tests {
         let mut odd = Segment { budget: Some("{".to_owned()), ..all.clone() };
         odd.read_tasks(&all.gone(), &all.pack().into());
         assert!(odd.is_damaged && odd.into_leased().is_err());
+    }
+
+    #[test]
+    fn each_of_its_tasks_has_an_input_of_its_own() {
+        let packed = Bytes::from(segment(&[0, 5, 127]).pack());
+        let input = |id: i64, packed: &Bytes| input_of(1_000, packed, TaskId(id));
+        assert_eq!(input(1_005, &packed), Ok(Payload::json("{\"n\": 5}")));
+        for (id, packed) in [(1_006, packed.clone()), (1_005, packed.slice(..8)), (1_000, Bytes::new())] {
+            assert_eq!(input(id, &packed), Err(Undecodable("tasks of a segment")));
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use sqlx::sqlite::SqliteRow;
 
 use super::count::{AgentChange, Change, Changes, Spent, Usage};
 use super::error::store_error;
+use super::once;
 use super::session::{Session, json};
 use super::submit::INLINE_BYTES_MAX;
 use crate::admit::stored_type;
@@ -26,10 +27,10 @@ use crate::trouble::undecodable;
 pub(crate) const FINISH: &str = "
     INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
         finished_ms, root, parent, depth, code, message, detail, budget, trace, input_type, input_bytes, input, agent,
-        app_user, priority, task_group, slot_key)
+        app_user, priority, task_group, slot_key, unique_key)
     SELECT id, tenant, kind, ?2, token + ?3, attempts, crashes + ?4, earlier, created_ms, coalesce(due_ms, run_at_ms),
         ?5, root, parent, depth, ?6, ?7, ?9, budget, trace, input_type, input_bytes, input, agent, app_user, priority,
-        task_group, slot_key
+        task_group, slot_key, unique_key
     FROM task WHERE id IN (SELECT value FROM json_each(?1)) AND tenant = coalesce(?8, tenant)
     RETURNING id, tenant, agent, task_group, kind";
 
@@ -60,12 +61,13 @@ const REVIVE: &str = "
         elapsed_us, taint, effects, code, message, detail
     FROM finished WHERE id = ?1 AND tenant = ?2 AND started_ms IS NOT NULL;
     INSERT INTO task (id, tenant, kind, token, earlier, created_ms, run_at_ms, root, parent, depth, budget, trace,
-        input_type, input_bytes, input, agent, app_user, priority, due_ms, start_by_ms, end_by_ms, task_group, slot_key)
+        input_type, input_bytes, input, agent, app_user, priority, due_ms, start_by_ms, end_by_ms, task_group, slot_key,
+        unique_key)
     SELECT id, tenant, kind, token, earlier + attempts, created_ms, ?3 - coalesce(priority, 0) * ?4, root, parent, depth,
         budget, trace, input_type, input_bytes, input, agent, app_user, priority, iif(priority IS NULL, NULL, ?3),
         ?3 + (budget ->> 'queued_ms'),
         ?3 + coalesce(min(budget ->> 'total_ms', budget ->> 'tree_ms'), budget ->> 'total_ms', budget ->> 'tree_ms'),
-        task_group, slot_key
+        task_group, slot_key, unique_key
     FROM finished WHERE id = ?1 AND tenant = ?2;
     DELETE FROM finished WHERE id = ?1 AND tenant = ?2";
 
@@ -164,9 +166,14 @@ pub(crate) async fn retry(
             return Ok(RetryAnswer::NotRetryable(state));
         }
     };
+    let onces = match once::take_again(session, tenant, id, now_ms).await? {
+        Ok(onces) => onces,
+        Err(other) => return Ok(RetryAnswer::Taken(other)),
+    };
     if live >= queue_max {
         return Ok(RetryAnswer::QueueFull { live });
     }
+    once::store(session, &onces).await?;
     amend(session, tenant, id, amendment).await?;
     session.run(sqlx::query(REVIVE).bind(id.0).bind(tenant.0).bind(now_ms).bind(AGEING_MS)).await?;
     let mut changes = Changes::default();

@@ -1,8 +1,9 @@
-//! Holders of leases, task ids, and what becomes of tasks whose holder is gone.
+//! Holders of leases, task ids, which leases are over, and what becomes of tasks whose holder is gone.
 
 use keiko_core::id::{Holder, TaskId, Token};
 use keiko_core::port::{Beat, Dead, IdBlock, Rescued, StoreError};
 use sqlx::Row;
+use sqlx::sqlite::{SqlitePool, SqliteRow};
 
 use super::error::store_error;
 use super::session::{Session, json};
@@ -23,6 +24,11 @@ const FORGET_DEAD: &str = "DELETE FROM holder WHERE until_ms <= ?1 OR id IN (
 /// Running tasks of holders that were forgotten.
 const HELD_BY_NOBODY: &str = "SELECT id, token, crashes FROM task INDEXED BY task_running
     WHERE state = 1 AND holder NOT IN (SELECT id FROM holder)";
+
+/// Which of these leases, tasks and tokens `?1`, are over.
+pub(crate) const STALE: &str =
+    "SELECT l.value ->> 0, l.value ->> 1 FROM json_each(?1) AS l WHERE NOT EXISTS (
+    SELECT 1 FROM task AS t WHERE t.id = l.value ->> 0 AND t.token = l.value ->> 1 AND t.state = 1)";
 
 /// Registers a holder. Its number starts from the clock, so that it is above every earlier one even when an
 /// older file was put back.
@@ -77,6 +83,18 @@ async fn take_numbers(
     let rows = session.rows(sqlx::query(TAKE_NUMBERS).bind(name).bind(floor).bind(count)).await?;
     let row = rows.first().ok_or_else(|| store_error(sqlx::Error::RowNotFound))?;
     row.try_get(0).map_err(store_error)
+}
+
+/// Those of these leases that are over. A token says which lease it was, so nobody's name is needed.
+pub(crate) async fn stale(
+    readers: &SqlitePool,
+    leases: &[(TaskId, Token)],
+) -> Result<Vec<(TaskId, Token)>, StoreError> {
+    let leases: Vec<(i64, i64)> = leases.iter().map(|(id, token)| (id.0, token.0)).collect();
+    let query = sqlx::query(STALE).bind(json(&leases));
+    let rows = query.fetch_all(readers).await.map_err(store_error)?;
+    let lease = |row: &SqliteRow| Ok((TaskId(row.try_get(0)?), Token(row.try_get(1)?)));
+    rows.iter().map(lease).collect::<Result<_, _>>().map_err(store_error)
 }
 
 /// Returns the tasks of dead holders. A holder without a row is dead, however that came about.

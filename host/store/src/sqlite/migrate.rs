@@ -34,6 +34,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("batch_segments", include_str!("../../../../migrations/sqlite/0023_batch_segments.sql")),
     ("components_kept", include_str!("../../../../migrations/sqlite/0024_components_kept.sql")),
     ("task_segments", include_str!("../../../../migrations/sqlite/0025_task_segments.sql")),
+    ("unique_retry", include_str!("../../../../migrations/sqlite/0026_unique_retry.sql")),
 ];
 
 /// Why a database cannot be brought to this schema.

@@ -61,8 +61,8 @@ use keiko_core::port::{
 };
 use keiko_core::retention::KeptFrom;
 use keiko_core::task::{
-    Amendment, CancelAnswer, DropAnswer, RetryAnswer, Settled, Settlement, Submit, Submitted, TaskCounts,
-    TaskFilter, TaskSummary, TaskView,
+    Amendment, CancelAnswer, DropAnswer, Payload, RetryAnswer, Settled, Settlement, Submit, Submitted,
+    TaskCounts, TaskFilter, TaskSummary, TaskView,
 };
 use keiko_core::tree::{Branch, Cut};
 use sqlx::ConnectOptions;
@@ -227,6 +227,10 @@ impl TaskStore for SqliteStore {
         .await
     }
 
+    async fn stale(&self, leases: Vec<(TaskId, Token)>) -> Result<Vec<(TaskId, Token)>, StoreError> {
+        holder::stale(&self.0.readers, &leases).await
+    }
+
     async fn cancel(&self, tenant: TenantId, id: TaskId, now_ms: i64) -> Result<CancelAnswer, StoreError> {
         self.write(Priority::Task, 0, (), move |session, ()| {
             Box::pin(end::cancel(session, tenant, id, now_ms))
@@ -312,6 +316,10 @@ impl TaskStore for SqliteStore {
 impl Records for SqliteStore {
     async fn task(&self, tenant: TenantId, id: TaskId) -> Result<Option<TaskView>, StoreError> {
         records::task(&self.0.readers, tenant, id).await
+    }
+
+    async fn input(&self, tenant: TenantId, id: TaskId) -> Result<Option<Payload>, StoreError> {
+        records::input(&self.0.readers, tenant, id).await
     }
 
     async fn list(

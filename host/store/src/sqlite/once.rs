@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use keiko_core::id::{KindId, TaskId, TenantId};
 use keiko_core::limit::KEY_AGE_MS;
-use keiko_core::once::{Last, Stands};
+use keiko_core::once::{Last, Once, OnceRule, Stands};
 use keiko_core::pause::PARKED_MS;
 use keiko_core::port::StoreError;
 use sqlx::Row;
@@ -79,6 +79,24 @@ fn known(row: &SqliteRow) -> Result<(Name, Last<TaskId>), sqlx::Error> {
     };
     let name = (TenantId(row.try_get(0)?), KindId(row.try_get(1)?), row.try_get(2)?);
     Ok((name, Last { task: TaskId(row.try_get(3)?), due_ms: row.try_get(4)?, stands }))
+}
+
+/// What the key of an ended task stands for when that is tried again, if it is to be the only one; or which other task of
+/// the key is live.
+pub(crate) async fn take_again(
+    session: &mut Session,
+    tenant: TenantId,
+    id: TaskId,
+    now_ms: i64,
+) -> Result<Result<Onces, TaskId>, StoreError> {
+    let query =
+        "SELECT kind, unique_key FROM finished WHERE id = ?1 AND tenant = ?2 AND unique_key IS NOT NULL";
+    let rows = session.rows(sqlx::query(query).bind(id.0).bind(tenant.0)).await?;
+    let Some(row) = rows.first() else { return Ok(Ok(Onces::default())) };
+    let kind = KindId(row.try_get(0).map_err(store_error)?);
+    let once = Once { key: row.try_get(1).map_err(store_error)?, rule: OnceRule::Unique { refuse: true } };
+    let mut onces = load(session, std::iter::once((tenant, kind, Some(&once)))).await?;
+    Ok(onces.take_again((tenant, kind, once.key), id, now_ms).map(|()| onces))
 }
 
 /// Writes what a call decided.

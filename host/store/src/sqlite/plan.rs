@@ -6,15 +6,16 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 
 use super::batch::{CANDIDATES, GROUPS, LETTERS, LOOK, NEXT, ROWS, SEGMENTS};
-use super::branch::{BELOW_ROOTS, BELOW_TASK};
+use super::branch::{BELOW_ROOTS, BELOW_TASKS};
 use super::child::PARENTS;
 use super::end::{FINISH, NEXT_TIME_OUT, OVER};
 use super::group::{FAILING, OUTCOMES, RELEASE};
 use super::history::{STATISTICS, USER_TASKS};
+use super::holder::STALE;
 use super::lease::{COUNT_DUE, LEASE_TASKS, NEXT_RUN_AT, RAISE, READY_TENANTS};
 use super::open::writer_options;
 use super::pause::UNPARK;
-use super::records::{COUNTS, TASK, list_text};
+use super::records::{COUNTS, INPUT, TASK, list_text};
 use super::submit::PRUNE_KEYS;
 use super::tree::{CHARGE, TREES};
 use super::{agents, migrate, once, prune, schedule, settle, slot};
@@ -137,9 +138,8 @@ async fn hot_statements_use_their_indexes() {
         }
         let load = ["k USING PRIMARY KEY (tenant=? AND kind=? AND key=?)", "t USING INTEGER PRIMARY KEY"];
         check(&mut connection, once::LOAD, &load).await;
-        check(&mut connection, TASK, &["INTEGER PRIMARY KEY (rowid=?)"]).await;
         check(&mut connection, COUNTS, &["COVERING INDEX task_ready (tenant=?)"]).await;
-        for text in settle::texts().into_iter().chain([PARENTS, FINISH, TREES, CHARGE]) {
+        for text in settle::texts().into_iter().chain([TASK, INPUT, PARENTS, FINISH, STALE, TREES, CHARGE]) {
             check(&mut connection, text, &["INTEGER PRIMARY KEY (rowid=?)"]).await;
         }
     }
@@ -178,7 +178,7 @@ async fn what_is_below_a_task_is_found_along_its_root() {
     for (mut connection, _folder) in databases().await {
         check(&mut connection, BELOW_ROOTS, &["task_root (root>? AND root<?)"]).await;
         let climb = ["task_root (root=?)", "INTEGER PRIMARY KEY (rowid=?)"];
-        let plan = plan(&mut connection, BELOW_TASK).await;
+        let plan = plan(&mut connection, BELOW_TASKS).await;
         for index in climb {
             assert!(plan.iter().any(|step| step.contains(index)), "{plan:#?}");
         }

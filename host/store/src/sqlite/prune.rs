@@ -1,6 +1,6 @@
 //! Forgetting ended tasks.
 
-use keiko_core::id::{TaskId, TenantId};
+use keiko_core::id::{GroupId, TaskId, TenantId};
 use keiko_core::port::{Pruned, StoreError};
 use keiko_core::retention::KeptFrom;
 use keiko_core::task::{DropAnswer, TaskState};
@@ -13,9 +13,14 @@ use crate::format::Undecodable;
 use crate::prune::{Ended, answer, changes, doomed, end_of_walk};
 use crate::trouble::undecodable;
 
-/// The oldest ended tasks of a tenant behind one, below another.
-pub(crate) const WALK: &str = "SELECT id, state, finished_ms FROM finished INDEXED BY finished_tenant
-    WHERE tenant = ?1 AND id > ?2 AND id < ?3 ORDER BY id LIMIT ?4";
+/// The oldest ended tasks of a tenant behind one, below another; without an end where their group is open.
+pub(crate) const WALK: &str = "SELECT id, state,
+        iif((SELECT g.finished_ms IS NULL FROM task_group AS g WHERE g.id = finished.task_group), NULL, finished_ms)
+    FROM finished INDEXED BY finished_tenant WHERE tenant = ?1 AND id > ?2 AND id < ?3 ORDER BY id LIMIT ?4";
+
+/// The group of an ended task, if it is open.
+const OPEN_GROUP: &str = "SELECT g.id FROM finished AS f CROSS JOIN task_group AS g ON g.id = f.task_group
+    WHERE f.id = ?1 AND f.tenant = ?2 AND g.finished_ms IS NULL";
 
 /// A group is forgotten with its first task, a tree with its root.
 const FORGET: &str = "DELETE FROM attempt WHERE task IN (SELECT value FROM json_each(?1));
@@ -37,13 +42,13 @@ pub(crate) async fn finished(
     let query = sqlx::query(WALK).bind(tenant.0).bind(after.map_or(i64::MIN, |id| id.0)).bind(end.0);
     let rows = session.rows(query.bind(count_max)).await?;
     let walked = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    let ids = doomed(&walked, kept);
-    if !ids.is_empty() {
+    let doomed = doomed(&walked, kept);
+    if !doomed.is_empty() {
+        let ids: Vec<i64> = doomed.iter().map(|(id, _)| id.0).collect();
         session.run(sqlx::query(FORGET).bind(json(&ids)).bind(tenant.0)).await?;
-        let forgotten = walked.iter().filter(|(_, state, at)| kept.forgets(*state, *at));
-        changes(tenant, forgotten.map(|(_, state, _)| *state)).store(session).await?;
+        changes(tenant, doomed.iter().map(|(_, state)| *state)).store(session).await?;
     }
-    Ok(answer(&walked, ids.len(), count_max))
+    Ok(answer(&walked, doomed.len(), count_max))
 }
 
 /// Forgets one ended task.
@@ -60,6 +65,10 @@ pub(crate) async fn one(
     let state = state.ok_or_else(|| undecodable(Undecodable("task state")))?;
     if !state.is_terminal() {
         return Ok(DropAnswer::Live(state));
+    }
+    let open = session.rows(sqlx::query(OPEN_GROUP).bind(id.0).bind(tenant.0)).await?;
+    if let Some(row) = open.first() {
+        return Ok(DropAnswer::OpenGroup(GroupId(row.try_get(0).map_err(store_error)?)));
     }
     session.run(sqlx::query(FORGET).bind(json(&[id.0])).bind(tenant.0)).await?;
     changes(tenant, std::iter::once(state)).store(session).await?;

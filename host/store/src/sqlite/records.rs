@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use keiko_core::id::{AgentId, TaskId, TenantId, Token, UserId};
+use keiko_core::id::{AgentId, GroupId, TaskId, TenantId, Token, UserId};
 use keiko_core::port::StoreError;
 use keiko_core::task::{
     AttemptView, Lineage, Payload, TaskCounts, TaskFilter, TaskState, TaskSummary, TaskView,
@@ -15,7 +15,7 @@ use sqlx::{AssertSqlSafe, Row};
 use super::catalog::read_name;
 use super::error::store_error;
 use crate::admit::read_type;
-use crate::format::{Undecodable, check_end, decode_attempts, decode_failure, read_priority};
+use crate::format::{Undecodable, check_end, decode_attempts, decode_budget, decode_failure, read_priority};
 use crate::tree::read;
 use crate::trouble::undecodable;
 
@@ -25,14 +25,15 @@ pub(crate) const TASK: &str = "
     WITH head AS (
         SELECT id, tenant, kind, state, created_ms, coalesce(due_ms, run_at_ms) AS run_at_ms, NULL AS finished_ms, attempts, crashes,
             NULL AS code, root, parent, depth, token, NULL AS message, NULL AS detail, NULL AS result_type,
-            NULL AS result, NULL AS last, agent, app_user, priority
+            NULL AS result, NULL AS last, agent, app_user, priority, budget, task_group, slot_key
         FROM task WHERE id = ?1 AND tenant = ?2
         UNION ALL
         SELECT f.id, f.tenant, f.kind, f.state, f.created_ms, f.run_at_ms, f.finished_ms, f.attempts, f.crashes,
             f.code, f.root, f.parent, f.depth, f.token, f.message, f.detail, f.result_type, f.result,
             iif(f.started_ms IS NULL, NULL, json_array(json_array(f.earlier + f.attempts, f.started_ms,
                 f.fuel_used, f.memory_bytes_peak, f.host_calls, f.elapsed_us, f.taint, f.effects, f.version,
-                v.name, nullif(hex(v.digest), ''), f.code, f.message, f.detail))), f.agent, f.app_user, f.priority
+                v.name, nullif(hex(v.digest), ''), f.code, f.message, f.detail))), f.agent, f.app_user, f.priority,
+            f.budget, f.task_group, f.slot_key
         FROM finished AS f LEFT JOIN plugin_version AS v ON v.id = f.version AND v.tenant = f.tenant
         WHERE f.id = ?1 AND f.tenant = ?2)
     SELECT h.id, p.name, k.name, h.state, h.created_ms, h.run_at_ms, h.finished_ms, h.attempts, h.crashes, h.code,
@@ -42,11 +43,19 @@ pub(crate) const TASK: &str = "
                 a.message, a.detail) ORDER BY a.number)
             FROM attempt AS a LEFT JOIN plugin_version AS v ON v.id = a.version AND v.tenant = a.tenant
             WHERE a.task = h.id AND a.tenant = h.tenant) AS kept,
-        o.fuel_max, o.host_calls_max, o.fuel_used, o.host_calls_used
+        o.fuel_max, o.host_calls_max, o.fuel_used, o.host_calls_used, h.budget, h.task_group, h.slot_key
     FROM head AS h
     JOIN kind AS k ON k.id = h.kind AND k.tenant = h.tenant
     JOIN plugin AS p ON p.id = k.plugin AND p.tenant = h.tenant
     LEFT JOIN tree AS o ON o.root = h.id AND o.tenant = h.tenant";
+
+/// What a task is given: in its row, or beside it. It is not kept of what has completed.
+pub(crate) const INPUT: &str = "
+    SELECT h.input_type, coalesce(h.input, i.bytes)
+    FROM (SELECT id, tenant, input_type, input FROM task WHERE id = ?1 AND tenant = ?2
+        UNION ALL
+        SELECT id, tenant, input_type, input FROM finished WHERE id = ?1 AND tenant = ?2 AND state <> 2) AS h
+    LEFT JOIN task_input AS i ON h.input IS NULL AND i.task = h.id AND i.tenant = h.tenant";
 
 /// Tasks in each state: pending ones are counted in their index, the others are kept counts.
 pub(crate) const COUNTS: &str = "
@@ -66,6 +75,20 @@ pub(crate) async fn task(
     row.as_ref().map(view).transpose()
 }
 
+/// What a task is given, until it completes.
+pub(crate) async fn input(
+    readers: &SqlitePool,
+    tenant: TenantId,
+    id: TaskId,
+) -> Result<Option<Payload>, StoreError> {
+    let query = sqlx::query(INPUT).bind(id.0).bind(tenant.0);
+    let Some(row) = query.fetch_optional(readers).await.map_err(store_error)? else { return Ok(None) };
+    let bytes: Option<Vec<u8>> = row.try_get(1).map_err(store_error)?;
+    let bytes = bytes.ok_or_else(|| undecodable(Undecodable("input")))?;
+    let content_type = read_type(row.try_get(0).map_err(store_error)?);
+    Ok(Some(Payload { content_type, bytes: bytes.into() }))
+}
+
 fn view(row: &SqliteRow) -> Result<TaskView, StoreError> {
     let summary = summary(row)?;
     let (message, detail): (Option<String>, Option<&str>) =
@@ -82,6 +105,9 @@ fn view(row: &SqliteRow) -> Result<TaskView, StoreError> {
         token: Token(row.try_get(16).map_err(store_error)?),
         result: result.map(|bytes| Payload { content_type, bytes: bytes.into() }),
         tree: tree(row).map_err(store_error)?,
+        group: row.try_get::<Option<i64>, _>(28).map_err(store_error)?.map(GroupId),
+        slot_key: row.try_get(29).map_err(store_error)?,
+        budget: decode_budget(row.try_get(27).map_err(store_error)?).unwrap_or_default(),
         summary,
         failure,
         attempts,

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use keiko_core::id::TenantId;
 use keiko_core::name::ScheduleName;
-use keiko_core::port::{Created, DueSchedules, Fired, Firing, Schedules, StoreError};
+use keiko_core::port::{Created, DueSchedules, Fired, Firing, ScheduleKey, Schedules, StoreError};
 use keiko_core::schedule::Schedule;
 use keiko_core::task::Payload;
 use sqlx::Row;
@@ -13,10 +13,10 @@ use sqlx::sqlite::SqliteRow;
 use super::SqliteStore;
 use super::catalog::read_name;
 use super::error::store_error;
-use super::session::Session;
+use super::session::{Session, json};
 use super::submit;
 use crate::admit::{read_type, stored_type};
-use crate::schedule::{columns, decode, encode, last, noted};
+use crate::schedule::{columns, decode, due, encode, last, noted};
 use crate::transaction::Priority;
 use crate::trouble::undecodable;
 
@@ -38,8 +38,11 @@ const INSERT: &str = "
 
 pub(crate) const LIST: &str = schedules!("WHERE tenant = ?1 AND name > ?2 ORDER BY name LIMIT ?3");
 
+/// Schedules that are to occur, but for those of `?3`.
 pub(crate) const DUE: &str = schedules!(
-    "INDEXED BY schedule_next WHERE next_ms IS NOT NULL AND next_ms <= ?1 ORDER BY next_ms LIMIT ?2"
+    "INDEXED BY schedule_next WHERE next_ms IS NOT NULL AND next_ms <= ?1
+        AND (tenant, name) NOT IN (SELECT value ->> 0, value ->> 1 FROM json_each(?3))
+    ORDER BY next_ms LIMIT ?2"
 );
 
 pub(crate) const NEXT: &str =
@@ -97,12 +100,21 @@ impl Schedules for SqliteStore {
         .await
     }
 
-    async fn due_schedules(&self, now_ms: i64, limit: u32) -> Result<DueSchedules, StoreError> {
+    async fn due_schedules(
+        &self,
+        now_ms: i64,
+        passed: &[ScheduleKey],
+        limit: u32,
+    ) -> Result<DueSchedules, StoreError> {
         let readers = &self.0.readers;
-        let rows = sqlx::query(DUE).bind(now_ms).bind(limit).fetch_all(readers).await.map_err(store_error)?;
+        let passed: Vec<(i64, &str)> = passed.iter().map(|(tenant, name)| (tenant.0, &name[..])).collect();
+        let query = sqlx::query(DUE).bind(now_ms).bind(limit).bind(json(&passed));
+        let rows = query.fetch_all(readers).await.map_err(store_error)?;
         let next = sqlx::query(NEXT).bind(now_ms).fetch_one(readers).await.map_err(store_error)?;
-        let schedules = rows.iter().map(read).collect::<Result<_, _>>()?;
-        Ok(DueSchedules { schedules, now_ms, next_ms: next.try_get(0).map_err(store_error)? })
+        let key =
+            |row: &SqliteRow| Ok::<ScheduleKey, sqlx::Error>((TenantId(row.try_get(0)?), row.try_get(1)?));
+        let rows: Result<Vec<_>, sqlx::Error> = rows.iter().map(|row| Ok((key(row)?, read(row)))).collect();
+        Ok(due(rows.map_err(store_error)?, now_ms, next.try_get(0).map_err(store_error)?))
     }
 
     async fn fire(&self, firing: Firing, now_ms: i64) -> Result<Fired, StoreError> {

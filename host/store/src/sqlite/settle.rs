@@ -35,14 +35,14 @@ static END: LazyLock<RowStatement> = LazyLock::new(|| {
          INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
             finished_ms, root, parent, depth, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
             elapsed_us, taint, effects, code, message, detail, budget, trace, input_type, input_bytes,
-            result_type, input, result, agent, app_user, priority, task_group, slot_key)
+            result_type, input, result, agent, app_user, priority, task_group, slot_key, unique_key)
          SELECT t.id, t.tenant, t.kind, s.state, t.token, t.attempts + 1, t.crashes, t.earlier, t.created_ms,
             coalesce(t.due_ms, t.run_at_ms), s.finished_ms, t.root, t.parent, t.depth, s.started_ms, s.version, s.fuel_used,
             s.memory_bytes_peak, s.host_calls, s.elapsed_us, s.taint, s.effects, s.code, s.message, s.detail,
             iif(s.state = 2, NULL, t.budget), iif(s.state = 2, NULL, t.trace),
             iif(s.state = 2, NULL, t.input_type), iif(s.state = 2, NULL, t.input_bytes),
             s.result_type, iif(s.state = 2, NULL, t.input), s.result, t.agent, t.app_user, t.priority, t.task_group,
-            iif(s.state = 2, NULL, t.slot_key)
+            iif(s.state = 2, NULL, t.slot_key), iif(s.state = 2, NULL, t.unique_key)
          FROM s CROSS JOIN task AS t NOT INDEXED
             ON t.id = s.id AND t.tenant = s.tenant AND t.token = s.token AND t.holder = s.holder AND t.state = 1
          RETURNING id, iif(earlier + attempts = 1 AND agent IS NULL AND task_group IS NULL, NULL,

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::LazyLock;
 
 use keiko_core::id::{AgentId, TaskId, TenantId, UserId};
+use keiko_core::once::Once;
 use keiko_core::port::StoreError;
 use keiko_core::task::{Key, NewTask, Submit, Submitted};
 use sqlx::Row;
@@ -29,9 +30,9 @@ static INSERT_TASK: LazyLock<RowStatement> = LazyLock::new(|| {
     RowStatement::new(
         "INSERT INTO task (id, tenant, kind, created_ms, run_at_ms, root, parent, depth, budget, trace,
             input_type, input_bytes, input, agent, app_user, priority, due_ms, start_by_ms,
-            end_by_ms, task_group, slot_key)
+            end_by_ms, task_group, slot_key, unique_key)
          SELECT * FROM (VALUES) WHERE column1 IS NOT NULL",
-        21,
+        22,
     )
 });
 
@@ -163,7 +164,8 @@ pub(crate) async fn insert(session: &mut Session, tasks: &[(TenantId, &NewTask)]
                 .add(ends.start_by_ms)
                 .add(ends.end_by_ms)
                 .add(task.group.map(|id| id.0))
-                .add(task.slot_key.as_deref());
+                .add(task.slot_key.as_deref())
+                .add(task.once.as_ref().and_then(Once::unique_key));
         })
         .await?;
     let large: Vec<_> = tasks.iter().filter(|(_, task)| task.input.bytes.len() > INLINE_BYTES_MAX).collect();

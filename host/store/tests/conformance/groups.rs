@@ -3,11 +3,12 @@
 use keiko_core::code::Code;
 use keiko_core::group::{Group, GroupState, NewGroup};
 use keiko_core::id::{GroupId, TaskId};
+use keiko_core::limit::USER_RESULTS_BYTES_MAX;
 use keiko_core::port::Dead;
 use keiko_core::retention::KeptFrom;
-use keiko_core::task::{Amendment, NewTask, Submit, Submitted, TaskState};
+use keiko_core::task::{Amendment, NewTask, Payload, Submit, Submitted, TaskState, Transition};
 
-use crate::world::{NOW, ROOMY, World, complete, fail, retry, submit};
+use crate::world::{NOW, ROOMY, World, complete, fail, retry, settlement, submit};
 
 /// Submits so many tasks of Ada's as a group; their ids.
 pub async fn grouped(world: &World, count: u32, asked: NewGroup) -> (GroupId, Vec<TaskId>) {
@@ -153,6 +154,31 @@ pub async fn another_tenant_has_no_group(world: &World) {
     assert!(none.is_empty());
     assert_eq!(world.records.group(world.ada.tenant, GroupId(id.0 + 1)).await.unwrap(), None);
     assert_eq!(group(world, id).await.state(), GroupState::Open);
+}
+
+pub async fn a_window_of_any_size_is_told_as_it_was_asked_for(world: &World) {
+    for live_max in [1, i32::MAX as u32, i32::MAX as u32 + 1, u32::MAX] {
+        let (id, _) = grouped(world, 2, window(live_max)).await;
+        assert_eq!(group(world, id).await.asked, window(live_max));
+    }
+}
+
+pub async fn a_page_of_large_outcomes_ends_early(world: &World) {
+    let (_, ids) = grouped(world, 4, NewGroup::default()).await;
+    let holder = world.holder().await;
+    let large = vec![b'1'; (USER_RESULTS_BYTES_MAX / 2) as usize];
+    for task in world.lease(holder, 4).await {
+        let result = Transition::Complete(Payload::json(large.clone()));
+        world.settle(holder, settlement(&task, result)).await;
+    }
+    let end = TaskId(ids[3].0 + 1);
+    let page = async |first| {
+        let page = world.records.outcomes(world.ada.tenant, (first, end), 10).await.unwrap();
+        assert!(page.iter().all(|one| one.result.as_ref().unwrap().bytes.len() == large.len()));
+        page.iter().map(|one| one.task).collect::<Vec<_>>()
+    };
+    assert_eq!(page(ids[0]).await, ids[..3], "two fill the page, the third says that there is more");
+    assert_eq!(page(ids[3]).await, ids[3..]);
 }
 
 pub async fn a_group_is_forgotten_with_its_first_task(world: &World) {

@@ -1,5 +1,7 @@
 //! Holders of leases, and the tasks of dead ones.
 
+use std::collections::BTreeSet;
+
 use futures::future::join_all;
 use keiko_core::catalog::{RemoveWhen, Target};
 use keiko_core::code::Code;
@@ -7,7 +9,7 @@ use keiko_core::id::{Holder, TaskId, Token};
 use keiko_core::port::{Beat, Dead, LeaseRequest, Rescued};
 use keiko_core::task::{LeasedTask, Settled, TaskState};
 
-use crate::world::{LEASE_MS, NOW, World, complete, other_token, request, version};
+use crate::world::{LEASE_MS, NOW, World, complete, fail, hand_back, other_token, request, retry, version};
 
 pub async fn holders_rise(world: &World) {
     let mut last = Holder(0);
@@ -18,7 +20,7 @@ pub async fn holders_rise(world: &World) {
         world.tasks.close_holder(holder, now_ms).await.unwrap();
     }
     let holders = join_all((0..20).map(|_| world.holder())).await;
-    let distinct: std::collections::BTreeSet<Holder> = holders.into_iter().collect();
+    let distinct: BTreeSet<Holder> = holders.into_iter().collect();
     assert_eq!(distinct.len(), 20);
     assert!(distinct.first() > Some(&last));
     // An older file put back would start from an older number, but not from an older clock.
@@ -208,4 +210,46 @@ pub async fn a_rescued_task_is_settled_by_its_next_holder_only(world: &World) {
     assert_eq!(world.settle(dead, complete(&first)).await, Settled::Stale);
     assert_eq!(world.settle(alive, complete(&first)).await, Settled::Stale, "the token of the first lease");
     assert_eq!(world.settle(alive, complete(&second)).await, Settled::Stored);
+}
+
+/// Those of these leases that are over.
+async fn stale(world: &World, leases: &[(TaskId, Token)]) -> BTreeSet<(TaskId, Token)> {
+    world.tasks.stale(leases.to_vec()).await.unwrap().into_iter().collect()
+}
+
+fn leases(tasks: &[LeasedTask]) -> Vec<(TaskId, Token)> {
+    tasks.iter().map(|task| (task.id, task.token)).collect()
+}
+
+pub async fn a_lease_is_over_when_its_task_has_ended_gone_back_or_been_leased_again(world: &World) {
+    let (holder, other) = (world.holder().await, world.holder().await);
+    let ids = world.submit_plain(&world.ada, 8).await;
+    let tasks = world.lease(holder, 7).await;
+    let ours = leases(&tasks);
+    assert_eq!(stale(world, &ours).await, BTreeSet::new());
+    let waits = ids.into_iter().find(|id| tasks.iter().all(|task| task.id != *id)).unwrap();
+    let other_lease = (tasks[5].id, other_token(tasks[5].token));
+    let nobodys = [(waits, Token(0)), (waits, Token(1)), (TaskId(1), Token(1)), other_lease];
+    assert_eq!(stale(world, &nobodys).await, BTreeSet::from(nobodys));
+
+    let ends = [
+        complete(&tasks[0]),
+        fail(&tasks[1], Code::Trap),
+        hand_back(&tasks[2]),
+        retry(&tasks[3], Code::Trap, NOW + 10),
+    ];
+    for end in ends {
+        assert_eq!(world.settle(holder, end).await, Settled::Stored);
+    }
+    world.tasks.cancel(world.ada.tenant, tasks[4].id, NOW).await.unwrap();
+    let over = BTreeSet::from_iter(ours[..5].to_vec());
+    assert_eq!(stale(world, &ours).await, over);
+
+    // Whoever has it now.
+    let again = world.lease(other, 8).await;
+    assert_eq!(again.len(), 2, "the one that was handed back, and the one that had waited");
+    assert_eq!(stale(world, &[ours.clone(), leases(&again)].concat()).await, over);
+    world.tasks.close_holder(holder, NOW).await.unwrap();
+    assert_eq!(stale(world, &leases(&again)).await, BTreeSet::new());
+    assert_eq!(stale(world, &ours).await, BTreeSet::from_iter(ours));
 }

@@ -12,12 +12,12 @@ use keiko_core::once::{Once, OnceRule};
 use keiko_core::pause::Paused;
 use keiko_core::policy::BudgetRequest;
 use keiko_core::priority::{AGEING_MS, Priority};
-use keiko_core::task::{NewTask, Payload, Settled, Submit, Submitted, TaskState};
+use keiko_core::task::{Amendment, NewTask, Payload, RetryAnswer, Settled, Submit, Submitted, TaskState};
 use keiko_core::time_out::Ends;
 use keiko_core::tree::{Charge, Spending};
 
 use crate::world::{
-    Customer, NOW, NewChild, World, child, complete, fail, key, retry, submit, with_children,
+    Customer, NOW, NewChild, ROOMY, World, child, complete, fail, key, retry, submit, with_children,
 };
 
 fn unique(refuse: bool) -> OnceRule {
@@ -242,6 +242,89 @@ pub async fn keys_of_kinds_are_forgotten_when_their_task_has_ended(world: &World
     world.settle(holder, complete(&leased)).await;
     assert_eq!(world.tasks.prune(later + KEY_AGE_MS, 10).await.unwrap(), 1);
     assert_eq!(world.tasks.prune(later + KEY_AGE_MS, 10).await.unwrap(), 0);
+}
+
+async fn retry_by_hand(world: &World, id: TaskId, queue_max: u64) -> RetryAnswer {
+    world.tasks.retry(world.ada.tenant, id, Amendment::default(), queue_max, NOW).await.unwrap()
+}
+
+pub async fn a_retry_by_hand_leaves_a_unique_task_alone(world: &World) {
+    let holder = world.holder().await;
+    let fails = async |id: TaskId| {
+        let leased = world.lease(holder, 5).await.remove(0);
+        assert_eq!(leased.id, id);
+        world.settle(holder, fail(&leased, Code::Trap)).await;
+    };
+    let again = async |id, queue_max| retry_by_hand(world, id, queue_max).await;
+    let first = fresh(world, unique(false), NOW).await;
+    fails(first).await;
+    let second = fresh(world, unique(true), NOW).await;
+    for queue_max in [1, ROOMY] {
+        assert_eq!(again(first, queue_max).await, RetryAnswer::Taken(second), "whatever room there is");
+    }
+    assert_eq!(world.state(&world.ada, first).await, TaskState::Failed);
+    assert_eq!(world.live(&world.ada).await, 1);
+    world.tasks.cancel(world.ada.tenant, second, NOW).await.unwrap();
+    assert_eq!(again(first, 0).await, RetryAnswer::QueueFull { live: 0 });
+    // The key stands for it again, however often it was tried again, and however the others ended.
+    for _ in 0..2 {
+        assert_eq!(again(first, ROOMY).await, RetryAnswer::Retried);
+        assert_eq!(stored(send(world, unique(false), "2", NOW).await.0), (first, true));
+        assert_eq!(send(world, unique(true), "3", NOW).await.0, taken(first));
+        assert_eq!(again(second, ROOMY).await, RetryAnswer::Taken(first));
+        fails(first).await;
+    }
+    assert_eq!(again(second, ROOMY).await, RetryAnswer::Retried);
+    assert_eq!(again(first, ROOMY).await, RetryAnswer::Taken(second));
+    fails(second).await;
+    // What the key stood for has been forgotten, and it keeps its own.
+    assert_eq!(world.tasks.prune(NOW + KEY_AGE_MS, 10).await.unwrap(), 1);
+    assert_eq!(again(first, ROOMY).await, RetryAnswer::Retried);
+    assert_eq!(send(world, unique(true), "3", NOW).await.0, taken(first));
+    assert_eq!(world.live(&world.ada).await, 1);
+}
+
+pub async fn of_a_unique_key_one_is_tried_again_by_hand(world: &World) {
+    let mut ids = Vec::new();
+    for _ in 0..8 {
+        let id = fresh(world, unique(false), NOW).await;
+        world.tasks.cancel(world.ada.tenant, id, NOW).await.unwrap();
+        ids.push(id);
+    }
+    let answers = join_all(ids.iter().map(|id| retry_by_hand(world, *id, ROOMY))).await;
+    let retried = answers.iter().position(|answer| *answer == RetryAnswer::Retried).expect("one of them");
+    for (at, answer) in answers.iter().enumerate().filter(|(at, _)| *at != retried) {
+        assert_eq!(*answer, RetryAnswer::Taken(ids[retried]), "{at}");
+    }
+    assert_eq!(world.live(&world.ada).await, 1);
+    assert_eq!(stored(send(world, unique(false), "2", NOW).await.0), (ids[retried], true));
+}
+
+pub async fn a_retry_by_hand_asks_nothing_of_other_keys_and_rules(world: &World) {
+    let first = fresh(world, unique(true), NOW).await;
+    world.tasks.cancel(world.ada.tenant, first, NOW).await.unwrap();
+    let mut other_kind = one(world).await;
+    other_kind.kind = world.ada.other_kind;
+    let bobs = world.new_tasks(&world.bob, 1).await.remove(0);
+    for other in [
+        once(&world.ada, one(world).await, "other", unique(true)),
+        once(&world.ada, other_kind, "k", unique(true)),
+        once(&world.bob, bobs, "k", unique(true)),
+    ] {
+        assert!(!stored(world.try_submit(other).await).1);
+    }
+    assert_eq!(retry_by_hand(world, first, ROOMY).await, RetryAnswer::Retried);
+    world.tasks.cancel(world.ada.tenant, first, NOW).await.unwrap();
+
+    for rule in [debounce(1), throttle(1)] {
+        let old = fresh(world, rule, NOW).await;
+        world.tasks.cancel(world.ada.tenant, old, NOW).await.unwrap();
+        let new = fresh(world, rule, NOW).await;
+        assert_eq!(retry_by_hand(world, old, ROOMY).await, RetryAnswer::Retried, "{rule:?}");
+        // The key stands for what was submitted last.
+        assert_eq!(send(world, unique(true), "2", NOW).await.0, taken(new), "{rule:?}");
+        world.tasks.cancel(world.ada.tenant, new, NOW).await.unwrap();
+    }
 }
 
 pub async fn tasks_of_one_submit_find_others_and_are_refused_together(world: &World) {

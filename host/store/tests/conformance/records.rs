@@ -4,12 +4,14 @@ use bytes::Bytes;
 use keiko_core::code::Code;
 use keiko_core::group::NewGroup;
 use keiko_core::id::{GroupId, TaskId};
+use keiko_core::policy::BudgetRequest;
 use keiko_core::task::{
-    Amendment, CancelAnswer, RetryAnswer, Settlement, TaskCounts, TaskFilter, TaskState, TimeRange,
+    Amendment, CancelAnswer, JSON, Payload, RetryAnswer, Settlement, Submit, Submitted, TaskCounts,
+    TaskFilter, TaskState, TimeRange,
 };
 
 use crate::groups;
-use crate::world::{Customer, NOW, ROOMY, World, child, complete, fail, version, with_children};
+use crate::world::{Customer, NOW, ROOMY, World, child, complete, fail, submit, version, with_children};
 
 /// Two tasks of Ada's in every state; the ids by state.
 async fn every_state(world: &World) -> Vec<(TaskState, Vec<TaskId>)> {
@@ -230,8 +232,92 @@ pub async fn live_tasks_are_counted_per_tenant(world: &World) {
     assert_eq!(live, [(world.ada.tenant, 4), (world.bob.tenant, 1)].into());
 }
 
+/// So many tasks of Ada's, each of which is given other bytes, of a size and a type.
+async fn given(world: &World, count: u32, size: usize, content_type: &str) -> Vec<(TaskId, Payload)> {
+    let mut tasks = world.new_tasks(&world.ada, count).await;
+    for (task, byte) in tasks.iter_mut().zip(1..) {
+        let bytes = Bytes::from(vec![byte; size]);
+        task.input = Payload { content_type: content_type.to_owned(), bytes };
+    }
+    world.submit(&world.ada, tasks.clone()).await;
+    tasks.into_iter().map(|task| (task.id, task.input)).collect()
+}
+
+pub async fn what_a_task_is_given_is_told_until_it_completes(world: &World) {
+    let ada = world.ada.tenant;
+    let holder = world.holder().await;
+    let inputs = [(0, "image/x-odd"), (20, JSON), (2_049, "image/x-odd"), (100_000, JSON)];
+    let mut expected: Vec<(TaskId, Option<Payload>)> = Vec::new();
+    for (size, content_type) in inputs {
+        let tasks = given(world, 4, size, content_type).await;
+        let leased = world.lease(holder, 4).await;
+        let ids: Vec<TaskId> = leased.iter().map(|task| task.id).collect();
+        assert_eq!(ids, tasks.iter().map(|(id, _)| *id).collect::<Vec<_>>());
+        world.settle(holder, complete(&leased[0])).await;
+        world.settle(holder, fail(&leased[1], Code::Trap)).await;
+        world.tasks.cancel(ada, ids[2], NOW).await.unwrap();
+        expected.push((ids[0], None));
+        expected.extend(tasks.into_iter().skip(1).map(|(id, input)| (id, Some(input))));
+    }
+    for (size, content_type) in inputs {
+        let waiting = given(world, 2, size, content_type).await;
+        expected.extend(waiting.into_iter().map(|(id, input)| (id, Some(input))));
+    }
+    let input = Payload { content_type: "text/plain".to_owned(), bytes: Bytes::from(vec![b'x'; 3_000]) };
+    let amendment = Amendment { input: Some(input.clone()), ..Amendment::default() };
+    let retried = world.tasks.retry(ada, expected[1].0, amendment, ROOMY, NOW).await.unwrap();
+    assert_eq!(retried, RetryAnswer::Retried);
+    expected[1].1 = Some(input);
+    for (id, input) in expected {
+        let told = world.records.input(ada, id).await.unwrap();
+        assert!(told == input, "{id}: {:?} instead of {:?}", told.map(short), input.map(short));
+        assert_eq!(world.records.input(world.bob.tenant, id).await.unwrap(), None);
+    }
+}
+
+/// An input as a failing test shows it.
+fn short(input: Payload) -> (String, usize, Option<u8>) {
+    (input.content_type, input.bytes.len(), input.bytes.first().copied())
+}
+
+pub async fn a_task_says_its_group_its_key_and_what_it_asked_for(world: &World) {
+    let budget = BudgetRequest { fuel: Some(5), ..BudgetRequest::default() };
+    let timed = BudgetRequest { total_ms: Some(60_000), ..budget };
+    let mut tasks = world.new_tasks(&world.ada, 5).await;
+    let group = GroupId(tasks[0].id.0);
+    // One of a key runs at once.
+    for (place, task) in tasks.iter_mut().enumerate() {
+        (task.group, task.slot_key, task.budget) = (Some(group), Some(format!("k{place}")), timed);
+    }
+    let ids: Vec<TaskId> = tasks.iter().map(|task| task.id).collect();
+    let whole = Submit { group: Some(NewGroup::default()), ..submit(&world.ada, tasks) };
+    assert!(matches!(world.try_submit(whole).await, Submitted::Accepted { count: 5, .. }));
+    let mut alone = world.new_tasks(&world.ada, 1).await;
+    alone[0].budget = budget;
+    let alone = world.submit(&world.ada, alone).await[0];
+    let plain = world.submit_plain(&world.ada, 1).await[0];
+    let holder = world.holder().await;
+    let leased = world.lease(holder, 4).await;
+    assert_eq!(leased.iter().map(|task| task.id).collect::<Vec<_>>(), ids[..4]);
+    world.settle(holder, complete(&leased[0])).await;
+    world.settle(holder, fail(&leased[1], Code::Trap)).await;
+    world.tasks.cancel(world.ada.tenant, ids[2], NOW).await.unwrap();
+    let told = async |id| {
+        let view = world.view(&world.ada, id).await;
+        (view.group, view.slot_key, view.budget)
+    };
+    let nothing = BudgetRequest::default();
+    assert_eq!(told(ids[0]).await, (Some(group), None, nothing), "what completed is never tried again");
+    for (place, id) in ids.iter().enumerate().skip(1) {
+        assert_eq!(told(*id).await, (Some(group), Some(format!("k{place}")), timed));
+    }
+    assert_eq!(told(alone).await, (None, None, budget));
+    assert_eq!(told(plain).await, (None, None, nothing));
+}
+
 pub async fn a_missing_task_is_none(world: &World) {
     assert_eq!(world.records.task(world.ada.tenant, TaskId(9)).await.unwrap(), None);
+    assert_eq!(world.records.input(world.ada.tenant, TaskId(9)).await.unwrap(), None);
     assert!(world.records.logs(world.ada.tenant, TaskId(9)).await.unwrap().is_empty());
     let nobody = keiko_core::TenantId(99);
     assert_eq!(world.records.counts(nobody).await.unwrap(), TaskCounts::default());

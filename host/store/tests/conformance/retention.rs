@@ -2,11 +2,13 @@
 
 use bytes::Bytes;
 use keiko_core::code::Code;
+use keiko_core::group::NewGroup;
 use keiko_core::id::TaskId;
 use keiko_core::port::Pruned;
 use keiko_core::retention::KeptFrom;
 use keiko_core::task::{DropAnswer, Settlement, TaskCounts, TaskFilter, TaskState};
 
+use crate::groups::grouped;
 use crate::world::{NOW, World, complete, fail};
 
 /// After everything that these tests store.
@@ -100,4 +102,28 @@ pub async fn an_ended_task_is_dropped_with_all_that_is_kept_of_it(world: &World)
     let counts = world.records.counts(ada).await.unwrap();
     assert_eq!((counts.failed, counts.pending), (0, 1));
     assert_eq!(world.tasks.drop_task(ada, task.id).await.unwrap(), DropAnswer::NotFound);
+}
+
+pub async fn tasks_of_an_open_group_stay(world: &World) {
+    let ada = world.ada.tenant;
+    let (id, ids) = grouped(world, 3, NewGroup::default()).await;
+    let holder = world.holder().await;
+    let leased = world.lease(holder, 3).await;
+    world.settle(holder, complete(&leased[0])).await;
+    world.settle(holder, fail(&leased[1], Code::Trap)).await;
+    let all = KeptFrom { completed_ms: Some(LATER), failed_ms: Some(LATER), cancelled_ms: Some(LATER) };
+    let answers = async |task| world.tasks.drop_task(ada, task).await.unwrap();
+    for task in &ids[..2] {
+        assert_eq!(answers(*task).await, DropAnswer::OpenGroup(id));
+    }
+    assert_eq!(answers(ids[2]).await, DropAnswer::Live(TaskState::Running));
+    assert_eq!(world.tasks.drop_task(world.bob.tenant, ids[0]).await.unwrap(), DropAnswer::NotFound);
+    let walked = prune(world, all, None, 2).await;
+    assert_eq!(walked, Pruned { pruned: 0, next: Some(ids[1]) }, "they hold up no walk");
+    assert_eq!(left(world).await, ids);
+    world.settle(holder, complete(&leased[2])).await;
+    assert_eq!(answers(ids[1]).await, DropAnswer::Dropped);
+    assert_eq!(prune(world, all, None, 100).await.pruned, 2);
+    assert_eq!(world.records.group(ada, id).await.unwrap(), None);
+    assert!(left(world).await.is_empty());
 }

@@ -6,43 +6,14 @@ use futures::future::join_all;
 use keiko_core::code::Code;
 use keiko_core::id::AgentId;
 use keiko_core::once::{Once, OnceRule};
-use keiko_core::policy::BudgetRequest;
 use keiko_core::port::{Created, Fired, Firing};
-use keiko_core::priority::Priority;
-use keiko_core::schedule::{Last, Missed, Overlap, Recurrence, Schedule, Template};
-use keiko_core::task::{Payload, Submit, Submitted, TaskFilter};
+use keiko_core::schedule::{Last, Schedule};
+use keiko_core::task::{Submit, Submitted, TaskFilter};
 
-use crate::world::{Customer, NOW, World, complete, submit};
-
-fn new(customer: &Customer, name: &str, next_ms: Option<i64>) -> Schedule {
-    Schedule {
-        tenant: customer.tenant,
-        name: name.parse().unwrap(),
-        recurrence: Recurrence {
-            cron: "* * * * *".to_owned(),
-            zone: "UTC".to_owned(),
-            missed: Missed::RunOnce,
-            overlap: Overlap::Skip,
-        },
-        task: Template {
-            plugin: Some("p".to_owned()),
-            kind: None,
-            input: Payload { content_type: "text/plain".to_owned(), bytes: vec![0, 159, 7].into() },
-            budget: BudgetRequest { fuel: Some(9), ..BudgetRequest::default() },
-            priority: Priority::new(4).unwrap(),
-            agent: Some(AgentId(6)),
-            user: None,
-            slot_key: Some("é".to_owned()),
-        },
-        created_ms: NOW,
-        paused_ms: None,
-        next_ms,
-        last: None,
-    }
-}
+use crate::world::{Customer, NOW, World, complete, schedule, submit};
 
 async fn create(world: &World, customer: &Customer, name: &str, next_ms: Option<i64>) -> Schedule {
-    let schedule = new(customer, name, next_ms);
+    let schedule = schedule(customer, name, next_ms);
     assert_eq!(world.schedules.create(schedule.clone(), 100).await.unwrap(), Created::Stored);
     schedule
 }
@@ -66,14 +37,14 @@ pub async fn a_schedule_comes_back_as_it_was_made(world: &World) {
     let name = &schedule.name;
     let ada = world.ada.tenant;
     assert_eq!(world.schedules.schedule(ada, name).await.unwrap().as_ref(), Some(&schedule));
-    let again = new(&world.ada, "nightly", None);
+    let again = self::schedule(&world.ada, "nightly", None);
     assert_eq!(world.schedules.create(again, 100).await.unwrap(), Created::Taken);
     assert_eq!(world.schedules.schedule(ada, name).await.unwrap(), Some(schedule.clone()));
     let names = ["a", "b", "c"];
     for name in names {
         create(world, &world.ada, name, None).await;
     }
-    let full = world.schedules.create(new(&world.ada, "d", None), 4).await.unwrap();
+    let full = world.schedules.create(self::schedule(&world.ada, "d", None), 4).await.unwrap();
     assert_eq!(full, Created::Full { count: 4 });
     create(world, &world.bob, "a", None).await;
     let list = async |after: Option<&str>| {
@@ -87,7 +58,7 @@ pub async fn a_schedule_comes_back_as_it_was_made(world: &World) {
     assert!(world.schedules.remove_schedule(ada, name).await.unwrap());
     assert!(!world.schedules.remove_schedule(ada, name).await.unwrap());
     assert_eq!(world.schedules.schedule(ada, name).await.unwrap(), None);
-    assert!(world.schedules.due_schedules(NOW + 5, 10).await.unwrap().schedules.is_empty());
+    assert!(world.schedules.due_schedules(NOW + 5, &[], 10).await.unwrap().schedules.is_empty());
 }
 
 pub async fn schedules_are_due_in_order_and_say_when_the_next_is(world: &World) {
@@ -95,11 +66,22 @@ pub async fn schedules_are_due_in_order_and_say_when_the_next_is(world: &World) 
         create(world, &world.ada, name, Some(NOW + next_ms)).await;
     }
     create(world, &world.bob, "never", None).await;
-    let due = world.schedules.due_schedules(NOW, 10).await.unwrap();
+    let due = world.schedules.due_schedules(NOW, &[], 10).await.unwrap();
     assert_eq!((due.schedules.len(), due.now_ms, due.next_ms), (0, NOW, Some(NOW + 1)));
-    let due = world.schedules.due_schedules(NOW + 3, 2).await.unwrap();
+    let due = world.schedules.due_schedules(NOW + 3, &[], 2).await.unwrap();
     let names: Vec<_> = due.schedules.iter().map(|one| one.name.as_str()).collect();
     assert_eq!((names, due.next_ms), (vec!["a", "b"], Some(NOW + 50)));
+}
+
+pub async fn schedules_that_are_passed_over_hide_no_others(world: &World) {
+    for (name, next_ms) in [("c", 3), ("a", 1), ("b", 2), ("later", 50)] {
+        create(world, &world.ada, name, Some(NOW + next_ms)).await;
+    }
+    // Another tenant's of the same name is another one.
+    let passed = [(world.ada.tenant, "a".to_owned()), (world.bob.tenant, "b".to_owned())];
+    let due = world.schedules.due_schedules(NOW + 3, &passed, 2).await.unwrap();
+    let names: Vec<_> = due.schedules.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!((names, due.next_ms), (vec!["b", "c"], Some(NOW + 50)));
 }
 
 pub async fn an_occurrence_is_submitted_once(world: &World) {
@@ -181,7 +163,7 @@ pub async fn a_paused_schedule_does_not_occur(world: &World) {
     assert_eq!(pause(NOW + 2).await.unwrap(), Some(false));
     let known = world.schedules.schedule(ada, name).await.unwrap().unwrap();
     assert_eq!((known.paused_ms, known.next_ms), (Some(NOW + 1), None));
-    assert!(world.schedules.due_schedules(NOW + 9, 10).await.unwrap().schedules.is_empty());
+    assert!(world.schedules.due_schedules(NOW + 9, &[], 10).await.unwrap().schedules.is_empty());
     let late = firing(&schedule, NOW, Some(NOW + 60), Some(one(world, &world.ada).await));
     assert_eq!(world.schedules.fire(late, NOW + 9).await.unwrap(), Fired::NotDue);
     let resume = || world.schedules.pause_schedule(ada, name, None, Some(NOW + 70));

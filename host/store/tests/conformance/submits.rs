@@ -120,6 +120,21 @@ pub async fn a_refused_submit_leaves_its_key_free(world: &World) {
     assert!(matches!(world.try_submit(again).await, Submitted::Accepted { duplicate: true, .. }));
 }
 
+pub async fn a_submit_without_tasks_is_told_what_its_key_stands_for(world: &World) {
+    let tasks = world.new_tasks(&world.ada, 2).await;
+    let first = tasks[0].id;
+    let ask = async |customer: &Customer, body| world.try_submit(keyed(customer, Vec::new(), body)).await;
+    let nothing = Submitted::Accepted { first: TaskId(0), count: 0, duplicate: false, leased: false };
+    assert_eq!(ask(&world.ada, 2).await, nothing);
+    let taken = world.try_submit(keyed(&world.ada, tasks, 1)).await;
+    assert_eq!(taken, Submitted::Accepted { first, count: 2, duplicate: false, leased: false });
+    let known = Submitted::Accepted { first, count: 2, duplicate: true, leased: false };
+    assert_eq!(ask(&world.ada, 1).await, known);
+    assert_eq!(ask(&world.ada, 2).await, Submitted::Conflict);
+    assert_eq!(ask(&world.bob, 1).await, nothing);
+    assert_eq!((world.live(&world.ada).await, world.live(&world.bob).await), (2, 0));
+}
+
 pub async fn equal_keys_in_one_call_store_one_submit(world: &World) {
     let tasks = world.new_tasks(&world.ada, 3).await;
     let submits = [(0, 1), (1, 1), (2, 2)].map(|(at, body)| keyed(&world.ada, vec![tasks[at].clone()], body));

@@ -152,7 +152,7 @@ fn sorted(mut ids: Vec<TaskId>) -> Vec<TaskId> {
 pub async fn a_cancel_follows_the_tree(world: &World) {
     let holder = world.holder().await;
     let Family { root, a, b, below_a } = family(world, holder).await;
-    let under = |task| Branch::Under { root, task };
+    let under = |task| Branch::Under { root, first: task, last: task };
     let ended = |ids: &[TaskId]| Cut { ended: sorted(ids.to_vec()), left: false };
     let bob = world.tasks.cancel_branch(world.bob.tenant, Branch::Roots(root, root), NOW, 9).await.unwrap();
     assert_eq!(bob, Cut::default(), "it is another tenant's");
@@ -201,6 +201,28 @@ async fn bear_joined(
     settlement.effects.push_joined(wishes, asked, then, ids.iter().map(reserved).collect());
     assert_eq!(world.settle(holder, settlement).await, Settled::Stored);
     ids
+}
+
+pub async fn a_cancel_follows_the_trees_of_a_group_of_children(world: &World) {
+    let holder = world.holder().await;
+    let root = root(world, holder, |_| {}).await;
+    let family = bear_joined(world, holder, &root, 2, NewGroup::default()).await;
+    for child in world.lease(holder, 2).await {
+        bear(world, holder, &child, 1).await;
+    }
+    // What joins them goes now. Of the two below them one ends, and has a child of its own.
+    let below = world.lease(holder, 9).await;
+    assert_eq!(below.len(), 3);
+    let first =
+        below.iter().find(|task| task.lineage.parent == Some(family[0])).expect("it is below the first");
+    bear(world, holder, first, 1).await;
+    let group = Branch::Under { root: root.id, first: family[0], last: family[1] };
+    assert_eq!(group, Branch::below(root.id, family[0], family[1]));
+    let parts = [cancel(world, group, 1).await, cancel(world, group, 1).await, cancel(world, group, 1).await];
+    let shape = |cut: &Cut| (cut.ended.len(), cut.left);
+    assert_eq!(parts.each_ref().map(shape), [(1, true), (1, false), (0, false)]);
+    assert_eq!(world.state(&world.ada, family[2]).await, TaskState::Running, "it is not below them");
+    assert_eq!(world.live(&world.ada).await, 1);
 }
 
 fn ids(tasks: &[LeasedTask]) -> Vec<TaskId> {

@@ -7,16 +7,17 @@ use std::sync::Arc;
 use keiko_core::catalog::{Installed, NewVersion, Plugin};
 use keiko_core::code::Code;
 use keiko_core::effect::{ChildOptions, ChildWish, Effects};
-use keiko_core::id::{Digest, Holder, KindId, TaskId, TenantId, Token, VersionId};
+use keiko_core::id::{AgentId, Digest, Holder, KindId, TaskId, TenantId, Token, VersionId};
 use keiko_core::manifest::Manifest;
 use keiko_core::name::TenantName;
 use keiko_core::outcome::{Failure, Meter, Taint};
 use keiko_core::policy::BudgetRequest;
 use keiko_core::port::{
-    Agents, BatchRecords, BatchStore, CanaryStore, CatalogStore, Components, History, Lease, LeaseRequest,
-    Records, Reserved, Schedules, TaskStore, Usage,
+    Agents, BatchRecords, BatchStore, CanaryStore, CatalogStore, Components, Created, History, Lease,
+    LeaseRequest, Records, Reserved, ScheduleKey, Schedules, StoreError, StoreErrorKind, TaskStore, Usage,
 };
 use keiko_core::priority::Priority;
+use keiko_core::schedule::{Missed, Overlap, Recurrence, Schedule, Template};
 use keiko_core::task::{
     AttemptRecord, Key, LeasedTask, Lineage, NewTask, Payload, Settled, Settlement, Submit, Submitted,
     TaskFilter, TaskState, TaskSummary, TaskView, Transition,
@@ -247,6 +248,58 @@ pub fn new_task(id: TaskId, kind: KindId) -> NewTask {
 
 pub fn submit(customer: &Customer, tasks: Vec<NewTask>) -> Submit {
     Submit { tenant: customer.tenant, tasks, key: None, queue_max: ROOMY, group: None }
+}
+
+/// A schedule with everything that one can have.
+pub fn schedule(customer: &Customer, name: &str, next_ms: Option<i64>) -> Schedule {
+    Schedule {
+        tenant: customer.tenant,
+        name: name.parse().unwrap(),
+        recurrence: Recurrence {
+            cron: "* * * * *".to_owned(),
+            zone: "UTC".to_owned(),
+            missed: Missed::RunOnce,
+            overlap: Overlap::Skip,
+        },
+        task: Template {
+            plugin: Some("p".to_owned()),
+            kind: None,
+            input: Payload { content_type: "text/plain".to_owned(), bytes: vec![0, 159, 7].into() },
+            budget: BudgetRequest { fuel: Some(9), ..BudgetRequest::default() },
+            priority: Priority::new(4).unwrap(),
+            agent: Some(AgentId(6)),
+            user: None,
+            slot_key: Some("é".to_owned()),
+        },
+        created_ms: NOW,
+        paused_ms: None,
+        next_ms,
+        last: None,
+    }
+}
+
+/// Three schedules that are due: two of Ada's that `damage` makes unreadable, by a statement, and one of Bob's.
+#[allow(dead_code, reason = "used where rows can be damaged, which the suite cannot do")]
+pub async fn unreadable_schedules<S: Schedules + CatalogStore>(store: &S, damage: impl AsyncFn(&str)) {
+    let (ada, bob) = (customer(store, "ada").await, customer(store, "bob").await);
+    let good = schedule(&bob, "good", Some(NOW));
+    for made in [schedule(&ada, "newer", Some(NOW - 2)), schedule(&ada, "odd", Some(NOW - 1)), good.clone()] {
+        assert_eq!(store.create(made, 10).await.unwrap(), Created::Stored);
+    }
+    damage(
+        "UPDATE schedule SET definition = replace(definition, 'run_once', 'run_all') WHERE name = 'newer'",
+    )
+    .await;
+    damage("UPDATE schedule SET name = 'Odd One' WHERE name = 'odd'").await;
+    let due = store.due_schedules(NOW, &[], 2).await.unwrap();
+    assert!(due.schedules.is_empty() && due.next_ms.is_none(), "{due:?}");
+    let (keys, errors): (Vec<ScheduleKey>, Vec<StoreError>) = due.unreadable.into_iter().unzip();
+    assert_eq!(keys, ["newer", "Odd One"].map(|name| (ada.tenant, name.to_owned())));
+    assert!(errors.iter().all(|error| error.kind() == StoreErrorKind::Integrity), "{errors:?}");
+    let due = store.due_schedules(NOW, &keys, 2).await.unwrap();
+    assert_eq!((due.schedules, due.unreadable.len()), (vec![good.clone()], 0));
+    let due = store.due_schedules(NOW, &[], 10).await.unwrap();
+    assert_eq!((due.schedules, due.unreadable.len()), (vec![good], 2));
 }
 
 pub fn key(text: &str, body: u8) -> Option<Key> {

@@ -62,3 +62,20 @@ async fn hosts_hear_each_other_and_not_themselves() {
     one.close().await.unwrap();
     other.close().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_told_before_a_store_closes_is_heard() {
+    let database = Database::new().await;
+    let other = database.open().await;
+    listening(&database, 1).await;
+    other.next().await;
+    let ready = Signal { ready: true, ..Signal::default() };
+    for _ in 0..5 {
+        let one = database.open().await;
+        one.tell(ready.clone());
+        one.close().await.unwrap();
+        let heard = tokio::time::timeout(Duration::from_secs(20), other.next()).await;
+        assert_eq!(heard.expect("it was sent"), ready);
+    }
+    other.close().await.unwrap();
+}

@@ -339,3 +339,33 @@ async fn a_lease_that_nobody_hears_of_is_given_back() {
     }
     sound(&admin::check(&database.options()).await.unwrap());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn which_of_many_leases_are_over_is_one_statement() {
+    let database = Database::new().await;
+    let store = database.open().await;
+    let ada = customer(&store, "ada").await;
+    let holder = store.open_holder(NOW, LEASE_MS).await.unwrap();
+    // Segments and a row.
+    submit_plain(&store, &ada, 600).await;
+    submit_plain(&store, &ada, 1).await;
+    let mut leases = Vec::new();
+    while leases.len() < 601 {
+        let tasks = store.lease(request(holder, 601)).await.unwrap().tasks;
+        leases.extend(tasks.iter().map(|task| (task.id, task.token)));
+    }
+    let stale = async || {
+        let before = store.writer_counts();
+        let stale = store.stale(leases.clone()).await.unwrap();
+        let after = store.writer_counts();
+        assert_eq!((after.transactions - before.transactions, after.statements - before.statements), (1, 1));
+        stale.into_iter().collect::<HashSet<_>>()
+    };
+    assert_eq!(stale().await, HashSet::new());
+    let cancelled = [leases[3], leases[599], leases[600]];
+    for (id, _) in cancelled {
+        assert_eq!(store.cancel(ada.tenant, id, NOW).await.unwrap(), CancelAnswer::Cancelled);
+    }
+    assert_eq!(stale().await, HashSet::from(cancelled));
+    store.close().await.unwrap();
+}

@@ -5,8 +5,9 @@ use keiko_core::id::{Digest, VersionId};
 use keiko_core::limit::{BULK_TASKS_MAX, MIB, SetBy};
 use keiko_core::log::Kept;
 use keiko_core::outcome::{Meter, Taint};
+use keiko_core::policy::BudgetRequest;
 use keiko_core::task::{AttemptRecord, Lineage, TaskState, TaskView};
-use keiko_core::{AgentId, Code, Token, UserId};
+use keiko_core::{AgentId, Code, GroupId, Token, UserId};
 use keiko_runtime::Progress;
 
 use super::submit::SubmitRequest;
@@ -140,6 +141,9 @@ fn detail(result: Option<Payload>) -> TaskDetail {
     TaskDetail {
         view: TaskView {
             tree: None,
+            group: None,
+            slot_key: None,
+            budget: Default::default(),
             summary: TaskSummary {
                 id: TaskId(2),
                 plugin: "movie-facts".parse().unwrap(),
@@ -203,6 +207,23 @@ fn progress_stands_there_while_there_is_some() {
     detail.progress = Some(Progress { fraction: 0.5, message: "half".to_owned() });
     let json: serde_json::Value = serde_json::from_slice(&task(&detail)).unwrap();
     assert_eq!(json["progress"], serde_json::json!({"fraction": 0.5, "message": "half"}));
+}
+
+#[test]
+fn what_was_asked_for_stands_there_in_the_words_of_a_submit() {
+    let asked = r#"{"fuel":1,"memory_mib":2,"timeout_s":3,"attempts":4,"queued_timeout_s":5,"total_timeout_s":6,"heartbeat_timeout_s":7,"tree_fuel":8,"tree_host_calls":9,"tree_timeout_s":10,"retry":{"factor":3,"codes":["trap"]}}"#;
+    let mut detail = detail(None);
+    let json = |detail: &TaskDetail| serde_json::from_slice::<serde_json::Value>(&task(detail)).unwrap();
+    detail.view.budget = read(asked).unwrap().tasks[0].budget;
+    detail.view.slot_key = Some("k".to_owned());
+    detail.view.group = Some(GroupId(5));
+    let told = json(&detail);
+    assert_eq!(told["limits"], serde_json::from_str::<serde_json::Value>(asked).unwrap());
+    assert_eq!((&told["concurrency_key"], &told["group"]), (&"k".into(), &GroupId(5).to_string().into()));
+    // A plugin asks in finer units.
+    detail.view.budget =
+        BudgetRequest { wall_ms: Some(1), memory_bytes: Some(MIB + 1), ..Default::default() };
+    assert_eq!(json(&detail)["limits"], serde_json::json!({"timeout_s": 1, "memory_mib": 2}));
 }
 
 #[test]

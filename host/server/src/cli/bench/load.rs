@@ -81,8 +81,13 @@ struct Counts {
 }
 
 impl Counts {
-    fn ended(&self) -> u64 {
-        self.completed + self.failed + self.cancelled
+    /// How many of `tasks` have ended since then, and how many of those did not complete. Whole tenants are counted: whatever
+    /// else ends is taken for one of these, and what retention forgets meanwhile is missing until nothing is left to end.
+    fn since(&self, before: &Counts, tasks: u64) -> (u64, u64) {
+        let failed = (self.failed + self.cancelled).saturating_sub(before.failed + before.cancelled);
+        let ended = failed + self.completed.saturating_sub(before.completed);
+        let ended = if self.pending + self.running == 0 { tasks } else { ended.min(tasks) };
+        (ended, failed.min(ended))
     }
 }
 
@@ -103,10 +108,9 @@ pub(super) async fn bulk(load: &Arc<Load>, tasks: u64, batch: u64) -> Result<Don
     let (mut last, mut moved) = (0, Instant::now());
     loop {
         let now = counts(&mut looking, load).await?;
-        let ended = now.ended() - before.ended();
-        if ended >= tasks {
-            (done.completed, done.failed) =
-                (now.completed - before.completed, tasks - (now.completed - before.completed));
+        let (ended, failed) = now.since(&before, tasks);
+        if ended == tasks {
+            (done.completed, done.failed) = (tasks - failed, failed);
             break;
         }
         if ended > last {
@@ -301,6 +305,24 @@ fn cpu() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whatever_else_its_tenants_do_no_more_tasks_end_than_there_are() {
+        let counts = |pending, completed, failed| Counts { pending, completed, failed, ..Counts::default() };
+        let check = |now: Counts, expected| {
+            assert_eq!(now.since(&counts(0, 100, 50), 10), expected, "{now:?}");
+        };
+        check(counts(10, 100, 50), (0, 0));
+        check(counts(4, 105, 51), (6, 1));
+        check(counts(0, 109, 51), (10, 1));
+        // Others end, or fail, beside them.
+        check(counts(3, 130, 50), (10, 0));
+        check(counts(3, 101, 90), (10, 10));
+        // Retention forgets some that had ended before, or some of these.
+        check(counts(3, 90, 20), (0, 0));
+        check(counts(3, 90, 52), (2, 2));
+        check(counts(0, 90, 20), (10, 0));
+    }
 
     #[test]
     fn looks_come_closer_as_the_end_does() {

@@ -27,7 +27,8 @@ Put a load on a host and say what came of it: how many a second, how long each t
 
 Tasks are submitted in bulk and worked off (--tasks), or submitted one by one at a steady rate, each with a wait for \
 its end (--rate). Runs (--lane run) are sent as fast as the connections allow, or at a rate. Without --server the \
-command starts a host of its own, on SQLite or in the empty database of --database, and ends it.
+command starts a host of its own, on SQLite or in the empty database of --database, and ends it. Of a bulk what has \
+ended is counted by tenant: with --server nothing else should run for the same tenants meanwhile.
 
 Exit status: 0 everything ended as it should, 1 something failed, otherwise as with other commands.";
 

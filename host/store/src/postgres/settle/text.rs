@@ -62,19 +62,19 @@ macro_rules! ended {
             "
         RETURNING t.id, t.tenant, t.kind, t.token, t.attempts, t.crashes, t.earlier, t.created_ms,
             coalesce(t.due_ms, t.run_at_ms) AS run_at_ms, t.root, t.parent, t.depth, t.budget, t.trace, t.input_type,
-            t.input, t.agent, t.app_user, t.priority, t.task_group, t.slot_key, s.started_ms, s.version, s.fuel_used,
-            s.memory_bytes_peak, s.host_calls, s.elapsed_us, s.taint, s.effects, s.code, s.message, s.detail,
+            t.input, t.agent, t.app_user, t.priority, t.task_group, t.slot_key, t.unique_key, s.started_ms, s.version,
+            s.fuel_used, s.memory_bytes_peak, s.host_calls, s.elapsed_us, s.taint, s.effects, s.code, s.message, s.detail,
             s.state, s.result_type, s.result, s.log),
     ended AS (INSERT INTO finished (id, tenant, kind, state, token, attempts, crashes, earlier, created_ms, run_at_ms,
         finished_ms, root, parent, depth, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
         elapsed_us, taint, effects, code, message, detail, budget, trace, input_type, result_type, input, result,
-        agent, app_user, priority, task_group, slot_key)
+        agent, app_user, priority, task_group, slot_key, unique_key)
     SELECT id, tenant, kind, state, token, attempts + 1, crashes, earlier, created_ms, run_at_ms,
         $20, root, parent, depth, started_ms, version, fuel_used, memory_bytes_peak, host_calls,
         elapsed_us, taint, effects, code, message, detail, CASE WHEN state <> 2 THEN budget END,
         CASE WHEN state <> 2 THEN trace END, CASE WHEN state <> 2 THEN input_type END, result_type,
         CASE WHEN state <> 2 THEN input END, result, agent, app_user, priority, task_group,
-        CASE WHEN state <> 2 THEN slot_key END
+        CASE WHEN state <> 2 THEN slot_key END, CASE WHEN state <> 2 THEN unique_key END
     FROM gone RETURNING id, earlier + attempts AS number, agent, task_group),
     logged AS (INSERT INTO attempt_log (task, attempt, tenant, bytes)
         SELECT id, earlier + attempts + 1, tenant, log FROM gone WHERE log IS NOT NULL)"
