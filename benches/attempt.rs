@@ -5,12 +5,15 @@
 //! epoch deadline, a limiter and a pre-linked instance. Prints one JSON object per line: p50 and p99 of each side in
 //! microseconds, and their ratio.
 //!
+//! Then the processor time of a bare attempt where every processor runs them, as in a host that has much to do: two
+//! processors that share a core take longer for the same.
+//!
 //! `KEIKO_BENCH_COMPONENT` names a component that exports `keiko:plugin/task` and answers the kind `trivial`; without
 //! it, a component from text is used.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -27,6 +30,7 @@ use keiko_core::stop::Stop;
 use keiko_core::task::{Lineage, Payload};
 use keiko_core::{Digest, TaskId};
 use keiko_engine::{ClusterKey, Compiler, Engine, EngineOptions};
+use rustix::time::{ClockId, clock_gettime};
 
 #[allow(dead_code, reason = "shared with the tests, which use all of it")]
 #[path = "../host/engine/tests/engine/guest.rs"]
@@ -41,6 +45,8 @@ const ROUND: usize = 200;
 const ROUNDS: usize = 101;
 /// Places in each side's pool.
 const RUNNING_MAX: usize = 16;
+/// How long every processor runs attempts.
+const BUSY: Duration = Duration::from_secs(1);
 const KIND: &str = "trivial";
 const INPUT: &[u8] = b"null";
 
@@ -73,10 +79,24 @@ fn main() {
             }
         }
         report(of_keiko, of_bare);
+        print("wasmtime", "cpu_us", cpu_us(&bare), "us");
     });
 }
 
-#[allow(clippy::print_stdout, reason = "figures are what a benchmark is for")]
+/// Processor time of a bare attempt while every processor runs them.
+fn cpu_us(bare: &Bare) -> f64 {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(RUNNING_MAX);
+    let before = spent();
+    let attempts = bare.attempts(threads, BUSY, KIND, INPUT);
+    (spent() - before).as_secs_f64() * 1e6 / attempts as f64
+}
+
+/// Processor time of this process so far.
+fn spent() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 fn report(mut keiko: Vec<u64>, mut wasmtime: Vec<u64>) {
     keiko.sort_unstable();
     wasmtime.sort_unstable();
@@ -86,11 +106,16 @@ fn report(mut keiko: Vec<u64>, mut wasmtime: Vec<u64>) {
         for (side, value, unit) in
             [("keiko", keiko, "us"), ("wasmtime", wasmtime, "us"), ("ratio", keiko / wasmtime, "ratio")]
         {
-            println!(
-                r#"{{"bench":"attempt","side":"{side}","figure":"{figure}","value":{value:.3},"unit":"{unit}"}}"#
-            );
+            print(side, figure, value, unit);
         }
     }
+}
+
+#[allow(clippy::print_stdout, reason = "figures are what a benchmark is for")]
+fn print(side: &str, figure: &str, value: f64, unit: &str) {
+    println!(
+        r#"{{"bench":"attempt","side":"{side}","figure":"{figure}","value":{value:.3},"unit":"{unit}"}}"#
+    );
 }
 
 /// Everything that a host does for an attempt.

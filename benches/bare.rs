@@ -1,6 +1,9 @@
 //! The least that anyone must do for an attempt, with the engine settings and the pool of a host: a fresh store, a WASI context,
 //! fuel, an epoch deadline, a limiter, a pre-linked instance, the call, and the drop of all that.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
 use keiko_core::policy::BUDGET_DEFAULT;
 use keiko_core::profile::Profile;
 use keiko_engine::config::{self, Purpose};
@@ -91,6 +94,23 @@ impl Bare {
         let input = GuestPayload { content_type: "application/json".to_owned(), bytes: input.to_vec() };
         let (result,) = run.call_async(&mut store, (kind, input)).await.expect("a return");
         assert!(result.is_ok());
+    }
+
+    /// Attempts on so many threads for so long; how many there were.
+    pub fn attempts(&self, threads: usize, time: Duration, kind: &str, input: &[u8]) -> u64 {
+        let (count, began) = (AtomicU64::new(0), Instant::now());
+        let run = || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                while began.elapsed() < time {
+                    self.attempt(kind, input).await;
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        };
+        std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(run))));
+        count.into_inner()
     }
 }
 

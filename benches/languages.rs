@@ -5,7 +5,6 @@
 //! and is done once, before the first answer. `KEIKO_BENCH_COMPONENT` names the component, which answers every kind.
 
 use std::io::{BufRead, stdin};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 mod bare;
@@ -32,18 +31,9 @@ fn main() {
 
 /// Attempts a second.
 fn rate(bare: &Bare, threads: usize, time: Duration) -> f64 {
-    let (count, began) = (AtomicU64::new(0), Instant::now());
-    let run = || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(async {
-            while began.elapsed() < time {
-                bare.attempt(KIND, INPUT).await;
-                count.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-    };
-    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(run))));
-    count.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64()
+    let began = Instant::now();
+    let attempts = bare.attempts(threads, time, KIND, INPUT);
+    attempts as f64 / began.elapsed().as_secs_f64()
 }
 
 #[allow(clippy::print_stdout, reason = "figures are what a benchmark is for")]

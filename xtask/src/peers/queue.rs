@@ -4,7 +4,7 @@
 //!
 //! The time of a task is from the first submit of the bulk until the last result is stored; its processor time is that of
 //! the program, client included, and of the database's server. What a host adds is that beyond a bare attempt of the same
-//! guest, which `benches/attempt` measures in turn with the others.
+//! guest, which `benches/attempt` measures in turn with the others, on as many processors as the bulk has.
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -142,15 +142,19 @@ impl Queue<'_> {
         Ok(())
     }
 
-    /// What the bare side of `cargo xtask bench attempt` takes of the processor, one attempt after the other.
+    /// What the bare side of `cargo xtask bench attempt` takes of the processor, alone and as in a bulk, where every processor
+    /// has work.
     fn attempt(&self, rounds: &mut Rounds) -> Result<()> {
         let mut bench = bench_attempt();
         let output = bench.env("KEIKO_BENCH_COMPONENT", &self.programs.component).output()?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let mut lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let bare = |line: &Value| line["side"] == "wasmtime" && line["figure"] == "p50";
-        let line = lines.rfind(bare).with_context(|| format!("no attempt: {}", output.status))?;
-        rounds.take(self.side, "cpu_us", &line, "value")
+        let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        for (figure, named) in [("p50_us", "p50"), ("cpu_us", "cpu_us")] {
+            let bare = |line: &&Value| line["side"] == "wasmtime" && line["figure"] == named;
+            let line = lines.iter().find(bare).with_context(|| format!("no attempt: {}", output.status))?;
+            rounds.take(self.side, figure, line, "value")?;
+        }
+        Ok(())
     }
 
     fn rate(&self, rounds: &mut Rounds) -> Result<()> {

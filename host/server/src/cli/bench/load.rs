@@ -23,6 +23,8 @@ const JSON: &str = "application/json";
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));
 /// A bulk of which no task ends for this long is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How late tokio's timer may be: it counts in milliseconds, and so does the wait for events below it.
+const TIMER: Duration = Duration::from_millis(2);
 
 /// What is sent, and where.
 pub(super) struct Load {
@@ -173,7 +175,7 @@ async fn counts(connection: &mut Connection, load: &Load) -> Result<Counts, Fail
 }
 
 /// Sends so many a second for so long. A latency begins when its request was due, though it was sent later because all
-/// connections were busy: who waits in front of the door waits, too.
+/// connections were busy: who waits in front of the door waits, too. What the timer alone is late is no part of it.
 pub(super) async fn at_rate(
     load: &Arc<Load>,
     path: &'static str,
@@ -195,13 +197,23 @@ pub(super) async fn at_rate(
                 if number >= total {
                     return Ok(done);
                 }
-                sleep_until(due(number)).await;
-                one(&load, &mut connection, path, number, due(number), &mut done).await?;
+                let since = wait_until(due(number)).await;
+                one(&load, &mut connection, path, number, since, &mut done).await?;
             }
         })
     });
     let parts = try_join_all(parts).await?;
     Ok(measure.end(sum(parts)))
+}
+
+/// Waits until a request is due, and says since when it is late: since then, if nothing was waited for; otherwise since the
+/// timer said so, which is up to [`TIMER`] later by itself.
+async fn wait_until(due: Instant) -> Instant {
+    if Instant::now() >= due {
+        return due;
+    }
+    sleep_until(due).await;
+    Instant::now().min(due + TIMER)
 }
 
 /// Sends one after the other on every connection, for so long.
