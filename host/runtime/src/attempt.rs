@@ -37,7 +37,7 @@ use crate::shared::{Counters, Leased, Shared, TenantEntry};
 /// which a long attempt gives back.
 pub(crate) async fn run(
     shared: &Arc<Shared>,
-    mut job: Leased,
+    mut job: Box<Leased>,
     slot: &mut Option<OwnedSemaphorePermit>,
 ) -> Option<Ended> {
     let is_begun = job.refused.is_some();
@@ -76,7 +76,7 @@ pub(crate) async fn run(
     let keeps_effects = matches!(transition, Transition::Complete(_));
     let effects = if keeps_effects { report.effects } else { Effects::default() };
     let charge = charge(&job, port.as_deref(), &manifest, &effects, used);
-    let settlement = Settlement {
+    let settlement = Box::new(Settlement {
         id: job.task.id,
         tenant: job.task.tenant,
         token: job.task.token,
@@ -96,7 +96,7 @@ pub(crate) async fn run(
         charge,
         group: job.task.group,
         segment: job.task.segment,
-    };
+    });
     if unsettled.is_none() {
         // Nobody asks for it any more.
         job.task.input.bytes = Bytes::new();

@@ -289,7 +289,7 @@ async fn take(shared: &Shared, tenure: Arc<Tenure>, lease: Lease) {
         let tree = task.tree.map(|told| shared.trees.know(task.lineage.root, told));
         let (alone, place_ms) = (runs_alone(task.crashes), task.place_ms);
         let job = Leased { tenure: Arc::clone(&tenure), task, tree, refused: None };
-        (tenant, running_max, alone, place_ms, Job::Task(job))
+        (tenant, running_max, alone, place_ms, Job::Task(Box::new(job)))
     });
     shared.queue.push(jobs);
     shared.pulse.quicken();

@@ -37,12 +37,12 @@ const GATHER_MAX: usize = 64;
 /// First and longest wait after the store failed.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 
-/// An attempt that ended.
+/// An attempt that ended, which is handed on as often as its job was.
 pub(crate) struct Ended {
     /// What was leased, without its input.
-    pub(crate) job: Leased,
+    pub(crate) job: Box<Leased>,
     /// What the store is told.
-    pub(crate) settlement: Settlement,
+    pub(crate) settlement: Box<Settlement>,
     /// What it ran.
     pub(crate) ran: Option<Arc<Loaded>>,
     /// Kept until the store has answered: it holds the room promised to children.
@@ -53,8 +53,8 @@ pub(crate) struct Ended {
 
 impl Ended {
     /// A task that goes back to the queue as if it had never been leased.
-    pub(crate) fn handed_back(job: Leased) -> Ended {
-        let settlement = Settlement {
+    pub(crate) fn handed_back(job: Box<Leased>) -> Ended {
+        let settlement = Box::new(Settlement {
             id: job.task.id,
             tenant: job.task.tenant,
             token: job.task.token,
@@ -74,7 +74,7 @@ impl Ended {
             charge: None,
             group: job.task.group,
             segment: job.task.segment,
-        };
+        });
         Ended { job, settlement, ran: None, port: None, unsettled: None }
     }
 
@@ -190,7 +190,7 @@ async fn write(shared: &Shared, holder: Holder, group: Vec<Ended>, stop: &Cancel
     let mut parts = vec![group];
     let mut backoff = BACKOFF.0;
     while let Some(mut part) = parts.pop() {
-        let settlements = part.iter().map(|ended| ended.settlement.clone()).collect();
+        let settlements = part.iter().map(|ended| Settlement::clone(&ended.settlement)).collect();
         let now_ms = shared.clock.now_ms();
         match shared.tasks.settle(holder, settlements, now_ms).await {
             Ok(answers) => {

@@ -227,11 +227,10 @@ impl TenantEntry {
     }
 }
 
-/// What is on its way to a worker.
-#[expect(clippy::large_enum_variant, reason = "most are tasks, which are worth no allocation more")]
+/// What is on its way to a worker: each in a place of its own, because it is handed on many times until its end is stored.
 pub(crate) enum Job {
     /// A leased task.
-    Task(Leased),
+    Task(Box<Leased>),
     /// A batch.
     Batch(Box<BatchJob>),
     /// A run whose caller waits.

@@ -123,7 +123,7 @@ async fn settle_round(
 ) -> Result<HashMap<TaskId, Settled>, StoreError> {
     let (completed, mut round): (Vec<_>, Vec<_>) =
         round.into_iter().partition(|one| completes_in_segment(one));
-    let ends_in_segments = end_in_segments(session, holder, &completed, now_ms).await?;
+    let ends_in_segments = end(session, holder, &completed, true, now_ms).await?;
     // A rescue that met a lease has made rows of its segments.
     round.extend(completed.iter().copied().filter(|one| ends_in_segments.stored(one).is_none()));
     round.sort_unstable_by_key(|one| one.id);
@@ -137,7 +137,7 @@ async fn settle_round(
     let mut answers = child::apply(session, &ended, &held, now_ms, &mut changes).await?;
     ended.retain(|one| !answers.contains_key(&one.id));
 
-    let ends = end(session, holder, &ended, now_ms).await?;
+    let ends = end(session, holder, &ended, false, now_ms).await?;
     let mut stored: Vec<_> = ended.iter().filter_map(|one| ends.stored(one)).collect();
     stored.extend(completed.iter().filter_map(|one| ends_in_segments.stored(one)));
     let retries = retry(session, holder, &retried, now_ms).await?;
@@ -243,49 +243,27 @@ pub(crate) async fn end_plain(
 ) -> Result<HashSet<TaskId>, StoreError> {
     let mut sorted: Vec<&Settlement> = settlements.iter().collect();
     sorted.sort_unstable_by_key(|one| one.id);
-    let query = if are_in_segments {
-        bind_segments(bind_ends(sqlx::query(END_PLAIN_IN_SEGMENTS), &sorted, holder, now_ms), &sorted)
-    } else {
-        bind_ends(sqlx::query(END_PLAIN), &sorted, holder, now_ms)
-    };
-    session.rows(query.bind(day(now_ms))).await?.iter().map(|row| get(row, 0).map(TaskId)).collect()
+    let text = if are_in_segments { END_PLAIN_IN_SEGMENTS } else { END_PLAIN };
+    let query = bind_ends(sqlx::query(text), &sorted, are_in_segments, holder, now_ms);
+    // To the end of the answer, which is behind the commit: a long row may come before it.
+    let rows = session.rows(query.bind(day(now_ms))).await?;
+    let ids: Vec<i64> = rows.first().map_or_else(|| Ok(Vec::new()), |row| get(row, 0))?;
+    Ok(ids.into_iter().map(TaskId).collect())
 }
 
-/// Moves tasks away that completed in their segments.
-async fn end_in_segments(
-    session: &mut Session,
-    holder: Holder,
-    ended: &[&Settlement],
-    now_ms: i64,
-) -> Result<Written, StoreError> {
-    let mut written = Written::default();
-    for chunk in chunks(ended, |one| carried(one)) {
-        let query = bind_ends(sqlx::query(END_IN_SEGMENTS), chunk, holder, now_ms);
-        written.add(&session.rows(bind_segments(query, chunk)).await?)?;
-    }
-    Ok(written)
-}
-
-/// Binds the segments of ends, of which each has one.
-fn bind_segments<'q>(
-    query: Query<'q, Postgres, PgArguments>,
-    chunk: &[&Settlement],
-) -> Query<'q, Postgres, PgArguments> {
-    let segments: Vec<i64> = chunk.iter().filter_map(|one| Some(one.segment?.0)).collect();
-    let all: BTreeSet<i64> = segments.iter().copied().collect();
-    query.bind(segments).bind(all.into_iter().collect::<Vec<_>>())
-}
-
-/// Moves ended tasks away.
+/// Moves ended tasks away: all of them such as completed in their segments, or all of them others.
 async fn end(
     session: &mut Session,
     holder: Holder,
     ended: &[&Settlement],
+    are_in_segments: bool,
     now_ms: i64,
 ) -> Result<Written, StoreError> {
+    let text = if are_in_segments { END_IN_SEGMENTS } else { END };
     let mut written = Written::default();
     for chunk in chunks(ended, |one| carried(one)) {
-        written.add(&session.rows(bind_ends(sqlx::query(END), chunk, holder, now_ms)).await?)?;
+        let query = bind_ends(sqlx::query(text), chunk, are_in_segments, holder, now_ms);
+        written.add(&session.rows(query).await?)?;
     }
     Ok(written)
 }
@@ -372,10 +350,11 @@ fn failure(one: &Settlement) -> Option<&Failure> {
     }
 }
 
-/// Binds the 20 parameters of an end.
+/// Binds the 20 parameters of an end, and the segments of ends that are in some: of each, and all together.
 fn bind_ends<'q>(
     query: Query<'q, Postgres, PgArguments>,
     chunk: &[&'q Settlement],
+    are_in_segments: bool,
     holder: Holder,
     now_ms: i64,
 ) -> Query<'q, Postgres, PgArguments> {
@@ -388,7 +367,13 @@ fn bind_ends<'q>(
     let logs = chunk.iter().map(|one| (!one.log.is_empty()).then_some(&one.log[..]));
     let query = bind_attempts(query, chunk).bind(chunk.iter().map(state).collect::<Vec<_>>());
     let query = query.bind(some(types)).bind(results.collect::<Vec<Option<&[u8]>>>());
-    query.bind(some(logs)).bind(holder.0).bind(now_ms)
+    let query = query.bind(some(logs)).bind(holder.0).bind(now_ms);
+    if !are_in_segments {
+        return query;
+    }
+    let segments: Vec<i64> = chunk.iter().filter_map(|one| Some(one.segment?.0)).collect();
+    let all: BTreeSet<i64> = segments.iter().copied().collect();
+    query.bind(segments).bind(all.into_iter().collect::<Vec<_>>())
 }
 
 /// Binds the first 14 parameters, a column each: the fence, the attempt, the failure. The number is not among them: the

@@ -104,6 +104,13 @@ macro_rules! counted {
     };
 }
 
+/// Which tasks ended, as one value: a row for each is work for both sides.
+macro_rules! ids {
+    () => {
+        "SELECT ARRAY(SELECT id FROM ended)"
+    };
+}
+
 /// Moves ended tasks that are in no group, and counts them: all that such an end changes, in one statement.
 pub(crate) const END_PLAIN: &str = concat!(
     ended!(" AND t.task_group IS NULL"),
@@ -114,7 +121,8 @@ pub(crate) const END_PLAIN: &str = concat!(
         sum!("elapsed_us"),
         " FROM gone WHERE agent IS NOT NULL GROUP BY agent, tenant ORDER BY agent)"
     ),
-    ") SELECT id FROM ended"
+    ") ",
+    ids!()
 );
 
 /// Takes tasks that completed out of their segments as `gone`, and writes them to the finished ones as `ended`: see
@@ -157,8 +165,7 @@ pub(crate) const END_IN_SEGMENTS: &str =
     concat!(ended_in_segments!(), " SELECT id, 1, NULL::bigint, NULL::bigint FROM ended");
 
 /// The same, and counts them, as [`END_PLAIN`] does.
-pub(crate) const END_PLAIN_IN_SEGMENTS: &str =
-    concat!(ended_in_segments!(), counted!("$23"), " SELECT id FROM ended");
+pub(crate) const END_PLAIN_IN_SEGMENTS: &str = concat!(ended_in_segments!(), counted!("$23"), " ", ids!());
 
 /// Puts tasks back to pending with one more attempt, and keeps that. Due times are the caller's, by the clock of `$18`.
 pub(crate) const RETRY: &str = concat!(
