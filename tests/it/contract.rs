@@ -540,6 +540,23 @@ fn limits_end_an_attempt_with_their_own_code_and_number() {
 }
 
 #[test]
+fn an_attempt_whose_host_call_hangs_for_its_heartbeat_ends_and_is_tried_again() {
+    let running = Running::with_guests(&["contract"]);
+    let asked = json!({"heartbeat_timeout_s": 1, "timeout_s": 10, "attempts": 2, "retry": {"first_ms": 0}});
+    let task = running.fails("sleep", json!({"ms": 60_000}), asked.clone(), "deadline_exceeded");
+    let attempts = task["attempts"].as_array().unwrap();
+    assert_eq!(attempts.len(), 2, "{task}");
+    for attempt in attempts {
+        let limit = &attempt["error"]["limit"];
+        let told = (&limit["name"], &limit["limit"], &limit["set_by"]);
+        assert_eq!(told, (&json!("heartbeat_ms"), &json!(1_000), &json!("task")), "{attempt}");
+        assert!(attempt["duration_us"].as_u64().unwrap() >= 1_000_000, "{attempt}");
+    }
+    let task = running.contract("sleep", json!({"ms": 10}), asked);
+    assert_eq!(task["state"], "completed", "{task}");
+}
+
+#[test]
 fn an_exit_is_told_as_what_it_was() {
     let running = Running::with_guests(&["contract"]);
     for (code, message) in [(3, "the guest exited with status 1"), (0, "the guest exited with status 0")] {

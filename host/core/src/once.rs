@@ -9,7 +9,7 @@
 //! a retry by hand asks for nothing of them.
 
 use crate::effect::check_key;
-use crate::limit::{DELAY_MS_MAX, LimitFact};
+use crate::limit::{DELAY_MS_MAX, KEY_AGE_MS, LimitFact};
 
 /// A key of a kind, and what is asked under it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +41,18 @@ pub enum OnceRule {
         /// Milliseconds between two.
         interval_ms: u64,
     },
+}
+
+impl OnceRule {
+    /// How long a key is kept at least after its task was due, in milliseconds: until the next one need not keep its distance.
+    pub fn kept_ms(self) -> i64 {
+        match self {
+            OnceRule::Throttle { interval_ms } => {
+                i64::try_from(interval_ms).unwrap_or(i64::MAX).max(KEY_AGE_MS)
+            }
+            OnceRule::Unique { .. } | OnceRule::Debounce { .. } => KEY_AGE_MS,
+        }
+    }
 }
 
 impl Once {

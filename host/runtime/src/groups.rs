@@ -93,7 +93,8 @@ impl Handle {
     }
 }
 
-/// Ends what is left of a group, stops what runs of it here, and tells whoever waits; `None` when there is no such group.
+/// Ends what is left of a group, stops what runs of it here, and tells whoever waits; `None` when there is no such group, or with
+/// `only_failed` none that has failed fast.
 async fn cancel(
     shared: &Shared,
     tenant: TenantId,
@@ -165,7 +166,10 @@ pub(crate) async fn failed(shared: &Shared, groups: impl IntoIterator<Item = (Te
 /// Ends the rest of a group that fails fast and has failed, and some of what is below its tasks; the branch, when there is
 /// more of that.
 async fn fail_fast(shared: &Shared, tenant: TenantId, id: GroupId) -> Result<Option<Branch>, StoreError> {
-    cancel(shared, tenant, id, true).await?;
+    // Most groups go on when one of them has failed: nothing more is read of those.
+    if cancel(shared, tenant, id, true).await?.is_none() {
+        return Ok(None);
+    }
     let group = shared.records.group(tenant, id).await?;
     let Some(group) = group.filter(|group| group.asked.fail_fast && group.failed > 0) else {
         return Ok(None);

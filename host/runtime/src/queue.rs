@@ -320,10 +320,8 @@ impl<T> Lanes<T> {
 
     /// Tasks of all tenants that could begin at once, where workers have room for so many more attempts.
     fn free(&self, slots: usize) -> usize {
-        match self.alone_runs || !self.alone.is_empty() {
-            true => 0,
-            false => self.running_max.saturating_sub(self.running).min(slots),
-        }
+        let room = self.running_max.saturating_sub(self.running).min(slots);
+        if self.alone_runs || !self.alone.is_empty() { 0 } else { room }
     }
 
     /// How many tasks are likely to begin within a second.
@@ -366,13 +364,18 @@ impl<T> Lanes<T> {
 
     /// What is here of each tenant.
     pub(crate) fn held(&self) -> BTreeMap<TenantId, Held> {
-        let alone = self.alone.iter().map(|(tenant, _)| tenant);
-        let tenants = self.lanes.keys().chain(self.ended_of.keys()).chain(alone);
-        tenants.map(|tenant| (*tenant, self.held_of(*tenant))).collect()
+        let tenants = self.lanes.keys().chain(self.ended_of.keys());
+        let mut alone: BTreeMap<TenantId, usize> = tenants.map(|tenant| (*tenant, 0)).collect();
+        self.alone.iter().for_each(|(tenant, _)| *alone.entry(*tenant).or_default() += 1);
+        alone.into_iter().map(|(tenant, alone)| (tenant, self.held_with(tenant, alone))).collect()
     }
 
     fn held_of(&self, tenant: TenantId) -> Held {
-        let alone = self.alone.iter().filter(|(other, _)| *other == tenant).count();
+        self.held_with(tenant, self.alone.iter().filter(|(other, _)| *other == tenant).count())
+    }
+
+    /// What is here of a tenant, of whose tasks so many wait to run alone.
+    fn held_with(&self, tenant: TenantId, alone: usize) -> Held {
         let lane = self.lanes.get(&tenant).map(|lane| (lane.waiting.len(), lane.running));
         let (waiting, running) = lane.unwrap_or_default();
         let ended = self.ended_of.get(&tenant).map_or(0, |ended| ended.count(self.second));
@@ -802,6 +805,22 @@ mod tests {
         assert_eq!(lanes.load(4).held[&A].room(1, 4), 3, "more than run at once, for they are short");
         lanes.go_on(2);
         assert!(lanes.load(4).held.is_empty());
+    }
+
+    #[test]
+    fn what_waits_to_run_alone_is_its_tenants_though_their_lanes_are_gone() {
+        let mut lanes = Lanes::new(4, size);
+        lanes.push(A, 1, false, 0, 1);
+        assert_eq!(pops(&mut lanes), [1]);
+        for (tenant, item) in [(A, 7), (B, 8), (A, 9)] {
+            lanes.push(tenant, 1, true, 0, item);
+        }
+        let of = |waiting, running, ended| Held { waiting, running, ended };
+        assert_eq!(lanes.held(), BTreeMap::from([(A, of(2, 1, 0)), (B, of(1, 0, 0))]));
+        lanes.done(A);
+        assert!(lanes.take(|_| false).is_empty() && lanes.lanes.is_empty());
+        assert_eq!(lanes.held(), BTreeMap::from([(A, of(2, 0, 1)), (B, of(1, 0, 0))]));
+        assert_eq!((lanes.held_of(A), lanes.held_of(B)), (of(2, 0, 1), of(1, 0, 0)));
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod auth;
 #[doc(hidden)]
 pub mod cli;
 pub mod config;
+mod limits;
 mod seen;
 pub mod signature;
 pub mod source;

@@ -439,6 +439,7 @@ fn runtime_options(config: &Config) -> Options {
         cores: config.worker_cores.clone(),
         blocking_per_worker: config.blocking_per_worker,
         running_max: config.running_max,
+        local_queue_bytes_max: config.local_queue_bytes_max,
         batch_memory_bytes: config.batch_memory_bytes,
         drain: config.drain,
         lease: config.lease,

@@ -39,3 +39,7 @@ mod transaction;
 mod tree;
 mod trouble;
 mod turns;
+#[cfg(test)]
+#[allow(dead_code, reason = "shared with the other tests, which use all of it")]
+#[path = "../tests/conformance/world.rs"]
+mod world;

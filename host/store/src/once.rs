@@ -77,7 +77,7 @@ impl Onces {
             match decide(once.rule, last, task.run_at_ms, now_ms) {
                 Verdict::Taken(task) => return Err(Submitted::Taken { task, place }),
                 Verdict::TooLate { ahead_ms } => return Err(Submitted::TooLate { ahead_ms, place }),
-                Verdict::New { due_ms } => plan.note(name, task, due_ms, now_ms),
+                Verdict::New { due_ms } => plan.note(name, task, once.rule, due_ms, now_ms),
                 Verdict::Found(id) => {
                     plan.found.insert(task.id, id);
                 }
@@ -104,11 +104,11 @@ impl Onces {
     }
 
     /// Makes the key stand for the task, which is due then.
-    fn note(&mut self, name: Name, task: &NewTask, due_ms: i64, now_ms: i64) {
+    fn note(&mut self, name: Name, task: &NewTask, rule: OnceRule, due_ms: i64, now_ms: i64) {
         let stands = Stands::Waits { created_ms: task.created_ms };
         self.known.insert(name.clone(), Last { task: task.id, due_ms, stands });
         self.due.insert(task.id, due_ms);
-        self.fresh.insert(name, due_ms.max(now_ms).saturating_add(KEY_AGE_MS));
+        self.fresh.insert(name, due_ms.max(now_ms).saturating_add(rule.kept_ms()));
     }
 
     /// Takes over what was planned.

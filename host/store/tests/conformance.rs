@@ -173,6 +173,7 @@ macro_rules! every_promise {
                 a_waiting_task_takes_the_newest_input_and_time
                 what_has_begun_is_not_given_another_input
                 throttled_tasks_keep_their_distance
+                the_distance_from_a_task_outlives_it
                 one_key_submitted_at_once_makes_one_task
                 a_key_of_a_kind_is_its_tenants_and_kinds
                 a_refused_submit_takes_no_key_of_a_kind
@@ -306,6 +307,7 @@ macro_rules! every_promise {
                 nothing_is_in_two_batches
                 an_ordered_group_has_one_batch_and_waits_for_its_first_item
                 a_key_finds_its_add_while_it_lasts
+                an_add_without_items_is_told_what_its_key_stands_for
                 what_waits_is_counted_and_bounded
                 an_item_names_a_processor_of_its_tenant
                 ends_of_items_are_written_together

@@ -31,6 +31,8 @@ mod news;
 mod next;
 #[path = "postgres/segments.rs"]
 mod segments;
+#[path = "postgres/together.rs"]
+mod together;
 #[allow(dead_code, reason = "shared with the conformance suite, which uses more of it")]
 #[path = "conformance/world.rs"]
 mod world;

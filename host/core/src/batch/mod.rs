@@ -108,7 +108,7 @@ impl NewItem {
 pub struct Add {
     /// Whose items.
     pub tenant: TenantId,
-    /// One or more, with consecutive ids.
+    /// One or more, with consecutive ids; none asks what the key stands for.
     pub items: Vec<NewItem>,
     /// Finds an earlier add of the same body.
     pub key: Option<Key>,

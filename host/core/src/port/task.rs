@@ -260,8 +260,8 @@ pub trait TaskStore: Send + Sync + 'static {
     /// Ends a task that has not ended; its token grows, so that a running attempt settles nothing.
     async fn cancel(&self, tenant: TenantId, id: TaskId, now_ms: i64) -> Result<CancelAnswer, StoreError>;
 
-    /// Cancels up to `count_max` tasks of a group that have not ended, the last ones first, and returns them; with
-    /// `only_failed` only when one of it has failed and it fails fast. `None` when the tenant has no such group.
+    /// Cancels up to `count_max` tasks of a group that have not ended, the last ones first, and returns them. `None` when the
+    /// tenant has no such group; with `only_failed` also when none of it has failed, or it does not fail fast.
     async fn cancel_group(
         &self,
         tenant: TenantId,

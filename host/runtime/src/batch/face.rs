@@ -82,7 +82,9 @@ impl Handle {
         check(&items)?;
         let entry = self.processor_entry(tenant, processor).await?;
         if entry.settings.volatile && key.is_some() {
-            return Err(Error::new(Code::InvalidInput, "a volatile processor remembers no idempotency keys"));
+            let refused =
+                Error::new(Code::InvalidInput, "a volatile processor remembers no idempotency keys");
+            return self.added_before(tenant, &entry, items, key, refused).await;
         }
         let bytes = items.iter().fold(0u64, |sum, item| sum.saturating_add(item.size()));
         let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
@@ -90,12 +92,35 @@ impl Handle {
         if entry.settings.volatile {
             return Ok(self.add_volatile(&entry, first, items).await);
         }
-        let held = self.shared.batches.memory.take_within(tenant, bytes, WAIT_MAX).await;
-        let _held = held.map_err(|short| Error::at_limit(Code::QueueFull, short))?;
+        let _held = match self.shared.batches.memory.take_within(tenant, bytes, WAIT_MAX).await {
+            Ok(held) => held,
+            Err(short) => {
+                let refused = Error::at_limit(Code::QueueFull, short);
+                return self.added_before(tenant, &entry, items, key, refused).await;
+            }
+        };
         // It may have begun to stop while there was no room.
         self.takes_items()?;
         let add = self.add_of(tenant, &entry, first, items, key, &policy)?;
         self.store_items(add, &policy, bytes).await
+    }
+
+    /// What the key of a refused add stands for; the refusal when it has none, or that stands for nothing. It may have been taken
+    /// before memory was full, or the processor volatile, as submits may: see [`crate::repeat`].
+    async fn added_before(
+        &self,
+        tenant: TenantId,
+        entry: &Entry,
+        items: Vec<ItemWish>,
+        key: Option<String>,
+        refused: Error,
+    ) -> Result<AddedItems, Error> {
+        let policy = self.entry(tenant)?.policy.batches;
+        let asked = self.add_of(tenant, entry, 0, items, key, &policy).ok();
+        let Some(asked) = asked.filter(|asked| asked.key.is_some()) else { return Err(refused) };
+        let asked = Add { items: Vec::new(), items_max: u64::MAX, bytes_max: u64::MAX, ..asked };
+        let found = self.store_items(asked, &policy, 0).await?;
+        if found.duplicate { Ok(found) } else { Err(refused) }
     }
 
     fn takes_items(&self) -> Result<(), Error> {

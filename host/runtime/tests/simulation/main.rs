@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod adds;
 mod ahead;
 mod batches;
 mod caches;

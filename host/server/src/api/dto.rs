@@ -1,6 +1,5 @@
 //! The shapes of `docs/http-api.md`: what a request's JSON becomes, and what an answer's JSON is made of.
 
-mod limits;
 mod plugin;
 mod submit;
 
@@ -18,9 +17,9 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use self::limits::LimitsJson;
 use super::json::depth;
 use super::limit::JSON_DEPTH_MAX;
+use crate::limits::Limits;
 
 pub(super) use plugin::{Profiles, generations, plugin, plugins, tried, watched};
 pub(super) use submit::{amendment, stream_line, submit, submit_group, submit_lines, template};
@@ -216,7 +215,7 @@ struct TaskJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     concurrency_key: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    limits: Option<LimitsJson>,
+    limits: Option<Limits>,
     #[serde(skip_serializing_if = "Option::is_none")]
     progress: Option<ProgressJson<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -259,7 +258,7 @@ fn task_and(detail: &TaskDetail, cancelled_below: Option<u64>) -> Vec<u8> {
         head: Head::from(&view.summary),
         group: view.group.map(|group| group.to_string()),
         concurrency_key: view.slot_key.as_deref(),
-        limits: LimitsJson::of(&view.budget),
+        limits: Limits::of(&view.budget),
         progress: progress
             .map(|progress| ProgressJson { fraction: progress.fraction, message: &progress.message }),
         error: view.failure.as_ref().map(FailureJson::from),

@@ -17,6 +17,7 @@ use super::dto::{Value, template, time, to_vec, value};
 use super::limit::{PAGE_DEFAULT, PAGE_MAX};
 use super::problem::Problem;
 use super::{Api, body, json, json_answer, query};
+use crate::limits::Limits;
 
 /// A schedule as a client writes it.
 #[derive(Deserialize)]
@@ -88,6 +89,8 @@ struct TaskJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     concurrency_key: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<Limits>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     agent: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<String>,
@@ -123,6 +126,7 @@ fn shown(schedule: &Schedule, with_input: bool) -> ScheduleJson<'_> {
             input_base64,
             priority: u32::from(task.priority.level()),
             concurrency_key: task.slot_key.as_deref(),
+            limits: Limits::of(&task.budget),
             agent: task.agent.map(|id| id.to_string()),
             user: task.user.map(|id| id.to_string()),
         },

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keiko_core::limit::BULK_TASKS_MAX;
-use keiko_core::retry::RetryRequest;
 use keiko_core::task::Payload;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -17,6 +16,7 @@ use super::client::{self, Call, Client};
 use super::exit::Failure;
 use super::task::{Task, of_state, outcome, wait_one};
 use super::{input, print, stream};
+use crate::limits::{Limits, TaskLimits};
 
 /// Bytes of one request with many tasks; the host takes a little more.
 const REQUEST_BYTES_MAX: usize = 60 << 20;
@@ -53,44 +53,14 @@ pub(super) struct Submit {
     /// Any number of tasks, each accepted or refused for itself as it comes: a file with one on each line, as the API takes
     /// it with an `idempotency_key` of its own, or - for stdin
     #[arg(long, value_name = "NDJSON", conflicts_with_all = [
-        "plugin", "kind", "input", "content_type", "key", "wait", "file", "fuel", "memory", "timeout", "attempts",
-        "queued_timeout", "total_timeout", "heartbeat_timeout", "tree_fuel", "tree_host_calls", "tree_timeout", "retry",
-        "agent", "user", "delay", "run_at", "unique", "debounce", "throttle", "concurrency_key", "priority",
+        "plugin", "kind", "input", "content_type", "key", "wait", "file", "fuel", "memory_mib", "timeout_s",
+        "attempts", "queued_timeout_s", "total_timeout_s", "heartbeat_timeout_s", "tree_fuel",
+        "tree_host_calls", "tree_timeout_s", "retry", "agent", "user", "delay", "run_at", "unique", "debounce",
+        "throttle", "concurrency_key", "priority",
     ])]
     stream: Option<PathBuf>,
-    /// Fuel for each attempt
-    #[arg(long, value_name = "N")]
-    fuel: Option<u64>,
-    /// Memory for each attempt, in MiB
-    #[arg(long, value_name = "MIB")]
-    memory: Option<u64>,
-    /// Time for each attempt, in seconds
-    #[arg(long, value_name = "SECONDS")]
-    timeout: Option<u64>,
-    /// Attempts at most
-    #[arg(long, value_name = "N")]
-    attempts: Option<u64>,
-    /// Fail when the first attempt has not begun after so many seconds
-    #[arg(long, value_name = "SECONDS")]
-    queued_timeout: Option<u64>,
-    /// Fail when the task has not ended after so many seconds
-    #[arg(long, value_name = "SECONDS")]
-    total_timeout: Option<u64>,
-    /// End an attempt when nothing moves in one of its host calls for so many seconds
-    #[arg(long, value_name = "SECONDS")]
-    heartbeat_timeout: Option<u64>,
-    /// Fuel for the task and all below it
-    #[arg(long, value_name = "N")]
-    tree_fuel: Option<u64>,
-    /// Host calls of the task and all below it
-    #[arg(long, value_name = "N")]
-    tree_host_calls: Option<u64>,
-    /// End the task and all below it after so many seconds
-    #[arg(long, value_name = "SECONDS")]
-    tree_timeout: Option<u64>,
-    /// When to try again: JSON with first_ms, max_ms, factor, jitter_percent and codes, of which any may be left out
-    #[arg(long, value_name = "JSON", value_parser = retry_policy)]
-    retry: Option<RetryRequest>,
+    #[command(flatten)]
+    limits: Limits,
     /// The agent that works on it
     #[arg(long, value_name = "ID")]
     agent: Option<String>,
@@ -133,6 +103,7 @@ pub(super) struct Submit {
 
 /// What a retry by hand changes of tasks that are named by their ids; what is left out stays.
 #[derive(Debug, clap::Args)]
+#[command(mut_group("limits", |limits| limits.requires("ids")))]
 pub(super) struct Change {
     /// Another input: JSON, the name of a file, or - for stdin
     #[arg(long, value_name = "FILE|-|JSON", allow_hyphen_values = true, requires = "ids")]
@@ -140,52 +111,18 @@ pub(super) struct Change {
     /// Media type of the input, which is then taken as bytes
     #[arg(long, value_name = "TYPE", requires = "input")]
     content_type: Option<String>,
-    /// Fuel for each attempt
-    #[arg(long, value_name = "N", requires = "ids")]
-    fuel: Option<u64>,
-    /// Memory for each attempt, in MiB
-    #[arg(long, value_name = "MIB", requires = "ids")]
-    memory: Option<u64>,
-    /// Time for each attempt, in seconds
-    #[arg(long, value_name = "SECONDS", requires = "ids")]
-    timeout: Option<u64>,
-    /// Attempts at most
-    #[arg(long, value_name = "N", requires = "ids")]
-    attempts: Option<u64>,
-    /// Fail when the first attempt has not begun after so many seconds
-    #[arg(long, value_name = "SECONDS", requires = "ids")]
-    queued_timeout: Option<u64>,
-    /// Fail when the task has not ended after so many seconds
-    #[arg(long, value_name = "SECONDS", requires = "ids")]
-    total_timeout: Option<u64>,
-    /// End an attempt when nothing moves in one of its host calls for so many seconds
-    #[arg(long, value_name = "SECONDS", requires = "ids")]
-    heartbeat_timeout: Option<u64>,
-    /// When to try again: JSON, as a submit takes it
-    #[arg(long, value_name = "JSON", value_parser = retry_policy, requires = "ids")]
-    retry: Option<RetryRequest>,
+    #[command(flatten)]
+    limits: TaskLimits,
 }
 
 impl Change {
     /// What the host is sent; `None` when nothing changes.
     pub(super) fn body(&self) -> Result<Option<Vec<u8>>, Failure> {
-        let numbers = [self.fuel, self.memory, self.timeout, self.attempts];
-        let times = [self.queued_timeout, self.total_timeout, self.heartbeat_timeout];
-        let says_nothing = numbers.iter().chain(&times).all(Option::is_none);
-        if self.input.is_none() && self.retry.is_none() && says_nothing {
+        if self.input.is_none() && self.limits == TaskLimits::default() {
             return Ok(None);
         }
-        let body = TaskBody {
-            fuel: self.fuel,
-            memory_mib: self.memory,
-            timeout_s: self.timeout,
-            attempts: self.attempts,
-            queued_timeout_s: self.queued_timeout,
-            total_timeout_s: self.total_timeout,
-            heartbeat_timeout_s: self.heartbeat_timeout,
-            retry: self.retry,
-            ..TaskBody::default()
-        };
+        let limits = Limits { task: self.limits, ..Limits::default() };
+        let body = TaskBody { limits, ..TaskBody::default() };
         let body = match &self.input {
             None => serde_json::to_vec(&body),
             Some(input) => {
@@ -195,10 +132,6 @@ impl Change {
         };
         body.map(Some).map_err(|error| Failure::Usage(error.to_string()))
     }
-}
-
-fn retry_policy(text: &str) -> Result<RetryRequest, String> {
-    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 #[derive(Serialize)]
@@ -234,28 +167,8 @@ struct TaskBody<'a> {
     input_base64: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content_type: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    fuel: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    memory_mib: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timeout_s: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    attempts: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    queued_timeout_s: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    total_timeout_s: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    heartbeat_timeout_s: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tree_fuel: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tree_host_calls: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tree_timeout_s: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    retry: Option<RetryRequest>,
+    #[serde(flatten)]
+    limits: Limits,
     #[serde(skip_serializing_if = "Option::is_none")]
     delay_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -310,17 +223,7 @@ impl Submit {
             input: None,
             input_base64: None,
             content_type: None,
-            fuel: self.fuel,
-            memory_mib: self.memory,
-            timeout_s: self.timeout,
-            attempts: self.attempts,
-            queued_timeout_s: self.queued_timeout,
-            total_timeout_s: self.total_timeout,
-            heartbeat_timeout_s: self.heartbeat_timeout,
-            tree_fuel: self.tree_fuel,
-            tree_host_calls: self.tree_host_calls,
-            tree_timeout_s: self.tree_timeout,
-            retry: self.retry,
+            limits: self.limits,
             delay_ms: self.delay,
             run_at: self.run_at.as_deref(),
             priority: self.priority,
@@ -343,13 +246,10 @@ impl Submit {
 
     /// Whether a line of a file is only an input, and everything else is said here.
     fn describes_tasks(&self) -> bool {
-        let numbers = [self.fuel, self.memory, self.timeout, self.attempts, self.delay, self.priority];
         let names = [&self.plugin, &self.kind, &self.agent, &self.user, &self.run_at, &self.concurrency_key];
-        let times = [self.queued_timeout, self.total_timeout, self.heartbeat_timeout, self.tree_timeout];
-        let trees = [self.tree_fuel, self.tree_host_calls];
         names.iter().any(|name| name.is_some())
-            || numbers.iter().chain(&times).chain(&trees).any(Option::is_some)
-            || self.retry.is_some()
+            || [self.delay, self.priority].iter().any(Option::is_some)
+            || self.limits != Limits::default()
     }
 }
 

@@ -8,7 +8,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use keiko_core::limit::{
-    BLOCKING_PER_HOST, BLOCKING_PER_WORKER, BULK_TASKS_MAX, COMPONENT_BYTES_CEILING, LEASE_MS, MIB,
+    BATCH_MEMORY_BYTES, BLOCKING_PER_HOST, BLOCKING_PER_WORKER, BULK_TASKS_MAX, COMPONENT_BYTES_CEILING,
+    LEASE_MS, LOCAL_QUEUE_BYTES_MAX, MIB,
 };
 use keiko_core::policy::{BUDGET_CEILING, Capability, Grants, TenantPolicy};
 use keiko_core::profile::{Profile, Profiles};
@@ -34,6 +35,8 @@ const TOKENS_MAX: usize = 1_000;
 const SIGNERS_MAX: usize = 100;
 /// Longest value of a plugin's setting, in bytes.
 const SETTING_BYTES_MAX: usize = 64 << 10;
+/// Most MiB of the host's memory for what waits there: batch items, or inputs of tasks.
+const MEMORY_MIB_MAX: u64 = 65_536;
 
 /// Checks everything, and says all that is wrong.
 pub(super) fn check(written: Written) -> Result<Config, ConfigError> {
@@ -107,7 +110,8 @@ impl Checker {
                 upload,
                 header,
             },
-            batch_memory_bytes: self.batch_memory(),
+            local_queue_bytes_max: self.memory("host.local_queue_mib", LOCAL_QUEUE_BYTES_MAX as u64) as usize,
+            batch_memory_bytes: self.memory("host.batch_memory_mib", BATCH_MEMORY_BYTES),
             drain: Duration::from_secs(self.number("host.drain_s", 30, 0, 3_600)),
             lease: Duration::from_secs(self.number("host.lease_s", LEASE_MS as u64 / 1_000, 2, 600)),
             database: self.database(),
@@ -150,6 +154,11 @@ impl Checker {
             _ => None,
         };
         self.within(path, set.as_ref(), default, min, max)
+    }
+
+    /// Bytes of the host's memory, set in MiB.
+    fn memory(&mut self, path: &'static str, default_bytes: u64) -> u64 {
+        self.number(path, default_bytes / MIB, 1, MEMORY_MIB_MAX).saturating_mul(MIB)
     }
 
     /// The number that was set, or the default; a number out of its range is a mistake.

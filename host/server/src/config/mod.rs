@@ -50,6 +50,8 @@ pub struct Config {
     pub blocking_max: usize,
     /// Attempts on this host at once.
     pub running_max: usize,
+    /// Bytes of the inputs of tasks that this host has leased and not begun, from which on it leases little more.
+    pub local_queue_bytes_max: usize,
     /// Database connections that read.
     pub readers: u32,
     /// Bytes of items of processors that are in memory at once.

@@ -43,6 +43,7 @@ pub(super) const SCALARS: &[(&str, Kind)] = &[
     ("host.blocking_per_worker", Kind::Number),
     ("host.blocking_max", Kind::Number),
     ("host.running_max", Kind::Number),
+    ("host.local_queue_mib", Kind::Number),
     ("host.readers", Kind::Number),
     ("host.batch_memory_mib", Kind::Number),
     ("host.drain_s", Kind::Number),

@@ -40,10 +40,12 @@ fn a_person_makes_a_schedule_pauses_it_and_takes_it_away() {
     served.run(&["schedule", "resume", "nightly"], 0);
     assert_eq!(shown(&served, &["schedule", "get", "nightly"])["next_at"], json!(next));
 
-    let whole = r#"{"kind":"echo","priority":3,"concurrency_key":"k"}"#;
+    let whole = r#"{"kind":"echo","priority":3,"concurrency_key":"k","attempts":2}"#;
     let second = ["schedule", "create", "often", "--cron", "@hourly", "--paused", "--task", whole];
     served.run(&second, 0);
-    assert_eq!(shown(&served, &["schedule", "get", "often"])["task"]["concurrency_key"], "k");
+    let often = shown(&served, &["schedule", "get", "often"]);
+    let (key, limits) = (&often["task"]["concurrency_key"], &often["task"]["limits"]);
+    assert_eq!((key, limits), (&json!("k"), &json!({"attempts": 2})));
     let page = served.run(&["schedule", "list", "--limit", "1"], 0);
     let (table, note) = (out(&page), err(&page));
     assert!(table.contains("nightly") && !table.contains("often"), "{table}");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::world::{World, tenant};
 
@@ -33,7 +33,7 @@ fn a_schedule_is_made_shown_paused_resumed_and_removed() {
         assert_eq!((&made["zone"], made.get("next_at")), (&json!("UTC"), None));
     }
     let page = client.get("/v1/schedules?limit=2").expect(200).json();
-    let names = |page: &serde_json::Value| {
+    let names = |page: &Value| {
         let schedules = page["schedules"].as_array().unwrap();
         schedules.iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
@@ -53,6 +53,30 @@ fn a_schedule_is_made_shown_paused_resumed_and_removed() {
     }
     client.delete("/v1/schedules/nightly").problem(404, "not_found");
     client.delete("/v1/schedules/N%00").problem(404, "not_found");
+}
+
+#[test]
+fn a_schedule_says_what_its_task_asks_for() {
+    let world = World::open();
+    let client = world.client(None);
+    let limits = json!({
+        "fuel": 100_000_000, "memory_mib": 8, "timeout_s": 9, "attempts": 2, "queued_timeout_s": 60,
+        "total_timeout_s": 7_200, "heartbeat_timeout_s": 5, "tree_fuel": 1_000_000_000, "tree_host_calls": 1_000,
+        "tree_timeout_s": 3_600, "retry": {"first_ms": 5, "factor": 3, "codes": ["trap"]},
+    });
+    let create = |name: &str, task: &Value| {
+        let body = json!({"name": name, "cron": "@daily", "task": task}).to_string();
+        client.post_json("/v1/schedules", &body).expect(201).json()["task"].clone()
+    };
+    let mut task = limits.clone();
+    task["kind"] = "echo".into();
+    let made = create("bounded", &task);
+    assert_eq!(made, json!({"kind": "echo", "input": null, "priority": 0, "limits": limits}));
+    assert_eq!(client.get("/v1/schedules/bounded").expect(200).json()["task"], made);
+    assert_eq!(create("plain", &json!({"kind": "echo"})).get("limits"), None);
+    let page = client.get("/v1/schedules").expect(200).json();
+    let listed = |place: usize| page["schedules"][place]["task"].get("limits");
+    assert_eq!((listed(0), listed(1)), (Some(&limits), None), "{page}");
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Tasks over HTTP.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
+use keiko_core::limit::EPOCH_TICK_MS;
 use serde_json::{Value, json};
 
 use crate::world::{Client, World};
@@ -96,6 +98,24 @@ fn a_cancelled_task_never_completes() {
     let done = client.run(r#"{"kind":"echo"}"#);
     let problem = cancel(done["id"].as_str().unwrap()).problem(409, "conflict");
     assert!(problem["message"].as_str().unwrap().contains("completed"), "{problem}");
+}
+
+#[test]
+fn a_guest_that_loops_is_stopped_soon() {
+    let world = World::with("[host]\nrunning_max = 1\n");
+    let client = world.client(None);
+    client.install("guest");
+    let endless = r#"{"kind":"loop","fuel":100000000000,"timeout_s":600}"#;
+    let looping = client.post_json("/v1/tasks?wait=1", endless).expect(201).json();
+    assert_eq!(looping["state"], "running", "{looping}");
+    let next = client.post_json("/v1/tasks?wait=1", r#"{"kind":"echo"}"#).expect(201).json();
+    assert_ne!(next["state"], "completed", "the loop has the only place");
+    client.post(&format!("/v1/tasks/{}/cancel", looping["id"].as_str().unwrap())).expect(200);
+    let cancelled = Instant::now();
+    let next = client.get(&format!("/v1/tasks/{}?wait=60", next["id"].as_str().unwrap())).expect(200).json();
+    assert_eq!(next["state"], "completed", "{next}");
+    // Whoever misses the cancel looks for it within five seconds.
+    assert!(cancelled.elapsed() < Duration::from_millis(200 * EPOCH_TICK_MS), "{:?}", cancelled.elapsed());
 }
 
 #[test]
@@ -545,9 +565,9 @@ fn few_tasks_of_a_kind_and_a_key_run_at_once() {
     client.post(&format!("/v1/tasks/{first}/cancel")).expect(200);
     let state = |id: &str| client.get(&format!("/v1/tasks/{id}")).expect(200).json()["state"].clone();
     let until_running = |id: &str| {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         while state(id) != "running" {
-            assert!(begun.elapsed() < std::time::Duration::from_secs(20), "the slot is not taken");
+            assert!(begun.elapsed() < Duration::from_secs(20), "the slot is not taken");
             std::thread::yield_now();
         }
     };

@@ -141,7 +141,7 @@ impl State {
         let group = self.group(tenant, id)?;
         let fails = group.asked.fail_fast && group.failed > 0;
         if only_failed && !fails && !self.breaks(Mutation::FailFastOfAnyGroup) {
-            return Some(Vec::new());
+            return None;
         }
         let tasks = self.tasks.range(TaskId(id.0)..group.task(group.count)).rev();
         let live = tasks.filter(|(_, row)| !row.state.is_terminal()).map(|(id, _)| *id);

@@ -201,6 +201,7 @@ super::listed::mutations! {
     ReplaceKeepsInput: "A task that waits keeps its first input.";
     ReplaceKeepsTime: "A task that waits keeps its first due time.";
     PruneForgetsLiveOnces: "A prune forgets keys of kinds whose task is live.";
+    PruneForgetsDistances: "A prune forgets a key after a day though the next task is to be later than that.";
     RetryIgnoresOnce: "A retry by hand asks nothing of the key of a task that is to be the only one.";
     RetryTakesNoOnce: "A key does not stand for a task that is tried again by hand.";
     ReplaceOutlivesTree: "A child that is given another input may take longer than its tree.";

@@ -94,6 +94,8 @@ impl State {
             });
         }
         for (name, task, due_ms, expires_ms) in onces.fresh() {
+            let day_ms = due_ms.saturating_add(KEY_AGE_MS);
+            let expires_ms = if self.breaks(Mutation::PruneForgetsDistances) { day_ms } else { expires_ms };
             self.task_keys.insert(name.clone(), KeyRow { task, due_ms, expires_ms });
         }
     }

@@ -3,25 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::HashMap;
 use std::future::{pending, ready};
-use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::join;
-use keiko_core::catalog::{Installed, NewVersion};
-use keiko_core::id::{Digest, Holder, TaskId};
-use keiko_core::manifest::Manifest;
-use keiko_core::policy::BudgetRequest;
-use keiko_core::port::{
-    Ask, CatalogStore, LeaseRequest, Records, Signal, Signals, StoreErrorKind, TaskStore,
-};
-use keiko_core::priority::Priority;
-use keiko_core::task::{Lineage, NewTask, Payload, Submit};
+use keiko_core::id::{Holder, TaskId};
+use keiko_core::port::{Ask, Records, Signal, Signals, StoreErrorKind, TaskStore};
+use keiko_core::task::Submit;
 
 use super::{Faults, MemoryStore};
-
-const NOW: i64 = 1_800_000_000_000;
+use crate::world::{self, LEASE_MS, NOW, request};
 
 async fn kind_of_ids(store: &MemoryStore) -> Result<TaskId, StoreErrorKind> {
     store.reserve_ids(1, NOW).await.map(|block| block.first).map_err(|error| error.kind())
@@ -99,52 +90,14 @@ async fn a_host_that_was_cut_off_hears_that_anything_may_have_changed() {
 
 /// A holder, and a submit of one task.
 async fn submit(store: &MemoryStore) -> (Holder, Submit) {
-    let tenant = store.ensure_tenants(&["ada".parse().unwrap()]).await.unwrap().remove(0).id;
-    let text = b"[plugin]\nname = \"p\"\nversion = \"1\"\n[[kind]]\nname = \"run\"\n";
-    let manifest = Arc::new(Manifest::parse(text).unwrap());
-    let version = NewVersion { tenant, digest: Digest([1; 32]), component_bytes: 7, manifest };
-    let Installed::Current(plugin) = store.install(version, NOW).await.unwrap() else {
-        panic!("a first install makes the version current")
-    };
+    let ada = world::customer(store, "ada").await;
     let id = store.reserve_ids(1, NOW).await.unwrap().first;
-    let task = NewTask {
-        id,
-        kind: plugin.kinds[&"run".parse().unwrap()],
-        input: Payload::json("{}"),
-        created_ms: NOW,
-        run_at_ms: NOW,
-        priority: Priority::default(),
-        budget: BudgetRequest::default(),
-        lineage: Lineage::root(id),
-        agent: None,
-        user: None,
-        trace: None,
-        group: None,
-        held: false,
-        tree_end_ms: None,
-        slot_key: None,
-        once: None,
-    };
-    let submit = Submit { tenant, tasks: vec![task], key: None, queue_max: 100, group: None };
-    (store.open_holder(NOW, 15_000).await.unwrap(), submit)
+    let submit = world::submit(&ada, vec![world::new_task(id, ada.kind)]);
+    (store.open_holder(NOW, LEASE_MS).await.unwrap(), submit)
 }
 
 fn ask(holder: Holder) -> Ask {
-    Box::new(move || Some(request(holder)))
-}
-
-fn request(holder: Holder) -> LeaseRequest {
-    LeaseRequest {
-        holder,
-        room: 5,
-        caps: HashMap::new(),
-        cap_default: 5,
-        after: None,
-        slots: Arc::default(),
-        expects: false,
-        lease_ms: 15_000,
-        now_ms: NOW,
-    }
+    Box::new(move || Some(request(holder, 5)))
 }
 
 #[tokio::test]
@@ -154,17 +107,17 @@ async fn a_lease_that_went_with_a_submit_and_is_heard_of_by_nobody_goes_back() {
     let stalled = store.clone();
     let ask = move || {
         stalled.set_faults(Faults { stalled: true, ..Faults::default() });
-        Some(request(holder))
+        Some(request(holder, 5))
     };
     let mut waiting = Box::pin(store.lease_next(Box::new(ask), Box::pin(pending())));
     assert!((&mut waiting).now_or_never().is_none());
     let mut submitting = Box::pin(store.enqueue(vec![submit], NOW));
     assert!((&mut submitting).now_or_never().is_none());
-    assert_eq!((store.leased_along(), store.lease(request(holder)).now_or_never().is_none()), (1, true));
+    assert_eq!((store.leased_along(), store.lease(request(holder, 5)).now_or_never().is_none()), (1, true));
     drop(waiting);
     store.set_faults(Faults::default());
     assert!(submitting.await.is_ok());
-    assert_eq!(store.lease(request(holder)).await.unwrap().tasks.len(), 1);
+    assert_eq!(store.lease(request(holder, 5)).await.unwrap().tasks.len(), 1);
 }
 
 #[tokio::test]

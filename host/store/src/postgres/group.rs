@@ -167,7 +167,8 @@ async fn let_go(
     session.run(sqlx::query(query).bind(id).bind(released as i32)).await.map(drop)
 }
 
-/// Cancels up to so many tasks of a group that have not ended, or none of one that has not failed; `None` when the tenant has no such group.
+/// Cancels up to so many tasks of a group that have not ended; `None` when the tenant has no such group, or only one that has not
+/// failed fast and that is asked for.
 pub(crate) async fn cancel(
     session: &mut Session,
     tenant: TenantId,
@@ -183,7 +184,7 @@ pub(crate) async fn cancel(
     let Some(row) = session.row(query).await? else { return Ok(None) };
     let count = i64::from(row::count(&row, 0)?);
     if only_failed && !get::<bool>(&row, 1)? {
-        return Ok(Some(Vec::new()));
+        return Ok(None);
     }
     // What somebody else is ending right now ends by itself.
     let query = "SELECT id FROM task WHERE id >= $1 AND id < $2 AND tenant = $3 ORDER BY id DESC LIMIT $4

@@ -55,10 +55,6 @@ mod submit;
 mod tenancy;
 mod tree;
 mod usage;
-#[cfg(test)]
-#[allow(dead_code, reason = "shared with the other tests, which use all of it")]
-#[path = "../../tests/conformance/world.rs"]
-mod world;
 
 use std::collections::HashMap;
 use std::sync::Arc;

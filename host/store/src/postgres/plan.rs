@@ -25,12 +25,12 @@ use super::pause::UNPARK;
 use super::pool::{Plans, WORK_FOR};
 use super::prune::WALK;
 use super::records::{INPUT, TASK, list_text};
-use super::segment::{FIND, HOLD};
+use super::segment::{FIND, HOLD, HOLD_FOUND};
 use super::settle::END_PLAIN_IN_SEGMENTS;
 use super::submit::PRUNE_KEYS;
 use super::tree::{CHARGE, TREES};
-use super::world::database::Database;
 use super::{agents, once, schedule, slot};
+use crate::world::database::Database;
 
 /// Ended tasks of the short and of the long form.
 const ENDED: i64 = 1_000_000;
@@ -234,6 +234,7 @@ fn systems_cases() -> Vec<Case> {
         case(LOOK, "1, 1800000000000, 30000", &["task_ready", "task_segment_ready"]),
         case(FIND, "'{1000,9200000128,9200000129}', NULL", &["task_segment_pkey"]),
         case(HOLD, "'{9200000128,9200000129}'", &["task_segment_pkey"]),
+        case(HOLD_FOUND, "'{1000,9200000128,9200000129}', NULL", &["task_segment_pkey"]),
         case(
             STALE,
             "'{1000,9000000001,9000000100,9200000128,9200000129}', '{1,1,0,1,1}'",

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use keiko_core::id::{Holder, KindId, TaskId, TenantId, Token};
 use keiko_core::port::StoreError;
 use keiko_core::task::{NewTask, Settlement};
-use sqlx::postgres::PgRow;
+use sqlx::Postgres;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
 
 use super::row::{get, large_count, stored_text};
 use super::session::{Session, chunks};
@@ -52,13 +54,20 @@ macro_rules! is_in {
 }
 pub(crate) use is_in;
 
-/// In which segments, of the tenant `$2` if there is one, these tasks are.
-pub(crate) const FIND: &str = concat!(
-    "SELECT w.id, s.first FROM unnest($1::bigint[]) AS w (id) CROSS JOIN LATERAL ",
-    around!("w.id"),
-    " AS s WHERE s.tenant = coalesce($2, s.tenant) AND ",
-    is_in!("w.id")
-);
+/// The tasks `$1` as `w` with the segments in which they are as `s`, of the tenant `$2` if there is one.
+macro_rules! found {
+    () => {
+        concat!(
+            "unnest($1::bigint[]) AS w (id) CROSS JOIN LATERAL ",
+            around!("w.id"),
+            " AS s WHERE s.tenant = coalesce($2, s.tenant) AND ",
+            is_in!("w.id")
+        )
+    };
+}
+
+/// In which segments these tasks are.
+pub(crate) const FIND: &str = concat!("SELECT w.id, s.first FROM ", found!());
 
 /// What is read of a segment, in this order.
 macro_rules! columns {
@@ -74,6 +83,15 @@ pub(crate) const HOLD: &str = concat!(
     "SELECT ",
     columns!(),
     " FROM task_segment AS s WHERE s.first = ANY($1) ORDER BY s.first FOR UPDATE"
+);
+
+/// The segments in which these tasks are, as they are when nobody else changes them any more.
+pub(crate) const HOLD_FOUND: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM task_segment AS s WHERE s.first = ANY(ARRAY(SELECT s.first FROM ",
+    found!(),
+    ")) ORDER BY s.first FOR UPDATE"
 );
 
 /// Segments of hosts that are gone.
@@ -150,13 +168,10 @@ pub(crate) async fn leave(
     if ids.is_empty() {
         return Ok(());
     }
-    let query = sqlx::query(FIND).bind(ids).bind(tenant.map(|tenant| tenant.0));
-    let rows = session.rows(query).await?;
-    let mut wanted = Wanted::new();
-    for row in &rows {
-        wanted.entry(get(row, 1)?).or_default().insert(get(row, 0)?);
-    }
-    leave_named(session, wanted, |_| true).await
+    let query = sqlx::query(HOLD_FOUND).bind(ids).bind(tenant.map(|tenant| tenant.0));
+    let segments = hold(session, query).await?;
+    let leave: HashSet<i64> = ids.iter().copied().collect();
+    leave_held(session, segments, |_, id| leave.contains(&id)).await
 }
 
 /// Lets the tasks of settlements leave that are not completed in their segments, as far as they are under their leases.
@@ -166,45 +181,45 @@ pub(crate) async fn leave_settled(
     settlements: &[Settlement],
     stays: impl Fn(&Settlement) -> bool,
 ) -> Result<(), StoreError> {
-    let (mut wanted, mut tokens) = (Wanted::new(), HashSet::new());
+    let (mut wanted, mut tokens) = (HashSet::new(), HashSet::new());
     let leave = settlements.iter().filter(|one| !stays(one));
     for (first, one) in leave.filter_map(|one| Some((one.segment?, one))) {
-        wanted.entry(first.0).or_default().insert(one.id.0);
+        wanted.insert((first.0, one.id.0));
         tokens.insert((first.0, one.token));
     }
-    let is_held = |segment: &Segment| {
-        segment.holder == Some(holder.0) && tokens.contains(&(segment.first, segment.token))
-    };
-    leave_named(session, wanted, is_held).await
-}
-
-/// Tasks by the first numbers of their segments.
-type Wanted = BTreeMap<i64, HashSet<i64>>;
-
-async fn leave_named(
-    session: &mut Session,
-    wanted: Wanted,
-    fits: impl Fn(&Segment) -> bool,
-) -> Result<(), StoreError> {
     if wanted.is_empty() {
         return Ok(());
     }
-    let firsts: Vec<i64> = wanted.keys().copied().collect();
-    let rows = session.rows(sqlx::query(HOLD).bind(firsts)).await?;
-    let (mut rest, mut left) = (Vec::new(), Vec::new());
-    for row in &rows {
-        let mut segment = read(row, 0)?;
-        if !fits(&segment) {
-            continue;
-        }
-        let ids = wanted.get(&segment.first);
-        let leaves = |(id, _): &mut (i64, _)| ids.is_some_and(|ids| ids.contains(id));
-        let tasks = segment.tasks.extract_if(.., leaves).collect();
+    let firsts: Vec<i64> = tokens.iter().map(|(first, _)| *first).collect();
+    let mut segments = hold(session, sqlx::query(HOLD).bind(firsts)).await?;
+    segments.retain(|segment| {
+        segment.holder == Some(holder.0) && tokens.contains(&(segment.first, segment.token))
+    });
+    leave_held(session, segments, |first, id| wanted.contains(&(first, id))).await
+}
+
+/// Runs a statement that holds segments.
+async fn hold(
+    session: &mut Session,
+    query: Query<'_, Postgres, PgArguments>,
+) -> Result<Vec<Segment>, StoreError> {
+    session.rows(query).await?.iter().map(|row| read(row, 0)).collect()
+}
+
+/// Lets tasks leave segments that the transaction holds: those that are to, by the first number of the segment and their own.
+async fn leave_held(
+    session: &mut Session,
+    mut segments: Vec<Segment>,
+    leaves: impl Fn(i64, i64) -> bool,
+) -> Result<(), StoreError> {
+    let mut left = Vec::new();
+    for segment in &mut segments {
+        let first = segment.first;
+        let tasks = segment.tasks.extract_if(.., |(id, _)| leaves(first, *id)).collect();
         left.push(Segment { tasks, ..segment.clone() });
-        rest.push(segment);
     }
     become_rows(session, &left).await?;
-    keep(session, &rest).await
+    keep(session, &segments).await
 }
 
 /// Makes rows of all tasks of segments that the transaction holds.
@@ -217,8 +232,7 @@ pub(crate) async fn dissolve(session: &mut Session, segments: &[Segment]) -> Res
 
 /// Makes rows of what hosts held that are gone.
 pub(crate) async fn dissolve_of_nobody(session: &mut Session) -> Result<(), StoreError> {
-    let rows = session.rows(sqlx::query(HOLD_OF_NOBODY)).await?;
-    let segments = rows.iter().map(|row| read(row, 0)).collect::<Result<Vec<_>, _>>()?;
+    let segments = hold(session, sqlx::query(HOLD_OF_NOBODY)).await?;
     dissolve(session, &segments).await
 }
 

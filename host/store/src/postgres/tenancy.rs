@@ -8,9 +8,9 @@ use sqlx::{AssertSqlSafe, Row};
 use super::pool::{Pool, TenantConnection};
 use super::row::get;
 use super::session::Session;
-use super::world::database::Database;
-use super::world::{NOW, customer, new_task, submit};
 use crate::transaction::Priority;
+use crate::world::database::Database;
+use crate::world::{NOW, customer, new_task, submit};
 
 /// Tables of a tenant's rows.
 const TABLES: &str = "SELECT c.relname::text, c.relrowsecurity AND c.relforcerowsecurity,

@@ -179,35 +179,11 @@ impl Segment {
 
 #[cfg(test)]
 mod tests {
-    use keiko_core::policy::BudgetRequest;
-
     use super::*;
-
-    const NOW: i64 = 10_000;
-
-    fn task(id: i64) -> NewTask {
-        NewTask {
-            id: TaskId(id),
-            kind: KindId(7),
-            input: Payload::json("{}"),
-            created_ms: NOW,
-            run_at_ms: NOW,
-            priority: Priority::default(),
-            budget: BudgetRequest::default(),
-            lineage: Lineage::root(TaskId(id)),
-            agent: None,
-            user: None,
-            trace: None,
-            group: None,
-            held: false,
-            tree_end_ms: None,
-            slot_key: None,
-            once: None,
-        }
-    }
+    use crate::world::{NOW, new_task};
 
     fn tasks(ids: &[i64]) -> Vec<NewTask> {
-        ids.iter().map(|id| task(*id)).collect()
+        ids.iter().map(|id| new_task(TaskId(*id), KindId(7))).collect()
     }
 
     /// What becomes of tasks of one tenant: those that are rows, and of each segment the first and the last.

@@ -141,7 +141,8 @@ async fn let_go(
     session.run(sqlx::query(query).bind(id).bind(released)).await
 }
 
-/// Cancels up to so many tasks of a group that have not ended, or none of one that has not failed; `None` when the tenant has no such group.
+/// Cancels up to so many tasks of a group that have not ended; `None` when the tenant has no such group, or only one that has not
+/// failed fast and that is asked for.
 pub(crate) async fn cancel(
     session: &mut Session,
     tenant: TenantId,
@@ -158,7 +159,7 @@ pub(crate) async fn cancel(
     let Some(row) = rows.first() else { return Ok(None) };
     let count: i64 = row.try_get(0).map_err(store_error)?;
     if only_failed && !row.try_get::<bool, _>(1).map_err(store_error)? {
-        return Ok(Some(Vec::new()));
+        return Ok(None);
     }
     let query = "SELECT id FROM task WHERE id >= ?1 AND id < ?2 AND tenant = ?3 ORDER BY id DESC LIMIT ?4";
     let query = sqlx::query(query).bind(id.0).bind(id.0 + count).bind(tenant.0).bind(count_max);

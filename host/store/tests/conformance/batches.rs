@@ -214,6 +214,22 @@ pub async fn a_key_finds_its_add_while_it_lasts(world: &World) {
     assert_eq!(items(world, &films).await.len(), 2);
 }
 
+pub async fn an_add_without_items_is_told_what_its_key_stands_for(world: &World) {
+    let films = processor(world, &world.ada, "films").await;
+    let other = processor(world, &world.bob, "films").await;
+    let ask = async |of: &Processor, body| try_add(world, add_of(of, Vec::new(), key("a", body))).await;
+    let nothing = Added::Accepted { first: ItemId(0), count: 0, duplicate: false };
+    assert_eq!(ask(&films, 2).await, nothing);
+    let two = new_items(world, &films, "", vec![payload_of(1); 2]).await;
+    let first = two[0].id;
+    let taken = try_add(world, add_of(&films, two, key("a", 1))).await;
+    assert_eq!(taken, Added::Accepted { first, count: 2, duplicate: false });
+    assert_eq!(ask(&films, 1).await, Added::Accepted { first, count: 2, duplicate: true });
+    assert_eq!(ask(&films, 2).await, Added::Conflict);
+    assert_eq!(ask(&other, 1).await, nothing);
+    assert_eq!((waiting(world, &world.ada).await.items, waiting(world, &world.bob).await.items), (2, 0));
+}
+
 pub async fn what_waits_is_counted_and_bounded(world: &World) {
     let (films, holder) = (processor(world, &world.ada, "films").await, world.holder().await);
     let each = size("", &payload_of(1));

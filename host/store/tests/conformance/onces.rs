@@ -166,6 +166,16 @@ pub async fn throttled_tasks_keep_their_distance(world: &World) {
     assert!(matches!(late, Submitted::TooLate { ahead_ms, place: 0 } if ahead_ms > DELAY_MS_MAX), "{late:?}");
 }
 
+pub async fn the_distance_from_a_task_outlives_it(world: &World) {
+    let (holder, week_ms) = (world.holder().await, 7 * KEY_AGE_MS);
+    fresh(world, throttle(week_ms as u64), NOW).await;
+    let leased = world.lease(holder, 1).await.remove(0);
+    world.settle(holder, complete(&leased)).await;
+    assert_eq!(world.tasks.prune(NOW + week_ms - 1, 10).await.unwrap(), 0);
+    let id = fresh(world, throttle(week_ms as u64), NOW + week_ms - 1).await;
+    assert_eq!(world.view(&world.ada, id).await.summary.run_at_ms, NOW + week_ms);
+}
+
 pub async fn one_key_submitted_at_once_makes_one_task(world: &World) {
     for rule in [unique(false), debounce(5)] {
         let key = format!("{rule:?}");

@@ -136,14 +136,15 @@ pub async fn a_submit_without_tasks_is_told_what_its_key_stands_for(world: &Worl
 }
 
 pub async fn equal_keys_in_one_call_store_one_submit(world: &World) {
-    let tasks = world.new_tasks(&world.ada, 3).await;
-    let submits = [(0, 1), (1, 1), (2, 2)].map(|(at, body)| keyed(&world.ada, vec![tasks[at].clone()], body));
-    let answers = world.tasks.enqueue(submits.to_vec(), NOW).await.unwrap();
+    let tasks = world.new_tasks(&world.ada, 6).await;
+    let submits = tasks.chunks(2).zip([1, 1, 2]);
+    let submits = submits.map(|(tasks, body)| keyed(&world.ada, tasks.to_vec(), body)).collect();
+    let answers = world.tasks.enqueue(submits, NOW).await.unwrap();
     let first = tasks[0].id;
-    assert_eq!(answers[0], Submitted::Accepted { first, count: 1, duplicate: false, leased: false });
-    assert_eq!(answers[1], Submitted::Accepted { first, count: 1, duplicate: true, leased: false });
+    assert_eq!(answers[0], Submitted::Accepted { first, count: 2, duplicate: false, leased: false });
+    assert_eq!(answers[1], Submitted::Accepted { first, count: 2, duplicate: true, leased: false });
     assert_eq!(answers[2], Submitted::Conflict);
-    assert_eq!(world.live(&world.ada).await, 1);
+    assert_eq!(world.live(&world.ada).await, 2);
 }
 
 pub async fn one_key_submitted_at_once_is_stored_once(world: &World) {

@@ -7,10 +7,10 @@ use keiko_core::canary::{State, Tally};
 use keiko_core::catalog::{Generation, Plugin, PluginVersion, Tried};
 use keiko_core::policy::TenantPolicy;
 use keiko_core::profile::Profile;
-use keiko_core::retry::RetryRequest;
 use serde::Serialize;
 
 use super::{time, to_vec};
+use crate::limits::{TaskLimits, asked};
 use crate::watch::Watched;
 
 /// The engine profiles of components, as far as they are known.
@@ -56,22 +56,8 @@ struct CanaryJson<'a> {
 struct KindJson<'a> {
     name: &'a str,
     description: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    fuel: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    memory_mib: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timeout_s: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    attempts: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    queued_timeout_s: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    total_timeout_s: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    heartbeat_timeout_s: Option<u64>,
-    #[serde(skip_serializing_if = "RetryRequest::is_empty")]
-    retry: RetryRequest,
+    #[serde(flatten)]
+    limits: TaskLimits,
 }
 
 fn plugin_json<'a>(plugin: &'a Plugin, policy: &TenantPolicy, profiles: &Profiles) -> PluginJson<'a> {
@@ -79,14 +65,16 @@ fn plugin_json<'a>(plugin: &'a Plugin, policy: &TenantPolicy, profiles: &Profile
     let kind = |kind: &'a keiko_core::manifest::KindSection| KindJson {
         name: kind.name.as_str(),
         description: &kind.description,
-        fuel: kind.fuel,
-        memory_mib: kind.memory_mib,
-        timeout_s: kind.timeout_s,
-        attempts: kind.attempts,
-        queued_timeout_s: kind.queued_timeout_s,
-        total_timeout_s: kind.total_timeout_s,
-        heartbeat_timeout_s: kind.heartbeat_timeout_s,
-        retry: kind.retry,
+        limits: TaskLimits {
+            fuel: kind.fuel,
+            memory_mib: kind.memory_mib,
+            timeout_s: kind.timeout_s,
+            attempts: kind.attempts,
+            queued_timeout_s: kind.queued_timeout_s,
+            total_timeout_s: kind.total_timeout_s,
+            heartbeat_timeout_s: kind.heartbeat_timeout_s,
+            retry: asked(kind.retry),
+        },
     };
     let needed = profiles.get(&plugin.current.digest).copied();
     let denied = manifest.wants().into_iter().filter(|capability| !policy.grants.allow(*capability));

@@ -7,7 +7,7 @@ use keiko_core::batch::Wish;
 use keiko_core::batch::settings::BatchPolicy;
 use keiko_core::limit::{
     BATCH_AGE_MS, BATCH_AGE_MS_MAX, BATCH_BYTES, BATCH_BYTES_MAX, BATCH_IN_FLIGHT, BATCH_IN_FLIGHT_MAX,
-    BATCH_ITEMS, BATCH_ITEMS_MAX, BATCH_MEMORY_BYTES, KIB, MIB, PROCESSORS_MAX,
+    BATCH_ITEMS, BATCH_ITEMS_MAX, KIB, MIB, PROCESSORS_MAX,
 };
 use serde_json::Value;
 
@@ -15,18 +15,10 @@ use super::super::origin::Origin;
 use super::super::written::{ProcessorWritten, TenantWritten};
 use super::Checker;
 
-/// Most MiB of items in a host's memory.
-const MEMORY_MIB_MAX: u64 = 65_536;
 /// The one thing that the host does with items by itself.
 const ROWS: &str = "rows";
 
 impl Checker {
-    /// Bytes of items in the host's memory, of all tenants together.
-    pub(super) fn batch_memory(&mut self) -> u64 {
-        let mib = self.number("host.batch_memory_mib", BATCH_MEMORY_BYTES / MIB, 1, MEMORY_MIB_MAX);
-        mib.saturating_mul(MIB)
-    }
-
     /// What the tenant's limits say of batches; no tenant has more memory than the host gives to all.
     pub(super) fn batches(&mut self, path: &str, tenant: &TenantWritten, memory_bytes: u64) -> BatchPolicy {
         let path = format!("{path}.limits");

@@ -231,9 +231,17 @@ fn what_runs_guests_has_its_ranges() {
     );
     check("[host]\nblocking_per_worker = 1025", "1025 is not a number from 1 to 1024");
     check("[host]\nblocking_max = 4097", "4097 is not a number from 1 to 4096");
+    check(
+        "[host]\nlocal_queue_mib = 0",
+        "host.local_queue_mib (keiko.toml:2): 0 is not a number from 1 to 65536",
+    );
+    check("[host]\nlocal_queue_mib = 65537", "65537 is not a number from 1 to 65536");
     let named =
         read("[host]\nworker_cores = \"0-2\"\nblocking_per_worker = 1024\nblocking_max = 4096").unwrap();
     assert_eq!((named.workers, named.blocking_per_worker, named.blocking_max), (3, 1_024, 4_096));
+    let queue = |text: &str| read(text).unwrap().local_queue_bytes_max;
+    assert_eq!(queue("[host]\nlocal_queue_mib = 1"), 1 << 20);
+    assert_eq!((queue("[host]\nlocal_queue_mib = 65536"), queue("")), (64 << 30, LOCAL_QUEUE_BYTES_MAX));
 }
 
 #[test]

@@ -12,10 +12,10 @@ use keiko_core::task::{Key, Settled};
 use sqlx::{AssertSqlSafe, Row};
 
 use super::super::PostgresStore;
-use super::super::world::database::Database;
-use super::super::world::{Customer, NOW, customer};
 use super::add;
 use crate::transaction::Priority;
+use crate::world::database::Database;
+use crate::world::{Customer, NOW, customer};
 
 const WAITING: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND wait_event_type = 'Lock'";
