@@ -1,4 +1,4 @@
-//! A whole attempt of a trivial guest on one thread: instantiate, call, drop.
+//! A whole attempt of a guest that does nothing on one thread: instantiate, call, drop.
 //!
 //! Two sides take turns within one run, so that a busy machine disturbs both alike: `keiko` is [`Runner::run`]; `wasmtime`
 //! is the least that anyone must do with the same engine settings and pool, a fresh store, a WASI context, fuel, an
@@ -8,7 +8,7 @@
 //! Then the processor time of a bare attempt where every processor runs them, as in a host that has much to do: two
 //! processors that share a core take longer for the same.
 //!
-//! `KEIKO_BENCH_COMPONENT` names a component that exports `keiko:plugin/task` and answers the kind `trivial`; without
+//! `KEIKO_BENCH_COMPONENT` names a component that exports `keiko:plugin/task` and answers the kind `noop`; without
 //! it, a component from text is used.
 
 use std::path::PathBuf;
@@ -47,7 +47,7 @@ const ROUNDS: usize = 101;
 const RUNNING_MAX: usize = 16;
 /// How long every processor runs attempts.
 const BUSY: Duration = Duration::from_secs(1);
-const KIND: &str = "trivial";
+const KIND: &str = "noop";
 const INPUT: &[u8] = b"null";
 
 fn main() {

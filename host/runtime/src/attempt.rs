@@ -70,7 +70,9 @@ pub(crate) async fn run(
     let manifest = handler.as_ref().map(Handler::budget).unwrap_or_default();
     let policy = RetryPolicy::of(&manifest.retry, &job.task.budget.retry);
     let outcome = in_time(&job, report.outcome, now_ms);
-    let transition = decide(history, &policy, outcome, now_ms, (shared.options.random)())?;
+    // Drawing costs a call of the system, and only waits are drawn.
+    let drawn = if matches!(outcome, Outcome::Completed(_)) { 0.0 } else { (shared.options.random)() };
+    let transition = decide(history, &policy, outcome, now_ms, drawn)?;
     let version = handler.as_ref().map(|handler| handler.loaded.plugin.current.id);
     let asked = u32::try_from(report.effects.len()).unwrap_or(u32::MAX);
     let keeps_effects = matches!(transition, Transition::Complete(_));

@@ -44,7 +44,9 @@ pub(crate) async fn work(shared: Arc<Shared>, number: usize, stop: CancellationT
             spawn_beside(attempt.map(drop));
         }
         // One of the others.
-        tokio::task::yield_now().await;
+        if !attempts.is_empty() {
+            tokio::task::yield_now().await;
+        }
     }
     attempts.close();
     attempts.wait().await;

@@ -31,8 +31,8 @@ use crate::step::{Steps, cargo};
 /// Rounds of each side, unless `--rounds` asks for others.
 const ROUNDS: usize = 3;
 /// The guest that does nothing, a Rust component.
-const GUEST: &str = "contract";
-const KIND: &str = "trivial";
+const GUEST: &str = "noop";
+const KIND: &str = "noop";
 
 /// How much of a comparison is wanted.
 struct Plan {
