@@ -27,7 +27,7 @@ const TENANTS: &str = "tenants";
 const TASKS: u64 = 50_000;
 /// Finished tasks of the history, unless `--finished` asks for others.
 const FINISHED: u64 = 5_000_000;
-const TENANTS_COUNT: &str = "1000";
+const TENANTS_COUNT: u64 = 1_000;
 /// Finished tasks that are written before those are multiplied.
 const SEED_TASKS: &str = "1000";
 /// The transaction holds its snapshot by then.
@@ -63,7 +63,7 @@ pub fn weight(mut arguments: Arguments) -> Result<ExitCode> {
     let mut steps = Steps::new();
     let programs = Programs::build(&mut steps, install, asked)?;
     let server = steps.step("PostgreSQL", || found.start_durable())?;
-    let weights = Weights { programs: &programs, server: &server, tasks: tasks.to_string() };
+    let weights = Weights { programs: &programs, server: &server, tasks };
     let history = plan.wants(HISTORY).then(|| steps.step("the history", || weights.history(finished)));
     let history = history.transpose()?;
     let mut rounds = Rounds::default();
@@ -83,7 +83,7 @@ pub fn weight(mut arguments: Arguments) -> Result<ExitCode> {
 struct Weights<'a> {
     programs: &'a Programs,
     server: &'a Server,
-    tasks: String,
+    tasks: u64,
 }
 
 impl Weights<'_> {
@@ -112,10 +112,13 @@ impl Weights<'_> {
                 &fresh
             }
         };
-        let tenants = ["--tenants", TENANTS_COUNT];
+        let tasks = self.tasks.to_string();
+        // Each submit is for the next tenant, so that all of them have work.
+        let (count, batch) = (TENANTS_COUNT.to_string(), (self.tasks / TENANTS_COUNT).max(1).to_string());
+        let tenants = ["--tenants", &count, "--batch", &batch];
         let more = if side == TENANTS { &tenants[..] } else { &[] };
         let held = (side == SNAPSHOT).then(|| hold(database)).transpose()?;
-        let line = self.load(database, &[&["--tasks", &self.tasks], more].concat())?;
+        let line = self.load(database, &[&["--tasks", &tasks], more].concat())?;
         if let Some(held) = held {
             let_go(database, held)?;
         }
