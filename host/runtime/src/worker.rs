@@ -44,9 +44,7 @@ pub(crate) async fn work(shared: Arc<Shared>, number: usize, stop: CancellationT
             spawn_beside(attempt.map(drop));
         }
         // One of the others.
-        if !attempts.is_empty() {
-            tokio::task::yield_now().await;
-        }
+        tokio::task::yield_now().await;
     }
     attempts.close();
     attempts.wait().await;

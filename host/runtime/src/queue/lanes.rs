@@ -309,13 +309,13 @@ impl<T> Lanes<T> {
     }
 
     /// Tasks of all tenants that could begin at once, where workers have room for so many more attempts.
-    pub(super) fn free(&self, slots: usize) -> usize {
+    fn free(&self, slots: usize) -> usize {
         let room = self.running_max.saturating_sub(self.running).min(slots);
         if self.alone_runs || !self.alone.is_empty() { 0 } else { room }
     }
 
     /// How many tasks are likely to begin within a second.
-    pub(super) fn soon(&self, slots: usize) -> usize {
+    fn soon(&self, slots: usize) -> usize {
         self.free(slots).max(self.ended.count(self.second))
     }
 
